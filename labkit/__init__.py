@@ -1,0 +1,1 @@
+"""A lab for learning, running and measuring CQRS with event sourcing."""
