@@ -1,0 +1,400 @@
+"""The in-memory twin of Kafka and MongoDB: same ports, same promises, no server.
+
+It keeps what matters to the core: transactions with markers that take offsets, the last stable
+offset, consumer groups that hand partitions over, both fences. It runs in one thread.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from kafka.partitioner.default import murmur2
+from msgspec import Struct, field, structs
+
+from labkit.errors import Fenced, Unreachable
+from labkit.failpoints import Failpoint, hit
+from labkit.ports import Batch, Checkpoint, Document, Duplicate, Record, Writes
+
+
+class _Slot(Struct):
+    """One offset of a partition: a record, or the marker that ended a transaction (no record)."""
+
+    record: Record | None
+    transaction: _Transaction | None = None
+
+
+class _Transaction(Struct, eq=False):
+    state: str = "open"  # open, committed, aborted
+
+
+class _Group(Struct):
+    """A consumer group on one topic. ``generation`` rises with every change of members."""
+
+    generation: int = 0
+    members: list[int] = field(default_factory=list)
+    owners: dict[int, int] = field(default_factory=dict)
+    offsets: dict[int, int] = field(default_factory=dict)
+
+
+class MemoryBroker:
+    """Topics in memory. Every object it gives out shares them."""
+
+    def __init__(self) -> None:
+        self._topics: dict[str, list[list[_Slot]]] = {}
+        self._groups: dict[tuple[str, str], _Group] = {}
+        self._epochs: dict[str, int] = {}
+        self._open: dict[str, _Transaction] = {}
+        self._members = 0
+
+    def create(self, topics: Mapping[str, int]) -> None:
+        """Create the topics that are not there yet."""
+        for topic, partitions in topics.items():
+            self._topics.setdefault(topic, [[] for _ in range(partitions)])
+
+    def drop(self, topics: Iterable[str]) -> None:
+        """Delete topics."""
+        for topic in topics:
+            self._topics.pop(topic, None)
+
+    def topics(self) -> list[str]:
+        """The names of all topics."""
+        return sorted(self._topics)
+
+    def sender(self) -> MemorySender:
+        """A new sender."""
+        return MemorySender(self)
+
+    def source(self, topic: str, group: str | None = None) -> MemorySource:
+        """A member of ``group``, or a reader in none."""
+        return MemorySource(self, topic, group)
+
+    def log(self, commands: str, events: str, group: str, transactional_id: str) -> MemoryLog:
+        """A handler's log."""
+        return MemoryLog(self, commands, events, group, transactional_id)
+
+    def committed(self, topic: str, group: str) -> dict[int, int]:
+        """The offsets that a group has committed."""
+        found = self._groups.get((topic, group))
+        return dict(found.offsets) if found else {}
+
+    def close(self) -> None:
+        """Nothing to let go of: the topics live as long as this object."""
+
+    # --- for the classes below
+
+    def partitions(self, topic: str) -> list[list[_Slot]]:
+        """The partitions of a topic; unknown: ``Unreachable``, as a real client would time out."""
+        try:
+            return self._topics[topic]
+        except KeyError:
+            raise Unreachable(f"topic {topic!r} does not exist; create it first") from None
+
+    def partition_for(self, topic: str, key: bytes) -> int:
+        """Kafka's default partitioner."""
+        return int(murmur2(key) & 0x7FFFFFFF) % len(self.partitions(topic))
+
+    def append(
+        self, topic: str, partition: int, key: bytes, value: bytes, within: _Transaction | None
+    ) -> int:
+        """Write one record; returns its offset."""
+        slots = self.partitions(topic)[partition]
+        slots.append(_Slot(Record(partition, len(slots), key, value), within))
+        return len(slots) - 1
+
+    def begin(self, transactional_id: str, epoch: int) -> _Transaction:
+        """Open a transaction for the newest holder of a transactional id."""
+        if self._epochs[transactional_id] != epoch:
+            raise Fenced(f"transactional id {transactional_id!r} has a newer owner")
+        transaction = self._open[transactional_id] = _Transaction()
+        return transaction
+
+    def end(self, transactional_id: str, state: str) -> None:
+        """Commit or abort: a marker in each partition that the transaction wrote to."""
+        transaction = self._open.pop(transactional_id, None)
+        if transaction is None:
+            return
+        transaction.state = state
+        for partitions in self._topics.values():
+            for slots in partitions:
+                if any(slot.transaction is transaction for slot in reversed(slots)):
+                    slots.append(_Slot(None))
+
+    def initialise(self, transactional_id: str) -> int:
+        """Take a transactional id over: its open transaction is aborted, older owners fenced."""
+        self.end(transactional_id, "aborted")
+        self._epochs[transactional_id] = self._epochs.get(transactional_id, 0) + 1
+        return self._epochs[transactional_id]
+
+    def join(self, topic: str, group: str) -> int:
+        """A new member; the partitions are dealt out anew."""
+        self._members += 1
+        found = self._groups.setdefault((topic, group), _Group())
+        found.members.append(self._members)
+        self._deal(topic, found)
+        return self._members
+
+    def leave(self, topic: str, group: str, member: int) -> None:
+        """A member goes."""
+        found = self._groups[topic, group]
+        if member in found.members:
+            found.members.remove(member)
+            if topic in self._topics:
+                self._deal(topic, found)
+
+    def group(self, topic: str, group: str) -> _Group:
+        """The group, as it stands."""
+        return self._groups[topic, group]
+
+    def _deal(self, topic: str, group: _Group) -> None:
+        """Sticky: nobody loses a partition who need not."""
+        group.generation += 1
+        partitions = range(len(self.partitions(topic)))
+        if not group.members:
+            group.owners = {}
+            return
+        fair = -(-len(partitions) // len(group.members))
+        owned: dict[int, list[int]] = {member: [] for member in group.members}
+        free = []
+        for partition in partitions:
+            owner = group.owners.get(partition)
+            if owner in owned and len(owned[owner]) < fair:
+                owned[owner].append(partition)
+            else:
+                free.append(partition)
+        for partition in free:
+            min(owned.values(), key=len).append(partition)
+        group.owners = {p: member for member, ps in owned.items() for p in ps}
+
+
+class MemorySource:
+    """A reader of one topic, in a group or in none."""
+
+    def __init__(self, broker: MemoryBroker, topic: str, group: str | None) -> None:
+        broker.partitions(topic)
+        self._broker = broker
+        self._topic = topic
+        self._group = group
+        self._member = broker.join(topic, group) if group else 0
+        self._generation = 0
+        self._owned: frozenset[int] = frozenset()
+        self._positions: dict[int, int] = {}
+        self._closed = False
+
+    def poll(self, limit: int, timeout: float) -> Batch:
+        """What is there; never waits, since nobody else runs."""
+        batch = Batch()
+        if self._group:
+            group = self._broker.group(self._topic, self._group)
+            if self._generation != group.generation:
+                self._generation = group.generation
+                owned = frozenset(p for p, m in group.owners.items() if m == self._member)
+                batch.revoked, batch.assigned = self._owned - owned, owned - self._owned
+                self._owned = owned
+                for partition in batch.revoked:
+                    self._positions.pop(partition, None)
+        for partition, position in self._positions.items():
+            position = self._read(partition, position, limit - len(batch.records), batch)
+            if position != self._positions[partition]:
+                batch.positions[partition] = position
+        self._positions.update(batch.positions)
+        return batch
+
+    def _read(self, partition: int, position: int, room: int, batch: Batch) -> int:
+        slots = self._broker.partitions(self._topic)[partition]
+        while position < len(slots):
+            slot = slots[position]
+            if slot.transaction and slot.transaction.state == "open":
+                break
+            if slot.record and (not slot.transaction or slot.transaction.state == "committed"):
+                if room == 0:
+                    break
+                batch.records.append(slot.record)
+                room -= 1
+            position += 1
+        return position
+
+    def start(self, partition: int, offset: int | None = None) -> None:
+        """Begin to read a partition."""
+        if offset is None:
+            assert self._group, "a reader in no group has no committed offset"
+            group = self._broker.group(self._topic, self._group)
+            offset = group.offsets.get(partition, 0)
+        self._positions[partition] = offset
+
+    def stop(self, partition: int) -> None:
+        """Yield nothing more of it."""
+        self._positions.pop(partition, None)
+
+    def ends(self) -> dict[int, int]:
+        """The high watermarks."""
+        return {p: len(slots) for p, slots in enumerate(self._broker.partitions(self._topic))}
+
+    def partition_for(self, key: bytes) -> int:
+        """Kafka's default partitioner."""
+        return self._broker.partition_for(self._topic, key)
+
+    def close(self) -> None:
+        """Leave the group."""
+        if self._group and not self._closed:
+            self._broker.leave(self._topic, self._group, self._member)
+        self._closed = True
+
+
+class MemoryLog(MemorySource):
+    """The handler's log."""
+
+    def __init__(
+        self, broker: MemoryBroker, commands: str, events: str, group: str, transactional_id: str
+    ) -> None:
+        super().__init__(broker, commands, group)
+        self._commands_group = group
+        self._events = events
+        self._id = transactional_id
+        self._epoch = broker.initialise(transactional_id)
+
+    def commit(self, batch: Batch, commits: Sequence[Record]) -> dict[int, int]:
+        """One transaction: the commits and the offsets of the batch."""
+        group = self._broker.group(self._topic, self._commands_group)
+        transaction = self._broker.begin(self._id, self._epoch)
+        ends: dict[int, int] = {}
+        for record in commits:
+            offset = self._broker.append(
+                self._events, record.partition, record.key, record.value, transaction
+            )
+            ends[record.partition] = offset + 1
+        hit(Failpoint.HANDLER_PRODUCED)
+        if group.generation != self._generation:
+            self._broker.end(self._id, "aborted")
+            raise Fenced(f"group {self._commands_group!r} has moved on to another generation")
+        hit(Failpoint.HANDLER_OFFSETS)
+        group.offsets.update(batch.positions)
+        self._broker.end(self._id, "committed")
+        return ends
+
+    def events(self) -> MemorySource:
+        """A reader of the events topic."""
+        return MemorySource(self._broker, self._events, None)
+
+
+class MemoryDelivery(Struct, frozen=True):
+    """Acknowledged at once."""
+
+    partition: int
+    offset: int
+
+    def result(self, timeout: float) -> tuple[int, int]:
+        """Partition and offset."""
+        return self.partition, self.offset
+
+
+class MemorySender:
+    """Sends commands."""
+
+    def __init__(self, broker: MemoryBroker) -> None:
+        self._broker = broker
+
+    def send(self, topic: str, key: bytes, value: bytes) -> MemoryDelivery:
+        """Append one record."""
+        partition = self._broker.partition_for(topic, key)
+        return MemoryDelivery(partition, self._broker.append(topic, partition, key, value, None))
+
+    def flush(self, timeout: float) -> None:
+        """Everything is there already."""
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class MemoryStore:
+    """Collections in memory; a transaction is checked whole before it changes anything."""
+
+    def __init__(self) -> None:
+        self._collections: dict[str, dict[str, Document]] = {}
+        self._checkpoints: dict[str, dict[str, Checkpoint]] = {}
+
+    def claim(self, checkpoints: str, id: str) -> Checkpoint:
+        """Raise the epoch."""
+        known = self._checkpoints.setdefault(checkpoints, {})
+        at = known.get(id, Checkpoint(id, 0))
+        known[id] = structs.replace(at, epoch=at.epoch + 1)
+        return known[id]
+
+    def advance(
+        self, checkpoints: str, moves: Sequence[tuple[Checkpoint, Checkpoint]], writes: Writes
+    ) -> None:
+        """All or nothing."""
+        known = self._checkpoints.setdefault(checkpoints, {})
+        for old, _ in moves:
+            at = known.get(old.id)
+            if at is None or (at.epoch, at.position) != (old.epoch, old.position):
+                raise Fenced(f"checkpoint {old.id!r} is at {at}, expected {old}")
+        for collection, documents in writes.inserts.items():
+            present = self._collections.setdefault(collection, {})
+            for document in documents:
+                if document["_id"] in present:
+                    raise Duplicate(f"{document['_id']!r} in {collection!r}")
+        for group in (writes.inserts, writes.replaces):
+            for collection, documents in group.items():
+                present = self._collections.setdefault(collection, {})
+                present.update({d["_id"]: copy.deepcopy(d) for d in documents})
+        known.update({new.id: new for _, new in moves})
+
+    def checkpoints(self, checkpoints: str) -> list[Checkpoint]:
+        """All checkpoints of a collection."""
+        return list(self._checkpoints.get(checkpoints, {}).values())
+
+    def load(self, collection: str, ids: Iterable[str]) -> dict[str, Document]:
+        """The documents that exist."""
+        present = self._collections.get(collection, {})
+        return {id: copy.deepcopy(present[id]) for id in ids if id in present}
+
+    def find(
+        self,
+        collection: str,
+        where: Document,
+        sort: Sequence[tuple[str, int]] = (),
+        limit: int = 0,
+    ) -> list[Document]:
+        """Equality only."""
+        present = self._collections.get(collection, {}).values()
+        found = [d for d in present if all(d.get(k) == v for k, v in where.items())]
+        for key, direction in reversed(sort):
+            found.sort(key=lambda d: d[key], reverse=direction < 0)
+        return copy.deepcopy(found[: limit or None])
+
+    def totals(
+        self, collection: str, by: str, fields: Sequence[str], sort: str = "", limit: int = 0
+    ) -> list[Document]:
+        """Sums by a field."""
+        sums: dict[Any, Document] = {}
+        for document in self._collections.get(collection, {}).values():
+            key = document[by]
+            total = sums.setdefault(key, {"_id": key, **dict.fromkeys(fields, 0)})
+            for name in fields:
+                total[name] += document[name]
+        found = sorted(sums.values(), key=lambda d: d["_id"])
+        if sort:
+            found.sort(key=lambda d: d[sort], reverse=True)
+        return found[: limit or None]
+
+    def count(self, collection: str) -> int:
+        """The number of documents."""
+        return len(self._collections.get(collection, {}))
+
+    def index(self, collection: str, keys: Sequence[tuple[str, int]]) -> None:
+        """Creates the collection; a dictionary needs no index."""
+        self._collections.setdefault(collection, {})
+
+    def collections(self) -> list[str]:
+        """The names of the collections."""
+        return sorted({*self._collections, *self._checkpoints})
+
+    def drop(self) -> None:
+        """Delete everything."""
+        self._collections.clear()
+        self._checkpoints.clear()
+
+    def close(self) -> None:
+        """Nothing to close: the documents live as long as this object."""

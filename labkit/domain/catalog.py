@@ -1,0 +1,141 @@
+"""The catalog: customers and products, each a stream of its own."""
+
+from __future__ import annotations
+
+from msgspec import Struct, structs
+
+from labkit.domain.orders import MAX_CENTS
+from labkit.errors import Refused
+from labkit.messages import Command, Event
+
+
+class Entry(Struct, frozen=True, gc=False):
+    """A customer (without a price) or a product."""
+
+    name: str
+    cents: int | None = None
+
+
+# --- commands
+
+
+class RegisterCustomer(Command, frozen=True):
+    """Make a customer known."""
+
+    customer_id: str
+    name: str
+
+    @property
+    def stream(self) -> str:
+        """One stream a customer."""
+        return f"customer-{self.customer_id}"
+
+
+class ListProduct(Command, frozen=True):
+    """Offer a product at a price in cents."""
+
+    product_id: str
+    name: str
+    cents: int
+
+    @property
+    def stream(self) -> str:
+        """One stream a product."""
+        return f"product-{self.product_id}"
+
+
+class ChangePrice(Command, frozen=True):
+    """Give a product a new price; orders that stand keep theirs."""
+
+    product_id: str
+    cents: int
+
+    @property
+    def stream(self) -> str:
+        """The product's stream."""
+        return f"product-{self.product_id}"
+
+
+# --- events
+
+
+class CustomerRegistered(Event, frozen=True):
+    """The customer is known."""
+
+    customer_id: str
+    name: str
+
+
+class ProductListed(Event, frozen=True):
+    """The product can be ordered."""
+
+    product_id: str
+    name: str
+    cents: int
+
+
+class PriceChanged(Event, frozen=True):
+    """The product has a new price."""
+
+    product_id: str
+    name: str
+    cents: int
+
+
+COMMANDS = RegisterCustomer | ListProduct | ChangePrice
+EVENTS = CustomerRegistered | ProductListed | PriceChanged
+
+# --- decide
+
+
+def register(entry: Entry | None, c: RegisterCustomer) -> tuple[Event, ...]:
+    """Once a customer."""
+    _new(entry, c.stream, c.customer_id, c.name)
+    return (CustomerRegistered(c.customer_id, c.name),)
+
+
+def list_product(entry: Entry | None, c: ListProduct) -> tuple[Event, ...]:
+    """Once a product."""
+    _new(entry, c.stream, c.product_id, c.name)
+    _check_price(c.cents)
+    return (ProductListed(c.product_id, c.name, c.cents),)
+
+
+def change_price(entry: Entry | None, c: ChangePrice) -> tuple[Event, ...]:
+    """Only of a listed product, only to another price."""
+    if entry is None:
+        raise Refused(f"product {c.product_id!r} is not listed")
+    _check_price(c.cents)
+    if c.cents == entry.cents:
+        raise Refused(f"product {c.product_id!r} costs {c.cents} cents already")
+    return (PriceChanged(c.product_id, entry.name, c.cents),)
+
+
+def _new(entry: Entry | None, stream: str, id: str, name: str) -> None:
+    if entry is not None:
+        raise Refused(f"{stream!r} exists")
+    if not id or not name:
+        raise Refused("an id and a name are needed, got an empty one")
+
+
+def _check_price(cents: int) -> None:
+    if not 0 <= cents <= MAX_CENTS:
+        raise Refused(f"cents must be between 0 and {MAX_CENTS}, got {cents}")
+
+
+DECIDE = {RegisterCustomer: register, ListProduct: list_product, ChangePrice: change_price}
+
+# --- evolve
+
+
+def evolve(entry: Entry | None, event: Event) -> Entry:
+    """Fold one event into the state."""
+    match event:
+        case CustomerRegistered():
+            return Entry(event.name)
+        case ProductListed():
+            return Entry(event.name, event.cents)
+        case PriceChanged():
+            assert entry is not None, f"{event} before ProductListed"
+            return structs.replace(entry, cents=event.cents)
+    raise TypeError(f"not a catalog event: {event!r}")

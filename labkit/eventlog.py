@@ -1,0 +1,88 @@
+"""Reading the log: a partition, a stream, the state of a stream at a version."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from labkit.errors import DecodeError, TimedOut
+from labkit.messages import Commit
+from labkit.ports import Record, Source
+
+if TYPE_CHECKING:
+    from labkit.handlers import Context
+
+#: Longer than a dead worker's open transaction can hold readers back (design: about 20 s).
+READ_TIMEOUT = 60.0
+
+
+def read(
+    source: Source, partition: int, start: int = 0, timeout: float = READ_TIMEOUT
+) -> Iterator[list[Record]]:
+    """The committed records from ``start`` to the high watermark at the time of the call.
+
+    ``source`` is a reader in no group. Reading to the *high watermark*, not to the last stable
+    offset, waits for transactions that are being ended. Raises ``TimedOut`` where that never comes.
+    """
+    end = source.ends()[partition]
+    deadline = time.monotonic() + timeout
+    position = start
+    source.start(partition, start)
+    try:
+        while position < end:
+            batch = source.poll(5_000, 0.2)
+            position = batch.positions.get(partition, position)
+            if records := [r for r in batch.records if r.offset < end]:
+                yield records
+            if time.monotonic() > deadline:
+                raise TimedOut(
+                    f"partition {partition} was read to offset {position} of {end}, then nothing "
+                    f"came for {timeout:.0f} s: a transaction is open, or the broker is gone"
+                )
+    finally:
+        source.stop(partition)
+
+
+class EventLog:
+    """What one context's events topic says."""
+
+    def __init__(self, context: Context, source: Source) -> None:
+        self._context = context
+        self._source = source
+
+    def partition(self, partition: int, start: int = 0) -> Iterator[Commit[Any]]:
+        """The commits of a partition; what is not a commit is passed over."""
+        for records in read(self._source, partition, start):
+            for record in records:
+                try:
+                    yield self._context.codec.decode_commit(record.value)
+                except DecodeError:
+                    continue
+
+    def commits(self) -> Iterator[Commit[Any]]:
+        """The commits of all partitions, one partition after the other."""
+        for partition in sorted(self._source.ends()):
+            yield from self.partition(partition)
+
+    def stream(self, stream: str) -> list[Commit[Any]]:
+        """The commits of a stream, oldest first, without those that fail the version check."""
+        known = 0
+        found: list[Commit[Any]] = []
+        for commit in self.partition(self._source.partition_for(stream.encode())):
+            if commit.stream == stream and commit.first == known + 1:
+                known = commit.last
+                found.append(commit)
+        return found
+
+    def state(self, stream: str, version: int | None = None) -> Any:
+        """The state of a stream at ``version`` (``None``: the latest); ``None`` if it is empty."""
+        state = None
+        at = 0
+        for commit in self.stream(stream):
+            for event in commit.events:
+                at += 1
+                if version is not None and at > version:
+                    return state
+                state = self._context.evolve(state, event)
+        return state

@@ -1,0 +1,215 @@
+"""What the core asks of the outside world: a broker, a store, a clock.
+
+Adapters keep these promises for kafka-python, confluent-kafka, MongoDB and for their in-memory
+twins; the contract suites in ``tests/contracts`` hold them all to it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import msgspec
+from msgspec import Struct
+
+Document = dict[str, Any]
+
+
+class Record(Struct, gc=False):
+    """One record of a topic."""
+
+    partition: int
+    offset: int
+    key: bytes
+    value: bytes
+
+
+class Batch(Struct):
+    """What one ``poll`` brought.
+
+    ``positions`` holds, for each partition that moved, the offset of the next record to be read;
+    it passes transaction markers and aborted records. ``assigned`` and ``revoked`` are the changes
+    of ownership since the last poll: an assigned partition yields nothing before ``start``.
+    """
+
+    records: list[Record] = msgspec.field(default_factory=list)
+    positions: dict[int, int] = msgspec.field(default_factory=dict)
+    assigned: frozenset[int] = frozenset()
+    revoked: frozenset[int] = frozenset()
+
+
+class Source(Protocol):
+    """A reader of one topic that sees committed records only; belongs to one thread."""
+
+    def poll(self, limit: int, timeout: float) -> Batch:
+        """At most ``limit`` records, waiting up to ``timeout`` seconds for the first."""
+
+    def start(self, partition: int, offset: int | None = None) -> None:
+        """Begin to read an assigned partition; ``None``: where the group has committed."""
+
+    def stop(self, partition: int) -> None:
+        """Yield nothing more of a partition until it is started again."""
+
+    def ends(self) -> dict[int, int]:
+        """The high watermark of every partition of the topic, open transactions included."""
+
+    def partition_for(self, key: bytes) -> int:
+        """Where a record of this key goes (murmur2, as in Kafka's Java client)."""
+
+    def close(self) -> None:
+        """Leave the group; bounded in time; may be called twice."""
+
+
+class CommandLog(Source, Protocol):
+    """The handler's log: commands come in, commits and the commands' offsets go out as one."""
+
+    def commit(self, batch: Batch, commits: Sequence[Record]) -> dict[int, int]:
+        """Write ``commits`` (key, value, partition) and the batch's offsets in one transaction.
+
+        Returns the next offset after them, by events partition. Raises ``Fenced`` where another
+        owner took over and ``OutcomeUnknown`` where the commit was not answered.
+        """
+
+    def events(self) -> Source:
+        """A reader of the events topic that is in no group."""
+
+
+class Delivery(Protocol):
+    """The future of a send."""
+
+    def result(self, timeout: float) -> tuple[int, int]:
+        """Partition and offset, once the broker has acknowledged; raises ``Unreachable``."""
+
+
+class Sender(Protocol):
+    """Sends commands, acknowledged by all replicas."""
+
+    def send(self, topic: str, key: bytes, value: bytes) -> Delivery:
+        """Queue one record."""
+
+    def flush(self, timeout: float) -> None:
+        """Wait until all that was queued is acknowledged; raises ``Unreachable``."""
+
+    def close(self) -> None:
+        """Bounded in time."""
+
+
+class Broker(Protocol):
+    """The way to a message broker."""
+
+    def create(self, topics: Mapping[str, int]) -> None:
+        """Create the topics (name to number of partitions) that are not there yet."""
+
+    def drop(self, topics: Iterable[str]) -> None:
+        """Delete topics; unknown names are fine."""
+
+    def topics(self) -> list[str]:
+        """The names of all topics that are not internal."""
+
+    def sender(self) -> Sender:
+        """A new sender."""
+
+    def source(self, topic: str, group: str | None = None) -> Source:
+        """A member of ``group``, or a reader of all partitions from their start."""
+
+    def log(self, commands: str, events: str, group: str, transactional_id: str) -> CommandLog:
+        """A handler's log; ``transactional_id`` is never shared by two live owners."""
+
+    def committed(self, topic: str, group: str) -> dict[int, int]:
+        """The offsets that a group has committed, by partition."""
+
+    def close(self) -> None:
+        """Let go of connections."""
+
+
+class Checkpoint(Struct, frozen=True):
+    """How far one reader has come in one partition, and in which epoch of ownership.
+
+    ``position`` is the next offset to read, ``command`` the highest command offset applied,
+    ``ignored`` the number of commits that failed the version check.
+    """
+
+    id: str
+    epoch: int
+    position: int = 0
+    command: int = -1
+    ignored: int = 0
+
+
+class Writes(Struct):
+    """Documents by collection; ``inserts`` must be new, ``replaces`` must exist."""
+
+    inserts: dict[str, list[Document]] = msgspec.field(default_factory=dict)
+    replaces: dict[str, list[Document]] = msgspec.field(default_factory=dict)
+
+
+class Duplicate(Exception):
+    """An insert met a document that exists; the whole transaction was undone."""
+
+
+class Store(Protocol):
+    """Documents and checkpoints; ids are in ``_id``."""
+
+    def claim(self, checkpoints: str, id: str) -> Checkpoint:
+        """Take ownership: raise the epoch by one and return the checkpoint as it stands."""
+
+    def advance(
+        self, checkpoints: str, moves: Sequence[tuple[Checkpoint, Checkpoint]], writes: Writes
+    ) -> None:
+        """Writes and checkpoint moves (from, to) in one transaction.
+
+        Raises ``Fenced`` if a checkpoint is not as ``from`` says (epoch and position), and
+        :class:`Duplicate` if an insert is not new; nothing is written then.
+        """
+
+    def checkpoints(self, checkpoints: str) -> list[Checkpoint]:
+        """All checkpoints of a collection."""
+
+    def load(self, collection: str, ids: Iterable[str]) -> dict[str, Document]:
+        """The documents that exist among ``ids``."""
+
+    def find(
+        self,
+        collection: str,
+        where: Document,
+        sort: Sequence[tuple[str, int]] = (),
+        limit: int = 0,
+    ) -> list[Document]:
+        """Documents whose fields equal those of ``where``; direction 1 or -1; 0: no limit."""
+
+    def totals(
+        self, collection: str, by: str, fields: Sequence[str], sort: str = "", limit: int = 0
+    ) -> list[Document]:
+        """Sums of ``fields`` grouped by ``by`` (given back as ``_id``), the largest ``sort`` first;
+        without ``sort`` in the order of ``_id``."""
+
+    def count(self, collection: str) -> int:
+        """The number of documents."""
+
+    def index(self, collection: str, keys: Sequence[tuple[str, int]]) -> None:
+        """Make sure of an index; also creates the collection."""
+
+    def collections(self) -> list[str]:
+        """The names of the collections."""
+
+    def drop(self) -> None:
+        """Delete everything."""
+
+    def close(self) -> None:
+        """Let go of connections."""
+
+
+class Clock(Protocol):
+    """Instants for measuring; nothing is ever ordered by them."""
+
+    def now(self) -> int:
+        """Monotonic nanoseconds, comparable within one host."""
+
+
+class SystemClock:
+    """The host's monotonic clock."""
+
+    def now(self) -> int:
+        """Monotonic nanoseconds."""
+        return time.monotonic_ns()

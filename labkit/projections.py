@@ -1,0 +1,199 @@
+"""The one runner of everything that reads events.
+
+A projector reads an events topic as a member of a group, folds a batch of commits into documents
+and writes these together with its checkpoint in one transaction under its epoch. So a view shows
+each event once, whatever crashes between whichever two steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+from msgspec import structs
+
+from labkit.errors import DecodeError
+from labkit.failpoints import Failpoint, hit
+from labkit.messages import Codec, Commit
+from labkit.ports import (
+    Checkpoint,
+    Clock,
+    Document,
+    Duplicate,
+    Record,
+    Source,
+    Store,
+    SystemClock,
+    Writes,
+)
+
+
+class Docs:
+    """The documents of one batch: loaded once, changed in memory, written once."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._documents: dict[str, dict[str, Document]] = {}
+        self._stored: set[tuple[str, str]] = set()
+
+    def load(self, wanted: Iterable[tuple[str, str]]) -> None:
+        """Bring the documents that exist among (collection, id), one look-up a collection."""
+        ids: dict[str, dict[str, None]] = {}
+        for collection, id in wanted:
+            ids.setdefault(collection, {})[id] = None
+        for collection, keys in ids.items():
+            found = self._store.load(collection, keys)
+            self._documents.setdefault(collection, {}).update(found)
+            self._stored.update((collection, id) for id in found)
+
+    def get(self, collection: str, id: str) -> Document | None:
+        """A document of this batch; change it in place."""
+        return self._documents.get(collection, {}).get(id)
+
+    def add(self, collection: str, document: Document) -> Document:
+        """A document that is new."""
+        self._documents.setdefault(collection, {})[document["_id"]] = document
+        return document
+
+    def writes(self) -> Writes:
+        """All documents of the batch: inserts where they are new, which is far cheaper."""
+        writes = Writes()
+        for collection, documents in self._documents.items():
+            for id, document in documents.items():
+                stored = (collection, id) in self._stored
+                into = writes.replaces if stored else writes.inserts
+                into.setdefault(collection, []).append(document)
+        return writes
+
+
+class Projection(Protocol):
+    """Pure: what a commit does to documents. ``streams`` names the collection that holds, under
+    the stream's id, at least the stream's ``version``."""
+
+    name: str
+    streams: str
+    indexes: dict[str, list[list[tuple[str, int]]]]
+
+    def touches(self, commit: Commit[Any], partition: int) -> Iterable[tuple[str, str]]:
+        """The (collection, id) that ``apply`` will ask for, besides the stream's own document."""
+
+    def apply(self, commit: Commit[Any], docs: Docs, fetched: int, now: int) -> None:
+        """Change the documents. The runner has checked the version and will note the new one."""
+
+
+class Projector:
+    """Runs one projection over the events of one context."""
+
+    def __init__(
+        self,
+        projection: Projection,
+        codec: Codec,
+        source: Source,
+        store: Store,
+        checkpoints: str,
+        clock: Clock | None = None,
+        *,
+        batch_size: int = 2_000,
+    ) -> None:
+        self.projection = projection
+        self._codec = codec
+        self._source = source
+        self._store = store
+        self._collection = checkpoints
+        self._clock = clock or SystemClock()
+        self._batch_size = batch_size
+        self._checkpoints: dict[int, Checkpoint] = {}
+
+    def step(self, timeout: float = 0.5) -> int:
+        """One batch; returns the number of commits that it applied."""
+        # 1. Poll; claim what is new under a raised epoch, and go on where its checkpoint says.
+        batch = self._source.poll(self._batch_size, timeout)
+        fetched = self._clock.now()
+        for partition in batch.revoked:
+            self._checkpoints.pop(partition, None)
+        for partition in sorted(batch.assigned):
+            id = f"{self.projection.name}:{partition}"
+            checkpoint = self._store.claim(self._collection, id)
+            hit(Failpoint.PROJECTOR_CLAIMED)
+            self._checkpoints[partition] = checkpoint
+            self._source.start(partition, checkpoint.position)
+        reached = dict(self._checkpoints)
+        for partition, position in batch.positions.items():
+            reached[partition] = structs.replace(reached[partition], position=position)
+        if batch.records:
+            hit(Failpoint.PROJECTOR_FETCHED)
+        elif reached == self._checkpoints:
+            return 0
+
+        # 2. Fold the commits into documents, 3. write these and the checkpoints as one.
+        commits = [(record, self._decode(record)) for record in batch.records]
+        try:
+            applied = self._write(commits, reached, fetched, trust=True)
+        except Duplicate:
+            # A first commit of a stream that is there already: look at every version.
+            applied = self._write(commits, reached, fetched, trust=False)
+        if batch.records:
+            hit(Failpoint.PROJECTOR_ADVANCED)
+        return applied
+
+    def close(self) -> None:
+        """Leave the group."""
+        self._source.close()
+
+    def _decode(self, record: Record) -> Commit[Any] | None:
+        try:
+            return self._codec.decode_commit(record.value)
+        except DecodeError:
+            return None
+
+    def _write(
+        self,
+        commits: list[tuple[Record, Commit[Any] | None]],
+        before: dict[int, Checkpoint],
+        fetched: int,
+        *,
+        trust: bool,
+    ) -> int:
+        """``trust``: a stream's first commit needs no look-up, its document is new."""
+        reached = dict(before)
+        streams = self.projection.streams
+        docs = Docs(self._store)
+        wanted: list[tuple[str, str]] = []
+        for record, commit in commits:
+            if commit is not None:
+                if commit.events:
+                    wanted.extend(self.projection.touches(commit, record.partition))
+                if commit.first > 1 or not trust:
+                    wanted.append((streams, commit.stream))
+        docs.load(wanted)
+        now = self._clock.now()
+        applied = 0
+        commands: dict[int, int] = {}
+        for record, commit in commits:
+            partition = record.partition
+            stream = docs.get(streams, commit.stream) if commit else None
+            known = stream["version"] if stream else 0
+            if commit is None or commit.first != known + 1:
+                at = reached[partition]
+                reached[partition] = structs.replace(at, ignored=at.ignored + 1)
+                continue
+            commands[partition] = commit.offset
+            if commit.events:
+                self.projection.apply(commit, docs, fetched, now)
+                document = docs.get(streams, commit.stream)
+                assert document is not None, f"{self.projection.name} kept no {commit.stream!r}"
+                document["version"] = commit.last
+                applied += 1
+        for partition, command in commands.items():
+            reached[partition] = structs.replace(
+                reached[partition], command=max(command, reached[partition].command)
+            )
+        hit(Failpoint.PROJECTOR_APPLIED)
+        moves = [
+            (old, reached[partition])
+            for partition, old in self._checkpoints.items()
+            if reached[partition] != old
+        ]
+        self._store.advance(self._collection, moves, docs.writes())
+        self._checkpoints = reached
+        return applied

@@ -1,0 +1,77 @@
+"""The query path: what the views answer, and the one wait for freshness."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from labkit.errors import TimedOut
+from labkit.messages import Token
+from labkit.ports import Document, Store
+from labkit.views import PROJECTIONS, CatalogViews, OrderViews
+
+#: Between two looks at a checkpoint; far below the time that a projector's batch takes.
+LOOK_SECONDS = 0.001
+
+
+class Queries:
+    """Answers from the views of one run."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def order(self, order_id: str) -> Document | None:
+        """One order, or ``None`` where the view has not seen it."""
+        return self._store.load(OrderViews.orders, [order_id]).get(order_id)
+
+    def orders_of(self, customer: str, limit: int = 0) -> list[Document]:
+        """The orders of a customer, by day."""
+        sort = [("customer", 1), ("day", 1), ("_id", 1)]
+        return self._store.find(OrderViews.orders, {"customer": customer}, sort, limit)
+
+    def customers(self, limit: int = 0) -> list[Document]:
+        """Customers (``_id``) with ``orders``, ``quantity``, ``cents``; the best first."""
+        fields = ["orders", "quantity", "cents"]
+        return self._store.totals(OrderViews.customers, "customer", fields, "cents", limit)
+
+    def revenue_by_month(self) -> list[Document]:
+        """Months (``_id``, as yyyy-mm) with ``orders`` and ``cents``, in order."""
+        return self._store.totals(OrderViews.months, "month", ["orders", "cents"])
+
+    def orders_seen(self) -> int:
+        """How many orders the view holds."""
+        return self._store.count(OrderViews.orders)
+
+    def products(self) -> list[Document]:
+        """The products that are listed."""
+        return self._store.find(CatalogViews.entries, {"kind": "product"}, [("id", 1)])
+
+    def until(self, tokens: Iterable[Token], timeout: float) -> None:
+        """Wait until the views have applied the commands of ``tokens``.
+
+        Raises ``TimedOut`` with what is still missing.
+        """
+        wanted: dict[tuple[str, int], int] = {}
+        for token in tokens:
+            key = (token.context, token.partition)
+            wanted[key] = max(token.offset, wanted.get(key, -1))
+        deadline = time.monotonic() + timeout
+        while missing := self._missing(wanted):
+            if time.monotonic() > deadline:
+                (context, partition), offset = next(iter(missing.items()))
+                raise TimedOut(
+                    f"the view of {context!r} did not reach command {offset} of partition "
+                    f"{partition} within {timeout:g} s; is its projector running?"
+                )
+            time.sleep(LOOK_SECONDS)
+
+    def _missing(self, wanted: dict[tuple[str, int], int]) -> dict[tuple[str, int], int]:
+        missing = dict(wanted)
+        for context in {context for context, _ in wanted}:
+            name = PROJECTIONS[context].name
+            for checkpoint in self._store.checkpoints(f"{context}.checkpoints"):
+                projection, _, partition = checkpoint.id.rpartition(":")
+                key = (context, int(partition))
+                if projection == name and checkpoint.command >= missing.get(key, 1 << 62):
+                    del missing[key]
+        return missing
