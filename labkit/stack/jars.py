@@ -1,0 +1,134 @@
+"""Kafka's jars: fetched once by jgo, checked against pinned hashes, then used offline."""
+
+import contextlib
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator
+from importlib import resources
+from pathlib import Path
+
+from labkit.errors import StackError
+from labkit.stack.state import Report, home, locked, quiet, writing
+
+KAFKA_VERSION = "4.3.1"
+# slf4j-simple and not -nop: a broker that dies must be able to say why.
+COORDINATES = f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}+org.slf4j:slf4j-simple:1.7.36"
+DOWNLOAD_MB = 45
+_COMPLETE = "complete"
+
+
+def folder() -> Path:
+    """Return the folder of the jars, which all labs share."""
+    return home().resolve() / "jars" / f"kafka-{KAFKA_VERSION}"
+
+
+def present() -> bool:
+    """Return whether every jar is there; needs no network."""
+    where = folder()
+    try:
+        lines = (where / _COMPLETE).read_text().splitlines()
+        sizes = {name: int(size) for size, name in (line.split(" ", 1) for line in lines)}
+        return bool(sizes) and all((where / n).stat().st_size == s for n, s in sizes.items())
+    except (OSError, ValueError):
+        return False
+
+
+def ensure(report: Report = quiet) -> Path:
+    """Return the folder of the jars; download them first if one is missing.
+
+    Raises:
+        StackError: no network, a full disk, or a jar whose hash is not the pinned one.
+    """
+    if present():
+        return folder()
+    jars = folder().parent
+    with locked(jars / "lock", "the download of Kafka", report):
+        if not present():
+            _download(jars / "download", report)
+    return folder()
+
+
+def _download(scratch: Path, report: Report) -> None:
+    report(f"downloading Kafka {KAFKA_VERSION}: about {DOWNLOAD_MB} MB, once, to {folder()}")
+    # What an interrupted download left is used again; the hashes decide whether it is whole.
+    jars = _resolve(scratch, report)
+    pinned = pins()
+    found = {jar.name: hashlib.sha256(jar.read_bytes()).hexdigest() for jar in jars}
+    wrong = sorted(
+        name for name in found.keys() | pinned.keys() if found.get(name) != pinned.get(name)
+    )
+    if wrong:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise StackError(
+            f"{wrong[0]} was not downloaded as it should be (its SHA-256 is "
+            f"{found.get(wrong[0], 'that of no file')}): try again; if it stays so, something "
+            "between here and Maven Central changes files"
+        )
+    whole = scratch / "whole"
+    with writing(folder()):
+        shutil.rmtree(whole, ignore_errors=True)
+        whole.mkdir()
+        for jar in jars:
+            shutil.copyfile(jar, whole / jar.name)
+        sizes = "".join(f"{jar.stat().st_size} {jar.name}\n" for jar in sorted(whole.glob("*.jar")))
+        (whole / _COMPLETE).write_text(sizes)
+        shutil.rmtree(folder(), ignore_errors=True)
+        whole.rename(folder())
+    shutil.rmtree(scratch, ignore_errors=True)
+    report(f"Kafka {KAFKA_VERSION} is here; from now on no network is needed")
+
+
+def pins() -> dict[str, str]:
+    """Return the SHA-256 of each jar by its name, as this version of labkit expects them."""
+    text = resources.files("labkit.stack").joinpath("kafka.sha256").read_text()
+    return {name: digest for digest, name in (line.split() for line in text.splitlines())}
+
+
+def _resolve(scratch: Path, report: Report) -> list[Path]:
+    # jgo takes half a second to import and is needed once in a lab's life.
+    from jgo.env import EnvironmentBuilder, LinkStrategy
+    from jgo.maven import MavenContext, PythonResolver
+
+    # Its own repository folder, and not ~/.m2: all that labkit writes is under its home.
+    context = MavenContext(
+        resolver=PythonResolver(progress_callback=_progress(report)),
+        repo_cache=scratch / "maven",
+        timeout=30,
+    )
+    with writing(scratch):
+        scratch.mkdir(parents=True, exist_ok=True)
+        (scratch / "probe").write_bytes(b"")
+    try:
+        built = EnvironmentBuilder(
+            context=context, cache_dir=scratch / "jgo", link_strategy=LinkStrategy.COPY
+        ).from_endpoint(COORDINATES)
+        return [Path(jar) for jar in built.all_jars]
+    # jgo raises RuntimeError, ValueError, requests' errors and OSError, all for a dead line.
+    except Exception as error:
+        with writing(scratch):
+            if isinstance(error, OSError) and error.errno in (28, 30, 13):
+                raise error
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise StackError(
+            f"Kafka {KAFKA_VERSION} could not be downloaded from Maven Central: connect to the "
+            f"network for the first `labkit up` (about {DOWNLOAD_MB} MB, once). It said: {reason}"
+        ) from error
+
+
+def _progress(
+    report: Report,
+) -> Callable[[str, int], contextlib.AbstractContextManager[Callable[[int], None]]]:
+    step = 10_000_000
+    received = 0
+
+    @contextlib.contextmanager
+    def one_file(_name: str, _size: int) -> Iterator[Callable[[int], None]]:
+        def advance(count: int) -> None:
+            nonlocal received
+            before, received = received, received + count
+            if before // step != received // step:
+                report(f"  {received // 1_000_000} of about {DOWNLOAD_MB} MB")
+
+        yield advance
+
+    return one_file

@@ -1,0 +1,184 @@
+"""Up, running, down, status: one face for the three kinds of servers."""
+
+import contextlib
+import shutil
+import time
+from typing import Any
+
+import msgspec
+
+from labkit.errors import StackError, UsageError
+from labkit.stack import broker, compose, external, mongod, native, ports
+from labkit.stack.state import (
+    Report,
+    State,
+    home,
+    lab_folder,
+    load,
+    locked,
+    quiet,
+    save,
+    writing,
+)
+
+KINDS = ("native", "external", "compose")
+
+
+class Servers(msgspec.Struct, frozen=True):
+    """What a lab connects to.
+
+    ``bootstrap`` is Kafka's host:port; ``mongo_uri`` names a replica set, and is used as it is.
+    """
+
+    lab: str
+    kind: str
+    bootstrap: str
+    mongo_uri: str
+
+
+def up(
+    lab: str = "lab",
+    kind: str | None = None,
+    report: Report = quiet,
+    *,
+    kafka_port: int = 0,
+    mongo_port: int = 0,
+) -> Servers:
+    """Start the servers of a lab if they do not run, and return when both answer.
+
+    Args:
+        lab: 1 to 32 characters of a-z, 0-9 and '-'.
+        kind: ``native``, ``external`` or ``compose``; None is external if LABKIT_BOOTSTRAP and
+            LABKIT_MONGO_URI are set, otherwise native.
+        report: is given a line for each step.
+        kafka_port: 0 for the port of the last run if it is free, otherwise any free one.
+        mongo_port: the same.
+
+    Raises:
+        UsageError: a name, a kind, a port or an address that cannot be.
+        StackError: a server that is missing, cannot be started, or refuses.
+        Unreachable: a server that does not answer.
+    """
+    kind = _kind(kind)
+    lab_folder(lab)
+    with _lock(lab, report):
+        state = load(lab, report)
+        if state.up and state.kind != kind and state.kind != "external":
+            raise StackError(
+                f"lab {lab!r} runs {state.kind} servers, not {kind}: `labkit down --lab {lab}` "
+                "first, or take another name"
+            )
+        state.kind = kind
+        if kind == "external":
+            addresses = external.addresses()
+            assert addresses is not None  # _kind has seen to it
+            report(f"checking Kafka at {addresses[0]} and {external.masked(addresses[1])}")
+            external.check_kafka(addresses[0])
+            external.check_mongo(addresses[1])
+            state.bootstrap, state.mongo_uri = addresses
+        elif kind == "compose":
+            compose.start(lab, state, kafka_port, mongo_port, report)
+        else:
+            native.start(lab, state, kafka_port, mongo_port, report)
+        state.up = True
+        save(lab, state)
+        return _servers(lab, state)
+
+
+def running(lab: str = "lab") -> Servers | None:
+    """Return the servers of a lab if they answer now, otherwise None; takes milliseconds."""
+    try:
+        state = load(lab)
+    except StackError:
+        return None
+    return _servers(lab, state) if _is_up(lab, state) else None
+
+
+def down(lab: str = "lab", purge: bool = False, report: Report = quiet) -> bool:
+    """Stop the servers of a lab and return whether any ran; external ones are left alone.
+
+    With ``purge`` its data, logs and settings are deleted too. Can be called at any time, any
+    number of times.
+    """
+    folder = lab_folder(lab)
+    if not folder.exists() and not native.leftovers(lab):
+        return False
+    with _lock(lab, report):
+        state = load(lab, report)
+        ran = native.shut_down(lab, state)
+        if state.kind == "compose" and (state.up or purge):
+            ran = compose.shut_down(lab, state, purge)
+        state.up = False
+        if folder.exists():
+            save(lab, state)
+        if purge:
+            with writing(folder):
+                shutil.rmtree(folder)
+    return ran
+
+
+def status(lab: str = "lab") -> dict[str, Any]:
+    """Return what is known of a lab's servers, ready for JSON.
+
+    ``servers`` has one entry each for Kafka and MongoDB: ``name``, ``address``, ``answers``, and
+    of those that are processes of this machine ``pid``, ``port``, ``rss_bytes``, ``uptime_s``.
+    """
+    state = load(lab)
+    servers: list[dict[str, Any]] = []
+    if state.kind == "native":
+        processes = zip(
+            ("kafka", "mongo"),
+            native.alive(lab, state),
+            (state.kafka_port, state.mongo_port),
+            strict=True,
+        )
+        for name, process, port in processes:
+            entry: dict[str, Any] = {"name": name, "address": f"{ports.HOST}:{port}"}
+            entry |= {"port": port, "pid": None, "rss_bytes": None, "uptime_s": None}
+            entry["answers"] = False
+            if process is not None:
+                entry["pid"] = process.pid
+                entry["rss_bytes"] = process.memory_info().rss
+                entry["uptime_s"] = round(time.time() - process.create_time(), 1)
+                check = broker.answers if name == "kafka" else mongod.answers
+                entry["answers"] = check(port)
+            servers.append(entry)
+    elif state.up:
+        answers = _is_up(lab, state)
+        servers = [
+            {"name": "kafka", "address": state.bootstrap, "answers": answers},
+            {"name": "mongo", "address": external.masked(state.mongo_uri), "answers": answers},
+        ]
+    up_now = bool(servers) and all(server["answers"] for server in servers)
+    return {"lab": lab, "kind": state.kind, "up": up_now, "home": str(home()), "servers": servers}
+
+
+def _kind(kind: str | None) -> str:
+    if kind is not None and kind not in KINDS:
+        raise UsageError(f"--kind must be one of {', '.join(KINDS)}, got {kind!r}")
+    if kind in ("native", "compose"):
+        return kind
+    if external.addresses() is not None:
+        return "external"
+    if kind == "external":
+        raise UsageError(
+            f"--kind external needs {external.KAFKA_VARIABLE} and {external.MONGO_VARIABLE}: set "
+            "both"
+        )
+    return "native"
+
+
+def _is_up(lab: str, state: State) -> bool:
+    if not state.up:
+        return False
+    if state.kind == "native":
+        return native.is_up(lab, state)
+    return external.accept(state.bootstrap, state.mongo_uri)
+
+
+def _servers(lab: str, state: State) -> Servers:
+    return Servers(lab, state.kind, state.bootstrap, state.mongo_uri)
+
+
+def _lock(lab: str, report: Report) -> contextlib.AbstractContextManager[None]:
+    return locked(lab_folder(lab).parent / f"{lab}.lock", f"lab {lab!r}", report)

@@ -1,0 +1,151 @@
+"""Where a lab lives on disk, what is known about its servers, and who may change it.
+
+::
+
+    <home>/jars/kafka-4.3.1/      shared by all labs
+    <home>/labs/<lab>.lock        held while `up` or `down` works on the lab
+    <home>/labs/<lab>/state.json  which processes, which ports
+    <home>/labs/<lab>/{kafka,mongo,logs,tmp}/
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import platformdirs
+
+from labkit.errors import StackError, UsageError
+
+Report = Callable[[str], None]
+
+# A first `up` downloads Kafka, which a slow line makes long.
+LOCK_PATIENCE_S = 900.0
+
+
+def quiet(_: str) -> None:
+    """Take a line of progress and show it to nobody."""
+
+
+class Process(msgspec.Struct):
+    """One server process. ``started`` is psutil's create_time: it tells a reused pid apart."""
+
+    pid: int
+    started: float
+    port: int
+
+
+class State(msgspec.Struct):
+    """What ``state.json`` holds. Ports stay after ``down``, so that they are kept if still free."""
+
+    kind: str = "native"
+    bootstrap: str = ""
+    mongo_uri: str = ""
+    kafka: Process | None = None
+    mongo: Process | None = None
+    kafka_port: int = 0
+    controller_port: int = 0
+    mongo_port: int = 0
+    up: bool = False
+
+
+def home() -> Path:
+    """Return the folder of all labs: LABKIT_HOME, or the user's data folder. It may not exist."""
+    named = os.environ.get("LABKIT_HOME")
+    if named:
+        return Path(named).expanduser().absolute()
+    return Path(platformdirs.user_data_dir("labkit"))
+
+
+def lab_folder(lab: str) -> Path:
+    """Return the folder of one lab, symbolic links resolved (processes are found by it).
+
+    Raises:
+        UsageError: the name has other characters than a-z, 0-9, - or is longer than 32.
+    """
+    if not re.fullmatch(r"[a-z0-9-]{1,32}", lab):
+        raise UsageError(
+            f"a lab's name is 1 to 32 characters of a-z, 0-9 and '-', got {lab!r}: choose another"
+        )
+    return home().resolve() / "labs" / lab
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the operating system says about a folder into one line for the user."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise StackError(
+                f"the disk of {path} is full: free some space, or set LABKIT_HOME to "
+                "a folder on another disk"
+            ) from error
+        raise StackError(
+            f"cannot write to {path} ({error.strerror}): set LABKIT_HOME to a folder that you may "
+            "write to"
+        ) from error
+
+
+def load(lab: str, report: Report = quiet) -> State:
+    """Return the state of a lab; a file that cannot be read is moved aside, and that is said."""
+    path = lab_folder(lab) / "state.json"
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=State)
+    except (FileNotFoundError, NotADirectoryError):
+        return State()
+    except PermissionError as error:
+        raise StackError(f"cannot read {path}: it belongs to another user") from error
+    except (msgspec.DecodeError, IsADirectoryError):
+        aside = path.with_name(f"state.json.broken-{time.time_ns()}")
+        with writing(path):
+            path.rename(aside)
+        report(f"{path} was unreadable; moved to {aside.name}, starting afresh (data is kept)")
+        return State()
+
+
+def save(lab: str, state: State) -> None:
+    """Write the state in one step, readable by its owner alone (a URI may carry a password)."""
+    path = lab_folder(lab) / "state.json"
+    draft = path.with_name("state.json.new")
+    with writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(msgspec.json.format(msgspec.json.encode(state), indent=2))
+        draft.replace(path)
+
+
+@contextlib.contextmanager
+def locked(path: Path, what: str, report: Report = quiet) -> Iterator[None]:
+    """Hold ``path`` as a lock between processes; the system frees it when its holder dies.
+
+    Raises:
+        StackError: another process held it for LOCK_PATIENCE_S seconds.
+    """
+    with writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a")
+    with file:
+        deadline = time.monotonic() + LOCK_PATIENCE_S
+        waiting = False
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise StackError(
+                        f"another labkit process has been busy with {what} for "
+                        f"{LOCK_PATIENCE_S:.0f} s: look for it with `ps`, end it, and try again"
+                    ) from None
+                if not waiting:
+                    report(f"another labkit process is busy with {what}; waiting for it")
+                    waiting = True
+                time.sleep(0.05)
+        yield
