@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 
 from labkit.errors import StackError, Unreachable, UsageError
-from labkit.stack import broker, jars, mongod, ports
+from labkit.stack import broker, jars, java, mongod, ports
 from labkit.stack.ports import HOST
 from labkit.stack.processes import find, is_alive, last_line, marked, stop
 from labkit.stack.state import Process, Report, State, lab_folder, save, writing
@@ -47,15 +47,21 @@ def start(lab: str, state: State, kafka_port: int, mongo_port: int, report: Repo
     Raises:
         StackError: a server is missing or dies. What this call has started is stopped again.
     """
-    if not (kafka_port or mongo_port) and is_up(lab, state) and broker.answers(state.kafka_port):
+    kafka, mongo = alive(lab, state)
+    asked = kafka_port or mongo_port
+    if state.up and not asked and is_up(lab, state) and _both_answer(state):
         report(f"lab {lab!r} is up already")
         return
+    # What is missing on this machine is said before anything is downloaded or started.
+    if kafka is None:
+        java.find()
+    if mongo is None:
+        mongod.find()
     folder = lab_folder(lab)
     _prepare(folder)
     jars.ensure(report)
     deadline = time.monotonic() + PATIENCE_S
     _stop_strangers(lab, state, report)
-    kafka, mongo = alive(lab, state)
     started: list[psutil.Process] = []
     begun = time.monotonic()
     try:
@@ -86,6 +92,10 @@ def start(lab: str, state: State, kafka_port: int, mongo_port: int, report: Repo
         raise
     state.bootstrap = f"{HOST}:{state.kafka_port}"
     state.mongo_uri = mongod.uri(state.mongo_port)
+
+
+def _both_answer(state: State) -> bool:
+    return broker.answers(state.kafka_port) and mongod.answers(state.mongo_port)
 
 
 def leftovers(lab: str) -> list[psutil.Process]:

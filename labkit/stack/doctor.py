@@ -1,0 +1,126 @@
+"""What this machine has of what a lab needs, and what to do about the rest."""
+
+import os
+import platform
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import psutil
+
+from labkit.errors import LabkitError
+from labkit.stack import compose, external, jars, java, mongod, native, ports
+from labkit.stack.state import home
+
+# Kafka's heap and mongod's cache take 1 GB together; the workers and a notebook want theirs.
+LEAST_MEMORY_MB = 1500
+# A home folder that is written to for the first time must exist up to here.
+_ROOT = Path("/")
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One thing that was looked at: what was found and, if it is not well, what to do.
+
+    ``ok`` is False only if a lab cannot run without it.
+    """
+
+    what: str
+    ok: bool
+    found: str
+    todo: str = ""
+
+
+def doctor() -> list[Finding]:
+    """Look at everything a lab needs; starts, downloads and changes nothing."""
+    findings = [_python()]
+    try:
+        addresses = external.addresses()
+    except LabkitError as error:
+        addresses = None
+        findings.append(Finding("addresses", False, "of no use", str(error)))
+    if addresses is not None:
+        findings.append(_tried("Kafka", True, lambda: _external_kafka(addresses[0])))
+        findings.append(_tried("MongoDB", True, lambda: _external_mongo(addresses[1])))
+    # With servers of somebody else none of this is needed.
+    needed = addresses is None
+    findings += [
+        _tried("Java", needed, _java),
+        _jars(),
+        _tried("mongod", needed, _mongod),
+        _tried("Docker engine", False, compose.engine),
+        _memory(),
+        _disk(),
+        _tried("ports", needed, _ports),
+    ]
+    return findings
+
+
+def _tried(what: str, needed: bool, look: Callable[[], str]) -> Finding:
+    try:
+        return Finding(what, True, look())
+    except LabkitError as error:
+        found, _, todo = str(error).partition(": ")
+        return Finding(what, not needed, found if needed else f"{found} (not needed)", todo)
+
+
+def _python() -> Finding:
+    return Finding("Python", True, f"{platform.python_version()} ({platform.machine()})")
+
+
+def _java() -> str:
+    found = java.find()
+    return f"Java {found.version} from {found.origin}"
+
+
+def _mongod() -> str:
+    found = mongod.find()
+    return f"{found.version} from {found.origin}, all its libraries found ({found.path})"
+
+
+def _external_kafka(bootstrap: str) -> str:
+    external.check_kafka(bootstrap)
+    return f"answers at {bootstrap}"
+
+
+def _external_mongo(uri: str) -> str:
+    external.check_mongo(uri)
+    return f"answers at {external.masked(uri)}"
+
+
+def _jars() -> Finding:
+    name = f"Kafka {jars.KAFKA_VERSION}"
+    if jars.present():
+        return Finding("jars", True, f"{name} in {jars.folder()}")
+    todo = f"the first `labkit up` downloads about {jars.DOWNLOAD_MB} MB: be online for it"
+    return Finding("jars", True, f"{name} is not here yet", todo)
+
+
+def _memory() -> Finding:
+    free = psutil.virtual_memory().available // 1_000_000
+    found = f"{free} MB available"
+    if free >= LEAST_MEMORY_MB:
+        return Finding("memory", True, found)
+    return Finding("memory", False, found, f"close programs until {LEAST_MEMORY_MB} MB are free")
+
+
+def _disk() -> Finding:
+    where = home()
+    existing = where
+    while not existing.exists() and existing != _ROOT:
+        existing = existing.parent
+    todo = "set LABKIT_HOME to a folder that you may write to, on a disk with room"
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        return Finding("disk", False, f"{where} cannot be written to", todo)
+    free = shutil.disk_usage(existing).free // 1_000_000
+    return Finding(
+        "disk", free >= native.LEAST_FREE_MB, f"{free} MB free at {where}",
+        "" if free >= native.LEAST_FREE_MB else todo,
+    )  # fmt: skip
+
+
+def _ports() -> str:
+    chosen: set[int] = set()
+    while len(chosen) < 3:
+        chosen.add(ports.choose(0, chosen))
+    return f"free on {ports.HOST}, for instance {', '.join(map(str, sorted(chosen)))}"
