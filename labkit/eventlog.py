@@ -44,6 +44,24 @@ def read(
         source.stop(partition)
 
 
+def join(source: Source, partitions: int, timeout: float = READ_TIMEOUT) -> frozenset[int]:
+    """Poll until a group member owns that many partitions; nothing is read yet.
+
+    For those who step by hand: a worker just polls. Raises ``TimedOut``.
+    """
+    owned: frozenset[int] = frozenset()
+    deadline = time.monotonic() + timeout
+    while len(owned) < partitions:
+        if time.monotonic() > deadline:
+            raise TimedOut(
+                f"got {len(owned)} of {partitions} partitions within {timeout:g} s; "
+                "does another member of the group hold the others?"
+            )
+        batch = source.poll(1, 0.1)
+        owned = (owned - batch.revoked) | batch.assigned
+    return owned
+
+
 class EventLog:
     """What one context's events topic says."""
 

@@ -21,7 +21,7 @@ class Failpoint(StrEnum):
     HANDLER_CLAIMED = "handler.claimed"  # epoch raised; the tail is not replayed yet
     HANDLER_POLLED = "handler.polled"  # commands fetched, nothing decided
     HANDLER_DECIDED = "handler.decided"  # decided in memory, nothing written
-    HANDLER_PRODUCED = "handler.produced"  # commits sent, the transaction is open
+    HANDLER_PRODUCED = "handler.produced"  # commits acknowledged, the transaction is open
     HANDLER_OFFSETS = "handler.offsets"  # offsets in the transaction, not committed
     HANDLER_COMMITTED = "handler.committed"  # transaction done, cache and states not
     HANDLER_FLUSHING = "handler.flushing"  # states and checkpoint about to be written

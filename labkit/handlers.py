@@ -126,8 +126,7 @@ class Handler:
         batch = self._log.poll(self._batch_size, timeout)
         polled = self._clock.now()
         self._give_up(batch.revoked)
-        for partition in sorted(batch.assigned):
-            self._recover(partition)
+        self._take_over(batch.assigned)
         if not batch.records:
             self._flush_if_due()
             return []
@@ -164,6 +163,10 @@ class Handler:
         # 6. Now and then, save the changed states with the checkpoint.
         self._flush_if_due()
         return commits
+
+    def join(self, partitions: int) -> None:
+        """Own ``partitions`` before the first step: for those who step by hand."""
+        self._take_over(eventlog.join(self._log, partitions))
 
     def close(self) -> None:
         """Leave the group. Nothing is saved on the way out: crash-only."""
@@ -293,9 +296,13 @@ class Handler:
         self._streams = {k: s for k, s in self._streams.items() if s.partition not in partitions}
         self._dirty = {k: None for k in self._dirty if k in self._streams}
 
+    def _take_over(self, partitions: frozenset[int]) -> None:
+        self._give_up(partitions)
+        for partition in sorted(partitions):
+            self._recover(partition)
+
     def _recover(self, partition: int) -> None:
-        """Take a partition over: claim it, then replay what came after its checkpoint."""
-        self._give_up(frozenset([partition]))
+        """Claim a partition, then replay what came after its checkpoint."""
         checkpoint = self._store.claim(
             self.context.checkpoints, self.context.checkpoint(partition)
         )

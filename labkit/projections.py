@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from msgspec import structs
 
+from labkit import eventlog
 from labkit.errors import DecodeError
 from labkit.failpoints import Failpoint, hit
 from labkit.messages import Codec, Commit
@@ -111,12 +112,7 @@ class Projector:
         fetched = self._clock.now()
         for partition in batch.revoked:
             self._checkpoints.pop(partition, None)
-        for partition in sorted(batch.assigned):
-            id = f"{self.projection.name}:{partition}"
-            checkpoint = self._store.claim(self._collection, id)
-            hit(Failpoint.PROJECTOR_CLAIMED)
-            self._checkpoints[partition] = checkpoint
-            self._source.start(partition, checkpoint.position)
+        self._take_over(batch.assigned)
         reached = dict(self._checkpoints)
         for partition, position in batch.positions.items():
             reached[partition] = structs.replace(reached[partition], position=position)
@@ -136,9 +132,21 @@ class Projector:
             hit(Failpoint.PROJECTOR_ADVANCED)
         return applied
 
+    def join(self, partitions: int) -> None:
+        """Own ``partitions`` before the first step: for those who step by hand."""
+        self._take_over(eventlog.join(self._source, partitions))
+
     def close(self) -> None:
         """Leave the group."""
         self._source.close()
+
+    def _take_over(self, partitions: frozenset[int]) -> None:
+        for partition in sorted(partitions):
+            id = f"{self.projection.name}:{partition}"
+            checkpoint = self._store.claim(self._collection, id)
+            hit(Failpoint.PROJECTOR_CLAIMED)
+            self._checkpoints[partition] = checkpoint
+            self._source.start(partition, checkpoint.position)
 
     def _decode(self, record: Record) -> Commit[Any] | None:
         try:

@@ -50,6 +50,9 @@ num.io.threads=4
 # of a dead worker is ended a second after its time-out (the default looks every 10 s).
 group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=1000
+# A broker that was killed is let in again only when the session of the dead one has ended.
+broker.session.timeout.ms=4000
+broker.heartbeat.interval.ms=500
 transaction.abort.timed.out.transaction.cleanup.interval.ms=1000
 """
 
@@ -102,7 +105,8 @@ def _format(lab: Path, command: list[str]) -> None:
     with writing(lab):
         for name in ("bootstrap.checkpoint", "meta.properties.tmp"):
             (lab / "kafka" / name).unlink(missing_ok=True)
-    cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
+    # A leading dash would be read as an option by the storage tool.
+    cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode().replace("-", "A")
     log = lab / "logs" / "kafka.log"
     try:
         with log.open("ab") as output:

@@ -1,0 +1,366 @@
+"""Kafka through confluent-kafka (librdkafka): for those who need the speed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+try:
+    from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+except ImportError as error:  # pragma: no cover - an optional extra
+    from labkit.errors import UsageError
+
+    raise UsageError(
+        "the client 'confluent' is not installed; run: pip install 'cqrs-labkit[confluent]'"
+    ) from error
+
+from labkit.adapters.kafka_python import (
+    CLOSE_SECONDS,
+    DELIVERY_MS,
+    POLL_INTERVAL_MS,
+    SESSION_MS,
+    TRANSACTION_MS,
+    KafkaPythonBroker,
+)
+from labkit.errors import Fenced, OutcomeUnknown, Unreachable
+from labkit.failpoints import Failpoint, hit
+from labkit.ports import Batch, Record
+
+_FENCED = {
+    KafkaError._FENCED,
+    KafkaError.INVALID_PRODUCER_EPOCH,
+    KafkaError.PRODUCER_FENCED,
+    KafkaError.INVALID_TXN_STATE,
+    KafkaError.ILLEGAL_GENERATION,
+    KafkaError.UNKNOWN_MEMBER_ID,
+    KafkaError.FENCED_INSTANCE_ID,
+    KafkaError.REBALANCE_IN_PROGRESS,
+}
+_TIMED_OUT = {KafkaError._TIMED_OUT, KafkaError._MSG_TIMED_OUT, KafkaError._TIMED_OUT_QUEUE}
+
+
+@contextmanager
+def _translated(doing: str, bootstrap: str, unknown: bool = False) -> Iterator[None]:
+    """Client errors as ours; ``unknown``: a time-out leaves the outcome open."""
+    try:
+        yield
+    except KafkaException as raised:
+        error = raised.args[0]
+        if error.code() in _FENCED:
+            raise Fenced(f"{doing}: another owner took over ({error.name()})") from raised
+        if unknown and error.code() in _TIMED_OUT:
+            raise OutcomeUnknown(f"{doing}: no answer in time") from raised
+        raise Unreachable(
+            f"{doing}: Kafka at {bootstrap} did not do it: {error.name()}: {error.str()}; "
+            "see `labkit status`"
+        ) from raised
+
+
+def _quiet(error: KafkaError) -> None:
+    """librdkafka's own log lines are not for the user; what matters is raised."""
+
+
+class ConfluentBroker(KafkaPythonBroker):
+    """Topics are still managed by kafka-python: that is not where speed matters."""
+
+    def sender(self) -> ConfluentSender:  # type: ignore[override]
+        """A new sender."""
+        return ConfluentSender(self.bootstrap)
+
+    def source(self, topic: str, group: str | None = None) -> ConfluentSource:  # type: ignore[override]
+        """A member of ``group``, or a reader in none."""
+        return ConfluentSource(self.bootstrap, topic, group)
+
+    def log(  # type: ignore[override]
+        self, commands: str, events: str, group: str, transactional_id: str
+    ) -> ConfluentLog:
+        """A handler's log."""
+        return ConfluentLog(self.bootstrap, commands, events, group, transactional_id)
+
+
+class ConfluentSource:
+    """A reader of one topic."""
+
+    def __init__(self, bootstrap: str, topic: str, group: str | None) -> None:
+        self._bootstrap = bootstrap
+        self._topic = topic
+        self._group = group
+        self._assigned: set[int] = set()
+        self._revoked: set[int] = set()
+        self._positions: dict[int, int] = {}
+        self._closed = False
+        self._consumer = Consumer(
+            {
+                "bootstrap.servers": bootstrap,
+                "group.id": group or "labkit-reader",
+                "isolation.level": "read_committed",
+                "auto.offset.reset": "earliest",
+                "enable.auto.commit": False,
+                "enable.auto.offset.store": False,
+                "partition.assignment.strategy": "cooperative-sticky",
+                # Its offset tells where the next fetch starts, past markers and aborted records.
+                "enable.partition.eof": True,
+                "session.timeout.ms": SESSION_MS,
+                "heartbeat.interval.ms": SESSION_MS // 3,
+                "max.poll.interval.ms": POLL_INTERVAL_MS,
+                "fetch.queue.backoff.ms": 5,
+                "allow.auto.create.topics": False,
+                "error_cb": _quiet,
+                "log_level": 0,
+            }
+        )
+        with _translated(f"read {topic!r}", bootstrap):
+            found = self._consumer.list_topics(topic, timeout=10).topics[topic]
+            if found.error is not None or not found.partitions:
+                raise Unreachable(f"topic {topic!r} does not exist at {bootstrap}; create it first")
+            self._partitions = sorted(found.partitions)
+            if group:
+                self._consumer.subscribe(
+                    [topic], on_assign=self._on_assign, on_revoke=self._on_revoke
+                )
+            else:
+                self._consumer.assign([])
+
+    def _on_assign(self, consumer: Consumer, assigned: list[TopicPartition]) -> None:
+        # Nothing flows before `start`.
+        consumer.incremental_assign(assigned)
+        if assigned:
+            consumer.pause(assigned)
+        self._assigned |= {tp.partition for tp in assigned}
+
+    def _on_revoke(self, consumer: Consumer, revoked: list[TopicPartition]) -> None:
+        partitions = {tp.partition for tp in revoked}
+        self._assigned -= partitions
+        self._revoked |= partitions
+        for partition in partitions:
+            self._positions.pop(partition, None)
+        consumer.incremental_unassign(revoked)
+
+    def poll(self, limit: int, timeout: float) -> Batch:
+        """At most ``limit`` records. ``consume`` would wait for all of them, so wait for one."""
+        batch = Batch()
+        with _translated(f"read {self._topic!r}", self._bootstrap):
+            first = self._consumer.poll(timeout)
+            messages = [] if first is None else [first]
+            if first is not None and limit > 1:
+                messages += self._consumer.consume(limit - 1, 0)
+            for message in messages:
+                partition, offset = message.partition(), message.offset()
+                if (error := message.error()) is not None:
+                    if error.code() != KafkaError._PARTITION_EOF:
+                        raise KafkaException(error)
+                    if partition in self._positions:
+                        batch.positions[partition] = offset
+                elif partition in self._positions:
+                    batch.positions[partition] = offset + 1
+                    batch.records.append(
+                        Record(partition, offset, message.key() or b"", message.value() or b"")
+                    )
+        for partition, position in list(batch.positions.items()):
+            if position == self._positions.get(partition):
+                del batch.positions[partition]
+        self._positions.update(batch.positions)
+        batch.assigned, self._assigned = frozenset(self._assigned), set()
+        batch.revoked, self._revoked = frozenset(self._revoked), set()
+        return batch
+
+    def start(self, partition: int, offset: int | None = None) -> None:
+        """Begin to read a partition."""
+        tp = TopicPartition(self._topic, partition)
+        with _translated(f"start {self._topic!r}:{partition}", self._bootstrap):
+            if offset is None:
+                # Under read_committed this waits for a predecessor's pending offset commit.
+                committed = self._consumer.committed([tp], timeout=3 * TRANSACTION_MS / 1000)[0]
+                if committed.error is not None:
+                    raise KafkaException(committed.error)
+                offset = max(committed.offset, 0)
+            tp.offset = offset
+            if self._group:
+                self._consumer.seek(tp)
+                self._consumer.resume([tp])
+            else:
+                self._consumer.incremental_assign([tp])
+        self._positions[partition] = offset
+
+    def stop(self, partition: int) -> None:
+        """Yield nothing more of it."""
+        if self._positions.pop(partition, None) is None:
+            return
+        tp = TopicPartition(self._topic, partition)
+        if self._group:
+            self._consumer.pause([tp])
+        else:
+            self._consumer.incremental_unassign([tp])
+
+    def ends(self) -> dict[int, int]:
+        """The high watermarks: this query is not bound by the isolation level."""
+        with _translated(f"ends of {self._topic!r}", self._bootstrap):
+            return {
+                p: self._consumer.get_watermark_offsets(
+                    TopicPartition(self._topic, p), timeout=20, cached=False
+                )[1]
+                for p in self._partitions
+            }
+
+    def partition_for(self, key: bytes) -> int:
+        """Kafka's default partitioner."""
+        from kafka.partitioner.default import murmur2
+
+        return int(murmur2(key) & 0x7FFFFFFF) % len(self._partitions)
+
+    def close(self) -> None:
+        """Leave the group."""
+        if not self._closed:
+            self._closed = True
+            self._consumer.close()
+
+
+class ConfluentLog(ConfluentSource):
+    """The handler's log."""
+
+    def __init__(
+        self, bootstrap: str, commands: str, events: str, group: str, transactional_id: str
+    ) -> None:
+        self._producer = Producer(
+            {
+                "bootstrap.servers": bootstrap,
+                "transactional.id": transactional_id,
+                "transaction.timeout.ms": TRANSACTION_MS,
+                "message.timeout.ms": DELIVERY_MS,
+                "linger.ms": 1,
+                "batch.num.messages": 10_000,
+                "message.max.bytes": 4 << 20,
+                "error_cb": _quiet,
+                "log_level": 0,
+            }
+        )
+        with _translated(f"take over {transactional_id!r}", bootstrap):
+            self._producer.init_transactions(DELIVERY_MS / 1000)
+        super().__init__(bootstrap, commands, group)
+        self._events = events
+
+    def commit(self, batch: Batch, commits: Sequence[Record]) -> dict[int, int]:
+        """One Kafka transaction; see the twin in ``kafka_python`` for why there is no abort."""
+        ends: dict[int, int] = {}
+        delivered = 0
+
+        def on_delivery(error: KafkaError | None, message: Any) -> None:
+            nonlocal delivered
+            if error is None:
+                delivered += 1
+                ends[message.partition()] = max(
+                    ends.get(message.partition(), 0), message.offset() + 1
+                )
+
+        offsets = [TopicPartition(self._topic, p, at) for p, at in batch.positions.items()]
+        with _translated(f"commit to {self._events!r}", self._bootstrap, unknown=True):
+            producer = self._producer
+            producer.begin_transaction()
+            for r in commits:
+                producer.produce(
+                    self._events,
+                    value=r.value,
+                    key=r.key,
+                    partition=r.partition,
+                    on_delivery=on_delivery,
+                )
+            producer.flush(DELIVERY_MS / 1000)
+            if delivered != len(commits):
+                raise Unreachable(
+                    f"only {delivered} of {len(commits)} commits were acknowledged within "
+                    f"{DELIVERY_MS / 1000:g} s by Kafka at {self._bootstrap}"
+                )
+            hit(Failpoint.HANDLER_PRODUCED)
+            producer.send_offsets_to_transaction(
+                offsets, self._consumer.consumer_group_metadata(), TRANSACTION_MS / 1000
+            )
+            hit(Failpoint.HANDLER_OFFSETS)
+            producer.commit_transaction(TRANSACTION_MS / 1000)
+        return ends
+
+    def events(self) -> ConfluentSource:
+        """A reader of the events topic."""
+        return ConfluentSource(self._bootstrap, self._events, None)
+
+    def close(self) -> None:
+        """Close both clients; what is still queued is given up, its transaction with it."""
+        self._producer.purge()
+        self._producer.flush(CLOSE_SECONDS)
+        super().close()
+
+
+class ConfluentDelivery:
+    """The future of a send; it is fulfilled while its producer is served."""
+
+    __slots__ = ("_bootstrap", "_producer", "error", "where")
+
+    def __init__(self, producer: Producer, bootstrap: str) -> None:
+        self._producer = producer
+        self._bootstrap = bootstrap
+        self.error: KafkaError | None = None
+        self.where: tuple[int, int] | None = None
+
+    def done(self, error: KafkaError | None, message: Any) -> None:
+        """Called by the client."""
+        self.error = error
+        if error is None:
+            self.where = message.partition(), message.offset()
+
+    def result(self, timeout: float) -> tuple[int, int]:
+        """Partition and offset."""
+        deadline = time.monotonic() + timeout
+        while self.where is None and self.error is None and time.monotonic() < deadline:
+            self._producer.poll(0.05)
+        if self.where is None:
+            reason = self.error.str() if self.error else f"no answer within {timeout:g} s"
+            raise Unreachable(f"send a command: Kafka at {self._bootstrap}: {reason}")
+        return self.where
+
+
+class ConfluentSender:
+    """Sends commands."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self._bootstrap = bootstrap
+        self._failed: KafkaError | None = None
+        self._producer = Producer(
+            {
+                "bootstrap.servers": bootstrap,
+                "enable.idempotence": True,
+                "acks": "all",
+                # The same partition as kafka-python and the Java client.
+                "partitioner": "murmur2_random",
+                "linger.ms": 1,
+                "batch.num.messages": 10_000,
+                "message.timeout.ms": 30_000,
+                "allow.auto.create.topics": False,
+                "error_cb": _quiet,
+                "log_level": 0,
+            }
+        )
+
+    def send(self, topic: str, key: bytes, value: bytes) -> ConfluentDelivery:
+        """Queue one record; a full queue waits."""
+        delivery = ConfluentDelivery(self._producer, self._bootstrap)
+        while True:
+            try:
+                self._producer.produce(topic, value=value, key=key, on_delivery=delivery.done)
+                break
+            except BufferError:
+                self._producer.poll(0.1)
+        self._producer.poll(0)
+        return delivery
+
+    def flush(self, timeout: float) -> None:
+        """Wait for all acknowledgements."""
+        if left := self._producer.flush(timeout):
+            raise Unreachable(
+                f"flush: {left} records were not acknowledged by Kafka at {self._bootstrap} "
+                f"within {timeout:g} s; see `labkit status`"
+            )
+
+    def close(self) -> None:
+        """Bounded."""
+        self._producer.flush(CLOSE_SECONDS)

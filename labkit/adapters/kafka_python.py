@@ -1,0 +1,382 @@
+"""Kafka through kafka-python: the default everywhere."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition, errors
+from kafka.admin import NewTopic
+from kafka.consumer.subscription_state import ConsumerRebalanceListener
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.partitioner.default import murmur2
+from kafka.structs import OffsetAndMetadata
+
+from labkit.errors import Fenced, OutcomeUnknown, Unreachable
+from labkit.failpoints import Failpoint, hit
+from labkit.ports import Batch, Record
+
+#: A dead worker's open transaction ends by itself after this time; a delivery gives up before.
+TRANSACTION_MS = 10_000
+DELIVERY_MS = 8_000
+SESSION_MS = 6_000
+POLL_INTERVAL_MS = 60_000
+CLOSE_SECONDS = 2.0
+
+#: A lab never forgets, whatever the broker's defaults are.
+TOPIC_CONFIG = {"retention.ms": "-1", "retention.bytes": "-1", "cleanup.policy": "delete"}
+
+_FENCED = (
+    errors.ProducerFencedError,
+    errors.InvalidProducerEpochError,
+    errors.InvalidTxnStateError,
+    errors.CommitFailedError,
+    errors.IllegalGenerationError,
+    errors.UnknownMemberIdError,
+    errors.FencedInstanceIdError,
+    errors.RebalanceInProgressError,
+)
+
+
+@contextmanager
+def _translated(doing: str, bootstrap: str) -> Iterator[None]:
+    """Client errors as ours."""
+    try:
+        yield
+    except _FENCED as error:
+        raise Fenced(f"{doing}: another owner took over ({type(error).__name__})") from error
+    except errors.KafkaError as error:
+        raise Unreachable(
+            f"{doing}: Kafka at {bootstrap} did not do it: {type(error).__name__}: {error}; "
+            "see `labkit status`"
+        ) from error
+
+
+def _bounded(call: Callable[..., None], *args: Any, seconds: float = TRANSACTION_MS / 1000) -> None:
+    """Run a call that has no time-out of its own; after ``seconds`` its outcome is unknown."""
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            call(*args)
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        raise OutcomeUnknown(f"no answer to {call.__name__} within {seconds:g} s")
+    if failed:
+        raise failed[0]
+
+
+class KafkaPythonBroker:
+    """The way to a Kafka at ``bootstrap`` (host:port)."""
+
+    def __init__(self, bootstrap: str, replication: int = 1) -> None:
+        self.bootstrap = bootstrap
+        self._replication = replication
+        self._admin_client: KafkaAdminClient | None = None
+
+    def create(self, topics: Mapping[str, int]) -> None:
+        """Create the topics that are not there yet, and wait until they have leaders."""
+        present = set(self.topics())
+        new = [
+            NewTopic(name, partitions, self._replication, topic_configs=TOPIC_CONFIG)
+            for name, partitions in topics.items()
+            if name not in present
+        ]
+        with _translated("create topics", self.bootstrap):
+            if new:
+                try:
+                    self._admin().create_topics(new, timeout_ms=20_000)
+                except errors.TopicAlreadyExistsError:
+                    pass  # somebody else was faster
+            self._admin().wait_for_topics(list(topics), timeout_ms=20_000)
+
+    def drop(self, topics: Iterable[str]) -> None:
+        """Delete topics."""
+        present = sorted(set(topics) & set(self.topics()))
+        if present:
+            with _translated("delete topics", self.bootstrap):
+                self._admin().delete_topics(present, timeout_ms=20_000)
+
+    def topics(self) -> list[str]:
+        """The names of all topics that are not internal."""
+        with _translated("list topics", self.bootstrap):
+            return sorted(t for t in self._admin().list_topics() if not t.startswith("__"))
+
+    def sender(self) -> KafkaPythonSender:
+        """A new sender."""
+        return KafkaPythonSender(self.bootstrap)
+
+    def source(self, topic: str, group: str | None = None) -> KafkaPythonSource:
+        """A member of ``group``, or a reader in none."""
+        return KafkaPythonSource(self.bootstrap, topic, group)
+
+    def log(self, commands: str, events: str, group: str, transactional_id: str) -> KafkaPythonLog:
+        """A handler's log."""
+        return KafkaPythonLog(self.bootstrap, commands, events, group, transactional_id)
+
+    def committed(self, topic: str, group: str) -> dict[int, int]:
+        """The offsets that a group has committed."""
+        with _translated(f"offsets of {group!r}", self.bootstrap):
+            found = self._admin().list_group_offsets({group: None})[group]
+        return {tp.partition: at.offset for tp, at in found.items() if tp.topic == topic}
+
+    def close(self) -> None:
+        """Close the admin client."""
+        if self._admin_client:
+            self._admin_client.close()
+            self._admin_client = None
+
+    def _admin(self) -> KafkaAdminClient:
+        if self._admin_client is None:
+            self._admin_client = KafkaAdminClient(
+                bootstrap_servers=self.bootstrap,
+                bootstrap_timeout_ms=5_000,
+                request_timeout_ms=20_000,
+            )
+        return self._admin_client
+
+
+class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
+    """Notes changes of ownership; all work on them happens outside the callback."""
+
+    def __init__(self, source: KafkaPythonSource) -> None:
+        self._source = source
+
+    def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+        self._source.lost({tp.partition for tp in revoked})
+
+    def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        self._source.gained(list(assigned))
+
+
+class KafkaPythonSource:
+    """A reader of one topic."""
+
+    def __init__(self, bootstrap: str, topic: str, group: str | None) -> None:
+        self._bootstrap = bootstrap
+        self._topic = topic
+        self._assigned: set[int] = set()
+        self._revoked: set[int] = set()
+        self._positions: dict[int, int] = {}
+        self._watermarks: KafkaConsumer | None = None
+        with _translated(f"read {topic!r}", bootstrap):
+            self._consumer = self._new_consumer("read_committed", group)
+            found = self._consumer.partitions_for_topic(topic)
+            if not found:
+                raise Unreachable(f"topic {topic!r} does not exist at {bootstrap}; create it first")
+            self._partitions = sorted(found)
+            if group:
+                self._consumer.subscribe([topic], listener=_Listener(self))
+            else:
+                tps = [TopicPartition(topic, p) for p in self._partitions]
+                self._consumer.assign(tps)
+                self._consumer.pause(*tps)
+
+    def _new_consumer(self, isolation: str, group: str | None = None) -> KafkaConsumer:
+        return KafkaConsumer(
+            bootstrap_servers=self._bootstrap,
+            bootstrap_timeout_ms=5_000,
+            group_id=group,
+            isolation_level=isolation,
+            auto_offset_reset="earliest",
+            enable_auto_commit=False,
+            partition_assignment_strategy=(CooperativeStickyAssignor,),
+            session_timeout_ms=SESSION_MS,
+            heartbeat_interval_ms=SESSION_MS // 3,
+            max_poll_interval_ms=POLL_INTERVAL_MS,
+            retry_backoff_ms=20,
+            max_partition_fetch_bytes=4 << 20,
+            allow_auto_create_topics=False,
+            metrics_enabled=False,
+        )
+
+    def lost(self, partitions: set[int]) -> None:
+        """Called in a rebalance."""
+        self._assigned -= partitions
+        self._revoked |= partitions
+        for partition in partitions:
+            self._positions.pop(partition, None)
+
+    def gained(self, assigned: list[TopicPartition]) -> None:
+        """Called in a rebalance: nothing flows before ``start``."""
+        self._consumer.pause(*assigned)
+        self._assigned |= {tp.partition for tp in assigned}
+
+    def poll(self, limit: int, timeout: float) -> Batch:
+        """At most ``limit`` records."""
+        with _translated(f"read {self._topic!r}", self._bootstrap):
+            found = self._consumer.poll(timeout_ms=int(timeout * 1000), max_records=limit)
+            batch = Batch()
+            for tp, records in found.items():
+                partition = tp.partition
+                batch.records.extend(
+                    [Record(partition, r.offset, r.key or b"", r.value or b"") for r in records]
+                )
+            for partition, before in self._positions.items():
+                position = self._consumer.position(TopicPartition(self._topic, partition))
+                if position is not None and position != before:
+                    batch.positions[partition] = position
+        self._positions.update(batch.positions)
+        batch.assigned, self._assigned = frozenset(self._assigned), set()
+        batch.revoked, self._revoked = frozenset(self._revoked), set()
+        return batch
+
+    def start(self, partition: int, offset: int | None = None) -> None:
+        """Begin to read a partition."""
+        tp = TopicPartition(self._topic, partition)
+        with _translated(f"start {self._topic!r}:{partition}", self._bootstrap):
+            if offset is None:
+                # Under read_committed this waits for a predecessor's pending offset commit.
+                offset = self._consumer.committed(tp, timeout_ms=3 * TRANSACTION_MS) or 0
+            self._consumer.seek(tp, offset)
+            self._consumer.resume(tp)
+        self._positions[partition] = offset
+
+    def stop(self, partition: int) -> None:
+        """Yield nothing more of it."""
+        self._consumer.pause(TopicPartition(self._topic, partition))
+        self._positions.pop(partition, None)
+
+    def ends(self) -> dict[int, int]:
+        """The high watermarks: only a ``read_uncommitted`` client is told those."""
+        with _translated(f"ends of {self._topic!r}", self._bootstrap):
+            if self._watermarks is None:
+                self._watermarks = self._new_consumer("read_uncommitted")
+            tps = [TopicPartition(self._topic, p) for p in self._partitions]
+            found = self._watermarks.end_offsets(tps, timeout_ms=20_000)
+        return {tp.partition: end for tp, end in found.items()}
+
+    def partition_for(self, key: bytes) -> int:
+        """Kafka's default partitioner."""
+        return int(murmur2(key) & 0x7FFFFFFF) % len(self._partitions)
+
+    def close(self) -> None:
+        """Leave the group."""
+        self._consumer.close(timeout_ms=int(CLOSE_SECONDS * 1000))
+        if self._watermarks:
+            self._watermarks.close(timeout_ms=int(CLOSE_SECONDS * 1000))
+
+
+class KafkaPythonLog(KafkaPythonSource):
+    """The handler's log: commits and command offsets in one Kafka transaction."""
+
+    def __init__(
+        self, bootstrap: str, commands: str, events: str, group: str, transactional_id: str
+    ) -> None:
+        # The producer first: taking the id over ends what a dead owner left open.
+        with _translated(f"take over {transactional_id!r}", bootstrap):
+            self._producer = KafkaProducer(
+                bootstrap_servers=bootstrap,
+                bootstrap_timeout_ms=5_000,
+                transactional_id=transactional_id,
+                transaction_timeout_ms=TRANSACTION_MS,
+                delivery_timeout_ms=DELIVERY_MS,
+                request_timeout_ms=DELIVERY_MS - 1_000,
+                max_block_ms=DELIVERY_MS,
+                # With the default of 100 ms there are 8 transactions a second (platform notes).
+                retry_backoff_ms=2,
+                linger_ms=0,
+                batch_size=128 << 10,
+                max_request_size=4 << 20,
+                allow_auto_create_topics=False,
+                metrics_enabled=False,
+            )
+            self._producer.init_transactions()
+        super().__init__(bootstrap, commands, group)
+        self._events = events
+
+    def commit(self, batch: Batch, commits: Sequence[Record]) -> dict[int, int]:
+        """Every future is checked: a batch that timed out fails only its own (platform notes).
+
+        There is no abort here. Whoever meets an error closes the log, and the next owner of the
+        transactional id ends the transaction.
+        """
+        offsets = {
+            TopicPartition(self._topic, partition): OffsetAndMetadata(position, "", -1)
+            for partition, position in batch.positions.items()
+        }
+        ends: dict[int, int] = {}
+        with _translated(f"commit to {self._events!r}", self._bootstrap):
+            producer = self._producer
+            producer.begin_transaction()
+            futures = [
+                producer.send(self._events, key=r.key, value=r.value, partition=r.partition)
+                for r in commits
+            ]
+            deadline = time.monotonic() + DELIVERY_MS / 1000
+            for future in futures:
+                sent = future.get(timeout=max(0.0, deadline - time.monotonic()))
+                ends[sent.partition] = max(ends.get(sent.partition, 0), sent.offset + 1)
+            hit(Failpoint.HANDLER_PRODUCED)
+            _bounded(
+                producer.send_offsets_to_transaction, offsets, self._consumer.group_metadata()
+            )
+            hit(Failpoint.HANDLER_OFFSETS)
+            _bounded(producer.commit_transaction)
+        return ends
+
+    def events(self) -> KafkaPythonSource:
+        """A reader of the events topic."""
+        return KafkaPythonSource(self._bootstrap, self._events, None)
+
+    def close(self) -> None:
+        """Close both clients."""
+        self._producer.close(timeout=CLOSE_SECONDS)
+        super().close()
+
+
+class KafkaPythonDelivery:
+    """The future of a send."""
+
+    def __init__(self, future: Any, bootstrap: str) -> None:
+        self._future = future
+        self._bootstrap = bootstrap
+
+    def result(self, timeout: float) -> tuple[int, int]:
+        """Partition and offset."""
+        with _translated("send a command", self._bootstrap):
+            sent = self._future.get(timeout=timeout)
+        return sent.partition, sent.offset
+
+
+class KafkaPythonSender:
+    """Sends commands."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self._bootstrap = bootstrap
+        with _translated("connect", bootstrap):
+            self._producer = KafkaProducer(
+                bootstrap_servers=bootstrap,
+                bootstrap_timeout_ms=5_000,
+                acks="all",
+                linger_ms=1,
+                batch_size=128 << 10,
+                max_block_ms=10_000,
+                delivery_timeout_ms=30_000,
+                request_timeout_ms=10_000,
+                allow_auto_create_topics=False,
+                metrics_enabled=False,
+            )
+
+    def send(self, topic: str, key: bytes, value: bytes) -> KafkaPythonDelivery:
+        """Queue one record."""
+        with _translated(f"send to {topic!r}", self._bootstrap):
+            future = self._producer.send(topic, key=key, value=value)
+        return KafkaPythonDelivery(future, self._bootstrap)
+
+    def flush(self, timeout: float) -> None:
+        """Wait for all acknowledgements."""
+        with _translated("flush", self._bootstrap):
+            self._producer.flush(timeout)
+
+    def close(self) -> None:
+        """Bounded."""
+        self._producer.close(timeout=CLOSE_SECONDS)

@@ -1,0 +1,177 @@
+"""The store on MongoDB."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from msgspec import structs
+from pymongo import MongoClient, ReplaceOne, ReturnDocument
+from pymongo.errors import (
+    BulkWriteError,
+    ConnectionFailure,
+    DuplicateKeyError,
+    OperationFailure,
+    PyMongoError,
+)
+from pymongo.read_concern import ReadConcern
+from pymongo.write_concern import WriteConcern
+
+from labkit.errors import Fenced, OutcomeUnknown, Unreachable
+from labkit.ports import Checkpoint, Document, Duplicate, Writes
+
+#: How long a call looks for a server before it gives up.
+SELECTION_MS = 5_000
+_DUPLICATE_KEY = 11_000
+
+
+@contextmanager
+def _translated(doing: str) -> Iterator[None]:
+    try:
+        yield
+    except (BulkWriteError, DuplicateKeyError) as error:
+        codes = [e["code"] for e in (error.details or {}).get("writeErrors", [])] or [error.code]
+        if _DUPLICATE_KEY in codes:
+            raise Duplicate(f"{doing}: {error}") from error
+        raise Fenced(f"{doing}: MongoDB undid it: {error}") from error
+    except ConnectionFailure as error:
+        if error.has_error_label("UnknownTransactionCommitResult"):
+            raise OutcomeUnknown(f"{doing}: no answer to the commit") from error
+        raise Unreachable(f"{doing}: MongoDB does not answer: {_short(error)}") from error
+    except OperationFailure as error:
+        if error.has_error_label("TransientTransactionError"):
+            raise Fenced(f"{doing}: another writer was first") from error
+        raise Unreachable(f"{doing}: MongoDB refused: {_short(error)}") from error
+    except PyMongoError as error:
+        raise Unreachable(f"{doing}: MongoDB: {_short(error)}") from error
+
+
+def _short(error: PyMongoError) -> str:
+    return str(error).split(", Topology Description")[0].split(", full error")[0]
+
+
+class MongoStore:
+    """One database of a MongoDB replica set."""
+
+    def __init__(self, uri: str, database: str) -> None:
+        with _translated(f"connect to {uri.rpartition('@')[2]!r}"):
+            self._client: MongoClient[Document] = MongoClient(
+                uri, serverSelectionTimeoutMS=SELECTION_MS, appname="labkit"
+            )
+            self._db = self._client.get_database(
+                database, write_concern=WriteConcern("majority", wtimeout=20_000)
+            )
+
+    def claim(self, checkpoints: str, id: str) -> Checkpoint:
+        """Raise the epoch."""
+        with _translated(f"claim {id!r}"):
+            found = self._db[checkpoints].find_one_and_update(
+                {"_id": id},
+                {
+                    "$inc": {"epoch": 1},
+                    "$setOnInsert": {"position": 0, "command": -1, "ignored": 0},
+                },
+                upsert=True,
+                return_document=ReturnDocument.AFTER,
+            )
+        return _checkpoint(found)
+
+    def advance(
+        self, checkpoints: str, moves: Sequence[tuple[Checkpoint, Checkpoint]], writes: Writes
+    ) -> None:
+        """One MongoDB transaction. Checkpoints first: who lost them does no other work."""
+        with (
+            _translated(f"advance {[old.id for old, _ in moves]}"),
+            self._client.start_session() as session,
+            session.start_transaction(
+                read_concern=ReadConcern("snapshot"), write_concern=WriteConcern("majority")
+            ),
+        ):
+            for old, new in moves:
+                expected = {"_id": old.id, "epoch": old.epoch, "position": old.position}
+                fields = structs.asdict(new)
+                del fields["id"]
+                done = self._db[checkpoints].update_one(
+                    expected, {"$set": fields}, session=session
+                )
+                if done.matched_count != 1:
+                    raise Fenced(f"checkpoint {old.id!r} has moved on from {old}")
+            for collection, documents in writes.inserts.items():
+                if documents:
+                    self._db[collection].insert_many(documents, ordered=False, session=session)
+            for collection, documents in writes.replaces.items():
+                if documents:
+                    self._db[collection].bulk_write(
+                        [ReplaceOne({"_id": d["_id"]}, d) for d in documents],
+                        ordered=False,
+                        session=session,
+                    )
+
+    def checkpoints(self, checkpoints: str) -> list[Checkpoint]:
+        """All checkpoints of a collection."""
+        with _translated(f"read {checkpoints!r}"):
+            return [_checkpoint(found) for found in self._db[checkpoints].find()]
+
+    def load(self, collection: str, ids: Iterable[str]) -> dict[str, Document]:
+        """One look-up."""
+        wanted = list(ids)
+        if not wanted:
+            return {}
+        with _translated(f"load from {collection!r}"):
+            found = self._db[collection].find({"_id": {"$in": wanted}})
+            return {document["_id"]: document for document in found}
+
+    def find(
+        self,
+        collection: str,
+        where: Document,
+        sort: Sequence[tuple[str, int]] = (),
+        limit: int = 0,
+    ) -> list[Document]:
+        """Equality only."""
+        with _translated(f"find in {collection!r}"):
+            cursor = self._db[collection].find(where, limit=limit)
+            return list(cursor.sort(list(sort)) if sort else cursor)
+
+    def totals(
+        self, collection: str, by: str, fields: Sequence[str], sort: str = "", limit: int = 0
+    ) -> list[Document]:
+        """Sums by a field."""
+        sums: dict[str, Any] = {name: {"$sum": f"${name}"} for name in fields}
+        order = {sort: -1, "_id": 1} if sort else {"_id": 1}
+        pipeline: list[Document] = [{"$group": {"_id": f"${by}", **sums}}, {"$sort": order}]
+        if limit:
+            pipeline.append({"$limit": limit})
+        with _translated(f"total {collection!r}"):
+            return list(self._db[collection].aggregate(pipeline))
+
+    def count(self, collection: str) -> int:
+        """The number of documents."""
+        with _translated(f"count {collection!r}"):
+            return self._db[collection].count_documents({})
+
+    def index(self, collection: str, keys: Sequence[tuple[str, int]]) -> None:
+        """Make sure of an index."""
+        with _translated(f"index {collection!r}"):
+            self._db[collection].create_index(list(keys))
+
+    def collections(self) -> list[str]:
+        """The names of the collections."""
+        with _translated("list collections"):
+            return sorted(self._db.list_collection_names())
+
+    def drop(self) -> None:
+        """Drop the database."""
+        with _translated(f"drop {self._db.name!r}"):
+            self._client.drop_database(self._db.name)
+
+    def close(self) -> None:
+        """Close the client."""
+        self._client.close()
+
+
+def _checkpoint(found: Document) -> Checkpoint:
+    return Checkpoint(
+        found["_id"], found["epoch"], found["position"], found["command"], found["ignored"]
+    )

@@ -1,0 +1,334 @@
+"""What the core relies on in a broker: kafka-python, confluent-kafka and the twin alike."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from labkit.adapters.memory import MemoryBroker
+from labkit.errors import Fenced, LabkitError, Unreachable
+from labkit.failpoints import Crash, Failpoint, armed
+from labkit.ports import Batch, Broker, CommandLog, Record, Source
+
+pytestmark = [pytest.mark.contract, pytest.mark.servers]
+
+PARTITIONS = 4
+
+
+@pytest.fixture(params=["memory", "kafka-python", "confluent"])
+def broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
+    if request.param == "memory":
+        yield MemoryBroker()
+        return
+    servers = request.getfixturevalue("servers")
+    if request.param == "confluent":
+        from labkit.adapters.confluent import ConfluentBroker as Chosen
+    else:
+        from labkit.adapters.kafka_python import KafkaPythonBroker as Chosen
+    made = Chosen(servers.bootstrap)
+    yield made
+    made.close()
+
+
+class Topics:
+    """Fresh topics, and everything that was opened on them."""
+
+    def __init__(self, broker: Broker) -> None:
+        run = uuid.uuid4().hex[:8]
+        self.broker = broker
+        self.commands, self.events, self.group = f"{run}.commands", f"{run}.events", f"{run}.g"
+        self.opened: list[Source] = []
+        broker.create({self.commands: PARTITIONS, self.events: PARTITIONS})
+
+    def log(self, id: str = "handler-0") -> CommandLog:
+        log = self.broker.log(self.commands, self.events, self.group, f"{self.group}.{id}")
+        self.opened.append(log)
+        return log
+
+    def source(self, topic: str, group: str | None = None) -> Source:
+        source = self.broker.source(topic, group)
+        self.opened.append(source)
+        return source
+
+    def send(self, *keys: str) -> list[tuple[int, int]]:
+        sender = self.broker.sender()
+        sent = [sender.send(self.commands, key.encode(), f'"{key}"'.encode()) for key in keys]
+        sender.flush(20)
+        where = [delivery.result(20) for delivery in sent]
+        sender.close()
+        return where
+
+
+@pytest.fixture
+def topics(broker: Broker) -> Iterator[Topics]:
+    made = Topics(broker)
+    yield made
+    for source in made.opened:
+        source.close()
+    broker.drop([made.commands, made.events])
+
+
+def until(source: Source, done: Callable[[], bool], take: Callable[[Batch], None]) -> None:
+    deadline = time.monotonic() + 45
+    while not done():
+        assert time.monotonic() < deadline, "it never came"
+        take(source.poll(100, 0.2))
+
+
+def own(source: Source, count: int = PARTITIONS) -> None:
+    """Poll until ``count`` partitions are owned, and start them."""
+    owned: set[int] = set()
+
+    def take(batch: Batch) -> None:
+        nonlocal owned
+        owned = (owned - batch.revoked) | batch.assigned
+        assert not batch.records
+        for partition in batch.assigned:
+            source.start(partition)
+
+    until(source, lambda: len(owned) >= count, take)
+
+
+def gather(source: Source, count: int) -> list[Batch]:
+    batches: list[Batch] = []
+    until(source, lambda: sum(len(b.records) for b in batches) >= count, batches.append)
+    return batches
+
+
+def echo(batch: Batch) -> list[Record]:
+    return [Record(r.partition, 0, r.key, b"did:" + r.value) for r in batch.records]
+
+
+def everything(topics: Topics, topic: str, count: int) -> list[Record]:
+    reader = topics.source(topic)
+    for partition in range(PARTITIONS):
+        reader.start(partition, 0)
+    return [r for b in gather(reader, count) for r in b.records]
+
+
+def test_a_send_is_acknowledged_with_its_place(topics: Topics) -> None:
+    where = topics.send("a", "b", "a")
+    assert where[0][0] == where[2][0]
+    assert where[2][1] == where[0][1] + (2 if where[1][0] == where[0][0] else 1)
+
+
+def test_all_clients_hash_keys_like_kafka(topics: Topics) -> None:
+    keys = [f"order-{n}" for n in range(40)] + ["", "ü", "订单"]
+    sent = topics.send(*keys)
+    reader = topics.source(topics.commands)
+    assert [p for p, _ in sent] == [reader.partition_for(key.encode()) for key in keys]
+    # The reference: murmur2 of Kafka's Java client, by its own test vectors.
+    assert {p for p, _ in sent} == set(range(PARTITIONS))
+
+
+def test_nothing_flows_before_start(topics: Topics) -> None:
+    topics.send("a")
+    log = topics.log()
+    seen = []
+    deadline = time.monotonic() + 2
+    while time.monotonic() < deadline:
+        seen.append(log.poll(10, 0.1))
+    assert sum((list(b.assigned) for b in seen), []) and not any(b.records for b in seen)
+
+
+def test_a_commit_moves_commits_and_offsets_together(topics: Topics) -> None:
+    topics.send(*[f"k{n}" for n in range(20)])
+    log = topics.log()
+    own(log)
+    done = 0
+    for batch in gather(log, 20):
+        if batch.records:
+            ends = log.commit(batch, echo(batch))
+            assert set(ends) == {r.partition for r in batch.records}
+            done += len(batch.records)
+    assert done == 20
+    found = everything(topics, topics.events, 20)
+    assert sorted(r.value for r in found) == sorted(f'did:"k{n}"'.encode() for n in range(20))
+    committed = topics.broker.committed(topics.commands, topics.group)
+    assert sum(committed.values()) == 20
+
+
+def test_the_end_of_a_commit_is_where_the_next_one_starts(topics: Topics) -> None:
+    log = topics.log()
+    own(log)
+    ends: dict[int, int] = {}
+    for _ in range(2):
+        topics.send("same")
+        (batch,) = [b for b in gather(log, 1) if b.records]
+        partition = batch.records[0].partition
+        ends = log.commit(batch, echo(batch))
+    reader = topics.source(topics.events)
+    reader.start(partition, 0)
+    found = [r for b in gather(reader, 2) for r in b.records]
+    assert ends[partition] == found[-1].offset + 1
+
+
+def test_positions_pass_transaction_markers(topics: Topics) -> None:
+    """Or a wait for the high watermark of a quiet partition never ends."""
+    topics.send("a")
+    log = topics.log()
+    own(log)
+    (batch,) = [b for b in gather(log, 1) if b.records]
+    log.commit(batch, echo(batch))
+    reader = topics.source(topics.events)
+    ends = reader.ends()
+    assert sum(ends.values()) == 2, "one record and one marker"
+    partition = batch.records[0].partition
+    reader.start(partition, 0)
+    positions: dict[int, int] = {}
+    until(
+        reader,
+        lambda: positions.get(partition) == ends[partition],
+        lambda b: positions.update(b.positions),
+    )
+
+
+def test_the_next_owner_goes_on_where_the_last_one_committed(topics: Topics) -> None:
+    topics.send("a", "b", "c")
+    first = topics.log("handler-0")
+    own(first)
+    for batch in gather(first, 3):
+        if batch.records:
+            first.commit(batch, echo(batch))
+    first.close()
+    topics.send("d")
+    second = topics.log("handler-1")
+    own(second)
+    assert [r.key for b in gather(second, 1) for r in b.records] == [b"d"]
+
+
+@pytest.mark.parametrize("point", [Failpoint.HANDLER_PRODUCED, Failpoint.HANDLER_OFFSETS])
+def test_a_crash_inside_the_transaction_leaves_nothing(topics: Topics, point: Failpoint) -> None:
+    topics.send("a")
+    log = topics.log()
+    own(log)
+    (batch,) = [b for b in gather(log, 1) if b.records]
+    with armed(point), pytest.raises(Crash):
+        log.commit(batch, echo(batch))
+    log.close()  # a dead process; its transactional id is taken over below
+    again = topics.log()
+    own(again)
+    (repeated,) = [b for b in gather(again, 1) if b.records]
+    assert [r.key for r in repeated.records] == [b"a"]
+    again.commit(repeated, echo(repeated))
+    reader = topics.source(topics.events)
+    partition = batch.records[0].partition
+    end = reader.ends()[partition]
+    assert end == 4, "two records, each with a marker: the first aborted, the second committed"
+    reader.start(partition, 0)
+    found: list[Record] = []
+    at = 0
+
+    def take(b: Batch) -> None:
+        nonlocal at
+        found.extend(b.records)
+        at = b.positions.get(partition, at)
+
+    until(reader, lambda: at == end, take)
+    assert [(r.offset, r.value) for r in found] == [(2, b'did:"a"')]
+
+
+def test_the_first_fence_stops_a_zombie(topics: Topics) -> None:
+    """The zombie has polled, lost its partitions to another member, and commits afterwards."""
+    topics.send("a")
+    zombie = topics.log("handler-0")
+    own(zombie)
+    (batch,) = [b for b in gather(zombie, 1) if b.records]
+    other = topics.log("handler-1")
+    owned: set[int] = set()
+
+    def take(b: Batch) -> None:
+        owned.update(b.assigned)
+
+    if isinstance(topics.broker, MemoryBroker):
+        take(other.poll(10, 0))
+    else:
+        # The zombie goes on polling until it has given something up: then it is out of date.
+        lost: set[int] = set()
+        deadline = time.monotonic() + 45
+        stop = threading.Event()
+
+        def poll_other() -> None:
+            while not stop.is_set():
+                take(other.poll(10, 0.1))
+
+        thread = threading.Thread(target=poll_other)
+        thread.start()
+        metadata = zombie._consumer  # type: ignore[attr-defined]
+        stale = (
+            metadata.group_metadata()
+            if hasattr(metadata, "group_metadata")
+            else metadata.consumer_group_metadata()
+        )
+        while not (lost and owned) and time.monotonic() < deadline:
+            lost |= zombie.poll(10, 0.1).revoked
+        stop.set()
+        thread.join()
+        assert lost, "no partition moved"
+
+        class Stale:
+            def group_metadata(self) -> object:
+                return stale
+
+            consumer_group_metadata = group_metadata
+
+            def __getattr__(self, name: str) -> object:
+                return getattr(metadata, name)
+
+        zombie._consumer = Stale()  # type: ignore[attr-defined]
+    with pytest.raises(Fenced):
+        zombie.commit(batch, echo(batch))
+    assert topics.broker.committed(topics.commands, topics.group) == {}
+
+
+def test_a_second_holder_of_a_transactional_id_fences_the_first(topics: Topics) -> None:
+    topics.send("a")
+    first = topics.log("handler-0")
+    own(first)
+    (batch,) = [b for b in gather(first, 1) if b.records]
+    topics.broker.log(topics.commands, topics.events, f"{topics.group}.x", f"{topics.group}.handler-0").close()
+    with pytest.raises(LabkitError):
+        first.commit(batch, echo(batch))
+
+
+def test_stop_and_start_go_back(topics: Topics) -> None:
+    topics.send("a")
+    reader = topics.source(topics.commands)
+    partition = reader.partition_for(b"a")
+    for _ in range(2):
+        reader.start(partition, 0)
+        assert [r.value for b in gather(reader, 1) for r in b.records] == [b'"a"']
+        reader.stop(partition)
+    topics.send("a")
+    assert not reader.poll(10, 0.5).records
+
+
+def test_limit_is_kept(topics: Topics) -> None:
+    topics.send(*["a"] * 7)
+    reader = topics.source(topics.commands)
+    reader.start(reader.partition_for(b"a"), 0)
+    sizes: list[int] = []
+    deadline = time.monotonic() + 20
+    while sum(sizes) < 7:
+        assert time.monotonic() < deadline
+        sizes.append(len(reader.poll(3, 0.2).records))
+    assert max(sizes) <= 3
+
+
+def test_an_unknown_topic_is_named(broker: Broker) -> None:
+    with pytest.raises(Unreachable, match=r"no\.such"):
+        broker.source("no.such")
+
+
+def test_create_again_and_drop(topics: Topics) -> None:
+    topics.broker.create({topics.commands: PARTITIONS})
+    assert {topics.commands, topics.events} <= set(topics.broker.topics())
+    topics.broker.drop([topics.events, "never.was"])
+    deadline = time.monotonic() + 10
+    while topics.events in topics.broker.topics():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

@@ -1,0 +1,121 @@
+"""What the core relies on in a store: MongoDB and the twin alike."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+
+import pytest
+from msgspec import structs
+
+from labkit.adapters.memory import MemoryStore
+from labkit.errors import Fenced
+from labkit.ports import Checkpoint, Duplicate, Store, Writes
+
+pytestmark = [pytest.mark.contract, pytest.mark.servers]
+
+
+@pytest.fixture(params=["memory", "mongo"])
+def store(request: pytest.FixtureRequest) -> Iterator[Store]:
+    if request.param == "memory":
+        yield MemoryStore()
+        return
+    from labkit.adapters.mongo import MongoStore
+
+    made = MongoStore(request.getfixturevalue("servers").mongo_uri, f"t_{uuid.uuid4().hex[:8]}")
+    for name in ("docs", "checkpoints"):
+        made.index(name, [("n", 1)])
+    yield made
+    made.drop()
+    made.close()
+
+
+def moved(at: Checkpoint, **fields: int) -> Checkpoint:
+    return structs.replace(at, **fields)
+
+
+def test_a_claim_raises_the_epoch_and_keeps_the_rest(store: Store) -> None:
+    first = store.claim("checkpoints", "p:0")
+    assert first == Checkpoint("p:0", 1, 0, -1, 0)
+    store.advance("checkpoints", [(first, moved(first, position=7, command=3, ignored=1))], Writes())
+    assert store.claim("checkpoints", "p:0") == Checkpoint("p:0", 2, 7, 3, 1)
+    assert store.checkpoints("checkpoints") == [Checkpoint("p:0", 2, 7, 3, 1)]
+
+
+def test_writes_and_checkpoint_are_one(store: Store) -> None:
+    at = store.claim("checkpoints", "p:0")
+    to = moved(at, position=1)
+    store.advance("checkpoints", [(at, to)], Writes({"docs": [{"_id": "a", "n": 1}]}))
+    writes = Writes({"docs": [{"_id": "b", "n": 2}]}, {"docs": [{"_id": "a", "n": 3}]})
+    store.advance("checkpoints", [(to, moved(to, position=2))], writes)
+    assert store.load("docs", ["a", "b", "c"]) == {
+        "a": {"_id": "a", "n": 3},
+        "b": {"_id": "b", "n": 2},
+    }
+
+
+@pytest.mark.parametrize("field", ["epoch", "position"])
+def test_who_lost_the_checkpoint_writes_nothing(store: Store, field: str) -> None:
+    at = store.claim("checkpoints", "p:0")
+    stale = moved(at, **{field: getattr(at, field) + 1})
+    other = store.claim("checkpoints", "p:1")
+    with pytest.raises(Fenced):
+        store.advance(
+            "checkpoints",
+            [(other, moved(other, position=5)), (stale, moved(stale, position=9))],
+            Writes({"docs": [{"_id": "a"}]}),
+        )
+    assert store.load("docs", ["a"]) == {}
+    assert {c.id: c.position for c in store.checkpoints("checkpoints")} == {"p:0": 0, "p:1": 0}
+
+
+def test_a_zombie_of_an_older_epoch_is_fenced(store: Store) -> None:
+    old = store.claim("checkpoints", "p:0")
+    new = store.claim("checkpoints", "p:0")
+    with pytest.raises(Fenced):
+        store.advance("checkpoints", [(old, moved(old, position=1))], Writes())
+    store.advance("checkpoints", [(new, moved(new, position=1))], Writes())
+
+
+def test_a_duplicate_insert_undoes_all(store: Store) -> None:
+    at = store.claim("checkpoints", "p:0")
+    to = moved(at, position=1)
+    store.advance("checkpoints", [(at, to)], Writes({"docs": [{"_id": "a", "n": 1}]}))
+    with pytest.raises(Duplicate):
+        writes = Writes({"docs": [{"_id": "b", "n": 2}, {"_id": "a", "n": 9}]})
+        store.advance("checkpoints", [(to, moved(to, position=2))], writes)
+    assert store.load("docs", ["a", "b"]) == {"a": {"_id": "a", "n": 1}}
+    assert store.checkpoints("checkpoints") == [to]
+
+
+def test_find_sorts_and_limits(store: Store) -> None:
+    at = store.claim("checkpoints", "p:0")
+    docs = [{"_id": f"d{n}", "kind": "even" if n % 2 == 0 else "odd", "n": n} for n in range(6)]
+    store.advance("checkpoints", [(at, moved(at, position=1))], Writes({"docs": docs}))
+    found = store.find("docs", {"kind": "even"}, [("n", -1)], 2)
+    assert [d["_id"] for d in found] == ["d4", "d2"]
+    assert store.count("docs") == 6
+    assert set(store.collections()) >= {"docs", "checkpoints"}
+
+
+def test_totals_sum_by_key(store: Store) -> None:
+    at = store.claim("checkpoints", "p:0")
+    rows = [("a:0", "a", 2), ("a:1", "a", 3), ("b:0", "b", 9), ("c:0", "c", 5)]
+    docs = [{"_id": i, "who": w, "cents": c} for i, w, c in rows]
+    store.advance("checkpoints", [(at, moved(at, position=1))], Writes({"docs": docs}))
+    assert store.totals("docs", "who", ["cents"]) == [
+        {"_id": "a", "cents": 5},
+        {"_id": "b", "cents": 9},
+        {"_id": "c", "cents": 5},
+    ]
+    assert [d["_id"] for d in store.totals("docs", "who", ["cents"], "cents")] == ["b", "a", "c"]
+    assert len(store.totals("docs", "who", ["cents"], "cents", 1)) == 1
+
+
+def test_the_store_keeps_copies(store: Store) -> None:
+    at = store.claim("checkpoints", "p:0")
+    document = {"_id": "a", "tags": ["x"]}
+    store.advance("checkpoints", [(at, moved(at, position=1))], Writes({"docs": [document]}))
+    document["tags"].append("y")
+    store.load("docs", ["a"])["a"]["tags"].append("z")
+    assert store.load("docs", ["a"])["a"]["tags"] == ["x"]
