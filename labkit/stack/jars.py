@@ -53,7 +53,7 @@ def _download(scratch: Path, report: Report) -> None:
     # What an interrupted download left is used again; the hashes decide whether it is whole.
     jars = _resolve(scratch, report)
     pinned = pins()
-    found = {jar.name: hashlib.sha256(jar.read_bytes()).hexdigest() for jar in jars}
+    found = {jar.name: sha256(jar) for jar in jars}
     wrong = sorted(
         name for name in found.keys() | pinned.keys() if found.get(name) != pinned.get(name)
     )
@@ -76,6 +76,11 @@ def _download(scratch: Path, report: Report) -> None:
         whole.rename(folder())
     shutil.rmtree(scratch, ignore_errors=True)
     report(f"Kafka {KAFKA_VERSION} is here; from now on no network is needed")
+
+
+def sha256(jar: Path) -> str:
+    """Return the hash of a file, in hexadecimal digits."""
+    return hashlib.sha256(jar.read_bytes()).hexdigest()
 
 
 def pins() -> dict[str, str]:

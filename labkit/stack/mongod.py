@@ -113,25 +113,42 @@ def missing_libraries(path: Path) -> list[str]:
 
 def mark(lab: Path) -> str:
     """Return the argument by which this lab's mongod is known among all processes."""
-    return str(lab / "mongo")
+    return f"--dbpath={lab / 'mongo'}"
 
 
-def start(lab: Path, port: int) -> psutil.Process:
-    """Start mongod with its data in ``lab / "mongo"``; returns at once."""
+def start(lab: Path, port: int, *, alone: bool = False) -> psutil.Process:
+    """Start mongod with its data in ``lab / "mongo"``; returns at once.
+
+    ``alone`` starts it outside of its replica set, to change what is recorded of that.
+    """
     return launch(
         [
             str(find().path),
-            "--dbpath", mark(lab),
+            mark(lab),
             "--port", str(port),
             "--bind_ip", HOST,
-            "--replSet", REPLICA_SET,
-            "--oplogSize", "1024",
+            *([] if alone else ["--replSet", REPLICA_SET, "--oplogSize", "1024"]),
             "--wiredTigerCacheSizeGB", "0.5",
             "--nounixsocket",  # it would leave /tmp/mongodb-PORT.sock when it is killed
         ],
         cwd=lab,
         log=lab / "logs" / "mongo.log",
     )  # fmt: skip
+
+
+def record_port(port: int) -> bool:
+    """Write a new port into the configuration of the replica set; one attempt.
+
+    For a mongod that was started alone. Without this it would, as a member, first ask at the old
+    port whether that is itself, and whoever listens there now may keep it waiting for 30 s.
+    """
+    from pymongo.errors import PyMongoError
+
+    with contextlib.suppress(PyMongoError), _direct(port, 2.0) as client:
+        host = {"members.0.host": f"{HOST}:{port}"}
+        client["local"]["system.replset"].update_one({}, {"$set": host})
+        return True
+    return False
 
 
 def uri(port: int) -> str:
@@ -151,8 +168,9 @@ def answers(port: int, timeout: float = 2.0) -> bool:
 def become_primary(port: int) -> bool:
     """Make it the only member of its replica set under the port it has now; one attempt.
 
-    The configuration lives in the data and names a port; after a change of port the node does
-    not find itself in it, and takes a new one only by force. Returns whether it is primary yet.
+    The configuration lives in the data and names a port; if that is not the one it has now, the
+    node does not find itself in it, and takes a new one only by force. Returns whether it is
+    primary yet.
     """
     from pymongo.errors import OperationFailure, PyMongoError
 

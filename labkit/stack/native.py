@@ -67,6 +67,10 @@ def start(lab: str, state: State, kafka_port: int, mongo_port: int, report: Repo
     try:
         _choose_ports(state, kafka, mongo, kafka_port, mongo_port)
         if mongo is None:
+            if state.member_port not in (0, state.mongo_port):
+                report(f"the port of mongod changes to {state.mongo_port}")
+                _move_mongod(folder, state.mongo_port, deadline)
+                state.member_port = state.mongo_port
             mongo = mongod.start(folder, state.mongo_port)
             started.append(mongo)
             state.mongo = Process(mongo.pid, mongo.create_time(), state.mongo_port)
@@ -90,8 +94,19 @@ def start(lab: str, state: State, kafka_port: int, mongo_port: int, report: Repo
         # Ctrl-C included: an `up` that did not come to its end leaves nothing behind.
         stop([*started, *_strangers(lab, state)])
         raise
+    state.member_port = state.mongo_port
     state.bootstrap = f"{HOST}:{state.kafka_port}"
     state.mongo_uri = mongod.uri(state.mongo_port)
+
+
+def _move_mongod(folder: Path, port: int, deadline: float) -> None:
+    process = mongod.start(folder, port, alone=True)
+    try:
+        with _dead_or_late(process, folder / "logs" / "mongo.log", "mongod"):
+            _until(process, lambda: ports.accepts(HOST, port), deadline)
+            _until(process, lambda: mongod.record_port(port), deadline)
+    finally:
+        stop([process])
 
 
 def _both_answer(state: State) -> bool:

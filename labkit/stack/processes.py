@@ -62,7 +62,8 @@ def find(process: Process | None, mark: str) -> psutil.Process | None:
         return None
     try:
         found = psutil.Process(process.pid)
-        same = abs(found.create_time() - process.started) < 1.0
+        # A minute, since a corrected clock moves the time that is computed for a living process.
+        same = abs(found.create_time() - process.started) < 60.0
         if same and mark in found.cmdline() and is_alive(found):
             return found
     except psutil.Error:

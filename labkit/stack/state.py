@@ -51,6 +51,8 @@ class State(msgspec.Struct):
     kafka_port: int = 0
     controller_port: int = 0
     mongo_port: int = 0
+    # The port that the configuration of the replica set names; 0 if there is none yet.
+    member_port: int = 0
     up: bool = False
 
 

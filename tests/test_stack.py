@@ -1,0 +1,323 @@
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.admin import NewTopic
+from pymongo import MongoClient
+from typer.testing import CliRunner
+
+from labkit import stack
+from labkit.stack import native, ports
+from labkit.stack.commands import WORKERS, app
+from labkit.stack.processes import is_alive
+from labkit.stack.state import Process, State, load, save
+
+pytest_plugins = ("tests.stack_home",)
+pytestmark = pytest.mark.servers
+
+UP = "import sys; from labkit import stack; print(stack.up(report=lambda l: print(l, flush=True)))"
+
+
+def shell_up() -> subprocess.Popen[str]:
+    """A program of its own that calls `up`, so that it can be killed."""
+    return subprocess.Popen(
+        [sys.executable, "-c", UP], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def pids(lab: str = "lab") -> dict[str, int | None]:
+    return {server["name"]: server["pid"] for server in stack.status(lab)["servers"]}
+
+
+def processes(lab: str = "lab") -> list[psutil.Process]:
+    found = [psutil.Process(pid) for pid in pids(lab).values() if pid]
+    assert len(found) == 2
+    return found
+
+
+def write(servers: stack.Servers, value: str) -> None:
+    """One record and one document, each in a transaction."""
+    producer = KafkaProducer(
+        bootstrap_servers=servers.bootstrap, transactional_id="test", retry_backoff_ms=10
+    )
+    producer.init_transactions()
+    producer.begin_transaction()
+    producer.send("kept", value.encode(), partition=0).get(10)
+    producer.commit_transaction()
+    producer.close()
+    with (
+        MongoClient[dict[str, Any]](servers.mongo_uri) as client,
+        client.start_session() as session,
+    ):
+        session.with_transaction(
+            lambda s: client["kept"]["kept"].insert_one({"_id": value}, session=s)
+        )
+
+
+def read(servers: stack.Servers) -> tuple[list[str], list[str]]:
+    consumer = KafkaConsumer(
+        bootstrap_servers=servers.bootstrap,
+        auto_offset_reset="earliest",
+        enable_auto_commit=False,
+        isolation_level="read_committed",
+    )
+    partition = TopicPartition("kept", 0)
+    consumer.assign([partition])
+    end = consumer.end_offsets([partition])[partition]
+    records: list[str] = []
+    deadline = time.monotonic() + 10
+    while consumer.position(partition) < end and time.monotonic() < deadline:
+        for batch in consumer.poll(timeout_ms=200).values():
+            records += [record.value.decode() for record in batch]
+    consumer.close()
+    with MongoClient[dict[str, Any]](servers.mongo_uri) as client:
+        documents = [document["_id"] for document in client["kept"]["kept"].find().sort("_id")]
+    return records, documents
+
+
+def make_topic(servers: stack.Servers) -> None:
+    admin = KafkaAdminClient(bootstrap_servers=servers.bootstrap)
+    admin.create_topics([NewTopic("kept", num_partitions=1, replication_factor=1)])
+    admin.close()
+
+
+@pytest.fixture
+def as_standing(
+    standing: tuple[Path, stack.Servers], monkeypatch: pytest.MonkeyPatch
+) -> stack.Servers:
+    monkeypatch.setenv("LABKIT_HOME", str(standing[0]))
+    return standing[1]
+
+
+def test_both_servers_take_transactions(as_standing: stack.Servers) -> None:
+    make_topic(as_standing)
+    write(as_standing, "one")
+    assert read(as_standing) == (["one"], ["one"])
+
+
+def test_a_second_up_returns_at_once_and_starts_nothing(as_standing: stack.Servers) -> None:
+    before = pids("standing")
+    lines: list[str] = []
+    begun = time.monotonic()
+    assert stack.up("standing", report=lines.append) == as_standing
+    assert time.monotonic() - begun < 2
+    assert lines == ["lab 'standing' is up already"]
+    assert pids("standing") == before
+
+
+def test_running_is_quick_and_knows_only_its_own_lab(as_standing: stack.Servers) -> None:
+    begun = time.monotonic()
+    assert stack.running("standing") == as_standing
+    assert time.monotonic() - begun < 0.5
+    assert stack.running("other") is None
+
+
+def test_status_as_json_and_as_a_table(
+    as_standing: stack.Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = {"role": "handler", "slot": 0, "pid": 1, "lag": 7}
+    monkeypatch.setattr("labkit.stack.commands.WORKERS", [*WORKERS, lambda lab: [worker]])
+    done = CliRunner().invoke(app, ["status", "--lab", "standing", "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert (found["lab"], found["kind"], found["up"]) == ("standing", "native", True)
+    assert worker in found["workers"]
+    assert [server["name"] for server in found["servers"]] == ["kafka", "mongo"]
+    for server in found["servers"]:
+        assert server["answers"] is True
+        assert psutil.pid_exists(server["pid"])
+        assert server["rss_bytes"] > 1_000_000
+        assert server["uptime_s"] > 0
+        assert ports.accepts("127.0.0.1", server["port"])
+    table = CliRunner().invoke(app, ["status", "--lab", "standing"])
+    assert as_standing.bootstrap in table.stdout
+
+
+def test_status_of_a_lab_that_is_not_up_exits_0(lab_home: Path) -> None:
+    done = CliRunner().invoke(app, ["status", "--json"])
+    assert done.exit_code == 0
+    assert json.loads(done.stdout)["up"] is False
+    assert not (lab_home / "labs").exists(), "to look must not write"
+
+
+def test_logs_show_the_last_lines(as_standing: stack.Servers) -> None:
+    done = CliRunner().invoke(app, ["logs", "kafka", "-n", "5", "--lab", "standing"])
+    assert done.exit_code == 0
+    assert len(done.stdout.splitlines()) == 5
+    both = CliRunner().invoke(app, ["logs", "-n", "100000", "--lab", "standing"])
+    assert "Kafka Server started" in both.stdout
+    assert "Waiting for connections" in both.stdout
+
+
+def test_servers_listen_on_loopback_alone_in_a_session_of_their_own(
+    as_standing: stack.Servers,
+) -> None:
+    for process in processes("standing"):
+        listening = {c.laddr.ip for c in process.net_connections() if c.status == "LISTEN"}
+        assert listening <= {"127.0.0.1", "::ffff:127.0.0.1"}
+        assert os.getsid(process.pid) != os.getsid(0)
+        assert process.ppid() != os.getpid(), "a notebook's kernel ends its children"
+
+
+def test_nothing_is_left_after_down_even_of_servers_that_were_killed(lab_home: Path) -> None:
+    temporary = Path(tempfile.gettempdir())
+
+    def traces(process: psutil.Process, port: int) -> list[Path]:
+        perf = temporary.glob(f"hsperfdata_*/{process.pid}")
+        return [*perf, *temporary.glob(f"mongodb-{port}.sock"), *temporary.glob("*zstd-jni*")]
+
+    stack.up()
+    servers = [(psutil.Process(s["pid"]), s["port"]) for s in stack.status()["servers"]]
+    for process, port in servers:
+        # Looked at while they live: a clean end would wipe these, a SIGKILL does not.
+        assert traces(process, port) == []
+        process.kill()
+    assert stack.running() is None
+    assert CliRunner().invoke(app, ["up"]).exit_code == 0
+    servers += [(psutil.Process(s["pid"]), s["port"]) for s in stack.status()["servers"]]
+    done = CliRunner().invoke(app, ["down"])
+    assert (done.exit_code, done.stdout) == (0, "lab 'lab' is down\n")
+    for process, port in servers:
+        assert not is_alive(process)
+        assert ports.is_free(port)
+        assert traces(process, port) == []
+    assert native.leftovers("lab") == []
+    assert list((lab_home / "labs" / "lab" / "tmp").iterdir()) == []
+    again = CliRunner().invoke(app, ["down"])
+    assert (again.exit_code, again.stdout) == (0, "nothing was running in lab 'lab'\n")
+    assert stack.down(purge=True) is False
+    assert not (lab_home / "labs" / "lab").exists()
+
+
+def test_data_survives_down_up_and_a_change_of_every_port(lab_home: Path) -> None:
+    servers = stack.up()
+    make_topic(servers)
+    write(servers, "a")
+    before = load("lab")
+    assert stack.down()
+    old = (before.kafka_port, before.controller_port, before.mongo_port)
+    squatters = [socket.create_server(("127.0.0.1", port)) for port in old]
+    try:
+        moved = stack.up()
+        after = load("lab")
+        assert not {after.kafka_port, after.controller_port, after.mongo_port} & set(old)
+        assert read(moved) == (["a"], ["a"])
+        write(moved, "b")
+    finally:
+        for squatter in squatters:
+            squatter.close()
+    # And the ports are kept where they are free.
+    stack.down()
+    assert stack.up() == moved
+    assert read(moved) == (["a", "b"], ["a", "b"])
+
+
+@pytest.mark.parametrize("victim", ["kafka", "mongo"])
+def test_a_dead_server_is_started_again_and_the_other_left_alone(
+    lab_home: Path, victim: str
+) -> None:
+    first = stack.up()
+    make_topic(first)
+    write(first, "a")
+    before = pids()
+    os.kill(before[victim] or 0, signal.SIGKILL)
+    psutil.wait_procs(
+        [psutil.Process(before[victim] or 0)] if psutil.pid_exists(before[victim] or 0) else [], 5
+    )
+    assert stack.running() is None
+    assert stack.up() == first
+    after = pids()
+    assert {name for name in before if before[name] != after[name]} == {victim}
+    assert read(first) == (["a"], ["a"])
+
+
+def test_two_labs_side_by_side_with_a_corrupt_state_file_in_one(lab_home: Path) -> None:
+    one, two = stack.up("one"), stack.up("two")
+    assert one.bootstrap != two.bootstrap
+    make_topic(one)
+    write(one, "1")
+    (lab_home / "labs" / "one" / "state.json").write_text('{"kind": 7')
+    other = pids("two")
+    lines: list[str] = []
+    mended = stack.up("one", report=lines.append)
+    assert "moved to state.json.broken-" in lines[0]
+    assert any("left behind" in line for line in lines), "its old servers hold its data"
+    assert list((lab_home / "labs" / "one").glob("state.json.broken-*"))
+    assert read(mended) == (["1"], ["1"])
+    assert pids("two") == other
+    assert stack.down("one")
+    assert stack.running("two") == two
+
+
+def test_two_ups_at_once_start_one_pair(lab_home: Path) -> None:
+    both = [shell_up(), shell_up()]
+    said = [shell.communicate(timeout=60)[0] for shell in both]
+    assert [shell.returncode for shell in both] == [0, 0]
+    assert said[0].splitlines()[-1] == said[1].splitlines()[-1]
+    assert sum(text.count("mongod starts") for text in said) == 1
+    assert sum(text.count("busy with lab 'lab'; waiting") for text in said) == 1
+    assert len(native.leftovers("lab")) == 2
+
+
+# The words after which the shell is killed: right after the start of mongod (Kafka's data folder
+# is being formatted), and while both servers start.
+@pytest.mark.parametrize("last_words", ["mongod starts", "Kafka starts"])
+def test_an_up_that_is_killed_is_mended(lab_home: Path, last_words: str) -> None:
+    for mend in ("down", "up"):
+        shell = shell_up()
+        assert shell.stdout is not None
+        for line in shell.stdout:
+            if line.startswith(last_words):
+                break
+        os.killpg(shell.pid, signal.SIGKILL)
+        shell.communicate()
+        assert native.leftovers("lab"), "the shell was killed too early to leave anything"
+        if mend == "down":
+            assert stack.down() is True
+            assert native.leftovers("lab") == []
+        else:
+            servers = stack.up()
+            make_topic(servers)
+            write(servers, "x")
+            assert len(native.leftovers("lab")) == 2
+
+
+def test_ctrl_c_in_up_leaves_nothing_and_after_up_does_no_harm(lab_home: Path) -> None:
+    shell = shell_up()
+    assert shell.stdout is not None
+    for line in shell.stdout:
+        if line.startswith("mongod starts"):
+            break
+    os.killpg(shell.pid, signal.SIGINT)
+    shell.communicate(timeout=30)
+    assert shell.returncode != 0
+    assert native.leftovers("lab") == []
+    assert stack.running() is None
+
+
+def test_a_reused_pid_is_neither_taken_for_a_server_nor_killed(lab_home: Path) -> None:
+    bystander = subprocess.Popen(["sleep", "60"])
+    try:
+        found = psutil.Process(bystander.pid)
+        record = Process(found.pid, found.create_time(), 20_001)
+        (lab_home / "labs" / "lab").mkdir(parents=True)
+        save(
+            "lab", State(up=True, kafka=record, mongo=record, kafka_port=20_001, mongo_port=20_001)
+        )
+        assert stack.running() is None
+        assert pids() == {"kafka": None, "mongo": None}
+        assert stack.down() is False
+        assert bystander.poll() is None
+    finally:
+        bystander.kill()
+        bystander.wait()
