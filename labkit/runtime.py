@@ -15,6 +15,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -26,13 +27,15 @@ import psutil
 import structlog
 from msgspec import Struct
 
-from labkit.errors import LabkitError, StackError
+from labkit.errors import LabkitError, StackError, TimedOut
+from labkit.failpoints import Failpoint
 
 #: A worker that dies young waits before its next life, a little longer each time.
 YOUNG_SECONDS = 2.0
 FIRST_PAUSE_SECONDS = 0.25
 LONGEST_PAUSE_SECONDS = 4.0
 STOP_SECONDS = 5.0
+CRASH_SECONDS = 45.0
 
 
 class Steppable(Protocol):
@@ -278,6 +281,33 @@ class Workers:
             self._process.kill()
             self._process.wait()
             self._registry.unlink(missing_ok=True)
+
+
+def crash_worker(command: list[str], environment: dict[str, str], logs: Path, at: Failpoint) -> int:
+    """Run one worker that dies by SIGKILL at a failpoint; returns the pid that it had.
+
+    Raises ``TimedOut`` if it does not come there.
+    """
+    logs.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder, (logs / "crash.log").open("ab") as log:
+        mark = Path(folder) / "hit"
+        armed = {"LABKIT_FAILPOINT": str(at), "LABKIT_FAILPOINT_MARK": str(mark)}
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment | armed
+        )
+        try:
+            process.wait(CRASH_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        finally:
+            _close(process)
+        if not mark.exists():
+            raise TimedOut(
+                f"failpoint {at} was not reached within {CRASH_SECONDS:g} s (see {log.name}); "
+                "is there a command to handle?"
+            )
+        return process.pid
 
 
 def read_registry(path: Path) -> Registry | None:

@@ -1,0 +1,556 @@
+"""The only place that wires. ``Lab(...)`` is what a notebook holds.
+
+::
+
+    lab = Lab()                      # real Kafka and MongoDB; started if they are not up
+    lab = Lab(backend="memory")      # no server at all, the same cells run
+
+    lab.bus, lab.queries             # the two ends
+    lab.handler, lab.projector       # the parts, to be stepped by hand
+    lab.start()                      # or as worker processes, under a supervisor
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from labkit import stack
+from labkit.adapters.memory import MemoryBroker, MemoryStore
+from labkit.bus import CommandBus
+from labkit.errors import StackError, TimedOut, Unreachable, UsageError
+from labkit.eventlog import EventLog, read
+from labkit.failpoints import Crash, Failpoint, armed
+from labkit.handlers import CONTEXTS, Context, Handler, route
+from labkit.ports import Broker, Source, Store
+from labkit.projections import Projector
+from labkit.queries import Queries
+from labkit.runtime import (
+    Alive,
+    Order,
+    Steppable,
+    Worker,
+    Workers,
+    crash_worker,
+    read_registry,
+)
+from labkit.views import PROJECTIONS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from labkit.film import Film
+
+CLIENTS = ("kafka-python", "confluent")
+Role = Literal["handler", "projector"]
+READY_SECONDS = 60.0
+
+
+class Crashed(Struct, frozen=True):
+    """How a part died: ``signal`` is 9 for a process, 0 inside one process."""
+
+    role: str
+    at: str
+    pid: int
+    signal: int
+
+
+class Lab:
+    """One run: its topics, its database, its parts.
+
+    Args:
+        name: of the servers (``labkit up --lab NAME``).
+        backend: ``kafka`` (real Kafka and MongoDB) or ``memory``.
+        client: ``kafka-python`` or ``confluent``.
+        run: joins an existing run; the default is a new one with topics and a database of its own.
+        contexts: which services take part.
+        partitions: of each topic; fixed for the run's life.
+        report: is given a line for each step of starting servers.
+
+    Raises ``UsageError`` for an unknown value and ``StackError`` where servers cannot be had.
+    """
+
+    def __init__(
+        self,
+        name: str = "lab",
+        *,
+        backend: str = "kafka",
+        client: str = "kafka-python",
+        run: str | None = None,
+        contexts: Sequence[str] = ("orders", "catalog"),
+        partitions: int = 4,
+        report: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        if backend not in ("kafka", "memory"):
+            raise UsageError(f"backend must be 'kafka' or 'memory', got {backend!r}")
+        if client not in CLIENTS:
+            raise UsageError(f"client must be one of {', '.join(CLIENTS)}, got {client!r}")
+        if partitions < 1:
+            raise UsageError(f"partitions must be at least 1, got {partitions}")
+        if unknown := set(contexts) - set(CONTEXTS):
+            raise UsageError(f"unknown context {unknown.pop()!r}; known: {', '.join(CONTEXTS)}")
+        self.name = name
+        self.run = run or f"r{uuid.uuid4().hex[:7]}"
+        self.backend = backend
+        self.client = client
+        self.contexts = tuple(contexts)
+        self.partitions = partitions
+        self.servers: stack.Servers | None = None
+        self._started_servers = False
+        self._workers: Workers | None = None
+        self._pumping = False
+        self._parts: dict[tuple[str, str], Any] = {}
+        self._bus: CommandBus | None = None
+        self.broker: Broker
+        self.store: Store
+        if backend == "memory":
+            self.broker, self.store = MemoryBroker(), MemoryStore()
+        else:
+            self._connect(report)
+        try:
+            if run is None:
+                self._prepare()
+        except BaseException:
+            self.close()
+            raise
+        self.queries = Queries(self.store)
+
+    def _connect(self, report: Callable[[str], None]) -> None:
+        from labkit.adapters.mongo import MongoStore
+
+        self.servers = stack.running(self.name)
+        if self.servers is None:
+            self.servers = stack.up(self.name, report=report)
+            self._started_servers = self.servers.kind == "native"
+        if self.client == "confluent":
+            from labkit.adapters.confluent import ConfluentBroker
+
+            self.broker = ConfluentBroker(self.servers.bootstrap)
+        else:
+            from labkit.adapters.kafka_python import KafkaPythonBroker
+
+            self.broker = KafkaPythonBroker(self.servers.bootstrap)
+        self.store = MongoStore(self.servers.mongo_uri, f"{self.name}_{self.run}")
+
+    def _prepare(self) -> None:
+        self.broker.create(
+            {
+                self.topic_name(f"{context}.{kind}"): self.partitions
+                for context in self.contexts
+                for kind in ("commands", "events")
+            }
+        )
+        # Collections exist before the first transaction: creating one inside is slow.
+        for context in self.contexts:
+            self.store.index(CONTEXTS[context].states, [("_id", 1)])
+            self.store.index(CONTEXTS[context].checkpoints, [("_id", 1)])
+            for collection, indexes in PROJECTIONS[context].indexes.items():
+                for keys in indexes or [[("_id", 1)]]:
+                    self.store.index(collection, keys)
+
+    def topic_name(self, name: str) -> str:
+        """``orders.commands`` -> ``<lab>.<run>.orders.commands``."""
+        return f"{self.name}.{self.run}.{name}"
+
+    # --- the two ends
+
+    @property
+    def bus(self) -> CommandBus:
+        """Where commands go in."""
+        if self._bus is None:
+            self._bus = CommandBus(
+                route(CONTEXTS[context] for context in self.contexts),
+                self.topic_name,
+                self.broker.sender(),
+                lambda context: self.broker.source(self.topic_name(f"{context}.events")),
+                pump=self._pump,
+            )
+        return self._bus
+
+    def log(self, context: str = "orders") -> EventLog:
+        """What the events topic of a context says."""
+        source = self.broker.source(self.topic_name(f"{context}.events"))
+        return EventLog(CONTEXTS[context], source)
+
+    # --- the parts, by hand
+
+    @property
+    def handler(self) -> Handler:
+        """The handler of orders, in this process, owning all partitions."""
+        return self.by_hand("handler")  # type: ignore[no-any-return]
+
+    @property
+    def projector(self) -> Projector:
+        """The projector of orders, in this process, owning all partitions."""
+        return self.by_hand("projector")  # type: ignore[no-any-return]
+
+    def by_hand(self, role: Role, context: str = "orders") -> Any:
+        """A part in this process. The workers must be stopped, or it waits for partitions."""
+        if self._workers is not None:
+            raise UsageError(
+                "worker processes are running; call lab.stop() before stepping by hand"
+            )
+        key = (role, context)
+        if key not in self._parts:
+            part = self.make(Worker(role, context, 0))
+            part.join(self.partitions)
+            self._parts[key] = part
+        return self._parts[key]
+
+    def make(self, worker: Worker) -> Any:
+        """Wire one handler or projector."""
+        context = CONTEXTS[worker.context]
+        commands, events = (
+            self.topic_name(f"{worker.context}.{kind}") for kind in ("commands", "events")
+        )
+        group = self.group(worker.role, worker.context)
+        if worker.role == "handler":
+            log = self.broker.log(commands, events, group, f"{group}-{worker.slot}")
+            return Handler(context, log, self.store)
+        if worker.role == "projector":
+            return Projector(
+                PROJECTIONS[worker.context],
+                context.codec,
+                self.broker.source(events, group),
+                self.store,
+                context.checkpoints,
+            )
+        raise UsageError(f"role must be 'handler' or 'projector', got {worker.role!r}")
+
+    def group(self, role: str, context: str) -> str:
+        """The consumer group of a role."""
+        return self.topic_name(f"{context}.{role}")
+
+    def crash(self, role: Role, at: Failpoint, context: str = "orders") -> Crashed:
+        """Let a part die at a failpoint, for real: a process of its own, killed by SIGKILL.
+
+        The next step by hand is its next life. In memory the part is dropped at the failpoint.
+        Raises ``TimedOut`` if the failpoint was not reached: give it something to do first.
+        """
+        old = self._parts.pop((role, context), None)
+        if self.backend == "memory":
+            part = old or self.make(Worker(role, context, 0))
+            try:
+                with armed(at):
+                    for _ in range(3):
+                        part.step(0)
+                    getattr(part, "flush", lambda: None)()
+            except Crash:
+                part.close()
+                return Crashed(role, at, os.getpid(), 0)
+            raise TimedOut(f"failpoint {at} was not reached; is there a command to handle?")
+        if old:
+            old.close()
+        pid = crash_worker(
+            self.worker_command(Worker(role, context, 0)), self.environment(), self._logs(), at
+        )
+        return Crashed(role, at, pid, 9)
+
+    # --- the parts, as processes
+
+    def start(self, handlers: int = 1, projectors: int = 1) -> None:
+        """Start worker processes and wait until they own all partitions.
+
+        In memory there are no processes: whoever waits for an answer steps the parts.
+        """
+        if self.backend == "memory":
+            self._pumping = True
+            return
+        if self._workers is not None:
+            raise UsageError(f"the workers of run {self.run!r} are running already")
+        self._close_parts()
+        workers = [
+            Worker(role, context, slot)
+            for context in self.contexts
+            for role, count in (("handler", handlers), ("projector", projectors))
+            for slot in range(count)
+        ]
+        before = self._epochs()
+        order = Order(
+            registry=str(self._registry()),
+            logs=str(self._logs()),
+            run=self.run,
+            client=self.client,
+            partitions=self.partitions,
+            workers=workers,
+            commands=[self.worker_command(worker) for worker in workers],
+        )
+        self._workers = Workers(order, self.environment())
+        roles = [r for r, count in (("handler", handlers), ("projector", projectors)) if count]
+        try:
+            self._wait_until_claimed(roles, before)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _wait_until_claimed(self, roles: list[str], before: dict[str, int]) -> None:
+        wanted = {
+            f"{CONTEXTS[context].states if role == 'handler' else PROJECTIONS[context].name}:{p}"
+            for context in self.contexts
+            for role in roles
+            for p in range(self.partitions)
+        }
+        deadline = time.monotonic() + READY_SECONDS
+        while missing := {id for id in wanted if self._epochs().get(id, 0) <= before.get(id, 0)}:
+            self.check()
+            if time.monotonic() > deadline:
+                raise TimedOut(
+                    f"the workers do not own {sorted(missing)} after {READY_SECONDS:g} s; "
+                    f"see {self._logs()}"
+                )
+            time.sleep(0.05)
+
+    def _epochs(self) -> dict[str, int]:
+        return {
+            c.id: c.epoch
+            for context in self.contexts
+            for c in self.store.checkpoints(CONTEXTS[context].checkpoints)
+        }
+
+    def stop(self) -> None:
+        """Stop the worker processes."""
+        workers, self._workers = self._workers, None
+        self._pumping = False
+        if workers is not None:
+            workers.stop()
+
+    def workers(self) -> list[Alive]:
+        """The worker processes that live now."""
+        return self._workers.alive() if self._workers else []
+
+    def check(self) -> None:
+        """Raises ``Unreachable`` or ``StackError`` if a server or the supervisor is gone."""
+        if self._workers is not None:
+            self._workers.check()
+        if self.servers is not None and stack.running(self.name) is None:
+            raise Unreachable(
+                f"the servers of lab {self.name!r} ({self.servers.bootstrap}, "
+                f"{self.servers.mongo_uri.rpartition('@')[2]}) do not answer any more; "
+                "see `labkit status` and `labkit logs`"
+            )
+
+    def worker_command(self, worker: Worker) -> list[str]:
+        """The command line of a worker of this run."""
+        return [
+            *(sys.executable, "-m", "labkit", "run", worker.role),
+            *("--lab", self.name, "--run", self.run, "--context", worker.context),
+            *("--slot", str(worker.slot), "--client", self.client),
+            *("--partitions", str(self.partitions)),
+        ]
+
+    def environment(self) -> dict[str, str]:
+        """The environment of a worker of this run: addresses may hold a password."""
+        assert self.servers is not None, "a lab in memory has no worker processes"
+        return {
+            **os.environ,
+            "LABKIT_HOME": str(stack.home()),
+            "LABKIT_BOOTSTRAP": self.servers.bootstrap,
+            "LABKIT_MONGO_URI": self.servers.mongo_uri,
+        }
+
+    def _registry(self) -> Path:
+        return runs_folder(self.name) / f"{self.run}.json"
+
+    def _logs(self) -> Path:
+        return stack.home() / "labs" / self.name / "logs"
+
+    def _pump(self) -> None:
+        """In memory and started: do what worker processes would do."""
+        if self._pumping:
+            for context in self.contexts:
+                for role in ("handler", "projector"):
+                    self.by_hand(role, context).step(0)  # type: ignore[arg-type]
+
+    # --- looking
+
+    def topic(self, name: str) -> pd.DataFrame:
+        """What a topic holds: one row a record (partition, offset, key, value)."""
+        import pandas as pd
+
+        source = self.broker.source(self.topic_name(name))
+        try:
+            rows = [
+                (
+                    r.partition,
+                    r.offset,
+                    r.key.decode("utf-8", "backslashreplace"),
+                    _readable(r.value),
+                )
+                for partition in range(self.partitions)
+                for records in read(source, partition)
+                for r in records
+            ]
+        finally:
+            source.close()
+        return pd.DataFrame(rows, columns=["partition", "offset", "key", "value"])
+
+    def collection(self, name: str) -> pd.DataFrame:
+        """What a collection holds: one row a document."""
+        import pandas as pd
+
+        if name.endswith(".checkpoints"):
+            return pd.DataFrame([msgspec.to_builtins(c) for c in self.store.checkpoints(name)])
+        return pd.DataFrame(self.store.find(name, {}, [("_id", 1)]))
+
+    def lag(self, role: str, context: str) -> int:
+        """How many offsets the group of a role is behind; markers count too."""
+        topic = self.topic_name(f"{context}.{'commands' if role == 'handler' else 'events'}")
+        source: Source = self.broker.source(topic)
+        try:
+            ends = source.ends()
+        finally:
+            source.close()
+        if role == "handler":
+            reached = self.broker.committed(topic, self.group(role, context))
+        else:
+            name = PROJECTIONS[context].name
+            reached = {
+                int(c.id.rpartition(":")[2]): c.position
+                for c in self.store.checkpoints(CONTEXTS[context].checkpoints)
+                if c.id.rpartition(":")[0] == name
+            }
+        return sum(end - reached.get(partition, 0) for partition, end in ends.items())
+
+    def ignored_commits(self) -> int:
+        """Commits that a reader ignored because their version did not fit: each a lost write."""
+        return sum(
+            checkpoint.ignored
+            for context in self.contexts
+            for checkpoint in self.store.checkpoints(CONTEXTS[context].checkpoints)
+        )
+
+    def film(self, order_id: str) -> Film:
+        """The way of an order's newest message: command, partition, commit, view."""
+        from labkit.film import Film, Trace
+
+        order = self.queries.order(order_id)
+        if order is None:
+            raise UsageError(f"the view holds no order {order_id!r}; has its projector run?")
+        at = order["trace"]
+        topic, log = self.topic("orders.commands"), self.topic("orders.events")
+        place = (topic["partition"] == at["partition"]) & (topic["offset"] == at["command"])
+        command = topic[place].iloc[0]["value"]
+        made = log[log["value"].map(lambda v: v.get("id") == at["id"])].iloc[0]
+        commit = made["value"]
+        stages = ("sent", "polled", "decided", "fetched", "applied")
+        return Film(
+            Trace(
+                stream=order_id,
+                command=command["body"]["type"],
+                events=tuple(event["type"] for event in commit["events"]),
+                outcome=commit["outcome"],
+                partitions=self.partitions,
+                partition=at["partition"],
+                command_offset=at["command"],
+                event_offset=int(made["offset"]),
+                version=order["version"],
+                instants={stage: at[stage] for stage in stages},
+            )
+        )
+
+    # --- the end
+
+    def _close_parts(self) -> None:
+        parts, self._parts = self._parts, {}
+        for part in parts.values():
+            part.close()
+
+    def close(self) -> None:
+        """Stop the workers, let go of connections, stop the servers if this lab started them."""
+        self.stop()
+        self._close_parts()
+        if self._bus is not None:
+            self._bus.close()
+            self._bus = None
+        for end in ("broker", "store"):
+            if hasattr(self, end):
+                getattr(self, end).close()
+        if self._started_servers and not running_runs(self.name):
+            stack.down(self.name)
+            self._started_servers = False
+
+    def drop(self) -> None:
+        """Delete the run's topics and database, then close."""
+        self.stop()
+        self._close_parts()
+        own = self.topic_name("")
+        self.broker.drop([topic for topic in self.broker.topics() if topic.startswith(own)])
+        self.store.drop()
+        self.close()
+
+    def __enter__(self) -> Lab:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def runs_folder(name: str) -> Path:
+    """Where the registries of a lab's runs are."""
+    return stack.home() / "labs" / name / "runs"
+
+
+def running_runs(name: str) -> list[str]:
+    """The runs of a lab that have live workers."""
+    folder = runs_folder(name)
+    if not folder.is_dir():
+        return []
+    return [path.stem for path in sorted(folder.glob("r*.json")) if read_registry(path)]
+
+
+def worker_status(name: str) -> list[dict[str, Any]]:
+    """The workers of a lab, for ``labkit status``: run, role, context, slot, pid, restarts, lag.
+
+    ``lag`` is that of the worker's group; ``None`` where a server does not answer.
+    """
+    rows: list[dict[str, Any]] = []
+    for run in running_runs(name):
+        found = read_registry(runs_folder(name) / f"{run}.json")
+        if found is None:
+            continue
+        contexts = sorted({worker.context for worker in found.workers})
+        lags: dict[tuple[str, str], int] = {}
+        try:
+            with Lab(
+                name, run=run, client=found.client, contexts=contexts, partitions=found.partitions
+            ) as lab:
+                for role, context in sorted({(w.role, w.context) for w in found.workers}):
+                    lags[role, context] = lab.lag(role, context)
+        except StackError:
+            pass
+        rows += [
+            {"run": run, **msgspec.to_builtins(w), "lag": lags.get((w.role, w.context))}
+            for w in found.workers
+        ]
+    return rows
+
+
+def make_worker(settings: dict[str, Any], worker: Worker) -> tuple[Lab, Callable[[], Steppable]]:
+    """What ``labkit run ROLE`` needs: the lab it belongs to, and how to make its part."""
+    lab = Lab(**settings, contexts=[worker.context])
+    return lab, lambda: lab.make(worker)
+
+
+def _readable(value: bytes) -> Any:
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
+
+
+__all__ = ["CLIENTS", "Context", "Crashed", "Lab", "make_worker", "running_runs", "worker_status"]
