@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, get_args
 
 import msgspec
@@ -13,7 +13,7 @@ from labkit import eventlog
 from labkit.domain import catalog, orders
 from labkit.errors import DecodeError, Refused, UsageError
 from labkit.failpoints import Failpoint, hit
-from labkit.messages import Answer, Codec, Command, Commit, Envelope, Event, encode
+from labkit.messages import Answer, Codec, Command, Commit, Decisions, Envelope, Event, encode
 from labkit.ports import Checkpoint, Clock, CommandLog, Document, Record, Store, SystemClock, Writes
 
 #: How many command ids a stream remembers with their answers. A repeat that comes after so many
@@ -33,7 +33,7 @@ class Context:
         commands: Any,
         events: Any,
         state: type[Struct],
-        decide: Mapping[type[Command], Callable[..., tuple[Event, ...]]],
+        decide: Decisions,
         evolve: Callable[[Any, Event], Any],
         fold: int = 1,
     ) -> None:
@@ -303,9 +303,7 @@ class Handler:
 
     def _recover(self, partition: int) -> None:
         """Claim a partition, then replay what came after its checkpoint."""
-        checkpoint = self._store.claim(
-            self.context.checkpoints, self.context.checkpoint(partition)
-        )
+        checkpoint = self._store.claim(self.context.checkpoints, self.context.checkpoint(partition))
         hit(Failpoint.HANDLER_CLAIMED)
         self._checkpoints[partition] = self._reached[partition] = checkpoint
         # This fetches the group's offset and waits for a predecessor's pending one; only after

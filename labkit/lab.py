@@ -20,7 +20,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import msgspec
 from msgspec import Struct
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 
 CLIENTS = ("kafka-python", "confluent")
 Role = Literal["handler", "projector"]
+ROLES: tuple[Role, ...] = get_args(Role)
 READY_SECONDS = 60.0
 
 
@@ -368,8 +369,8 @@ class Lab:
         """In memory and started: do what worker processes would do."""
         if self._pumping:
             for context in self.contexts:
-                for role in ("handler", "projector"):
-                    self.by_hand(role, context).step(0)  # type: ignore[arg-type]
+                for role in ROLES:
+                    self.by_hand(role, context).step(0)
 
     # --- looking
 

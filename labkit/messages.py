@@ -10,6 +10,7 @@ follows from commits.
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable, Mapping
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import msgspec
@@ -34,6 +35,9 @@ class Command(Message, frozen=True):
 class Event(Message, frozen=True):
     """What happened, with every field that a reader needs."""
 
+
+#: The decisions of a context: (state, command) -> events, or ``Refused``.
+Decisions = Mapping[type[Command], Callable[..., tuple[Event, ...]]]
 
 C = TypeVar("C")
 E = TypeVar("E")

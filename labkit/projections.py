@@ -8,7 +8,7 @@ each event once, whatever crashes between whichever two steps.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from msgspec import structs
 
@@ -27,6 +27,9 @@ from labkit.ports import (
     SystemClock,
     Writes,
 )
+
+#: Collection -> its indexes, each a list of (field, direction).
+Indexes = dict[str, list[list[tuple[str, int]]]]
 
 
 class Docs:
@@ -73,7 +76,7 @@ class Projection(Protocol):
 
     name: str
     streams: str
-    indexes: dict[str, list[list[tuple[str, int]]]]
+    indexes: ClassVar[Indexes]
 
     def touches(self, commit: Commit[Any], partition: int) -> Iterable[tuple[str, str]]:
         """The (collection, id) that ``apply`` will ask for, besides the stream's own document."""

@@ -127,7 +127,7 @@ def work(make: Callable[[], Steppable], name: str) -> None:
 
 
 def _watch_life_line(stop: threading.Event) -> None:
-    while sys.stdin.buffer.raw.read(64):  # type: ignore[attr-defined]
+    while os.read(sys.stdin.fileno(), 64):
         pass
     stop.set()
     time.sleep(STOP_SECONDS)
@@ -192,7 +192,8 @@ def supervise() -> None:
     ]
     try:
         while not stop.wait(0.05):
-            if any([child.tend() for child in children]):
+            born = [child.tend() for child in children]  # all of them, so no generator
+            if any(born):
                 _register(registry, order, children)
     finally:
         for child in children:

@@ -7,12 +7,20 @@ read: projectors of different partitions then never write the same document.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
-from labkit.domain import catalog, orders
+from labkit.domain import catalog
+from labkit.domain.orders import (
+    OrderCancelled,
+    OrderEvent,
+    OrderPaid,
+    OrderPlaced,
+    OrderReturned,
+    OrderShipped,
+)
 from labkit.messages import Commit
 from labkit.ports import Document
-from labkit.projections import Docs, Projection
+from labkit.projections import Docs, Indexes, Projection
 
 
 class OrderViews:
@@ -32,7 +40,7 @@ class OrderViews:
     orders = streams = "orders.view.orders"
     customers = "orders.view.customers"
     months = "orders.view.months"
-    indexes: dict[str, list[list[tuple[str, int]]]] = {
+    indexes: ClassVar[Indexes] = {
         orders: [[("customer", 1), ("day", 1), ("_id", 1)]],
         customers: [[("customer", 1)]],
         months: [],
@@ -41,9 +49,7 @@ class OrderViews:
     def touches(self, commit: Commit[Any], partition: int) -> Iterable[tuple[str, str]]:
         """The sums that change."""
         for event in commit.events:
-            if isinstance(
-                event, orders.OrderPlaced | orders.OrderCancelled | orders.OrderReturned
-            ):
+            if isinstance(event, OrderPlaced | OrderCancelled | OrderReturned):
                 yield self.customers, f"{event.customer_id}:{partition}"
                 yield self.months, f"{event.day[:7]}:{partition}"
 
@@ -52,15 +58,15 @@ class OrderViews:
         partition = commit.partition
         for event in commit.events:
             match event:
-                case orders.OrderPlaced():
+                case OrderPlaced():
                     docs.add(self.orders, _order(event))
                     self._add(docs, event, partition, +1, event.quantity)
-                case orders.OrderPaid():
+                case OrderPaid():
                     self._change(docs, event, payment="paid")
-                case orders.OrderShipped():
+                case OrderShipped():
                     self._change(docs, event, status="shipped")
-                case orders.OrderCancelled() | orders.OrderReturned():
-                    cancelled = isinstance(event, orders.OrderCancelled)
+                case OrderCancelled() | OrderReturned():
+                    cancelled = isinstance(event, OrderCancelled)
                     status = "cancelled" if cancelled else "returned"
                     order = self._change(docs, event, status=status)
                     if order["payment"] == "paid":
@@ -80,15 +86,13 @@ class OrderViews:
             "applied": now,
         }
 
-    def _change(self, docs: Docs, event: orders.OrderEvent, **fields: str) -> Document:
+    def _change(self, docs: Docs, event: OrderEvent, **fields: str) -> Document:
         order = docs.get(self.orders, event.order_id)
         assert order is not None
         order.update(fields)
         return order
 
-    def _add(
-        self, docs: Docs, event: orders.OrderEvent, partition: int, sign: int, quantity: int
-    ) -> None:
+    def _add(self, docs: Docs, event: OrderEvent, partition: int, sign: int, quantity: int) -> None:
         id = f"{event.customer_id}:{partition}"
         customer = docs.get(self.customers, id) or docs.add(
             self.customers,
@@ -106,7 +110,7 @@ class OrderViews:
         revenue["cents"] += sign * event.cents
 
 
-def _order(event: orders.OrderPlaced) -> Document:
+def _order(event: OrderPlaced) -> Document:
     return {
         "_id": event.order_id,
         "version": 0,
@@ -128,7 +132,7 @@ class CatalogViews:
 
     name = "catalog.view"
     entries = streams = "catalog.view.entries"
-    indexes: dict[str, list[list[tuple[str, int]]]] = {entries: [[("kind", 1), ("id", 1)]]}
+    indexes: ClassVar[Indexes] = {entries: [[("kind", 1), ("id", 1)]]}
 
     def touches(self, commit: Commit[Any], partition: int) -> Iterable[tuple[str, str]]:
         """Nothing but the stream's own document."""

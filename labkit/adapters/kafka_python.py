@@ -316,9 +316,7 @@ class KafkaPythonLog(KafkaPythonSource):
                 sent = future.get(timeout=max(0.0, deadline - time.monotonic()))
                 ends[sent.partition] = max(ends.get(sent.partition, 0), sent.offset + 1)
             hit(Failpoint.HANDLER_PRODUCED)
-            _bounded(
-                producer.send_offsets_to_transaction, offsets, self._consumer.group_metadata()
-            )
+            _bounded(producer.send_offsets_to_transaction, offsets, self._consumer.group_metadata())
             hit(Failpoint.HANDLER_OFFSETS)
             _bounded(producer.commit_transaction)
         return ends

@@ -92,9 +92,7 @@ class MongoStore:
                 expected = {"_id": old.id, "epoch": old.epoch, "position": old.position}
                 fields = structs.asdict(new)
                 del fields["id"]
-                done = self._db[checkpoints].update_one(
-                    expected, {"$set": fields}, session=session
-                )
+                done = self._db[checkpoints].update_one(expected, {"$set": fields}, session=session)
                 if done.matched_count != 1:
                     raise Fenced(f"checkpoint {old.id!r} has moved on from {old}")
             for collection, documents in writes.inserts.items():
@@ -171,7 +169,8 @@ class MongoStore:
         self._client.close()
 
 
-def _checkpoint(found: Document) -> Checkpoint:
+def _checkpoint(found: Document | None) -> Checkpoint:
+    assert found is not None, "an upsert returns a document"
     return Checkpoint(
         found["_id"], found["epoch"], found["position"], found["command"], found["ignored"]
     )

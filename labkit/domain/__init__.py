@@ -1,0 +1,1 @@
+"""Pure decisions and folds: no I/O, no clock, no randomness."""

@@ -6,7 +6,7 @@ from msgspec import Struct, structs
 
 from labkit.domain.orders import MAX_CENTS
 from labkit.errors import Refused
-from labkit.messages import Command, Event
+from labkit.messages import Command, Decisions, Event
 
 
 class Entry(Struct, frozen=True, gc=False):
@@ -123,7 +123,11 @@ def _check_price(cents: int) -> None:
         raise Refused(f"cents must be between 0 and {MAX_CENTS}, got {cents}")
 
 
-DECIDE = {RegisterCustomer: register, ListProduct: list_product, ChangePrice: change_price}
+DECIDE: Decisions = {
+    RegisterCustomer: register,
+    ListProduct: list_product,
+    ChangePrice: change_price,
+}
 
 # --- evolve
 

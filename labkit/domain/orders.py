@@ -17,7 +17,7 @@ from typing import Literal
 from msgspec import Struct, structs
 
 from labkit.errors import Refused
-from labkit.messages import Command, Event
+from labkit.messages import Command, Decisions, Event
 
 MAX_CENTS = 10**12  #: Ten thousand million of the currency: anything above is a mistake.
 MAX_QUANTITY = 10**6
@@ -181,9 +181,7 @@ def send_back(order: Order | None, c: ReturnOrder) -> tuple[Event, ...]:
     if order.status != "shipped":
         raise Refused(f"order {c.order_id!r} is {order.status}, only a shipped one can come back")
     return (
-        OrderReturned(
-            c.order_id, order.customer_id, order.day, order.cents, order.cents, c.reason
-        ),
+        OrderReturned(c.order_id, order.customer_id, order.day, order.cents, order.cents, c.reason),
     )
 
 
@@ -200,7 +198,7 @@ def _existing(order: Order | None, c: OrderCommand) -> Order:
     return order
 
 
-DECIDE = {
+DECIDE: Decisions = {
     PlaceOrder: place,
     PayOrder: pay,
     ShipOrder: ship,

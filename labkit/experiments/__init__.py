@@ -1,0 +1,1 @@
+"""Experiments: rows out, checkers on."""

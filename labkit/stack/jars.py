@@ -1,6 +1,7 @@
 """Kafka's jars: fetched once by jgo, checked against pinned hashes, then used offline."""
 
 import contextlib
+import errno
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ KAFKA_VERSION = "4.3.1"
 COORDINATES = f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}+org.slf4j:slf4j-simple:1.7.36"
 DOWNLOAD_MB = 45
 _COMPLETE = "complete"
+_DISK = (errno.ENOSPC, errno.EROFS, errno.EACCES)
 
 
 def folder() -> Path:
@@ -67,7 +69,7 @@ def _download(scratch: Path, report: Report) -> None:
     whole = scratch / "whole"
     with writing(folder()):
         shutil.rmtree(whole, ignore_errors=True)
-        whole.mkdir()
+        whole.mkdir(parents=True)
         for jar in jars:
             shutil.copyfile(jar, whole / jar.name)
         sizes = "".join(f"{jar.stat().st_size} {jar.name}\n" for jar in sorted(whole.glob("*.jar")))
@@ -111,7 +113,7 @@ def _resolve(scratch: Path, report: Report) -> list[Path]:
     # jgo raises RuntimeError, ValueError, requests' errors and OSError, all for a dead line.
     except Exception as error:
         with writing(scratch):
-            if isinstance(error, OSError) and error.errno in (28, 30, 13):
+            if isinstance(error, OSError) and error.errno in _DISK:
                 raise error
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise StackError(

@@ -120,6 +120,7 @@ def leftovers(lab: str) -> list[psutil.Process]:
 
 def shut_down(lab: str, state: State) -> bool:
     """Stop Kafka and mongod, also those of which the state knows nothing; returns if any ran."""
+    alive(lab, state)  # waits for those that are ending
     running = leftovers(lab)
     stop(running)
     state.kafka = state.mongo = None

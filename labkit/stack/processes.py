@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -63,8 +64,12 @@ def find(process: Process | None, mark: str) -> psutil.Process | None:
     try:
         found = psutil.Process(process.pid)
         # A minute, since a corrected clock moves the time that is computed for a living process.
-        same = abs(found.create_time() - process.started) < 60.0
-        if same and mark in found.cmdline() and is_alive(found):
+        if abs(found.create_time() - process.started) > 60.0:
+            return None
+        deadline = time.monotonic() + 10.0
+        while not found.cmdline() and is_alive(found) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        if mark in found.cmdline() and is_alive(found):
             return found
     except psutil.Error:
         pass
@@ -85,11 +90,18 @@ def marked(marks: Iterable[str]) -> list[psutil.Process]:
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """Return whether it runs; a zombie, dead but not yet waited for, does not."""
+    """Return whether it runs; a zombie, dead but not yet waited for, does not.
+
+    While a process of many threads ends, its first may be a zombie before the others have gone:
+    until then they hold its ports and its files.
+    """
     try:
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+        if process.is_running():
+            zombie = process.status() == psutil.STATUS_ZOMBIE
+            return not zombie or int(process.num_threads()) > 1
     except psutil.Error:
-        return False
+        pass
+    return False
 
 
 def stop(processes: Iterable[psutil.Process], patience: float = 20.0) -> None:
