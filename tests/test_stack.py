@@ -184,6 +184,7 @@ def test_nothing_is_left_after_down_even_of_servers_that_were_killed(lab_home: P
         process.kill()
     assert stack.running() is None
     assert CliRunner().invoke(app, ["up"]).exit_code == 0
+    assert [s["port"] for s in stack.status()["servers"]] == [port for _, port in servers]
     servers += [(psutil.Process(s["pid"]), s["port"]) for s in stack.status()["servers"]]
     done = CliRunner().invoke(app, ["down"])
     assert (done.exit_code, done.stdout) == (0, "lab 'lab' is down\n")
@@ -292,7 +293,7 @@ def test_an_up_that_is_killed_is_mended(lab_home: Path, last_words: str) -> None
             assert len(native.leftovers("lab")) == 2
 
 
-def test_ctrl_c_in_up_leaves_nothing_and_after_up_does_no_harm(lab_home: Path) -> None:
+def test_ctrl_c_in_up_leaves_nothing(lab_home: Path) -> None:
     shell = shell_up()
     assert shell.stdout is not None
     for line in shell.stdout:
@@ -303,6 +304,16 @@ def test_ctrl_c_in_up_leaves_nothing_and_after_up_does_no_harm(lab_home: Path) -
     assert shell.returncode != 0
     assert native.leftovers("lab") == []
     assert stack.running() is None
+
+
+def test_servers_that_were_just_killed_have_let_go_when_down_returns(lab_home: Path) -> None:
+    stack.up()
+    state = load("lab")
+    for process in processes():
+        process.kill()
+    stack.down()
+    for port in (state.kafka_port, state.controller_port, state.mongo_port):
+        assert ports.is_free(port)
 
 
 def test_a_reused_pid_is_neither_taken_for_a_server_nor_killed(lab_home: Path) -> None:

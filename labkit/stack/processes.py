@@ -67,13 +67,20 @@ def find(process: Process | None, mark: str) -> psutil.Process | None:
         if abs(found.create_time() - process.started) > 60.0:
             return None
         deadline = time.monotonic() + 10.0
-        while not found.cmdline() and is_alive(found) and time.monotonic() < deadline:
+        while not _arguments(found) and is_alive(found) and time.monotonic() < deadline:
             time.sleep(0.01)
-        if mark in found.cmdline() and is_alive(found):
+        if mark in _arguments(found) and is_alive(found):
             return found
     except psutil.Error:
         pass
     return None
+
+
+def _arguments(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.ZombieProcess:
+        return []
 
 
 def marked(marks: Iterable[str]) -> list[psutil.Process]:
