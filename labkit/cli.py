@@ -8,17 +8,28 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
+import rich.progress
 import typer
+from rich.console import Console
+from rich.table import Table
 
 from labkit import failpoints
-from labkit.errors import LabkitError, UsageError
+from labkit.errors import CheckFailed, LabkitError, UsageError
 from labkit.lab import CLIENTS, make_worker, worker_status
-from labkit.runtime import Worker, work
+from labkit.runtime import Worker, work, write_whole
 from labkit.stack.commands import WORKERS
 from labkit.stack.commands import app as stack_app
+
+if TYPE_CHECKING:
+    from labkit.experiments.demo import Demo
+
+PROBE_COLUMNS = ["stale_ms", "fresh_ms"]
 
 app = typer.Typer(
     help="Learn, run and measure CQRS on real Kafka and real MongoDB.",
@@ -55,7 +66,8 @@ def run(
 @app.command()
 def demo(
     limit: Annotated[
-        int | None, typer.Option(min=1, help="The first so many purchases; all by default.")
+        int | None,
+        typer.Option(min=1, max=69_659, help="The first so many purchases; all by default."),
     ] = None,
     client: Annotated[str, typer.Option(help=" or ".join(CLIENTS))] = "kafka-python",
     json_file: Annotated[
@@ -65,29 +77,116 @@ def demo(
         Path | None, typer.Option("--plot", help="Write the plot as PNG or SVG.")
     ] = None,
     lab: Annotated[str, typer.Option(help="The lab (its servers).")] = "lab",
+    keep: Annotated[bool, typer.Option("--keep", help="Leave topics and database.")] = False,
 ) -> None:
     """Replay 69,659 real purchases through Kafka into MongoDB, and check every cent."""
-    from labkit.experiments import demo as experiment
+    from labkit.experiments.demo import demo, to_json
 
-    experiment.run(lab, client, limit, json_file, plot_file)
+    for option, file in (("--json", json_file), ("--plot", plot_file)):
+        _check_writable(option, file)
+    if plot_file and plot_file.suffix not in (".png", ".svg"):
+        raise UsageError(f"--plot must end in .png or .svg, got {str(plot_file)!r}")
+    with _bars() as (progress, say):
+        found = demo(lab, client, limit, progress, say, keep)
+    _show(found)
+    if json_file:
+        write_whole(json_file, to_json(found))
+    if plot_file:
+        _draw(found, plot_file)
+    if keep:
+        print(f"kept: topics {lab}.{found.run}.*, database {lab}_{found.run}")
+    if not found.matches:
+        raise CheckFailed("the views differ from pandas over the raw file; see the table")
+
+
+def _check_writable(option: str, file: Path | None) -> None:
+    """Before a long run, not after it."""
+    if file is None:
+        return
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if file.is_dir():
+            raise IsADirectoryError(21, "it is a folder")
+        with tempfile.TemporaryFile(dir=file.parent):
+            pass
+        if file.exists():
+            file.open("ab").close()
+    except OSError as error:
+        raise UsageError(
+            f"{option} {str(file)!r} cannot be written: {error.strerror}; choose another place"
+        ) from None
+
+
+@contextmanager
+def _bars() -> Iterator[tuple[Callable[[str, int, int], None], Callable[[str], None]]]:
+    """A progress bar a stage, on stderr; and a way to print above them."""
+    with rich.progress.Progress(
+        rich.progress.TextColumn("{task.description:<9}"),
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TimeElapsedColumn(),
+        console=Console(stderr=True),
+    ) as bars:
+        tasks: dict[str, rich.progress.TaskID] = {}
+
+        def progress(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total)
+            bars.update(tasks[stage], completed=done)
+
+        yield progress, lambda line: bars.console.print(line, highlight=False, markup=False)
+
+
+def _show(found: Demo) -> None:
+    table = Table(title="The views in MongoDB against pandas over the raw file")
+    for column, justify in (("", "left"), ("views", "right"), ("pandas", "right"), ("", "left")):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    for row in found.rows:
+        mark = "[green]same[/]" if row.same else "[bold red]DIFFERENT[/]"
+        table.add_row(row.what, row.views, row.pandas, mark)
+    Console().print(table)
+    report = found.report
+    print(
+        f"{report['commands_per_second']:,.0f} commands a second from the first send to the last "
+        f"visible order, with {report['client']}."
+    )
+    reply, lag = report["reply_ms"], report["lag_ms"]
+    if lag["p50"] is not None:
+        print(
+            f"At half that rate: answered after {reply['p50']:.0f} ms (median; p99 "
+            f"{reply['p99']:.0f} ms), visible {lag['p50']:.0f} ms after the answer "
+            f"(p99 {lag['p99']:.0f} ms; {report['probes']} probes)."
+        )
+
+
+def _draw(found: Demo, file: Path) -> None:
+    import pandas as pd
+
+    from labkit.plots import demo_figure
+
+    lag = pd.DataFrame([(p.stale_ms, p.fresh_ms) for p in found.probes], columns=PROBE_COLUMNS)
+    figure = demo_figure(
+        pd.DataFrame(found.months),
+        lag,
+        client=found.report["client"],
+        commands_per_second=found.report["commands_per_second"],
+    )
+    temporary = file.with_name(f".{file.name}.{os.getpid()}{file.suffix}")
+    figure.savefig(temporary)
+    temporary.replace(file)
+    print(f"the plot is {file}")
 
 
 def main() -> NoReturn:
     """The entry point: every labkit error is one line, every interruption is clean."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        app(standalone_mode=False)
+        app()
     except LabkitError as error:
         _end(str(error), error.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        _end("interrupted", 130)
-    except typer.Exit as done:
-        sys.exit(done.exit_code)
-    except Exception as error:
-        import click
-
-        if isinstance(error, click.ClickException):
-            _end(error.format_message(), 2)
+    except SystemExit as end:  # Typer ends usage errors with 2, Ctrl-C with 130
+        if end.code == 130:
+            _end("interrupted; what was started is stopped", 130)
         raise
     sys.exit(0)
 

@@ -422,6 +422,10 @@ class Lab:
             }
         return sum(end - reached.get(partition, 0) for partition, end in ends.items())
 
+    def server_versions(self) -> dict[str, str]:
+        """Of Kafka and MongoDB."""
+        return {"kafka": self.broker.version(), "mongodb": self.store.version()}
+
     def ignored_commits(self) -> int:
         """Commits that a reader ignored because their version did not fit: each a lost write."""
         return sum(

@@ -119,6 +119,9 @@ class Broker(Protocol):
     def committed(self, topic: str, group: str) -> dict[int, int]:
         """The offsets that a group has committed, by partition."""
 
+    def version(self) -> str:
+        """The server's version, as far as it tells."""
+
     def close(self) -> None:
         """Let go of connections."""
 
@@ -192,6 +195,9 @@ class Store(Protocol):
 
     def collections(self) -> list[str]:
         """The names of the collections."""
+
+    def version(self) -> str:
+        """The server's version."""
 
     def drop(self) -> None:
         """Delete everything."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from labkit.errors import TimedOut
 from labkit.messages import Token
@@ -22,7 +22,11 @@ class Queries:
 
     def order(self, order_id: str) -> Document | None:
         """One order, or ``None`` where the view has not seen it."""
-        return self._store.load(OrderViews.orders, [order_id]).get(order_id)
+        return self.orders([order_id]).get(order_id)
+
+    def orders(self, order_ids: Iterable[str]) -> dict[str, Document]:
+        """Those of the orders that the view has seen, in one read."""
+        return self._store.load(OrderViews.orders, order_ids)
 
     def orders_of(self, customer: str, limit: int = 0) -> list[Document]:
         """The orders of a customer, by day."""
@@ -46,10 +50,25 @@ class Queries:
         """The products that are listed."""
         return self._store.find(CatalogViews.entries, {"kind": "product"}, [("id", 1)])
 
-    def until(self, tokens: Iterable[Token], timeout: float) -> None:
+    def reached(self, context: str) -> dict[int, int]:
+        """By partition, the highest command offset that the views of a context have applied."""
+        name = PROJECTIONS[context].name
+        found = {}
+        for checkpoint in self._store.checkpoints(f"{context}.checkpoints"):
+            projection, _, partition = checkpoint.id.rpartition(":")
+            if projection == name:
+                found[int(partition)] = checkpoint.command
+        return found
+
+    def until(
+        self,
+        tokens: Iterable[Token],
+        timeout: float,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> None:
         """Wait until the views have applied the commands of ``tokens``.
 
-        Raises ``TimedOut`` with what is still missing.
+        ``meanwhile`` is called between two looks. Raises ``TimedOut`` with what is still missing.
         """
         wanted: dict[tuple[str, int], int] = {}
         for token in tokens:
@@ -63,15 +82,13 @@ class Queries:
                     f"the view of {context!r} did not reach command {offset} of partition "
                     f"{partition} within {timeout:g} s; is its projector running?"
                 )
+            meanwhile()
             time.sleep(LOOK_SECONDS)
 
     def _missing(self, wanted: dict[tuple[str, int], int]) -> dict[tuple[str, int], int]:
-        missing = dict(wanted)
-        for context in {context for context, _ in wanted}:
-            name = PROJECTIONS[context].name
-            for checkpoint in self._store.checkpoints(f"{context}.checkpoints"):
-                projection, _, partition = checkpoint.id.rpartition(":")
-                key = (context, int(partition))
-                if projection == name and checkpoint.command >= missing.get(key, 1 << 62):
-                    del missing[key]
-        return missing
+        reached = {context: self.reached(context) for context in {c for c, _ in wanted}}
+        return {
+            (context, partition): offset
+            for (context, partition), offset in wanted.items()
+            if reached[context].get(partition, -1) < offset
+        }

@@ -128,6 +128,13 @@ class KafkaPythonBroker:
             found = self._admin().list_group_offsets({group: None})[group]
         return {tp.partition: at.offset for tp, at in found.items() if tp.topic == topic}
 
+    def version(self) -> str:
+        """What the broker's protocol versions tell: major.minor."""
+        with _translated("ask for the version", self.bootstrap):
+            node = self._admin().describe_cluster()["brokers"][0]["broker_id"]
+            version = self._admin().get_broker_version_data(node).broker_version
+            return ".".join(str(part) for part in version)
+
     def close(self) -> None:
         """Close the admin client."""
         if self._admin_client:

@@ -79,6 +79,10 @@ class MemoryBroker:
         found = self._groups.get((topic, group))
         return dict(found.offsets) if found else {}
 
+    def version(self) -> str:
+        """No server."""
+        return "memory"
+
     def close(self) -> None:
         """Nothing to let go of: the topics live as long as this object."""
 
@@ -390,6 +394,10 @@ class MemoryStore:
     def collections(self) -> list[str]:
         """The names of the collections."""
         return sorted({*self._collections, *self._checkpoints})
+
+    def version(self) -> str:
+        """No server."""
+        return "memory"
 
     def drop(self) -> None:
         """Delete everything."""

@@ -159,6 +159,11 @@ class MongoStore:
         with _translated("list collections"):
             return sorted(self._db.list_collection_names())
 
+    def version(self) -> str:
+        """As the server says."""
+        with _translated("ask for the version"):
+            return str(self._client.server_info()["version"])
+
     def drop(self) -> None:
         """Drop the database."""
         with _translated(f"drop {self._db.name!r}"):

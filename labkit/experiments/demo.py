@@ -1,0 +1,256 @@
+"""The main job: 69,659 real purchases through Kafka into MongoDB, every cent checked.
+
+Two rounds, each with topics and a database of its own. The first sends as fast as it can and gives
+the speed; its views are set against pandas over the raw file. The second is an open loop at half
+that rate and gives the latencies.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from typing import Any, Protocol
+
+import msgspec
+import psutil
+from msgspec import Struct
+
+from labkit import stack
+from labkit.errors import UsageError
+from labkit.experiments import cdnow, lag
+from labkit.lab import Lab
+from labkit.messages import Token
+
+OPEN_LOOP_SECONDS = 10.0
+VISIBLE_SECONDS = 180.0
+
+
+class Progress(Protocol):
+    """Told how far a stage is."""
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """``done`` of ``total`` purchases."""
+
+
+class Row(Struct, frozen=True):
+    """One line of the table: what the views say, what pandas says."""
+
+    what: str
+    views: str
+    pandas: str
+    same: bool
+
+
+class Demo(Struct):
+    """All that a demo found; ``report`` is its JSON."""
+
+    report: dict[str, Any]
+    rows: list[Row]
+    months: list[dict[str, Any]]
+    probes: list[lag.Probe]
+    run: str
+
+    @property
+    def matches(self) -> bool:
+        """Whether everything is as it must be."""
+        return bool(self.report["matches"])
+
+
+def demo(
+    name: str, client: str, limit: int | None, progress: Progress, report: Any, keep: bool = False
+) -> Demo:
+    """Run both rounds on real servers; starts them if they are not up, and stops what it started.
+
+    Raises ``UsageError`` where another demo runs in this lab, ``StackError`` and ``TimedOut`` where
+    servers or workers fail. ``keep`` leaves topics and database of the first round.
+    """
+    commands = cdnow.commands(limit or cdnow.ORDERS)
+    with _alone(name), _servers(name, report):
+        first = Lab(name, client=client, contexts=["orders"])
+        with first:
+            first.start()
+            report(f"run {first.run}: {len(commands):,} purchases, as fast as they go")
+            speed = _replay(first, commands, progress)
+            result = _compare(first, len(commands))
+            versions = _versions(first)
+            ignored = first.ignored_commits()
+            if not keep:
+                first.drop()
+        rate = speed / 2
+        some = commands[: max(1, int(rate * OPEN_LOOP_SECONDS))]
+        second = Lab(name, client=client, contexts=["orders"])
+        with second:
+            second.start()
+            report(f"run {second.run}: {len(some):,} of them again, at {rate:,.0f} a second")
+            samples = lag.measure(
+                second, some, rate, lambda done: progress("open loop", done, len(some))
+            )
+            seen = second.queries.orders_seen()
+            ignored += second.ignored_commits()
+            second.drop()
+    result.rows.append(_row("orders of the open loop", seen, len(some)))
+    result.rows.append(_row("ignored commits", ignored, 0))
+    result.probes = samples.probes
+    result.report |= {
+        "matches": all(row.same for row in result.rows),
+        "commands_per_second": round(speed, 1),
+        "open_loop_rate": round(rate, 1),
+        "reply_ms": _percentiles(samples.reply_ms),
+        "lag_ms": _percentiles([probe.fresh_ms for probe in samples.probes]),
+        "lag_stale_ms": _percentiles([probe.stale_ms for probe in samples.probes]),
+        "probes": len(samples.probes),
+        "client": client,
+        "stack": first.servers.kind if first.servers else "memory",
+        "run": first.run,
+        "versions": versions,
+        "machine": {"cores": os.cpu_count(), "memory_bytes": psutil.virtual_memory().total},
+        "ignored_commits": ignored,
+    }
+    return result
+
+
+@contextmanager
+def _alone(name: str) -> Iterator[None]:
+    """One demo a lab at a time: two would measure each other."""
+    folder = stack.home() / "labs"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / f"{name}.demo").open("a+")
+    except OSError as error:
+        raise UsageError(
+            f"LABKIT_HOME {stack.home()} cannot be written ({error.strerror}); set it to another"
+        ) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise UsageError(
+                f"a demo runs in lab {name!r} already (pid {file.read().strip()}); "
+                "wait for its end, or give another --lab"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+@contextmanager
+def _servers(name: str, report: Any) -> Iterator[None]:
+    started = stack.running(name) is None
+    servers = stack.up(name, report=report)
+    try:
+        yield
+    finally:
+        if started and servers.kind != "external":
+            stack.down(name)
+
+
+def _replay(lab: Lab, commands: list[Any], progress: Progress) -> float:
+    """Send all, wait until all are visible; commands a second."""
+    checked = 0.0
+
+    def meanwhile() -> None:
+        nonlocal checked
+        if time.monotonic() - checked > 0.2:
+            checked = time.monotonic()
+            visible = sum(offset + 1 for offset in lab.queries.reached("orders").values())
+            progress("visible", visible, len(commands))
+            lab.check()
+
+    bus = lab.bus
+    began = time.monotonic()
+    sent = []
+    for number, command in enumerate(commands):
+        sent.append(bus.send(command))
+        if number % 1_000 == 0:
+            meanwhile()
+    bus.flush(VISIBLE_SECONDS)
+    last: dict[int, Token] = {}
+    for delivery in sent:
+        token = delivery.token()
+        if token.partition not in last or token.offset > last[token.partition].offset:
+            last[token.partition] = token
+    lab.queries.until(last.values(), VISIBLE_SECONDS, meanwhile)
+    seconds = time.monotonic() - began
+    progress("visible", len(commands), len(commands))
+    return len(commands) / seconds
+
+
+def _compare(lab: Lab, limit: int) -> Demo:
+    """The views against pandas."""
+    expected = cdnow.expected(limit)
+    customers = lab.queries.customers()
+    months = lab.queries.revenue_by_month()
+    orders = lab.queries.orders_seen()
+    revenue = sum(customer["cents"] for customer in customers)
+    best = [(c["_id"], c["cents"]) for c in customers[:10]]
+    by_month = [(m["_id"], m["orders"], m["cents"]) for m in months]
+    rows = [
+        _row("orders", orders, expected.orders),
+        _row("customers", len(customers), expected.customers),
+        _row("revenue", revenue, expected.revenue_cents, _money),
+        _row("ten best customers", best, expected.best, lambda b: f"{b[0][0]}: {_money(b[0][1])}"),
+        _row(
+            "revenue a month",
+            by_month,
+            expected.months,
+            lambda m: f"{len(m)} months, {_money(sum(cents for _, _, cents in m))}",
+        ),
+    ]
+    report = {
+        "orders": orders,
+        "customers": len(customers),
+        "revenue_cents": revenue,
+        "expected": {
+            "orders": expected.orders,
+            "customers": expected.customers,
+            "revenue_cents": expected.revenue_cents,
+        },
+    }
+    shown = {month: {"expected_orders": count} for month, count, _ in expected.months}
+    table = [
+        {
+            "month": month,
+            "orders": count,
+            "cents": cents,
+            **shown.get(month, {"expected_orders": 0}),
+        }
+        for month, count, cents in by_month
+    ]
+    return Demo(report, rows, table, [], lab.run)
+
+
+def _row(what: str, views: Any, pandas: Any, show: Any = None) -> Row:
+    show = show or (lambda value: f"{value:,}")
+    return Row(what, show(views) if views or views == 0 else "-", show(pandas), views == pandas)
+
+
+def _money(cents: int) -> str:
+    return f"${cents // 100:,}.{cents % 100:02d}"
+
+
+def _percentiles(values: list[float]) -> dict[str, float | None]:
+    import pandas as pd
+
+    if not values:
+        return {"p50": None, "p95": None, "p99": None}
+    series = pd.Series(values)
+    return {f"p{q}": round(float(series.quantile(q / 100)), 3) for q in (50, 95, 99)}
+
+
+def _versions(lab: Lab) -> dict[str, str]:
+    names = {"labkit": "cqrs-labkit", "pymongo": "pymongo", "msgspec": "msgspec"}
+    client = "confluent-kafka" if lab.client == "confluent" else "kafka-python"
+    found = {key: metadata.version(dist) for key, dist in (names | {client: client}).items()}
+    return {"python": platform.python_version(), **found, **lab.server_versions()}
+
+
+def to_json(found: Demo) -> bytes:
+    """The report, for ``--json``."""
+    return msgspec.json.format(msgspec.json.encode(found.report), indent=2) + b"\n"

@@ -1,0 +1,153 @@
+"""Open-loop load with probes: how long until the answer, how long until a query sees it.
+
+Every command has an intended instant, and its latency runs from that: a slow server makes the
+queue longer, it does not make the load lighter (no coordinated omission).
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from labkit.errors import StackError, TimedOut
+from labkit.lab import Lab
+from labkit.messages import Command
+
+#: A probe asks again and again until it sees the version; so many are under way at once.
+PROBES = 8
+WARM_UP_SECONDS = 1.0
+START_SECONDS = 0.5
+QUIET_SECONDS = 60.0
+
+
+class Probe(Struct, frozen=True):
+    """Consistency lag of one commit: it became visible between the two instants.
+
+    Milliseconds after the reply: the last read that missed it, the first that saw it.
+    """
+
+    stale_ms: float
+    fresh_ms: float
+
+
+class Samples(Struct):
+    """``reply_ms`` runs from the intended instant to the commit's arrival at the bus."""
+
+    rate: float
+    sent: int
+    reply_ms: list[float] = msgspec.field(default_factory=list)
+    probes: list[Probe] = msgspec.field(default_factory=list)
+
+
+class _Asked(Struct):
+    """A probe under way. Instants are monotonic nanoseconds."""
+
+    version: int
+    replied: int
+    stale: int
+    counts: bool
+
+
+def measure(
+    lab: Lab,
+    commands: Sequence[Command],
+    rate: float,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Samples:
+    """Send ``commands`` to orders at ``rate`` a second from a process of its own, and probe.
+
+    The first second is cut. Raises ``TimedOut`` if not every command is answered.
+    """
+    samples = Samples(rate, len(commands))
+    lab.bus.listen("orders")
+    settings = {"name": lab.name, "run": lab.run, "client": lab.client, "contexts": ["orders"]}
+    spawn = multiprocessing.get_context("spawn")
+    start = spawn.Event()
+    generator = spawn.Process(
+        target=_generate, args=(settings, list(commands), rate, start), daemon=True
+    )
+    generator.start()
+    try:
+        _observe(lab, samples, generator, start, progress)
+    finally:
+        if generator.is_alive():
+            generator.terminate()
+        generator.join()
+    return samples
+
+
+def _generate(settings: dict[str, Any], commands: list[Command], rate: float, start: Any) -> None:
+    """The generator's process: keeps to its timetable whatever the servers do."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
+    with Lab(**settings) as lab:
+        bus = lab.bus
+        start.set()
+        beginning = time.monotonic_ns() + int(START_SECONDS * 1e9)
+        step = 1e9 / rate
+        for number, command in enumerate(commands):
+            intended = beginning + int(number * step)
+            while (ahead := intended - time.monotonic_ns()) > 0:
+                time.sleep(ahead / 1e9)
+            bus.send(command, intended=intended)
+        bus.flush(QUIET_SECONDS)
+
+
+def _observe(
+    lab: Lab, samples: Samples, generator: Any, start: Any, progress: Callable[[int], None]
+) -> None:
+    asked: dict[str, _Asked] = {}
+    heard = 0
+    first = 0
+    quiet = checked = time.monotonic()
+    while heard < samples.sent or asked:
+        commits = lab.bus.hear("orders", 0.0 if asked else 0.002)
+        now = time.monotonic_ns()
+        first = first or (commits[0].intended if commits else 0)
+        warm = first + int(WARM_UP_SECONDS * 1e9)
+        for commit in commits:
+            if commit.intended > warm:
+                samples.reply_ms.append((now - commit.intended) / 1e6)
+        if commits:
+            heard += len(commits)
+            progress(heard)
+            if len(asked) < PROBES:
+                newest = commits[-1]
+                asked[newest.stream] = _Asked(newest.last, now, now, newest.intended > warm)
+        if asked:
+            _ask(lab, samples, asked)
+        if commits:
+            quiet = time.monotonic()
+        elif time.monotonic() - checked > 1:
+            checked = time.monotonic()
+            lab.check()
+            if generator.exitcode not in (None, 0):
+                raise StackError(
+                    f"the load generator ended with code {generator.exitcode} after {heard} of "
+                    f"{samples.sent} answers; its reason is above"
+                )
+            if checked - quiet > QUIET_SECONDS:
+                raise TimedOut(
+                    f"{heard} of {samples.sent} commands were answered, then nothing came for "
+                    f"{QUIET_SECONDS:g} s; see the logs of lab {lab.name!r}"
+                )
+
+
+def _ask(lab: Lab, samples: Samples, asked: dict[str, _Asked]) -> None:
+    """One read for all probes under way."""
+    before = time.monotonic_ns()
+    found = lab.queries.orders(asked)
+    after = time.monotonic_ns()
+    for order_id, probe in list(asked.items()):
+        if order_id in found and found[order_id]["version"] >= probe.version:
+            del asked[order_id]
+            if probe.counts:
+                stale, fresh = probe.stale - probe.replied, after - probe.replied
+                samples.probes.append(Probe(stale / 1e6, fresh / 1e6))
+        else:
+            probe.stale = before
