@@ -1,0 +1,259 @@
+"""The rules of an order: every arrow of its diagram, every refusal, and what must hold always."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given as any_of
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from labkit.domain import orders
+from labkit.domain.orders import (
+    MAX_CENTS,
+    MAX_QUANTITY,
+    CancelOrder,
+    OrderCancelled,
+    OrderPaid,
+    OrderPlaced,
+    OrderReturned,
+    OrderShipped,
+    PayOrder,
+    PlaceOrder,
+    ReturnOrder,
+    ShipOrder,
+)
+from labkit.errors import Refused, UsageError
+from labkit.handlers import CONTEXTS
+from labkit.messages import Command, Event
+from labkit.testing import fold, specification
+
+ORDERS = CONTEXTS["orders"]
+given = specification(ORDERS)
+
+DAY = "1997-01-31"
+FACTS = ("o1", "ann", DAY, 1_499)
+PLACE = PlaceOrder("o1", "ann", DAY, 2, 1_499)
+PLACED = OrderPlaced(*FACTS, 2, "cd")
+PAID = OrderPaid(*FACTS)
+SHIPPED = OrderShipped(*FACTS)
+CANCELLED = OrderCancelled(*FACTS, 0, "")
+REFUNDED = OrderCancelled(*FACTS, 1_499, "")
+RETURNED = OrderReturned(*FACTS, 1_499, "")
+
+#: Every state that an order can be in, by the events that lead there.
+PASTS: dict[str, tuple[Event, ...]] = {
+    "new": (),
+    "placed, unpaid": (PLACED,),
+    "placed, paid": (PLACED, PAID),
+    "shipped, paid": (PLACED, PAID, SHIPPED),
+    "returned, refunded": (PLACED, PAID, SHIPPED, RETURNED),
+    "cancelled, unpaid": (PLACED, CANCELLED),
+    "cancelled, refunded": (PLACED, PAID, REFUNDED),
+}
+
+COMMANDS: dict[str, Command] = {
+    "place": PLACE,
+    "pay": PayOrder("o1", 1_499),
+    "ship": ShipOrder("o1"),
+    "cancel": CancelOrder("o1"),
+    "return": ReturnOrder("o1"),
+}
+
+#: The arrows of the diagram in ``domain/orders.py``.
+ARROWS: dict[tuple[str, str], Event] = {
+    ("new", "place"): PLACED,
+    ("placed, unpaid", "pay"): PAID,
+    ("placed, unpaid", "cancel"): CANCELLED,
+    ("placed, paid", "ship"): SHIPPED,
+    ("placed, paid", "cancel"): REFUNDED,
+    ("shipped, paid", "return"): RETURNED,
+}
+
+#: Why there is no arrow: the state and the command, and a part of the reason.
+REFUSALS: dict[tuple[str, str], str] = {
+    **{("new", command): "does not exist" for command in ("pay", "ship", "cancel", "return")},
+    **{(past, "place"): "exists" for past in PASTS if past != "new"},
+    ("placed, unpaid", "ship"): "placed and unpaid",
+    ("placed, unpaid", "return"): "is placed, only a shipped one",
+    ("placed, paid", "pay"): "paid already",
+    ("placed, paid", "return"): "is placed, only a shipped one",
+    ("shipped, paid", "pay"): "is shipped",
+    ("shipped, paid", "ship"): "shipped and paid",
+    ("shipped, paid", "cancel"): "is shipped",
+    ("returned, refunded", "pay"): "is returned",
+    ("returned, refunded", "ship"): "returned and refunded",
+    ("returned, refunded", "cancel"): "is returned",
+    ("returned, refunded", "return"): "is returned, only a shipped one",
+    ("cancelled, unpaid", "pay"): "is cancelled",
+    ("cancelled, unpaid", "ship"): "cancelled and unpaid",
+    ("cancelled, unpaid", "cancel"): "is cancelled",
+    ("cancelled, unpaid", "return"): "is cancelled, only a shipped one",
+    ("cancelled, refunded", "pay"): "is cancelled",
+    ("cancelled, refunded", "ship"): "cancelled and refunded",
+    ("cancelled, refunded", "cancel"): "is cancelled",
+    ("cancelled, refunded", "return"): "is cancelled, only a shipped one",
+}
+
+
+@pytest.mark.parametrize(("past", "command"), ARROWS)
+def test_an_arrow_of_the_diagram(past: str, command: str) -> None:
+    given(*PASTS[past]).when(COMMANDS[command]).then(ARROWS[past, command])
+
+
+@pytest.mark.parametrize(("past", "command"), REFUSALS)
+def test_no_arrow_no_effect(past: str, command: str) -> None:
+    given(*PASTS[past]).when(COMMANDS[command]).then_refused(REFUSALS[past, command])
+
+
+def test_the_two_tables_hold_every_state_and_command() -> None:
+    every = {(past, command) for past in PASTS for command in COMMANDS}
+    assert ARROWS.keys() | REFUSALS.keys() == every
+    assert not ARROWS.keys() & REFUSALS.keys()
+
+
+@pytest.mark.parametrize("name", PASTS)
+def test_the_state_is_what_its_name_says(name: str) -> None:
+    state = fold(ORDERS, *PASTS[name])
+    assert (f"{state.status}, {state.payment}" if state else "new") == name
+
+
+def place(**fields: Any) -> PlaceOrder:
+    facts: dict[str, Any] = {
+        "order_id": "o1",
+        "customer_id": "ann",
+        "day": DAY,
+        "quantity": 2,
+        "cents": 1_499,
+    }
+    return PlaceOrder(**(facts | fields))
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"order_id": ""}, "an empty one"),
+        ({"customer_id": ""}, "an empty one"),
+        ({"quantity": 0}, "quantity must be between 1 and 1000000, got 0"),
+        ({"quantity": MAX_QUANTITY + 1}, "got 1000001"),
+        ({"day": "31.1.1997"}, "got '31.1.1997'"),
+        ({"day": "19970131"}, "got '19970131'"),
+        ({"day": "1997-02-29"}, "got '1997-02-29'"),
+        ({"day": ""}, "got ''"),
+        ({"cents": -1}, "got -1"),
+        ({"cents": MAX_CENTS + 1}, "got 1000000000001"),
+    ],
+)
+def test_an_order_that_makes_no_sense(fields: dict[str, Any], reason: str) -> None:
+    given().when(place(**fields)).then_refused(reason)
+
+
+@pytest.mark.parametrize("cents", [0, 1, MAX_CENTS])
+@pytest.mark.parametrize("quantity", [1, MAX_QUANTITY])
+def test_free_of_charge_and_the_largest_are_fine(cents: int, quantity: int) -> None:
+    placed = OrderPlaced("o1", "ann", DAY, cents, quantity, "cd")
+    given().when(place(cents=cents, quantity=quantity)).then(placed)
+    given(placed).when(PayOrder("o1", cents)).then(OrderPaid("o1", "ann", DAY, cents))
+
+
+@pytest.mark.parametrize("cents", [0, 1_498, 1_500, -1_499])
+def test_only_the_exact_amount_pays(cents: int) -> None:
+    given(PLACED).when(PayOrder("o1", cents)).then_refused(f"costs 1499 cents, got {cents}")
+
+
+def test_a_reason_is_kept() -> None:
+    given(PLACED).when(CancelOrder("o1", "late")).then(OrderCancelled(*FACTS, 0, "late"))
+    past = (PLACED, PAID, SHIPPED)
+    given(*past).when(ReturnOrder("o1", "broken")).then(OrderReturned(*FACTS, 1_499, "broken"))
+
+
+# --- what holds after any sequence of commands
+
+AMOUNTS = st.sampled_from([0, 1, 1_499, -1, MAX_CENTS + 1])
+SOME_COMMAND = st.one_of(
+    st.builds(
+        PlaceOrder,
+        st.just("o1"),
+        st.sampled_from(["ann", "bob", ""]),
+        st.sampled_from([DAY, "1998-06-30", "never"]),
+        st.sampled_from([1, 2, 0]),
+        AMOUNTS,
+    ),
+    st.builds(PayOrder, st.just("o1"), AMOUNTS),
+    st.sampled_from([COMMANDS["ship"], COMMANDS["cancel"], COMMANDS["return"]]),
+)
+
+LEGAL = {tuple(name.split(", ")) for name in PASTS if name != "new"}
+
+
+@settings(deadline=None, max_examples=300)
+@any_of(st.lists(SOME_COMMAND, max_size=25))
+def test_any_sequence_of_commands_leads_to_a_legal_order(commands: list[Command]) -> None:
+    state = None
+    history: list[Event] = []
+    for command in commands:
+        try:
+            events = ORDERS.decide[type(command)](state, command)
+        except Refused:
+            continue
+        assert events, "what is not refused leaves a trace"
+        history.extend(events)
+        state = fold(ORDERS, *history)
+        assert (state.status, state.payment) in LEGAL
+    paid = sum(e.cents for e in history if isinstance(e, OrderPaid))
+    returned = [e.refund for e in history if isinstance(e, OrderCancelled | OrderReturned)]
+    assert 0 <= sum(returned) <= paid
+    assert len(returned) <= 1
+    if state is not None:
+        was_paid = any(isinstance(e, OrderPaid) for e in history)
+        assert (state.payment == "refunded") == (was_paid and bool(returned))
+        if state.payment == "refunded":
+            assert sum(returned) == paid
+        assert isinstance(history[0], OrderPlaced)
+        assert sum(isinstance(e, OrderPlaced) for e in history) == 1
+
+
+@settings(deadline=None, max_examples=200)
+@any_of(st.lists(SOME_COMMAND, max_size=25), st.data())
+def test_a_fold_may_be_cut_anywhere(commands: list[Command], data: st.DataObject) -> None:
+    """What a restart does: a stored state and the events after it equal all events."""
+    history: list[Event] = []
+    for command in commands:
+        try:
+            history.extend(ORDERS.decide[type(command)](fold(ORDERS, *history), command))
+        except Refused:
+            continue
+    cut = data.draw(st.integers(0, len(history)))
+    state = fold(ORDERS, *history[:cut])
+    for event in history[cut:]:
+        state = ORDERS.evolve(state, event)
+    assert state == fold(ORDERS, *history)
+
+
+def test_an_event_before_the_first_is_a_bug() -> None:
+    with pytest.raises(AssertionError, match="before OrderPlaced"):
+        orders.evolve(None, PAID)
+    with pytest.raises(TypeError, match="not an order event"):
+        orders.evolve(fold(ORDERS, PLACED), Event())
+
+
+# --- the kit itself: a wrong expectation must fail, and tell the story
+
+
+def test_the_kit_shows_what_was_expected_and_what_came() -> None:
+    with pytest.raises(AssertionError, match=r"(?s)given\n  OrderPlaced.*expected nothing\ngot\n"):
+        given(PLACED).when(COMMANDS["pay"]).then()
+    with pytest.raises(AssertionError, match=r"(?s)given nothing\nwhen.*refused: .*not exist"):
+        given().when(COMMANDS["pay"]).then(PAID)
+    with pytest.raises(AssertionError, match="expected a refusal: 'paid already'\nrefused:"):
+        given().when(COMMANDS["pay"]).then_refused("paid already")
+    with pytest.raises(AssertionError, match="expected a refusal: 'exists'\ngot\n  OrderPlaced"):
+        given().when(PLACE).then_refused("exists")
+
+
+def test_the_kit_refuses_what_can_never_fail() -> None:
+    with pytest.raises(UsageError, match="every refusal"):
+        given().when(COMMANDS["pay"]).then_refused("")
+    with pytest.raises(UsageError, match="'orders' does not take Command"):
+        given().when(Command())
