@@ -10,8 +10,10 @@ from labkit.messages import Token
 from labkit.ports import Document, Store
 from labkit.views import PROJECTIONS, CatalogViews, OrderViews
 
-#: Between two looks at a checkpoint; far below the time that a projector's batch takes.
-LOOK_SECONDS = 0.001
+#: Between two looks at a checkpoint: at first often, then a twentieth of the time waited so far,
+#: since a look takes time from those who are waited for.
+SHORTEST_LOOK_SECONDS = 0.001
+LONGEST_LOOK_SECONDS = 0.02
 
 
 class Queries:
@@ -74,16 +76,17 @@ class Queries:
         for token in tokens:
             key = (token.context, token.partition)
             wanted[key] = max(token.offset, wanted.get(key, -1))
-        deadline = time.monotonic() + timeout
+        began = time.monotonic()
         while missing := self._missing(wanted):
-            if time.monotonic() > deadline:
+            waited = time.monotonic() - began
+            if waited > timeout:
                 (context, partition), offset = next(iter(missing.items()))
                 raise TimedOut(
                     f"the view of {context!r} did not reach command {offset} of partition "
                     f"{partition} within {timeout:g} s; is its projector running?"
                 )
             meanwhile()
-            time.sleep(LOOK_SECONDS)
+            time.sleep(min(max(waited / 20, SHORTEST_LOOK_SECONDS), LONGEST_LOOK_SECONDS))
 
     def _missing(self, wanted: dict[tuple[str, int], int]) -> dict[tuple[str, int], int]:
         reached = {context: self.reached(context) for context in {c for c, _ in wanted}}
