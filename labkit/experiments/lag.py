@@ -21,6 +21,8 @@ from labkit.messages import Command
 
 #: A probe asks again and again until it sees the version; so many are under way at once.
 PROBES = 8
+#: Between two reads of the probes: a busy loop would take the time it wants to measure.
+LOOK_SECONDS = 0.002
 WARM_UP_SECONDS = 1.0
 START_SECONDS = 0.5
 QUIET_SECONDS = 60.0
@@ -106,7 +108,7 @@ def _observe(
     first = 0
     quiet = checked = time.monotonic()
     while heard < samples.sent or asked:
-        commits = lab.bus.hear("orders", 0.0 if asked else 0.002)
+        commits = lab.bus.hear("orders", LOOK_SECONDS)
         now = time.monotonic_ns()
         first = first or (commits[0].intended if commits else 0)
         warm = first + int(WARM_UP_SECONDS * 1e9)
