@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import signal
@@ -6,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +30,24 @@ pytestmark = pytest.mark.servers
 UP = "import sys; from labkit import stack; print(stack.up(report=lambda l: print(l, flush=True)))"
 
 
-def shell_up() -> subprocess.Popen[str]:
+@contextlib.contextmanager
+def shell_up() -> Iterator[subprocess.Popen[str]]:
     """A program of its own that calls `up`, so that it can be killed."""
-    return subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", UP], stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
+    ) as shell:
+        try:
+            yield shell
+        finally:
+            shell.kill()
+
+
+def read_until(shell: subprocess.Popen[str], words: str) -> None:
+    assert shell.stdout is not None
+    for line in shell.stdout:
+        if line.startswith(words):
+            return
+    pytest.fail(f"up ended without saying {words!r}")
 
 
 def pids(lab: str = "lab") -> dict[str, int | None]:
@@ -43,6 +58,14 @@ def processes(lab: str = "lab") -> list[psutil.Process]:
     found = [psutil.Process(pid) for pid in pids(lab).values() if pid]
     assert len(found) == 2
     return found
+
+
+def kill(server: psutil.Process) -> None:
+    """SIGKILL, and wait until it has taken effect (which it has not when the call returns)."""
+    server.kill()
+    deadline = time.monotonic() + 10
+    while is_alive(server) and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 def write(servers: stack.Servers, value: str) -> None:
@@ -169,30 +192,27 @@ def test_servers_listen_on_loopback_alone_in_a_session_of_their_own(
         assert process.ppid() != os.getpid(), "a notebook's kernel ends its children"
 
 
-def test_nothing_is_left_after_down_even_of_servers_that_were_killed(lab_home: Path) -> None:
+def test_nothing_is_left_after_down_not_even_of_servers_that_were_killed(lab_home: Path) -> None:
     temporary = Path(tempfile.gettempdir())
 
-    def traces(process: psutil.Process, port: int) -> list[Path]:
-        perf = temporary.glob(f"hsperfdata_*/{process.pid}")
+    def traces(pid: int, port: int) -> list[Path]:
+        perf = temporary.glob(f"hsperfdata_*/{pid}")
         return [*perf, *temporary.glob(f"mongodb-{port}.sock"), *temporary.glob("*zstd-jni*")]
 
     stack.up()
-    servers = [(psutil.Process(s["pid"]), s["port"]) for s in stack.status()["servers"]]
-    for process, port in servers:
-        # Looked at while they live: a clean end would wipe these, a SIGKILL does not.
-        assert traces(process, port) == []
-        process.kill()
-    assert stack.running() is None
-    assert CliRunner().invoke(app, ["up"]).exit_code == 0
-    assert [s["port"] for s in stack.status()["servers"]] == [port for _, port in servers]
-    servers += [(psutil.Process(s["pid"]), s["port"]) for s in stack.status()["servers"]]
-    done = CliRunner().invoke(app, ["down"])
-    assert (done.exit_code, done.stdout) == (0, "lab 'lab' is down\n")
-    for process, port in servers:
-        assert not is_alive(process)
+    state = load("lab")
+    servers = processes()
+    found = [(server["pid"], server["port"]) for server in stack.status()["servers"]]
+    # A clean end would wipe these, a SIGKILL does not: so kill them, and `down` at once.
+    for server in servers:
+        server.kill()
+    stack.down()
+    for pid, port in found:
+        assert traces(pid, port) == []
+    for port in (state.kafka_port, state.controller_port, state.mongo_port):
         assert ports.is_free(port)
-        assert traces(process, port) == []
-    assert native.leftovers("lab") == []
+    assert not any(is_alive(server) for server in servers)
+    assert stack.running() is None
     assert list((lab_home / "labs" / "lab" / "tmp").iterdir()) == []
     again = CliRunner().invoke(app, ["down"])
     assert (again.exit_code, again.stdout) == (0, "nothing was running in lab 'lab'\n")
@@ -217,53 +237,50 @@ def test_data_survives_down_up_and_a_change_of_every_port(lab_home: Path) -> Non
     finally:
         for squatter in squatters:
             squatter.close()
-    # And the ports are kept where they are free.
-    stack.down()
-    assert stack.up() == moved
     assert read(moved) == (["a", "b"], ["a", "b"])
 
 
-@pytest.mark.parametrize("victim", ["kafka", "mongo"])
-def test_a_dead_server_is_started_again_and_the_other_left_alone(
-    lab_home: Path, victim: str
-) -> None:
+def test_a_dead_server_is_started_again_and_the_other_left_alone(lab_home: Path) -> None:
     first = stack.up()
     make_topic(first)
     write(first, "a")
-    before = pids()
-    os.kill(before[victim] or 0, signal.SIGKILL)
-    psutil.wait_procs(
-        [psutil.Process(before[victim] or 0)] if psutil.pid_exists(before[victim] or 0) else [], 5
-    )
-    assert stack.running() is None
-    assert stack.up() == first
-    after = pids()
-    assert {name for name in before if before[name] != after[name]} == {victim}
+    for victim in ("kafka", "mongo"):
+        before = pids()
+        kill(psutil.Process(before[victim]))
+        assert stack.running() is None
+        assert stack.up() == first, "the ports are kept"
+        after = pids()
+        assert {name for name in before if before[name] != after[name]} == {victim}
     assert read(first) == (["a"], ["a"])
 
 
-def test_two_labs_side_by_side_with_a_corrupt_state_file_in_one(lab_home: Path) -> None:
-    one, two = stack.up("one"), stack.up("two")
-    assert one.bootstrap != two.bootstrap
+def test_two_labs_side_by_side_with_a_corrupt_state_file_in_one(
+    as_standing: stack.Servers, standing: tuple[Path, stack.Servers]
+) -> None:
+    one = stack.up("one")
+    assert one.bootstrap != as_standing.bootstrap
     make_topic(one)
     write(one, "1")
-    (lab_home / "labs" / "one" / "state.json").write_text('{"kind": 7')
-    other = pids("two")
+    folder = standing[0] / "labs" / "one"
+    (folder / "state.json").write_text('{"kind": 7')
+    other = pids("standing")
     lines: list[str] = []
     mended = stack.up("one", report=lines.append)
     assert "moved to state.json.broken-" in lines[0]
     assert any("left behind" in line for line in lines), "its old servers hold its data"
-    assert list((lab_home / "labs" / "one").glob("state.json.broken-*"))
+    assert list(folder.glob("state.json.broken-*"))
     assert read(mended) == (["1"], ["1"])
-    assert pids("two") == other
-    assert stack.down("one")
-    assert stack.running("two") == two
+    done = CliRunner().invoke(app, ["down", "--lab", "one", "--purge"])
+    assert (done.exit_code, done.stdout) == (0, "lab 'one' is down; its data is deleted\n")
+    assert not folder.exists()
+    assert pids("standing") == other
+    assert stack.running("standing") == as_standing
 
 
 def test_two_ups_at_once_start_one_pair(lab_home: Path) -> None:
-    both = [shell_up(), shell_up()]
-    said = [shell.communicate(timeout=60)[0] for shell in both]
-    assert [shell.returncode for shell in both] == [0, 0]
+    with shell_up() as one, shell_up() as two:
+        said = [shell.communicate(timeout=60)[0] for shell in (one, two)]
+    assert (one.returncode, two.returncode) == (0, 0)
     assert said[0].splitlines()[-1] == said[1].splitlines()[-1]
     assert sum(text.count("mongod starts") for text in said) == 1
     assert sum(text.count("busy with lab 'lab'; waiting") for text in said) == 1
@@ -272,48 +289,30 @@ def test_two_ups_at_once_start_one_pair(lab_home: Path) -> None:
 
 # The words after which the shell is killed: right after the start of mongod (Kafka's data folder
 # is being formatted), and while both servers start.
-@pytest.mark.parametrize("last_words", ["mongod starts", "Kafka starts"])
-def test_an_up_that_is_killed_is_mended(lab_home: Path, last_words: str) -> None:
-    for mend in ("down", "up"):
-        shell = shell_up()
-        assert shell.stdout is not None
-        for line in shell.stdout:
-            if line.startswith(last_words):
-                break
+@pytest.mark.parametrize(("words", "mend"), [("mongod starts", "up"), ("Kafka starts", "down")])
+def test_an_up_that_is_killed_is_mended(lab_home: Path, words: str, mend: str) -> None:
+    with shell_up() as shell:
+        read_until(shell, words)
         os.killpg(shell.pid, signal.SIGKILL)
-        shell.communicate()
-        assert native.leftovers("lab"), "the shell was killed too early to leave anything"
-        if mend == "down":
-            assert stack.down() is True
-            assert native.leftovers("lab") == []
-        else:
-            servers = stack.up()
-            make_topic(servers)
-            write(servers, "x")
-            assert len(native.leftovers("lab")) == 2
+    assert native.leftovers("lab"), "the shell was killed too early to leave anything"
+    if mend == "down":
+        assert stack.down() is True
+        assert native.leftovers("lab") == []
+        return
+    servers = stack.up()
+    make_topic(servers)
+    write(servers, "x")
+    assert len(native.leftovers("lab")) == 2
 
 
 def test_ctrl_c_in_up_leaves_nothing(lab_home: Path) -> None:
-    shell = shell_up()
-    assert shell.stdout is not None
-    for line in shell.stdout:
-        if line.startswith("mongod starts"):
-            break
-    os.killpg(shell.pid, signal.SIGINT)
-    shell.communicate(timeout=30)
+    with shell_up() as shell:
+        read_until(shell, "mongod starts")
+        os.killpg(shell.pid, signal.SIGINT)
+        shell.communicate(timeout=30)
     assert shell.returncode != 0
     assert native.leftovers("lab") == []
     assert stack.running() is None
-
-
-def test_servers_that_were_just_killed_have_let_go_when_down_returns(lab_home: Path) -> None:
-    stack.up()
-    state = load("lab")
-    for process in processes():
-        process.kill()
-    stack.down()
-    for port in (state.kafka_port, state.controller_port, state.mongo_port):
-        assert ports.is_free(port)
 
 
 def test_a_reused_pid_is_neither_taken_for_a_server_nor_killed(lab_home: Path) -> None:

@@ -271,12 +271,15 @@ def test_data_that_the_servers_cannot_read(lab_home: Path) -> None:
 
 
 @pytest.mark.servers
-@pytest.mark.parametrize("name", ["with space", "数据 目录: a,b; c=d\\e#f"])
-def test_odd_home_folders_under_lc_all_c_without_a_network(
-    lab_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, offline: None
+def test_an_odd_home_folder_under_lc_all_c_without_a_network(
+    standing: object,
+    lab_home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    offline: None,
 ) -> None:
-    jars.ensure()
-    odd = tmp_path / name
+    assert jars.present(), "the standing lab has seen to it"
+    odd = tmp_path / "数据 目录: a,b; c=d\\e#f"
     odd.mkdir()
     (odd / "jars").symlink_to((lab_home / "jars").resolve())
     code = (

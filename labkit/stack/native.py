@@ -52,6 +52,10 @@ def start(lab: str, state: State, kafka_port: int, mongo_port: int, report: Repo
     if state.up and not asked and is_up(lab, state) and _both_answer(state):
         report(f"lab {lab!r} is up already")
         return
+    if kafka or mongo:
+        # One that does not answer may have been killed this instant.
+        time.sleep(0.5)
+        kafka, mongo = alive(lab, state)
     # What is missing on this machine is said before anything is downloaded or started.
     if kafka is None:
         java.find()
@@ -120,9 +124,10 @@ def leftovers(lab: str) -> list[psutil.Process]:
 
 def shut_down(lab: str, state: State) -> bool:
     """Stop Kafka and mongod, also those of which the state knows nothing; returns if any ran."""
-    alive(lab, state)  # waits for those that are ending
-    running = leftovers(lab)
-    stop(running)
+    # The known ones first: one that is just ending has no command line to be found by any more.
+    known = [process for process in alive(lab, state) if process is not None]
+    running = {process.pid: process for process in [*known, *leftovers(lab)]}
+    stop(running.values())
     state.kafka = state.mongo = None
     with contextlib.suppress(OSError):
         for left in (lab_folder(lab) / "tmp").iterdir():
