@@ -176,8 +176,10 @@ def _scale(ax: Axes, stale: Lags, fresh: Lags) -> None:
     left = min(positive[0], seen[0]) if len(positive) else seen[0]
     ax.set_xscale("log", nonpositive="clip")
     # A stale read just after zero must not stretch the axis by decades.
-    ax.set_xlim(0.8 * max(left, seen[0] / 5), 1.3 * seen[-1])
-    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    left = max(left, seen[0] / 5)
+    ax.set_xlim(0.8 * left, 1.3 * seen[-1])
+    wide = seen[-1] > 1000 * left
+    ax.xaxis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 2, 5)))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
 
