@@ -181,7 +181,8 @@ SOME_COMMAND = st.one_of(
         AMOUNTS,
     ),
     st.builds(PayOrder, st.just("o1"), AMOUNTS),
-    st.sampled_from([COMMANDS["ship"], COMMANDS["cancel"], COMMANDS["return"]]),
+    st.sampled_from(list(COMMANDS.values())),  # sensible ones, or few orders would get far
+    st.sampled_from(list(COMMANDS.values())),
 )
 
 LEGAL = {tuple(name.split(", ")) for name in PASTS if name != "new"}
@@ -211,7 +212,7 @@ def test_any_sequence_of_commands_leads_to_a_legal_order(commands: list[Command]
         if state.payment == "refunded":
             assert sum(returned) == paid
         assert isinstance(history[0], OrderPlaced)
-        assert sum(isinstance(e, OrderPlaced) for e in history) == 1
+        assert len({type(e) for e in history}) == len(history), "each step is taken once"
 
 
 @settings(deadline=None, max_examples=200)

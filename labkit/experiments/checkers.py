@@ -1,0 +1,341 @@
+"""What must hold after any run, whatever broke in it: judged by what the clients saw.
+
+A :class:`History` (``history.py``) records every operation as invoked -> ok, failed or **unknown**
+(it may have happened). The checkers compare it with the log and the views::
+
+    history = History(lab.bus)
+    operation = history.send(PlaceOrder(...))      # and again, with the same id, if you like
+    history.settle(timeout=30)
+    verdicts = check_all(lab, history)             # at quiet: nothing is under way any more
+
+========  ===========================================================================
+C1        lost write: what was acknowledged is decided, what was accepted is visible
+C2        duplicate: one effect a command id, one answer to all who asked
+C6        versions: 1..n without gap; of two writers with one expected version one wins
+C9        views: equal to an account that is made of commands and replies alone
+========  ===========================================================================
+
+C9 does not fold the log: a command handled twice would stand in the log twice, and a fold over it
+would agree with the view. Its account (``accounts.py``) knows the business rules a second
+time, in plain dicts, and nothing of events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from labkit.errors import UsageError
+from labkit.eventlog import EventLog
+from labkit.experiments.accounts import ACCOUNTS, Account
+from labkit.experiments.history import History, Operation
+from labkit.handlers import CONTEXTS
+from labkit.lab import Lab
+from labkit.messages import Answer, Commit
+from labkit.ports import Checkpoint, Document
+from labkit.views import PROJECTIONS
+
+#: A verdict names so many violations; ``found`` counts all.
+NAMED = 100
+
+
+class Verdict(Struct, frozen=True):
+    """What a checker found: how many facts it looked at, and those that are wrong."""
+
+    ok: bool
+    checked: int
+    violations: list[str]
+    found: int = 0
+
+
+# --- what the servers hold
+
+
+class Evidence(Struct):
+    """What one context's log and store say, read once for all checkers.
+
+    ``chain`` holds the commits that readers take: those whose version fits. ``misfits`` are the
+    others, each with the version that it should have followed.
+    """
+
+    context: str
+    commits: list[Commit[Any]]
+    chain: list[Commit[Any]]
+    misfits: list[tuple[Commit[Any], int]]
+    checkpoints: list[Checkpoint]
+    states: dict[str, Document]
+    views: dict[str, list[Document]]
+    lag: dict[str, int]
+
+
+def gather(lab: Lab, context: str = "orders") -> Evidence:
+    """Read the log, the states and the views of a context."""
+    source = lab.broker.source(lab.topic_name(f"{context}.events"))
+    try:
+        commits = list(EventLog(CONTEXTS[context], source).commits())
+    finally:
+        source.close()
+    known: dict[str, int] = {}
+    chain: list[Commit[Any]] = []
+    misfits: list[tuple[Commit[Any], int]] = []
+    for commit in commits:
+        if commit.first == known.get(commit.stream, 0) + 1:
+            known[commit.stream] = commit.last
+            chain.append(commit)
+        else:
+            misfits.append((commit, known.get(commit.stream, 0)))
+    return Evidence(
+        context=context,
+        commits=commits,
+        chain=chain,
+        misfits=misfits,
+        checkpoints=lab.store.checkpoints(CONTEXTS[context].checkpoints),
+        states={d["_id"]: d for d in lab.store.find(CONTEXTS[context].states, {})},
+        views={name: lab.store.find(name, {}) for name in PROJECTIONS[context].indexes},
+        lag={role: lab.lag(role, context) for role in ("handler", "projector")},
+    )
+
+
+def check_all(lab: Lab, history: History, context: str = "orders") -> dict[str, Verdict]:
+    """All checkers, at quiet: every operation has settled and the workers have caught up.
+
+    Raises ``UsageError`` for a context that nobody keeps an account of.
+    """
+    evidence = gather(lab, context)
+    mine = [o for o in history if type(o.command) in CONTEXTS[context].decide]
+    return {
+        "C1": lost_writes(mine, evidence),
+        "C2": duplicates(mine, evidence),
+        "C6": versions(mine, evidence),
+        "C9": views(mine, evidence),
+    }
+
+
+# --- C1
+
+
+def lost_writes(operations: list[Operation], evidence: Evidence) -> Verdict:
+    """What was acknowledged has its commit; what was accepted is in states and views."""
+    wrong: list[str] = []
+    context = CONTEXTS[evidence.context]
+    by_place = {(c.partition, c.offset): c for c in evidence.commits}
+    misfits = {(c.partition, c.offset) for c, _ in evidence.misfits}
+    shown = _versions(evidence.views[PROJECTIONS[evidence.context].streams])
+    for operation in operations:
+        if operation.token is None:
+            continue
+        place = (operation.token.partition, operation.token.offset)
+        commit = by_place.get(place)
+        if commit is None or commit.id != operation.id:
+            wrong.append(f"{operation} was acknowledged at {place} and has no commit")
+            continue
+        if place in misfits:
+            wrong.append(f"{operation} was decided, and readers ignore its commit")
+        if (answer := operation.answer) is None:
+            continue
+        if answer != commit.answer:
+            wrong.append(f"{operation} was told {answer}, its commit says {commit.answer}")
+        if answer.accepted and shown.get(operation.command.stream, 0) < answer.version:
+            wrong.append(f"{operation} was accepted, and the view does not show it")
+    ignored = sum(c.ignored for c in evidence.checkpoints)
+    if ignored or evidence.misfits:
+        wrong.append(f"readers ignored {ignored} commits, {len(evidence.misfits)} do not fit")
+    wrong += [f"the {role} is {lag} offsets behind" for role, lag in evidence.lag.items() if lag]
+    stored = 0
+    for checkpoint in evidence.checkpoints:
+        states, _, partition = checkpoint.id.rpartition(":")
+        if states == context.states:
+            reached = {
+                c.stream: c.last
+                for c in evidence.chain
+                if c.partition == int(partition) and c.offset <= checkpoint.command
+            }
+            for stream, version in reached.items():
+                stored += 1
+                if evidence.states.get(stream, {}).get("version") != version:
+                    wrong.append(f"the stored state of {stream!r} is not of version {version}")
+    return _verdict(len(operations) + stored + len(evidence.checkpoints), wrong)
+
+
+# --- C2
+
+
+def duplicates(operations: list[Operation], evidence: Evidence) -> Verdict:
+    """A command id is decided once, its events appear once, and all repeats get one answer."""
+    wrong: list[str] = []
+    decided: dict[str, Commit[Any]] = {}
+    for commit in evidence.chain:
+        if commit.outcome == "repeated":
+            original = decided.get(commit.id)
+            if original is None or commit.repeats != original.answer:
+                wrong.append(f"{commit.id!r}: a repeat was answered unlike the first")
+        elif commit.outcome != "parked":
+            first = decided.setdefault(commit.id, commit)
+            # Refused twice alike is no effect: a zombie's refusal may fit by its version.
+            if commit is not first and (commit.events or commit.answer != first.answer):
+                wrong.append(
+                    f"{commit.id!r} was decided twice: {first.answer}, then {commit.answer}"
+                )
+    answers: dict[str, Answer] = {}
+    for operation in operations:
+        if operation.answer is not None and operation.answer.outcome != "parked":
+            first_answer = answers.setdefault(operation.id, operation.answer)
+            if operation.answer != first_answer:
+                wrong.append(f"{operation} was told {operation.answer}, before that {first_answer}")
+    return _verdict(len(evidence.chain) + len(answers), wrong)
+
+
+# --- C6
+
+
+def versions(operations: list[Operation], evidence: Evidence) -> Verdict:
+    """The versions of a stream are 1..n; an expected version is met or refused."""
+    wrong = [
+        f"{c.stream!r}: a commit of {c.id!r} starts at version {c.first}, after {known}"
+        for c, known in evidence.misfits
+    ]
+    wrong += [
+        f"{c.stream!r}: {len(c.events)} events take the versions {c.first} to {c.last}"
+        for c in evidence.commits
+        if c.last - c.first + 1 != len(c.events)
+    ]
+    firsts = {c.id: c.first for c in evidence.chain if c.outcome == "accepted"}
+    winners: dict[tuple[str, int], Operation] = {}
+    for operation in operations:
+        if operation.answer is None or not operation.answer.accepted:
+            continue
+        stream, version = operation.command.stream, operation.answer.version
+        other = winners.setdefault((stream, version), operation)
+        if other.id != operation.id:
+            wrong.append(f"{stream!r}: both {other} and {operation} made version {version}")
+        expected = operation.expected_version
+        if expected is not None and expected + 1 != firsts.get(operation.id, version):
+            wrong.append(f"{operation} expected version {expected} and made {version}")
+    return _verdict(len(evidence.commits) + len(winners), wrong)
+
+
+# --- C9
+
+
+def views(operations: list[Operation], evidence: Evidence) -> Verdict:
+    """The views equal the account; every reply is one that the account can explain."""
+    if (account := ACCOUNTS.get(evidence.context)) is None:
+        raise UsageError(
+            f"no account is kept of context {evidence.context!r}; there are: {', '.join(ACCOUNTS)}"
+        )
+    shown = {d["_id"]: d for d in evidence.views[PROJECTIONS[evidence.context].streams]}
+    wrong: list[str] = []
+    streams: dict[str, Document] = {}
+    by_stream: dict[str, list[Operation]] = {}
+    for operation in operations:
+        if operation.status != "failed":
+            by_stream.setdefault(operation.command.stream, []).append(operation)
+    for stream, calls in by_stream.items():
+        told = _told(stream, calls, wrong)
+        final = _explain(stream, told, account, shown.get(stream), wrong)
+        if final is not None:
+            streams[stream] = final
+    wrong += account.compare(streams, evidence.views)
+    return _verdict(len(operations) + sum(map(len, evidence.views.values())), wrong)
+
+
+class _Told(Struct):
+    """What the clients were told of one stream."""
+
+    accepted: dict[int, Operation] = msgspec.field(default_factory=dict)
+    refused: list[Operation] = msgspec.field(default_factory=list)
+    open: list[Operation] = msgspec.field(default_factory=list)
+
+
+def _told(stream: str, calls: list[Operation], wrong: list[str]) -> _Told:
+    """One operation for each command id, by its answer: repeats tell nothing new."""
+    told = _Told()
+    answers: dict[str, Answer] = {}
+    for operation in calls:
+        if (answer := operation.answer) is None or answer.outcome == "parked":
+            continue
+        if operation.id in answers:
+            if answers[operation.id] != answer:
+                wrong.append(f"{operation} got two answers")
+            continue
+        answers[operation.id] = answer
+        if not answer.accepted:
+            told.refused.append(operation)
+        elif answer.version in told.accepted:
+            wrong.append(f"{stream!r}: version {answer.version} was told to two commands")
+        else:
+            told.accepted[answer.version] = operation
+    # A parked command is kept for a replay, and one without an answer may have happened.
+    told.open = list({o.id: o for o in calls if o.id not in answers}.values())
+    return told
+
+
+def _explain(
+    stream: str, told: _Told, account: Account, shown: Document | None, wrong: list[str]
+) -> Document | None:
+    """The stream as it must be: the accepted commands in the order of their versions.
+
+    Where there is no answer for a version, one of the open operations must have made it. All
+    ways are followed; ``shown``, the view's document, says how far the open ones went after the
+    last answer, and which way it was, if it was one of them.
+    """
+    last = max([0, *told.accepted, shown["version"] if shown else 0])
+    ways: list[tuple[Document | None, frozenset[str]]] = [(None, frozenset())]
+    states: list[list[Document | None]] = [[None]]
+    for version in range(1, last + 1):
+        known = told.accepted.get(version)
+        following: dict[str, tuple[Document | None, frozenset[str]]] = {}
+        for state, used in ways:
+            for operation in [known] if known else told.open:
+                if operation.id not in used and (new := account.apply(state, operation.command)):
+                    way = (new, used | {operation.id})
+                    following[f"{sorted(way[1])}{new}"] = way
+        if not following:
+            asked = known if known else "none of the commands without an answer"
+            wrong.append(f"{stream!r}: nothing explains version {version}: {asked}")
+            return None
+        ways = list(following.values())
+        states.append([state for state, _ in ways])
+    if not told.open:
+        wrong += _unjust(told.refused, states, account)
+    finals = [state for state, _ in ways]
+    return account.shown(shown) if shown and account.shown(shown) in finals else finals[0]
+
+
+def _unjust(
+    refused: list[Operation], states: list[list[Document | None]], account: Account
+) -> Iterable[str]:
+    for operation in refused:
+        assert operation.answer is not None
+        version = operation.answer.version
+        if version >= len(states):
+            yield f"{operation} was refused at version {version}, which never was"
+        elif operation.expected_version in (None, version) and all(
+            account.apply(state, operation.command) is not None for state in states[version]
+        ):
+            yield f"{operation} was refused without a reason: {operation.answer.reason}"
+
+
+def _versions(documents: list[Document]) -> dict[str, int]:
+    return {d["_id"]: d["version"] for d in documents}
+
+
+def _verdict(checked: int, violations: list[str]) -> Verdict:
+    return Verdict(not violations, checked, violations[:NAMED], len(violations))
+
+
+__all__ = [
+    "Evidence",
+    "History",
+    "Operation",
+    "Verdict",
+    "check_all",
+    "duplicates",
+    "gather",
+    "lost_writes",
+    "versions",
+    "views",
+]
