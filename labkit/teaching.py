@@ -1,0 +1,220 @@
+"""What notebooks share to look and to check; no message ever passes through here."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Any, Protocol
+
+from labkit.errors import TimedOut
+from labkit.ports import Broker
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: A reader that got nothing for so long is stuck behind a transaction that is open.
+STUCK_SECONDS = 2.0
+
+
+class Looked(Protocol):
+    """What is needed of a ``Lab``, which only notebooks and programs may import."""
+
+    backend: str
+    broker: Broker
+    servers: Any
+
+    def topic_name(self, name: str) -> str:
+        """The full name of a topic of this run."""
+
+    def collection(self, name: str) -> pd.DataFrame:
+        """The documents of a collection."""
+
+    def lag(self, role: str, context: str) -> int:
+        """How far a role is behind."""
+
+    def workers(self) -> list[Any]:
+        """The worker processes."""
+
+
+def readable(lab: Looked, topic: str) -> tuple[list[dict[str, Any]], int]:
+    """What a careful reader of a topic can see now, and how many records it may not see yet.
+
+    Unlike ``lab.topic``, this does not wait for transactions that are open. Each row holds
+    ``partition``, ``offset``, ``key`` and ``value``, in the order of the partitions.
+    """
+    import msgspec
+
+    source = lab.broker.source(lab.topic_name(topic))
+    try:
+        ends = source.ends()
+        at = dict.fromkeys(ends, 0)
+        for partition in ends:
+            source.start(partition, 0)
+        rows: list[dict[str, Any]] = []
+        patience = 0.0 if lab.backend == "memory" else STUCK_SECONDS
+        moved = time.monotonic()
+        while any(at[p] < ends[p] for p in ends):
+            batch = source.poll(5_000, 0.1)
+            at.update(batch.positions)
+            rows.extend(
+                {
+                    "partition": r.partition,
+                    "offset": r.offset,
+                    "key": r.key.decode("utf-8", "backslashreplace"),
+                    "value": msgspec.json.decode(r.value),
+                }
+                for r in batch.records
+            )
+            now = time.monotonic()
+            if batch.positions:
+                moved = now
+            elif now - moved >= patience:
+                break
+    finally:
+        source.close()
+    rows.sort(key=lambda row: (row["partition"], row["offset"]))
+    return rows, sum(max(0, ends[p] - at[p]) for p in ends)
+
+
+def commands(lab: Looked) -> pd.DataFrame:
+    """The commands topic of orders, one row a command."""
+    import pandas as pd
+
+    rows, _ = readable(lab, "orders.commands")
+    return pd.DataFrame(
+        [
+            {
+                "partition": row["partition"],
+                "offset": row["offset"],
+                "command id": row["value"]["id"],
+                "command": row["value"]["body"]["type"],
+                "order": row["key"],
+            }
+            for row in rows
+        ],
+        columns=["partition", "offset", "command id", "command", "order"],
+    )
+
+
+def commits(lab: Looked, order_id: str | None = None) -> pd.DataFrame:
+    """The events topic of orders, one row a commit; ``order_id`` picks those of one order."""
+    import pandas as pd
+
+    rows, _ = readable(lab, "orders.events")
+    return pd.DataFrame(
+        [
+            {
+                "partition": row["partition"],
+                "offset": row["offset"],
+                "order": row["key"],
+                "command id": row["value"]["id"],
+                "outcome": row["value"]["outcome"],
+                "version": row["value"]["last"],
+                "events": ", ".join(e["type"] for e in row["value"].get("events", ())) or "none",
+            }
+            for row in rows
+            if order_id in (None, row["key"])
+        ],
+        columns=["partition", "offset", "order", "command id", "outcome", "version", "events"],
+    )
+
+
+def running(lab: Looked) -> pd.DataFrame:
+    """The servers and worker processes of a lab; in memory there are none."""
+    import pandas as pd
+
+    if lab.servers is None:
+        rows = [("topics and collections", "twins of Kafka and MongoDB", "inside this process")]
+    else:
+        mongo = lab.servers.mongo_uri.rpartition("@")[2].removeprefix("mongodb://")
+        rows = [
+            ("Kafka", "keeps the topics", lab.servers.bootstrap),
+            ("MongoDB", "keeps the collections", mongo.partition("/")[0]),
+        ]
+    work = {"handler": "decides on commands", "projector": "writes the views"}
+    for worker in lab.workers():
+        rows.append((f"{worker.context} {worker.role}", work[worker.role], f"process {worker.pid}"))
+    return pd.DataFrame(rows, columns=["what runs", "what it does", "where"]).set_index("what runs")
+
+
+def catch_up(lab: Looked, timeout: float = 30.0) -> None:
+    """Wait until the handler and the projector of orders have read all there is.
+
+    Raises ``TimedOut`` where they do not.
+    """
+    deadline = time.monotonic() + timeout
+    while behind := lab.lag("handler", "orders") + lab.lag("projector", "orders"):
+        if time.monotonic() > deadline:
+            raise TimedOut(f"the workers are still {behind} records behind after {timeout:g} s")
+        time.sleep(0.05)
+
+
+class Look:
+    """Looks at the five places where one order leaves its traces, and remembers what it saw.
+
+    Call it with a name for the moment: the table sets what is there now beside what was there at
+    the look before. ``history`` keeps the bare numbers of every look, by that name.
+    """
+
+    def __init__(self, lab: Looked, order_id: str) -> None:
+        self._lab = lab
+        self._order = order_id
+        self._before: tuple[str, dict[str, str]] | None = None
+        self.history: dict[str, dict[str, int]] = {}
+
+    def __call__(self, when: str) -> pd.DataFrame:
+        """The table; a changed row is marked."""
+        import pandas as pd
+
+        now = self._places(when)
+        columns = {when: now}
+        if self._before is not None:
+            name, before = self._before
+            changed = {place: "◀ new" if now[place] != before[place] else "" for place in now}
+            columns = {f"before: {name}": before, f"now: {when}": now, "": changed}
+        self._before = (when, now)
+        return pd.DataFrame(columns)
+
+    def _places(self, when: str) -> dict[str, str]:
+        sent, _ = readable(self._lab, "orders.commands")
+        made, hidden = readable(self._lab, "orders.events")
+        state = self._document("orders.state.v1")
+        view = self._document("orders.view.orders")
+        seen = self.history[when] = {
+            "commands": sum(row["key"] == self._order for row in sent),
+            "unread": self._lab.lag("handler", "orders"),
+            "commits": sum(row["key"] == self._order for row in made),
+            "hidden": hidden,
+            "state": state.get("version", 0),
+            "view": view.get("version", 0),
+        }
+        locked = f" + {hidden} that nobody may read" if hidden else ""
+        shown = f", {view['status']}, {view['payment']}" if view else ""
+        return {
+            "topic orders.commands": _count(seen["commands"], "command"),
+            "… not yet handled": str(seen["unread"] or "–"),
+            "topic orders.events": _count(seen["commits"], "commit") + locked,
+            "handler's saved state": f"version {seen['state']}" if state else "–",
+            "view of the order": f"version {seen['view']}{shown}" if view else "–",
+        }
+
+    def _document(self, collection: str) -> dict[str, Any]:
+        documents = self._lab.collection(collection)
+        if documents.empty:
+            return {}
+        found = documents[documents["_id"] == self._order]
+        return {} if found.empty else dict(found.iloc[0])
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}" if number else "–"
+
+
+def check(solved: bool, hint: str, praise: str) -> None:
+    """Say whether an exercise is solved; the tests set ``LABKIT_STRICT`` to get an error instead.
+
+    Raises ``AssertionError`` in the tests only.
+    """
+    if not solved and os.environ.get("LABKIT_STRICT"):
+        raise AssertionError(f"not yet: {hint}")
+    print(f"Solved. {praise}" if solved else f"Not yet. Hint: {hint}")
