@@ -66,8 +66,8 @@ def run(
 @app.command()
 def demo(
     limit: Annotated[
-        int | None,
-        typer.Option(min=1, max=69_659, help="The first so many purchases; all by default."),
+        str | None,
+        typer.Option(metavar="N", help="The first so many purchases; all 69,659 by default."),
     ] = None,
     client: Annotated[str, typer.Option(help=" or ".join(CLIENTS))] = "kafka-python",
     json_file: Annotated[
@@ -80,14 +80,16 @@ def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Leave topics and database.")] = False,
 ) -> None:
     """Replay 69,659 real purchases through Kafka into MongoDB, and check every cent."""
+    from labkit.experiments.cdnow import ORDERS
     from labkit.experiments.demo import demo, to_json
 
+    purchases = _whole("--limit", limit, 1, ORDERS) if limit is not None else ORDERS
     for option, file in (("--json", json_file), ("--plot", plot_file)):
         _check_writable(option, file)
     if plot_file and plot_file.suffix not in (".png", ".svg"):
         raise UsageError(f"--plot must end in .png or .svg, got {str(plot_file)!r}")
     with _bars() as (progress, say):
-        found = demo(lab, client, limit, progress, say, keep)
+        found = demo(lab, client, purchases, progress, say, keep)
     _show(found)
     if json_file:
         write_whole(json_file, to_json(found))
@@ -97,6 +99,17 @@ def demo(
         print(f"kept: topics {lab}.{found.run}.*, database {lab}_{found.run}")
     if not found.matches:
         raise CheckFailed("the views differ from pandas over the raw file; see the table")
+
+
+def _whole(option: str, text: str, least: int, most: int) -> int:
+    """Typer's own message does not name the value."""
+    try:
+        number = int(text)
+        if least <= number <= most:
+            return number
+    except ValueError:
+        pass
+    raise UsageError(f"{option} must be a whole number from {least} to {most}, got {text!r}")
 
 
 def _check_writable(option: str, file: Path | None) -> None:

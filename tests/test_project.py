@@ -17,7 +17,11 @@ LOCK = (ROOT / "requirements.lock").read_text()
 
 def test_environment_yml_agrees_with_pyproject() -> None:
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
-    plain = {Requirement(d).name: Requirement(d) for d in environment["dependencies"] if isinstance(d, str)}
+    plain = {
+        Requirement(d).name: Requirement(d)
+        for d in environment["dependencies"]
+        if isinstance(d, str)
+    }
     assert str(plain["python"].specifier) == PROJECT["requires-python"]
     assert {"openjdk", "mongodb", "pip"} <= set(plain)
     (pip,) = [d["pip"] for d in environment["dependencies"] if isinstance(d, dict)]
@@ -58,5 +62,13 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
 
 
 def test_the_top_level_is_as_promised() -> None:
-    for name in ("notebooks", "labkit", "docker", "tests", "environment.yml", "README.md", "LICENSE"):
+    for name in (
+        "notebooks",
+        "labkit",
+        "docker",
+        "tests",
+        "environment.yml",
+        "README.md",
+        "LICENSE",
+    ):
         assert (ROOT / name).exists(), name

@@ -62,14 +62,14 @@ class Demo(Struct):
 
 
 def demo(
-    name: str, client: str, limit: int | None, progress: Progress, report: Any, keep: bool = False
+    name: str, client: str, limit: int, progress: Progress, report: Any, keep: bool = False
 ) -> Demo:
     """Run both rounds on real servers; starts them if they are not up, and stops what it started.
 
     Raises ``UsageError`` where another demo runs in this lab, ``StackError`` and ``TimedOut`` where
     servers or workers fail. ``keep`` leaves topics and database of the first round.
     """
-    commands = cdnow.commands(limit or cdnow.ORDERS)
+    commands = cdnow.commands(limit)
     with _alone(name), _servers(name, report):
         first = Lab(name, client=client, contexts=["orders"])
         with first:
