@@ -26,6 +26,7 @@ from labkit.errors import TimedOut
 from labkit.experiments.checkers import History, Verdict, check_all, gather
 from labkit.failpoints import ALL, Crash, Failpoint
 from labkit.lab import Crashed, Lab, Role
+from labkit.messages import Outcome
 from tests.test_checkers import assert_green, mixed, send
 
 CASES = [
@@ -43,7 +44,7 @@ class Survived(Struct):
     alive: bool
     verdicts: dict[str, Verdict]
     ignored: int
-    outcomes: dict[str, int]
+    outcomes: dict[Outcome, int]
     seconds: float
 
 
@@ -69,13 +70,13 @@ def crash_and_recover(client: str, point: Failpoint, seed: int) -> Survived:
         lab.start()
         history.settle(QUIET_SECONDS)
         wait_until_quiet(lab)
-        outcomes = Counter(c.outcome for c in gather(lab).commits)
+        outcomes = Counter(commit.outcome for commit in gather(lab).commits)
         return Survived(
             crashed,
             psutil.pid_exists(crashed.pid),
             check_all(lab, history),
             lab.ignored_commits(),
-            dict(outcomes),
+            outcomes,
             time.monotonic() - started,
         )
     finally:
@@ -94,12 +95,10 @@ def wait_until_quiet(lab: Lab) -> None:
 def survivals(
     request: pytest.FixtureRequest, servers: stack.Servers
 ) -> Iterator[dict[tuple[str, Failpoint], Future[Survived]]]:
-    wanted = [
-        (item.callspec.params["client"], item.callspec.params["point"])
-        for item in request.session.items
-        if isinstance(item, pytest.Function)
-        and item.originalname == test_a_sigkill_at_a_failpoint_changes_nothing.__name__
-    ]
+    # Only those that were chosen, by `-k` for one.
+    chosen = {item.name for item in request.session.items}
+    name = test_a_sigkill_at_a_failpoint_changes_nothing.__name__
+    wanted = [case for case in CASES if f"{name}[{case[0]}-{case[1]}]" in chosen]
     with ThreadPoolExecutor(AT_ONCE) as pool:
         futures = {
             case: pool.submit(crash_and_recover, *case, CASES.index(case)) for case in wanted
@@ -163,6 +162,6 @@ def test_a_crash_in_one_process_happens_at_its_place_only() -> None:
 
 
 def test_a_failpoint_that_is_never_reached_is_an_error() -> None:
-    with Lab(backend="memory", contexts=("orders",)) as lab:
-        with pytest.raises(TimedOut, match=r"handler\.decided was not reached"):
-            lab.crash("handler", at=Failpoint.HANDLER_DECIDED)
+    never = pytest.raises(TimedOut, match=r"handler\.decided was not reached")
+    with Lab(backend="memory", contexts=("orders",)) as lab, never:
+        lab.crash("handler", at=Failpoint.HANDLER_DECIDED)
