@@ -6,6 +6,7 @@ draw at once.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,15 @@ BLUE, SKY, ORANGE, VERMILLION, INK = "#0072B2", "#56B4E9", "#E69F00", "#D55E00",
 
 #: The percentiles that are marked, each with a marker of its own: colour alone says nothing.
 PERCENTILES = {50: "o", 95: "s", 99: "^"}
+
+
+class Picture(Figure):
+    """A figure that a notebook shows although pyplot does not know it."""
+
+    def _repr_png_(self) -> bytes:
+        png = io.BytesIO()
+        self.savefig(png, format="png")
+        return png.getvalue()
 
 
 def orders_by_month(months: pd.DataFrame, ax: Axes) -> Axes:
@@ -114,9 +124,9 @@ def demo_figure(
     client: str,
     commands_per_second: float,
     customers: int | None = None,
-) -> Figure:
+) -> Picture:
     """The two plots of the demo side by side; its ``savefig`` writes PNG or SVG."""
-    figure = Figure(figsize=(13, 5.6), dpi=120, layout="constrained")
+    figure = Picture(figsize=(13, 5.6), dpi=120, layout="constrained")
     left, right = figure.subplots(1, 2)
     orders_by_month(months, left)
     lag_distribution(lag_ms, right)

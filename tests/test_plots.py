@@ -163,6 +163,7 @@ def test_the_figure_is_saved_and_nothing_in_it_overlaps(case: str, tmp_path: Pat
     figure.savefig(tmp_path / "demo.png")
     figure.savefig(tmp_path / "demo.svg")
     assert (tmp_path / "demo.png").read_bytes().startswith(b"\x89PNG")
+    assert figure._repr_png_().startswith(b"\x89PNG"), "a notebook shows it"
     assert ElementTree.parse(tmp_path / "demo.svg").getroot().tag.endswith("svg")
 
 
