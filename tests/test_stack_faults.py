@@ -1,5 +1,6 @@
 """Everything that may be wrong with a machine: one clear line each, and nothing left behind."""
 
+import hashlib
 import os
 import shutil
 import socket
@@ -218,6 +219,26 @@ def test_a_damaged_or_missing_jar(
     jars.ensure()
     (jars.folder() / changed.name).unlink()
     assert not jars.present()
+
+
+def test_a_download_that_was_killed_is_done_again(
+    lab_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (lab_home / "jars").unlink()
+    scratch = lab_home / "jars" / "download"
+    scratch.mkdir(parents=True)
+    (scratch / "half").write_bytes(b"")
+    jar = tmp_path / "kafka-clients-4.3.1.jar"
+
+    def resolve(scratch: Path, report: object) -> list[Path]:
+        jar.write_bytes(b"wh" if (scratch / "half").exists() else b"whole")
+        return [jar]
+
+    monkeypatch.setattr(jars, "_resolve", resolve)
+    monkeypatch.setattr(jars, "pins", lambda: {jar.name: hashlib.sha256(b"whole").hexdigest()})
+    jars.ensure()
+    assert jars.present()
+    assert not scratch.exists()
 
 
 def test_the_pinned_jars_are_those_that_are_used(lab_home: Path) -> None:

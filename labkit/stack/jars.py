@@ -52,20 +52,15 @@ def ensure(report: Report = quiet) -> Path:
 
 def _download(scratch: Path, report: Report) -> None:
     report(f"downloading Kafka {KAFKA_VERSION}: about {DOWNLOAD_MB} MB, once, to {folder()}")
-    # What an interrupted download left is used again; the hashes decide whether it is whole.
-    jars = _resolve(scratch, report)
-    pinned = pins()
-    found = {jar.name: sha256(jar) for jar in jars}
-    wrong = sorted(
-        name for name in found.keys() | pinned.keys() if found.get(name) != pinned.get(name)
-    )
-    if wrong:
+    resumed = scratch.exists()
+    try:
+        jars = _checked(scratch, report)
+    except StackError:
+        if not resumed:
+            raise
+        # A download that was killed leaves half a file, which jgo takes for a whole one.
         shutil.rmtree(scratch, ignore_errors=True)
-        raise StackError(
-            f"{wrong[0]} was not downloaded as it should be (its SHA-256 is "
-            f"{found.get(wrong[0], 'that of no file')}): try again; if it stays so, something "
-            "between here and Maven Central changes files"
-        )
+        jars = _checked(scratch, report)
     whole = scratch / "whole"
     with writing(folder()):
         shutil.rmtree(whole, ignore_errors=True)
@@ -78,6 +73,22 @@ def _download(scratch: Path, report: Report) -> None:
         whole.rename(folder())
     shutil.rmtree(scratch, ignore_errors=True)
     report(f"Kafka {KAFKA_VERSION} is here; from now on no network is needed")
+
+
+def _checked(scratch: Path, report: Report) -> list[Path]:
+    """Return the downloaded jars if they are those that are pinned, no more and no less."""
+    jars = _resolve(scratch, report)
+    found, pinned = {jar.name: sha256(jar) for jar in jars}, pins()
+    names = found.keys() | pinned.keys()
+    wrong = sorted(name for name in names if found.get(name) != pinned.get(name))
+    if wrong:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise StackError(
+            f"{wrong[0]} was not downloaded as it should be (its SHA-256 is "
+            f"{found.get(wrong[0], 'that of no file')}): try again; if it stays so, something "
+            "between here and Maven Central changes files"
+        )
+    return jars
 
 
 def sha256(jar: Path) -> str:
@@ -115,7 +126,9 @@ def _resolve(scratch: Path, report: Report) -> list[Path]:
         with writing(scratch):
             if isinstance(error, OSError) and error.errno in _DISK:
                 raise error
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = (
+            " ".join(str(error).split()).partition(" with url")[0][:200] or type(error).__name__
+        )
         raise StackError(
             f"Kafka {KAFKA_VERSION} could not be downloaded from Maven Central: connect to the "
             f"network for the first `labkit up` (about {DOWNLOAD_MB} MB, once). It said: {reason}"
