@@ -27,14 +27,17 @@ class _Slot(Struct):
 
 class _Transaction(Struct, eq=False):
     state: str = "open"  # open, committed, aborted
+    wrote: set[tuple[str, int]] = field(default_factory=set)  # (topic, partition)
 
 
 class _Group(Struct):
-    """A consumer group on one topic. ``generation`` rises with every change of members."""
+    """A consumer group on one topic. ``generation`` rises with every change of members; ``since``
+    is the one in which a partition got its owner."""
 
     generation: int = 0
     members: list[int] = field(default_factory=list)
     owners: dict[int, int] = field(default_factory=dict)
+    since: dict[int, int] = field(default_factory=dict)
     offsets: dict[int, int] = field(default_factory=dict)
 
 
@@ -105,6 +108,8 @@ class MemoryBroker:
         """Write one record; returns its offset."""
         slots = self.partitions(topic)[partition]
         slots.append(_Slot(Record(partition, len(slots), key, value), within))
+        if within:
+            within.wrote.add((topic, partition))
         return len(slots) - 1
 
     def begin(self, transactional_id: str, epoch: int) -> _Transaction:
@@ -120,10 +125,18 @@ class MemoryBroker:
         if transaction is None:
             return
         transaction.state = state
-        for partitions in self._topics.values():
-            for slots in partitions:
-                if any(slot.transaction is transaction for slot in reversed(slots)):
-                    slots.append(_Slot(None))
+        for topic, partition in sorted(transaction.wrote):
+            if topic in self._topics:
+                self._topics[topic][partition].append(_Slot(None))
+
+    def expire(self) -> None:
+        """What Kafka does after a transaction's time-out: abort those that dead owners left open.
+
+        There is no time in memory, so whoever plays with owners that die for good says when.
+        """
+        for transactional_id in list(self._open):
+            self.end(transactional_id, "aborted")
+            self._epochs[transactional_id] += 1
 
     def initialise(self, transactional_id: str) -> int:
         """Take a transactional id over: its open transaction is aborted, older owners fenced."""
@@ -155,6 +168,7 @@ class MemoryBroker:
         """Sticky: nobody loses a partition who need not."""
         group.generation += 1
         partitions = range(len(self.partitions(topic)))
+        before = group.owners
         if not group.members:
             group.owners = {}
             return
@@ -170,6 +184,9 @@ class MemoryBroker:
         for partition in free:
             min(owned.values(), key=len).append(partition)
         group.owners = {p: member for member, ps in owned.items() for p in ps}
+        for partition, member in group.owners.items():
+            if before.get(partition) != member:
+                group.since[partition] = group.generation
 
 
 class MemorySource:
@@ -191,10 +208,15 @@ class MemorySource:
         batch = Batch()
         if self._group:
             group = self._broker.group(self._topic, self._group)
+            if self._member not in group.members and not self._closed:
+                # Its session was over: it joins again, and what it held is lost.
+                self._member = self._broker.join(self._topic, self._group)
             if self._generation != group.generation:
-                self._generation = group.generation
                 owned = frozenset(p for p, m in group.owners.items() if m == self._member)
-                batch.revoked, batch.assigned = self._owned - owned, owned - self._owned
+                # What went to another and came back was lost and is new.
+                kept = {p for p in owned & self._owned if group.since[p] <= self._generation}
+                batch.revoked, batch.assigned = self._owned - kept, owned - kept
+                self._generation = group.generation
                 self._owned = owned
                 for partition in batch.revoked:
                     self._positions.pop(partition, None)
@@ -273,6 +295,8 @@ class MemoryLog(MemorySource):
             self._broker.end(self._id, "aborted")
             raise Fenced(f"group {self._commands_group!r} has moved on to another generation")
         hit(Failpoint.HANDLER_OFFSETS)
+        if transaction.state != "open":
+            raise Fenced(f"transactional id {self._id!r}: the transaction was aborted meanwhile")
         group.offsets.update(batch.positions)
         self._broker.end(self._id, "committed")
         return ends
