@@ -1,0 +1,776 @@
+"""The handler on the in-memory twin: what it promises, and what a crash must not change."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from labkit import failpoints, handlers
+from labkit.adapters.memory import MemoryBroker, MemoryStore
+from labkit.domain import catalog, orders
+from labkit.domain.catalog import ListProduct
+from labkit.domain.orders import CancelOrder, PayOrder, PlaceOrder, ShipOrder
+from labkit.errors import Fenced, LabkitError, Refused, UsageError
+from labkit.eventlog import EventLog
+from labkit.experiments.checkers import History, check_all
+from labkit.failpoints import ALL, Crash, Failpoint, armed
+from labkit.handlers import CONTEXTS, Context, Handler, route
+from labkit.lab import Lab
+from labkit.messages import Answer, Command, Commit, Envelope, encode
+from labkit.projections import Projector
+from labkit.views import PROJECTIONS
+from tests.test_checkers import assert_green, mixed, send
+
+ORDERS = CONTEXTS["orders"]
+DAY = "1997-01-31"
+
+
+def place(order: str, cents: int = 5) -> PlaceOrder:
+    return PlaceOrder(order, "ann", DAY, 1, cents)
+
+
+class Rig:
+    """Topics, a store, and handlers with whatever limits a test needs."""
+
+    def __init__(self, context: Context = ORDERS, partitions: int = 2) -> None:
+        self.context = context
+        self.partitions = partitions
+        self.broker = MemoryBroker()
+        self.store = MemoryStore()
+        self.broker.create({"commands": partitions, "events": partitions})
+        self._sender = self.broker.sender()
+        self._ids = 0
+
+    def handler(self, slot: int = 0, **options: Any) -> Handler:
+        log = self.broker.log("commands", "events", "handlers", f"handler-{slot}")
+        options = {"flush_seconds": 1e9} | options
+        made = Handler(options.pop("context", self.context), log, self.store, **options)
+        if slot == 0:
+            made.join(self.partitions)
+        return made
+
+    def send(self, command: Command, id: str = "", expected_version: int | None = None) -> None:
+        self._ids += 1
+        value = encode(Envelope(id or f"id-{self._ids}", command, expected_version))
+        self.put(command.stream.encode(), value)
+
+    def put(self, key: bytes, value: bytes) -> tuple[int, int]:
+        return self._sender.send("commands", key, value).result(0)
+
+    def commits(self) -> list[Commit[Any]]:
+        return list(EventLog(self.context, self.broker.source("events")).commits())
+
+    def answers(self, id: str) -> list[tuple[str, Answer]]:
+        return [(c.outcome, c.answer) for c in self.commits() if c.id == id]
+
+    def log(self) -> list[tuple[Any, ...]]:
+        """What was decided, without the instants."""
+        return [
+            (c.partition, c.offset, c.stream, c.id, c.outcome, c.first, c.last, c.events, c.answer)
+            for c in self.commits()
+        ]
+
+    def states(self) -> dict[str, Any]:
+        return {d["_id"]: d for d in self.store.find(self.context.states, {})}
+
+
+@pytest.fixture
+def rig() -> Rig:
+    return Rig()
+
+
+# --- one record is one commit
+
+
+def test_every_command_leaves_one_commit_in_its_own_partition(rig: Rig) -> None:
+    for n in range(20):
+        rig.send(place(f"o{n}"), id=f"a{n}")
+    rig.handler().step(0)
+    source = rig.broker.source("events")
+    found = rig.commits()
+    assert sorted(c.id for c in found) == sorted(f"a{n}" for n in range(20))
+    assert {c.partition for c in found} == {0, 1}
+    assert all(c.partition == source.partition_for(c.stream.encode()) for c in found)
+    assert [c.offset for c in found if c.partition == 0] == sorted(
+        c.offset for c in found if c.partition == 0
+    )
+
+
+def test_two_commands_of_one_batch_see_each_other(rig: Rig) -> None:
+    rig.send(place("o1"))
+    rig.send(PayOrder("o1", 5))
+    rig.send(ShipOrder("o1"))
+    commits = rig.handler().step(0)
+    assert [(c.outcome, c.first, c.last) for c in commits] == [
+        ("accepted", 1, 1),
+        ("accepted", 2, 2),
+        ("accepted", 3, 3),
+    ]
+
+
+def test_a_batch_has_a_limit(rig: Rig) -> None:
+    for n in range(10):
+        rig.send(place(f"o{n}"))
+    handler = rig.handler(batch_size=4)
+    assert [len(handler.step(0)) for _ in range(4)] == [4, 4, 2, 0]
+
+
+# --- duplicates
+
+
+def again(rig: Rig, handler: Handler, how: str, **options: Any) -> Handler:
+    """What lies between a command and its repeat."""
+    if how == "same batch":
+        return handler
+    handler.step(0)
+    if how == "evicted":
+        handler.flush()
+        assert not handler._streams, "nothing is left in memory"
+    if how.startswith("restart"):
+        if how == "restart after a flush":
+            handler.flush()
+        handler.close()
+        return rig.handler(**options)
+    return handler
+
+
+WAYS = ["same batch", "next batch", "restart", "restart after a flush", "evicted"]
+
+
+@pytest.mark.parametrize("how", WAYS)
+def test_a_command_takes_effect_once(rig: Rig, how: str) -> None:
+    options = {"max_streams": 0} if how == "evicted" else {}
+    handler = rig.handler(**options)
+    rig.send(place("o1"), id="a")
+    rig.send(PayOrder("o1", 5), id="b")
+    handler = again(rig, handler, how, **options)
+    rig.send(place("o1"), id="a")
+    rig.send(PayOrder("o1", 5), id="b")
+    handler.step(0)
+    for id, version in (("a", 1), ("b", 2)):
+        first = Answer("accepted", version)
+        assert rig.answers(id) == [("accepted", first), ("repeated", first)]
+    assert sum(len(c.events) for c in rig.commits()) == 2
+
+
+@pytest.mark.parametrize("how", WAYS)
+def test_a_refusal_is_remembered_like_an_acceptance(rig: Rig, how: str) -> None:
+    """The repeat would be accepted by now; it gets the first answer all the same."""
+    options = {"max_streams": 0} if how == "evicted" else {}
+    handler = rig.handler(**options)
+    rig.send(PayOrder("o1", 5), id="early")
+    rig.send(place("o1"))
+    handler = again(rig, handler, how, **options)
+    rig.send(PayOrder("o1", 5), id="early")
+    rig.send(PayOrder("o1", 5), id="late")
+    handler.step(0)
+    refusal = Answer("refused", 0, "order 'o1' does not exist")
+    assert rig.answers("early") == [("refused", refusal), ("repeated", refusal)]
+    assert rig.answers("late") == [("accepted", Answer("accepted", 2))]
+
+
+def test_the_window_of_remembered_ids_is_bounded(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handlers, "SEEN_WINDOW", 3)
+    handler = rig.handler()
+    rig.send(place("o1"), id="first")
+    for n in range(2):
+        rig.send(ShipOrder("o1"), id=f"s{n}")
+    rig.send(place("o1"), id="first")
+    handler.step(0)
+    assert rig.answers("first")[1][0] == "repeated", "still within the window"
+    rig.send(ShipOrder("o1"), id="s2")
+    rig.send(place("o1"), id="first")
+    handler.step(0)
+    handler.flush()
+    assert rig.answers("first")[2] == ("refused", Answer("refused", 1, "order 'o1' exists"))
+    assert [id for id, *_ in rig.states()["o1"]["seen"]] == ["s1", "s2", "first"]
+
+
+def test_repeats_do_not_push_others_out_of_the_window(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handlers, "SEEN_WINDOW", 2)
+    rig.send(place("o1"), id="a")
+    for _ in range(5):
+        rig.send(place("o1"), id="a")
+    rig.send(PayOrder("o1", 5), id="b")
+    rig.send(place("o1"), id="a")
+    rig.handler().step(0)
+    assert [outcome for outcome, _ in rig.answers("a")] == ["accepted", *["repeated"] * 6]
+
+
+# --- expected versions
+
+
+def test_an_expected_version_is_met_or_refused(rig: Rig) -> None:
+    handler = rig.handler()
+    rig.send(place("o1"), expected_version=1, id="too early")
+    rig.send(place("o1"), expected_version=0, id="a")
+    rig.send(PayOrder("o1", 5), expected_version=1, id="b")
+    rig.send(CancelOrder("o1"), expected_version=1, id="c")
+    rig.send(PayOrder("o1", 5), expected_version=1, id="b")
+    handler.step(0)
+    assert [(c.id, c.outcome, c.answer.reason) for c in rig.commits()] == [
+        ("too early", "refused", "expected version 1, it is 0"),
+        ("a", "accepted", ""),
+        ("b", "accepted", ""),
+        ("c", "refused", "expected version 1, it is 2"),
+        ("b", "repeated", ""),
+    ]
+
+
+def test_of_two_writers_one_wins(rig: Rig) -> None:
+    handler = rig.handler()
+    rig.send(place("o1"))
+    handler.step(0)
+    for n in range(10):
+        rig.send(PayOrder("o1", 5) if n % 2 else CancelOrder("o1"), expected_version=1)
+    assert Counter(c.outcome for c in handler.step(0)) == {"accepted": 1, "refused": 9}
+
+
+# --- parking
+
+POISON = {
+    "not JSON": b"\xff\x00 not json",
+    "an empty record": b"",
+    "no such command": b'{"id":"x","body":{"type":"BurnOrder","order_id":"o1"}}',
+    "a field too many": b'{"id":"x","body":{"type":"ShipOrder","order_id":"o1","speed":1}}',
+    "a field missing": b'{"id":"x","body":{"type":"PayOrder","order_id":"o1"}}',
+    "a number too large": b'{"id":"x","body":{"type":"PayOrder","order_id":"o1","cents":1e999}}',
+    "not a number": b'{"id":"x","body":{"type":"PayOrder","order_id":"o1","cents":NaN}}',
+    "deeply nested": b'{"id":' + b"[" * 5_000,
+    "another stream": encode(Envelope("x", ShipOrder("o2"))),
+}
+
+
+@pytest.mark.parametrize("poison", POISON)
+def test_poison_parks_its_stream_and_stops_nobody_else(rig: Rig, poison: str) -> None:
+    handler = rig.handler()
+    rig.send(place("o1"), id="before")
+    rig.send(place("o2"), id="other")
+    rig.put(b"o1", POISON[poison])
+    rig.send(PayOrder("o1", 5), id="behind")
+    rig.send(PayOrder("o2", 5), id="other too")
+    rig.send(place("o1"), id="before")
+    handler.step(0)
+    found = {c.id: c for c in rig.commits()}
+    (parked,) = [c for c in found.values() if c.id.startswith("undecodable:")]
+    assert (parked.outcome, parked.stream, parked.events) == ("parked", "o1", ())
+    assert found["behind"].outcome == "parked"
+    assert found["behind"].reason == parked.reason != ""
+    assert found["other"].outcome == found["other too"].outcome == "accepted"
+    assert [o for o, _ in rig.answers("before")] == ["accepted", "repeated"]
+
+
+@pytest.mark.parametrize("how", ["next batch", "restart", "restart after a flush", "evicted"])
+def test_a_stream_stays_parked_and_its_commands_in_order(rig: Rig, how: str) -> None:
+    options = {"max_streams": 0} if how == "evicted" else {}
+    handler = rig.handler(**options)
+    rig.send(place("o1"))
+    rig.put(b"o1", b"poison")
+    handler = again(rig, handler, how, **options)
+    for n in range(3):
+        rig.send(PayOrder("o1", 5), id=f"p{n}")
+    handler.step(0)
+    handler.flush()
+    parked = [c for c in rig.commits() if c.outcome == "parked"]
+    assert [c.id for c in parked[1:]] == ["p0", "p1", "p2"]
+    assert {(c.first, c.last) for c in parked} == {(2, 1)}, "nothing happened to its version"
+    assert rig.states()["o1"]["version"] == 1
+
+
+def test_a_key_that_is_no_text_is_parked(rig: Rig) -> None:
+    rig.put(b"\xff\xfe", encode(Envelope("x", ShipOrder("o1"))))
+    rig.send(place("o1"))
+    assert [c.outcome for c in rig.handler().step(0)].count("parked") == 1
+    assert Counter(c.outcome for c in rig.commits()) == {"parked": 1, "accepted": 1}
+
+
+def test_a_bug_in_a_rule_parks_its_stream() -> None:
+    def ship(order: Any, c: ShipOrder) -> tuple[Any, ...]:
+        raise ZeroDivisionError("a bug")
+
+    buggy = Context(
+        "orders",
+        commands=orders.COMMANDS,
+        events=orders.EVENTS,
+        state=orders.Order,
+        decide={**orders.DECIDE, ShipOrder: ship},
+        evolve=orders.evolve,
+    )
+    rig = Rig(buggy)
+    rig.send(place("o1"))
+    rig.send(place("o2"))
+    rig.send(ShipOrder("o1"), id="bug")
+    rig.send(PayOrder("o1", 5), id="behind")
+    rig.send(PayOrder("o2", 5), id="other")
+    rig.handler().step(0)
+    found = {c.id: c for c in rig.commits()}
+    assert found["bug"].reason == "ZeroDivisionError: a bug"
+    assert found["behind"].outcome == "parked"
+    assert found["other"].outcome == "accepted"
+
+
+# --- restarts and memory
+
+
+def test_nothing_in_memory_changes_before_the_commit(rig: Rig) -> None:
+    handler = rig.handler()
+    rig.send(place("o1"))
+    handler.step(0)
+    before = {k: s.copy() for k, s in handler._streams.items()}
+    rig.send(PayOrder("o1", 5))
+    rig.broker.log("commands", "events", "handlers", "handler-1")  # the group moves on
+    handler._log.poll = _without_rebalance(handler)  # type: ignore[method-assign]
+    with pytest.raises(Fenced):
+        handler.step(0)
+    assert handler._streams == before
+
+
+def _without_rebalance(handler: Handler) -> Any:
+    """A poll that brings records as before: the rebalance comes in the middle of the batch."""
+    log: Any = handler._log
+    poll = log.poll
+
+    def polled(limit: int, timeout: float) -> Any:
+        group = log._broker.group(log._topic, log._group)
+        generation, group.generation = group.generation, log._generation
+        try:
+            return poll(limit, timeout)
+        finally:
+            group.generation = generation
+
+    return polled
+
+
+def test_a_restart_reads_only_the_tail(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    handler = rig.handler()
+    for n in range(50):
+        rig.send(place(f"o{n}"))
+    handler.step(0)
+    handler.flush()
+    for n in range(6):
+        rig.send(PayOrder(f"o{n}", 5))
+    handler.step(0)
+    handler.close()
+    replayed: list[int] = []
+    replay = Handler._replay
+
+    def counted(self: Handler, partition: int, records: Any) -> None:
+        replayed.append(len(records))
+        replay(self, partition, records)
+
+    monkeypatch.setattr(Handler, "_replay", counted)
+    again = rig.handler()
+    assert sum(replayed) == 6
+    for n in range(7):
+        rig.send(ShipOrder(f"o{n}"))
+    assert Counter(c.outcome for c in again.step(0)) == {"accepted": 6, "refused": 1}
+
+
+def test_a_new_fold_reads_the_log_from_its_start(rig: Rig) -> None:
+    """States carry the schema version of their fold: a new one never reads old documents."""
+    handler = rig.handler()
+    for n in range(10):
+        rig.send(place(f"o{n}"))
+    handler.step(0)
+    handler.flush()
+    handler.close()
+    second = Context(
+        "orders",
+        commands=orders.COMMANDS,
+        events=orders.EVENTS,
+        state=orders.Order,
+        decide=orders.DECIDE,
+        evolve=orders.evolve,
+        fold=2,
+    )
+    newer = rig.handler(context=second)
+    rig.send(PayOrder("o1", 5))
+    (commit,) = newer.step(0)
+    assert commit.answer == Answer("accepted", 2)
+    newer.flush()
+    assert rig.store.count("orders.state.v1") == rig.store.count("orders.state.v2") == 10
+
+
+def test_memory_is_bounded_and_cold_streams_come_back_in_one_look_up(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handler = rig.handler(max_streams=10, flush_streams=20, batch_size=5)
+    most = 0
+    for n in range(200):
+        rig.send(place(f"o{n}"))
+    while handler.step(0):
+        most = max(most, len(handler._streams))
+    assert most <= 10 + 20 + 5
+    handler.flush()
+    assert len(handler._streams) == 10
+    looked_up: list[set[str]] = []
+    load = rig.store.load
+
+    def counted(collection: str, ids: Any) -> Any:
+        ids = set(ids)
+        looked_up.append(ids)
+        return load(collection, ids)
+
+    monkeypatch.setattr(rig.store, "load", counted)
+    for n in range(5):
+        rig.send(PayOrder(f"o{n}", 5))
+    assert [c.last for c in handler.step(0)] == [2] * 5
+    assert looked_up == [{f"o{n}" for n in range(5)}]
+
+
+def test_only_clean_states_are_evicted(rig: Rig) -> None:
+    handler = rig.handler(max_streams=0, flush_streams=1_000)
+    rig.send(place("o1"))
+    handler.step(0)
+    assert list(handler._streams) == ["o1"], "dirty: it is nowhere else"
+    handler.flush()
+    assert not handler._streams
+
+
+def test_a_flush_is_one_transaction_under_the_epoch(rig: Rig) -> None:
+    """A zombie that wakes up saves nothing over what its successor has."""
+    zombie = rig.handler()
+    rig.send(place("o1"))
+    zombie.step(0)
+    rig.broker.leave("commands", "handlers", zombie._log._member)  # type: ignore[attr-defined]
+    successor = rig.handler(slot=0)
+    rig.send(PayOrder("o1", 5))
+    successor.step(0)
+    successor.flush()
+    saved = rig.states()
+    with pytest.raises(Fenced):
+        zombie.flush()
+    assert rig.states() == saved
+    assert saved["o1"]["version"] == 2
+
+
+def test_the_state_documents_stand_where_the_checkpoint_says(rig: Rig) -> None:
+    handler = rig.handler(batch_size=3, flush_streams=4)
+    for _, command, _ in mixed(4, 60, streams=6):
+        rig.send(command)
+    for _ in range(7):
+        handler.step(0)
+    looked_at = 0
+    for checkpoint in rig.store.checkpoints(ORDERS.checkpoints):
+        partition = int(checkpoint.id.rpartition(":")[2])
+        reached = {
+            c.stream: c.last
+            for c in rig.commits()
+            if c.partition == partition and c.offset <= checkpoint.command
+        }
+        states = rig.states()
+        assert reached == {s: states[s]["version"] for s in reached}
+        looked_at += len(reached)
+    assert looked_at
+
+
+def test_a_partition_that_moves_is_replayed_by_its_new_owner(rig: Rig) -> None:
+    first = rig.handler(0)
+    for n in range(10):
+        rig.send(place(f"o{n}"))
+    first.step(0)
+    second = rig.handler(1)
+    for n in range(10):
+        rig.send(PayOrder(f"o{n}", 5))
+    done = [*first.step(0), *second.step(0), *first.step(0), *second.step(0)]
+    assert {c.outcome for c in done} == {"accepted"}
+    assert len(done) == 10
+    owners = [{c.partition for c in h.step(0)} for h in (first, second)]
+    assert owners == [set(), set()]
+    assert len(first._checkpoints) == len(second._checkpoints) == 1
+    assert {s.partition for s in first._streams.values()} == set(first._checkpoints)
+    second.close()
+    for n in range(10):
+        rig.send(ShipOrder(f"o{n}"))
+    # The first step takes the partition over, the next one reads on.
+    assert {c.outcome for c in [*first.step(0), *first.step(0)]} == {"accepted"}
+    assert len(rig.commits()) == 30
+
+
+def test_replay_ignores_what_does_not_fit_and_counts_it(rig: Rig) -> None:
+    handler = rig.handler()
+    rig.send(place("o1"))
+    (commit,) = handler.step(0)
+    handler.close()
+    partition = commit.partition
+    rig.broker.append("events", partition, b"o1", encode(commit), None)
+    rig.broker.append("events", partition, b"o1", b"not a commit", None)
+    again = rig.handler()
+    assert again.ignored == 2
+    rig.send(PayOrder("o1", 5))
+    assert [c.last for c in again.step(0)] == [2]
+    again.flush()
+    ignored = {c.id: c.ignored for c in rig.store.checkpoints(ORDERS.checkpoints)}
+    assert ignored[ORDERS.checkpoint(partition)] == 2
+
+
+# --- crashes
+
+
+def plain_run() -> Rig:
+    rig = Rig()
+    for id, command, expected in mixed(5, 120):
+        rig.send(command, id, expected)
+    handler = rig.handler(batch_size=7, flush_streams=9)
+    while handler.step(0):
+        pass
+    handler.flush()
+    return rig
+
+
+#: The failpoint, and at which of its hits: a handler claims each of its two partitions once.
+CRASHES = [
+    (point, nth)
+    for point in ALL
+    if point.startswith("handler.")
+    for nth in (1, 2, 4)
+    if nth < 4 or point is not Failpoint.HANDLER_CLAIMED
+]
+
+
+@pytest.mark.parametrize(("point", "nth"), CRASHES)
+def test_a_crash_changes_nothing(
+    point: Failpoint, nth: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log after a crash and a restart is, commit for commit, the one without a crash."""
+    plain = plain_run()
+    rig = Rig()
+    for id, command, expected in mixed(5, 120):
+        rig.send(command, id, expected)
+    hits = Counter[Failpoint]()
+    crashes = 0
+
+    def crash(at: Failpoint) -> None:
+        hits[at] += 1
+        if at is point and hits[at] == nth:
+            raise Crash(at)
+
+    monkeypatch.setattr(failpoints, "_action", crash)
+    handler: Handler | None = None
+    while True:
+        try:
+            handler = handler or rig.handler(batch_size=7, flush_streams=9)
+            if not handler.step(0):
+                handler.flush()
+                break
+        except Crash:
+            crashes += 1
+            # A dead process: whatever it held in memory is gone, its session is over.
+            group = rig.broker.group("commands", "handlers")
+            for member in list(group.members):
+                rig.broker.leave("commands", "handlers", member)
+            handler = None
+    assert crashes == 1, "the failpoint was hit"
+    assert rig.log() == plain.log()
+    assert rig.states() == plain.states()
+
+
+# --- any schedule
+
+
+class World:
+    """Two slots of handlers and of projectors, a client, and whatever may befall them."""
+
+    def __init__(self, seed: int, flush_streams: int, max_streams: int) -> None:
+        self.lab = Lab(backend="memory", contexts=("orders",), partitions=3)
+        self.history = History(self.lab.bus)
+        self.calls = mixed(seed, 400, streams=9)
+        self.rng = Random(seed)
+        self.limits: dict[str, Any] = {"flush_streams": flush_streams, "max_streams": max_streams}
+        self.parts: dict[tuple[str, int], Any] = {}
+        self.crashes = Counter[Failpoint]()
+        self.zombies = Counter[Failpoint]()
+
+    def part(self, role: str, slot: int) -> Any:
+        """A worker: started when it is not there."""
+        if (role, slot) not in self.parts:
+            lab = self.lab
+            commands, events = (lab.topic_name(f"orders.{k}") for k in ("commands", "events"))
+            group = lab.group(role, "orders")
+            if role == "handler":
+                log = lab.broker.log(commands, events, group, f"{group}-{slot}")
+                made: Any = Handler(
+                    ORDERS, log, lab.store, batch_size=5, flush_seconds=1e9, **self.limits
+                )
+            else:
+                source = lab.broker.source(events, group)
+                made = Projector(
+                    PROJECTIONS["orders"],
+                    ORDERS.codec,
+                    source,
+                    lab.store,
+                    ORDERS.checkpoints,
+                    batch_size=5,
+                )
+            self.parts[role, slot] = made
+        return self.parts[role, slot]
+
+    def end(self, role: str, slot: int) -> None:
+        """It is gone; its session, and in time its transaction, end."""
+        if part := self.parts.pop((role, slot), None):
+            part.close()
+        broker: Any = self.lab.broker
+        broker.expire()
+
+    def step(self, role: str, slot: int) -> bool:
+        """What ``runtime.work`` does with an error: close, and make the part anew."""
+        try:
+            return bool(self.part(role, slot).step(0))
+        except LabkitError:
+            self.end(role, slot)
+            return True
+
+    def crash(self, role: str, slot: int, point: Failpoint) -> None:
+        try:
+            with armed(point):
+                self.part(role, slot).step(0)
+                if role == "handler" and self.rng.random() < 0.5:
+                    self.part(role, slot).flush()
+        except Crash:
+            self.crashes[point] += 1
+            self.end(role, slot)
+        except LabkitError:
+            self.end(role, slot)
+
+    def pause(self, role: str, slot: int, point: Failpoint) -> None:
+        """Paused at a failpoint past its session; another takes over; then it goes on."""
+        part = self.part(role, slot)
+
+        def moved_on(at: Failpoint) -> None:
+            if at is not point:
+                return
+            failpoints._action = None
+            self.zombies[point] += 1
+            broker: Any = self.lab.broker
+            source = part._log if role == "handler" else part._source
+            broker.leave(source._topic, source._group, source._member)
+            broker.expire()
+            for _ in range(2):
+                self.step(role, 1 - slot)
+
+        failpoints._action = moved_on
+        try:
+            part.step(0)
+        except LabkitError:
+            self.end(role, slot)
+        finally:
+            failpoints._action = None
+
+    def send(self, count: int) -> None:
+        calls, self.calls = self.calls[:count], self.calls[count:]
+        send(self.history, calls)
+        if self.history.operations and self.rng.random() < 0.3:
+            old = self.rng.choice(self.history.operations)
+            send(self.history, [(old.id, old.command, old.expected_version)])
+
+    def finish(self) -> None:
+        failpoints._action = None
+        for role in ("handler", "projector"):
+            self.end(role, 1)
+            self.step(role, 0)
+            while self.lab.lag(role, "orders"):
+                self.step(role, 0)
+        self.part("handler", 0).flush()
+        self.history.settle(0.01)
+
+
+SLOTS = st.integers(0, 1)
+HANDLER_POINTS = st.sampled_from([p for p in ALL if p.startswith("handler.")])
+PROJECTOR_POINTS = st.sampled_from([p for p in ALL if p.startswith("projector.")])
+ACTIONS = st.one_of(
+    st.tuples(st.just("send"), st.integers(1, 20)),
+    st.tuples(st.just("step"), st.just("handler"), SLOTS),
+    st.tuples(st.just("step"), st.just("projector"), SLOTS),
+    st.tuples(st.just("end"), st.sampled_from(["handler", "projector"]), SLOTS),
+    st.tuples(st.sampled_from(["crash", "pause"]), st.just("handler"), SLOTS, HANDLER_POINTS),
+    st.tuples(st.sampled_from(["crash", "pause"]), st.just("projector"), SLOTS, PROJECTOR_POINTS),
+)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_armed() -> Iterator[None]:
+    yield
+    failpoints._action = None
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.integers(0, 1_000),
+    st.sampled_from([1, 4, 10_000]),
+    st.sampled_from([0, 3, 10_000]),
+    st.lists(ACTIONS, min_size=10, max_size=60),
+)
+def test_any_schedule_of_crashes_and_zombies_keeps_every_promise(
+    seed: int, flush_streams: int, max_streams: int, actions: list[tuple[Any, ...]]
+) -> None:
+    world = World(seed, flush_streams, max_streams)
+    world.send(20)
+    for name, *arguments in actions:
+        getattr(world, name)(*arguments)
+    world.finish()
+    assert_green(check_all(world.lab, world.history))
+    assert world.lab.ignored_commits() == 0
+    assert all(operation.status == "ok" for operation in world.history)
+
+
+def test_the_schedules_reach_every_failpoint_dead_and_paused() -> None:
+    """Or the test above would promise more than it looks at."""
+    crashes, zombies = Counter[Failpoint](), Counter[Failpoint]()
+    for seed in range(12):
+        rng = Random(seed)
+        world = World(seed, flush_streams=4, max_streams=3)
+        for _ in range(60):
+            role = rng.choice(["handler", "projector"])
+            slot = rng.randrange(2)
+            point = rng.choice([p for p in ALL if p.startswith(role)])
+            world.send(rng.randrange(8))
+            rng.choice([world.crash, world.pause])(role, slot, point)
+            world.step(role, slot)
+        world.finish()
+        assert_green(check_all(world.lab, world.history))
+        crashes += world.crashes
+        zombies += world.zombies
+    assert set(crashes) == set(zombies) == set(ALL)
+
+
+# --- the routing table
+
+
+def test_a_context_needs_one_decision_for_each_command() -> None:
+    def context(decide: Any) -> Context:
+        return Context(
+            "orders",
+            commands=orders.COMMANDS,
+            events=orders.EVENTS,
+            state=orders.Order,
+            decide=decide,
+            evolve=orders.evolve,
+        )
+
+    with pytest.raises(UsageError, match="not exactly one decision for ShipOrder"):
+        context({c: d for c, d in orders.DECIDE.items() if c is not ShipOrder})
+    with pytest.raises(UsageError, match="not exactly one decision for ListProduct"):
+        context({**orders.DECIDE, ListProduct: catalog.list_product})
+
+
+def test_a_command_has_one_context() -> None:
+    with pytest.raises(UsageError, match="claimed by 'orders' and by 'orders'"):
+        route([ORDERS, ORDERS])
+    assert set(route(CONTEXTS.values())) == {c for x in CONTEXTS.values() for c in x.decide}
+
+
+def test_a_decision_is_pure() -> None:
+    """Twice the same question, twice the same answer: replay and the fences rest on it."""
+    for context in CONTEXTS.values():
+        for decide in context.decide.values():
+            assert decide.__closure__ is None
+    with pytest.raises(Refused):
+        orders.ship(None, ShipOrder("o1"))
