@@ -185,8 +185,8 @@ class Look:
             "unread": self._lab.lag("handler", "orders"),
             "commits": sum(row["key"] == self._order for row in made),
             "hidden": hidden,
-            "state": state.get("version", 0),
-            "view": view.get("version", 0),
+            "state": int(state.get("version", 0)),
+            "view": int(view.get("version", 0)),
         }
         locked = f" + {hidden} that nobody may read" if hidden else ""
         shown = f", {view['status']}, {view['payment']}" if view else ""
