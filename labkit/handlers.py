@@ -100,8 +100,8 @@ class Handler:
         clock: Clock | None = None,
         *,
         batch_size: int = 2_000,
-        flush_streams: int = 5_000,
-        flush_seconds: float = 1.0,
+        flush_streams: int = 2_000,
+        flush_seconds: float = 0.2,
         max_streams: int = 100_000,
     ) -> None:
         self.context = context

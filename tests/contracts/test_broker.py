@@ -290,7 +290,9 @@ def test_a_second_holder_of_a_transactional_id_fences_the_first(topics: Topics) 
     first = topics.log("handler-0")
     own(first)
     (batch,) = [b for b in gather(first, 1) if b.records]
-    topics.broker.log(topics.commands, topics.events, f"{topics.group}.x", f"{topics.group}.handler-0").close()
+    topics.broker.log(
+        topics.commands, topics.events, f"{topics.group}.x", f"{topics.group}.handler-0"
+    ).close()
     with pytest.raises(LabkitError):
         first.commit(batch, echo(batch))
 

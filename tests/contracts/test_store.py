@@ -37,7 +37,9 @@ def moved(at: Checkpoint, **fields: int) -> Checkpoint:
 def test_a_claim_raises_the_epoch_and_keeps_the_rest(store: Store) -> None:
     first = store.claim("checkpoints", "p:0")
     assert first == Checkpoint("p:0", 1, 0, -1, 0)
-    store.advance("checkpoints", [(first, moved(first, position=7, command=3, ignored=1))], Writes())
+    store.advance(
+        "checkpoints", [(first, moved(first, position=7, command=3, ignored=1))], Writes()
+    )
     assert store.claim("checkpoints", "p:0") == Checkpoint("p:0", 2, 7, 3, 1)
     assert store.checkpoints("checkpoints") == [Checkpoint("p:0", 2, 7, 3, 1)]
 
