@@ -484,6 +484,11 @@ def counted_by_a_reader(operations: list[Operation], evidence: Evidence) -> None
     evidence.checkpoints[0] = structs.replace(evidence.checkpoints[0], ignored=1)
 
 
+def a_view_that_says_less_than_it_shows(operations: list[Operation], evidence: Evidence) -> None:
+    """Whoever waits for a token waits for ever."""
+    evidence.checkpoints = [structs.replace(c, command=-1) for c in evidence.checkpoints]
+
+
 def an_order_that_nobody_placed(operations: list[Operation], evidence: Evidence) -> None:
     documents = evidence.views[OrderViews.orders]
     documents.append({**documents[0], "_id": "o9"})
@@ -502,6 +507,7 @@ FORGED: list[tuple[Forge, Any, str]] = [
     (another_reason, lost_writes, "its commit says"),
     (an_ignored_commit, lost_writes, "readers ignore its commit"),
     (counted_by_a_reader, lost_writes, "readers ignored 1 commits, 0 do not fit"),
+    (a_view_that_says_less_than_it_shows, lost_writes, "says command -1, it is 1"),
     (only_this_client_was_told_so, duplicates, "was told"),
     (only_this_client_was_told_so, views, "got two answers"),
     (a_repeat_in_the_log, duplicates, "answered unlike the first"),

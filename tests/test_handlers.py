@@ -701,7 +701,7 @@ def _nothing_armed() -> Iterator[None]:
     failpoints._action = None
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=150)
 @given(
     st.integers(0, 1_000),
     st.sampled_from([1, 4, 10_000]),

@@ -146,13 +146,14 @@ def lost_writes(operations: list[Operation], evidence: Evidence) -> Verdict:
     wrong += [f"the {role} is {lag} offsets behind" for role, lag in evidence.lag.items() if lag]
     stored = 0
     for checkpoint in evidence.checkpoints:
-        states, _, partition = checkpoint.id.rpartition(":")
-        if states == context.states:
-            reached = {
-                c.stream: c.last
-                for c in evidence.chain
-                if c.partition == int(partition) and c.offset <= checkpoint.command
-            }
+        reader, _, partition = checkpoint.id.rpartition(":")
+        mine = [c for c in evidence.chain if c.partition == int(partition)]
+        if reader == PROJECTIONS[evidence.context].name:
+            newest = max((c.offset for c in mine), default=-1)
+            if checkpoint.command != newest:
+                wrong.append(f"the view says command {checkpoint.command}, it is {newest}")
+        elif reader == context.states:
+            reached = {c.stream: c.last for c in mine if c.offset <= checkpoint.command}
             for stream, version in reached.items():
                 stored += 1
                 if evidence.states.get(stream, {}).get("version") != version:
