@@ -170,7 +170,7 @@ class Look:
         columns = {when: now}
         if self._before is not None:
             name, before = self._before
-            changed = {place: "◀ new" if now[place] != before[place] else "" for place in now}
+            changed = {place: "◀ changed" if now[place] != before[place] else "" for place in now}
             columns = {f"before: {name}": before, f"now: {when}": now, "": changed}
         self._before = (when, now)
         return pd.DataFrame(columns)

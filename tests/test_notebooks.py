@@ -25,13 +25,8 @@ from testbook.client import TestbookNotebookClient
 
 from labkit import stack
 from labkit.adapters.kafka_python import KafkaPythonBroker
-
-pytestmark = [
-    # ipykernel 7 and jupyter_client 8 talk over TCP and say so; pyzmq closes its sockets late.
-    pytest.mark.filterwarnings("ignore:Kernel is running over TCP:UserWarning"),
-    pytest.mark.filterwarnings("ignore:unclosed event loop:ResourceWarning"),
-    pytest.mark.filterwarnings("ignore:Unclosed socket <zmq:ResourceWarning"),
-]
+from labkit.domain.orders import PlaceOrder
+from labkit.lab import Lab
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 START = "00_start_here"
@@ -207,6 +202,24 @@ def left_behind(servers: stack.Servers, own: str, timeout: float = 20.0) -> list
     with pymongo.MongoClient[dict[str, Any]](servers.mongo_uri) as client:
         database = own.removesuffix(".").replace(".", "_")
         return topics + [found for found in client.list_database_names() if found == database]
+
+
+@pytest.mark.servers
+def test_a_reader_may_take_her_time(
+    servers: stack.Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A minute between two steps costs a part its place in the group, and no step comes to naught.
+
+    Here no second passes; every touch is taken for one that came too late.
+    """
+    monkeypatch.setattr("labkit.lab.IDLE_SECONDS", -1.0)
+    with Lab("lab", contexts=["orders"], partitions=1) as lab:
+        for number in (1, 2):
+            lab.bus.send(PlaceOrder(f"order-{number}", "ada", "1997-01-31", 1, 1599)).token()
+            assert [commit.outcome for commit in lab.handler.step(10)] == ["accepted"]
+            assert lab.projector.step(10) == 1
+        assert set(lab.collection("orders.checkpoints")["epoch"]) == {2}
+        lab.drop()
 
 
 @pytest.mark.parametrize("name", NAMES)

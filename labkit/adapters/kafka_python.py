@@ -227,7 +227,8 @@ class KafkaPythonSource:
                 batch.records.extend(
                     [Record(partition, r.offset, r.key or b"", r.value or b"") for r in records]
                 )
-            for partition, before in self._positions.items():
+            # Rebalances are told from the client's own thread.
+            for partition, before in list(self._positions.items()):
                 position = self._consumer.position(TopicPartition(self._topic, partition))
                 if position is not None and position != before:
                     batch.positions[partition] = position
