@@ -1,0 +1,326 @@
+"""Workers as processes on real servers: they come back, they share, and none is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import psutil
+import pytest
+from kafka import KafkaAdminClient
+
+from labkit import stack
+from labkit.errors import LabkitError, StackError
+from labkit.experiments.checkers import History, check_all
+from labkit.lab import Lab, running_runs, runs_folder, worker_status
+from labkit.runtime import Alive, Registry, Worker, read_registry, write_whole
+from labkit.stack.processes import is_alive
+from tests.conftest import new_home
+from tests.test_checkers import assert_green, mixed, send
+from tests.test_failpoints import wait_until_quiet
+
+#: The promise: a supervisor restarts a dead worker within this time.
+RESTART_SECONDS = 5.0
+PATIENCE_SECONDS = 30.0
+
+
+def until(what: str, found: Callable[[], object], seconds: float = PATIENCE_SECONDS) -> None:
+    deadline = time.monotonic() + seconds
+    while not found():
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
+        time.sleep(0.05)
+
+
+def runs(pid: int) -> bool:
+    try:
+        return is_alive(psutil.Process(pid))
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.fixture
+def lab(servers: stack.Servers) -> Iterator[Lab]:
+    made = Lab(contexts=("orders",), partitions=4)
+    try:
+        yield made
+    finally:
+        made.drop()
+
+
+def supervisor(lab: Lab) -> int:
+    found = read_registry(runs_folder(lab.name) / f"{lab.run}.json")
+    assert found is not None
+    return found.supervisor
+
+
+def command_lines(run: str) -> list[list[str]]:
+    """The processes of a run, whoever started them."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            line = process.cmdline()
+        except psutil.Error:
+            continue
+        if run in line and is_alive(process):
+            found.append(line)
+    return found
+
+
+@pytest.mark.servers
+def test_a_killed_worker_is_back_within_five_seconds(lab: Lab) -> None:
+    lab.start()
+    history = History(lab.bus)
+    calls = mixed(11, 150)
+    send(history, calls[:50])
+    history.settle()
+    for role in ("handler", "projector"):
+        (before,) = [w for w in lab.workers() if w.role == role]
+        os.kill(before.pid, signal.SIGKILL)
+
+        def reborn(role: str = role, before: Alive = before) -> bool:
+            (now,) = [w for w in lab.workers() if w.role == role]
+            return now.pid != before.pid and runs(now.pid)
+
+        until(f"a new {role}", reborn, RESTART_SECONDS)
+        (now,) = [w for w in lab.workers() if w.role == role]
+        assert (now.restarts, now.slot) == (before.restarts + 1, before.slot)
+        assert not runs(before.pid)
+    send(history, calls[50:])
+    history.settle(PATIENCE_SECONDS)
+    wait_until_quiet(lab)
+    assert_green(check_all(lab, history))
+    assert lab.ignored_commits() == 0
+
+
+@pytest.mark.servers
+def test_a_worker_that_dies_again_and_again_comes_back_each_time(lab: Lab) -> None:
+    lab.start(projectors=0)
+    for restarts in range(1, 4):
+        os.kill(lab.workers()[0].pid, signal.SIGKILL)
+        until(
+            f"restart {restarts}",
+            lambda n=restarts: lab.workers()[0].restarts == n,  # type: ignore[misc]
+            RESTART_SECONDS,
+        )
+    token = lab.bus.send(mixed(1, 1)[0][1]).token()
+    lab.bus.listen("orders")
+    until("it works again", lambda: lab.lag("handler", "orders") == 0)
+    assert token.context == "orders"
+
+
+def shares(lab: Lab, role: str) -> list[int]:
+    """How many partitions each member of a group owns, as the broker sees it."""
+    assert lab.servers is not None
+    admin = KafkaAdminClient(bootstrap_servers=lab.servers.bootstrap)
+    try:
+        group = lab.group(role, "orders")
+        found = admin.describe_groups([group])[group]
+    finally:
+        admin.close()
+    if found["group_state"] != "Stable":
+        return []
+    assigned = [member["member_assignment"]["assigned_partitions"] for member in found["members"]]
+    return [sum(len(topic["partitions"]) for topic in topics) for topics in assigned]
+
+
+@pytest.mark.servers
+def test_two_workers_a_role_share_the_partitions_and_handle_all_once(lab: Lab) -> None:
+    lab.start(handlers=2, projectors=2)
+    assert sorted((w.role, w.slot) for w in lab.workers()) == [
+        ("handler", 0),
+        ("handler", 1),
+        ("projector", 0),
+        ("projector", 1),
+    ]
+    history = History(lab.bus)
+    calls = mixed(12, 300)
+    send(history, calls[:100])
+    for role in ("handler", "projector"):
+        # One member may own all for a moment; then the other gets its half.
+        until(f"two {role}s share", lambda role=role: shares(lab, role) == [2, 2])  # type: ignore[misc]
+    send(history, calls[100:])
+    history.settle(PATIENCE_SECONDS)
+    wait_until_quiet(lab)
+    assert_green(check_all(lab, history))
+    assert lab.ignored_commits() == 0
+    assert len(history) == len(calls)
+
+
+@pytest.mark.servers
+def test_the_registry_and_the_status_show_what_runs(lab: Lab) -> None:
+    assert lab.workers() == []
+    lab.start()
+    registry = read_registry(runs_folder(lab.name) / f"{lab.run}.json")
+    assert registry is not None
+    assert (registry.run, registry.client, registry.partitions) == (lab.run, "kafka-python", 4)
+    assert registry.workers == lab.workers()
+    assert running_runs("lab") == [lab.run]
+    lab.stop()
+    assert lab.workers() == []
+    assert running_runs("lab") == []
+    token = lab.bus.send(mixed(1, 1)[0][1]).token()
+    lab.start(projectors=0)
+    until("it is handled", lambda: lab.lag("handler", "orders") == 0)
+    (row,) = worker_status("lab")
+    assert row.pop("pid") == lab.workers()[0].pid
+    assert row == {
+        "run": lab.run,
+        "role": "handler",
+        "context": "orders",
+        "slot": 0,
+        "restarts": 0,
+        "lag": 0,
+    }
+    assert token.offset == 0
+
+
+@pytest.mark.servers
+def test_stop_leaves_no_process_and_no_registry(lab: Lab) -> None:
+    lab.start()
+    pids = [supervisor(lab), *(w.pid for w in lab.workers())]
+    assert all(runs(pid) for pid in pids)
+    lab.stop()
+    assert not any(runs(pid) for pid in pids)
+    assert command_lines(lab.run) == []
+    assert not (runs_folder(lab.name) / f"{lab.run}.json").exists()
+    lab.stop()
+
+
+def complaint(lab: Lab) -> str:
+    try:
+        lab.check()
+    except StackError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_supervisor_leaves_no_worker_behind(lab: Lab, how: signal.Signals) -> None:
+    lab.start()
+    pids = [w.pid for w in lab.workers()]
+    os.kill(supervisor(lab), how)
+    until("the workers end", lambda: not any(runs(pid) for pid in pids))
+    until("the supervisor ends", lambda: complaint(lab))
+    assert "the supervisor of the workers ended with code" in complaint(lab)
+    assert running_runs("lab") == [], "a registry without its supervisor counts for nothing"
+    lab.stop()
+    lab.start(projectors=0)
+    assert [w.role for w in lab.workers()] == ["handler"]
+
+
+PARENT = """
+import sys, time
+from labkit.lab import Lab
+lab = Lab(contexts=("orders",), partitions=2)
+lab.start()
+print(lab.run, *[w.pid for w in lab.workers()], flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.servers
+def test_a_killed_parent_leaves_no_process_behind(servers: stack.Servers) -> None:
+    """A notebook whose kernel is killed."""
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True)
+    try:
+        assert parent.stdout is not None
+        run, *pids = parent.stdout.readline().split()
+        with parent.stdout:
+            assert len(pids) == 2
+            assert len(command_lines(run)) == 2
+    finally:
+        parent.kill()
+        parent.wait()
+    until("supervisor and workers end", lambda: not running_runs("lab"))
+    until("the workers end", lambda: not any(runs(int(pid)) for pid in pids))
+    assert command_lines(run) == []
+    with Lab(run=run, contexts=("orders",), partitions=2) as left:
+        left.drop()
+
+
+def start_worker(lab: Lab, log: Path, run: str, **environment: str) -> subprocess.Popen[bytes]:
+    command = lab.worker_command(Worker("handler", "orders", 0))
+    command[command.index(lab.run)] = run
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            env=lab.environment() | environment,
+        )
+
+
+@pytest.mark.servers
+def test_a_worker_without_kafka_ends_with_one_line(lab: Lab, tmp_path: Path) -> None:
+    log = tmp_path / "worker.log"
+    worker = start_worker(
+        lab,
+        log,
+        lab.run,
+        LABKIT_HOME=str(new_home(tmp_path / "home")),  # where no servers are noted
+        LABKIT_BOOTSTRAP="127.0.0.1:1",
+    )
+    assert worker.stdin is not None
+    with worker.stdin:
+        assert worker.wait(PATIENCE_SECONDS) == 2
+    (line,) = log.read_text().splitlines()
+    assert line.startswith("labkit: no Kafka answers at 127.0.0.1:1")
+
+
+@pytest.mark.servers
+def test_a_worker_that_gets_nowhere_says_why_and_takes_its_time(lab: Lab, tmp_path: Path) -> None:
+    """Here its topics are not there. No traceback, and no busy loop."""
+    log = tmp_path / "worker.log"
+    worker = start_worker(lab, log, "rnever")
+    assert worker.stdin is not None
+    with worker.stdin:
+        until("it says so", lambda: log.read_text().count("rejoin") >= 2)
+        time.sleep(3)
+        assert worker.poll() is None, "it goes on trying"
+    assert worker.wait(PATIENCE_SECONDS) == 0
+    said = log.read_text()
+    assert "topic 'lab.rnever.orders.commands' does not exist" in said
+    assert "Traceback" not in said
+    assert 2 <= said.count("rejoin") <= 6, said
+
+
+@pytest.mark.servers
+def test_a_second_start_and_stepping_by_hand_are_refused_while_workers_run(lab: Lab) -> None:
+    lab.start(projectors=0)
+    with pytest.raises(LabkitError, match="running already"):
+        lab.start()
+    with pytest.raises(LabkitError, match=r"call lab\.stop\(\)"):
+        assert lab.handler
+    lab.stop()
+    lab.bus.send(mixed(1, 1)[0][1]).token()
+    until("it is handled by hand", lambda: lab.handler.step())
+
+
+# --- without servers
+
+
+def test_a_registry_is_only_as_good_as_its_supervisor(tmp_path: Path) -> None:
+    path = tmp_path / "r1.json"
+    assert read_registry(path) is None
+    path.write_bytes(b"{ not whole")
+    assert read_registry(path) is None
+    state = Registry("r1", os.getpid(), "kafka-python", 4, [Alive("handler", "orders", 0, 1)])
+    write_whole(path, msgspec.json.encode(state))
+    assert read_registry(path) == state
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    write_whole(path, msgspec.json.encode(msgspec.structs.replace(state, supervisor=dead.pid)))
+    assert read_registry(path) is None
+    assert [p.name for p in tmp_path.iterdir()] == ["r1.json"], "no half-written file is left"
+
+
+def test_a_worker_has_a_name_that_tells_it_from_all_others() -> None:
+    assert Worker("handler", "orders", 1).name == "handler-orders-1"
