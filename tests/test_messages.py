@@ -81,6 +81,7 @@ BAD = {
     "true": b'{"id":"a","body":{"type":"PayOrder","order_id":"o1","cents":true}}',
     "NaN": b'{"id":"a","body":{"type":"PayOrder","order_id":"o1","cents":NaN}}',
     "too deep": b'{"id":' + b"[" * 100_000,
+    "too deep in an unknown field": b'{"x":' + b"[" * 100_000,
     "of another context": b'{"id":"a","body":{"type":"ChangePrice","product_id":"x","cents":1}}',
 }
 
