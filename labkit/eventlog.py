@@ -44,6 +44,30 @@ def read(
         source.stop(partition)
 
 
+def peek(source: Source, patience: float) -> tuple[list[Record], int]:
+    """What a reader of committed records sees of a topic now, and how many offsets it may not see.
+
+    Unlike :func:`read` this does not wait for transactions that are open: it stops where nothing
+    has come for ``patience`` seconds. Records are in the order of partition and offset.
+    """
+    ends = source.ends()
+    at = dict.fromkeys(ends, 0)
+    for partition in ends:
+        source.start(partition, 0)
+    found: list[Record] = []
+    moved = time.monotonic()
+    while any(at[p] < ends[p] for p in ends):
+        batch = source.poll(5_000, 0.1)
+        at.update(batch.positions)
+        found += batch.records
+        if batch.positions:
+            moved = time.monotonic()
+        elif time.monotonic() - moved >= patience:
+            break
+    found.sort(key=lambda record: (record.partition, record.offset))
+    return found, sum(max(0, ends[p] - at[p]) for p in ends)
+
+
 def join(source: Source, partitions: int, timeout: float = READ_TIMEOUT) -> frozenset[int]:
     """Poll until a group member owns that many partitions; nothing is read yet.
 

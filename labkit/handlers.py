@@ -6,19 +6,15 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, get_args
 
-import msgspec
 from msgspec import Struct, structs
 
 from labkit import eventlog
+from labkit.bookkeeping import Stream
 from labkit.domain import catalog, orders
 from labkit.errors import DecodeError, Refused, UsageError
 from labkit.failpoints import Failpoint, hit
 from labkit.messages import Answer, Codec, Command, Commit, Decisions, Envelope, Event, encode
-from labkit.ports import Checkpoint, Clock, CommandLog, Document, Record, Store, SystemClock, Writes
-
-#: How many command ids a stream remembers with their answers. A repeat that comes after so many
-#: other commands to the same stream is no longer known as one.
-SEEN_WINDOW = 1_000
+from labkit.ports import Checkpoint, Clock, CommandLog, Record, Store, SystemClock, Writes
 
 
 class Context:
@@ -51,37 +47,6 @@ class Context:
     def checkpoint(self, partition: int) -> str:
         """The id of the handler's checkpoint."""
         return f"{self.states}:{partition}"
-
-
-class Stream(Struct):
-    """A stream's state and bookkeeping, as the handler keeps it."""
-
-    partition: int
-    stored: bool = False
-    version: int = 0
-    state: Any = None
-    seen: dict[str, Answer] = msgspec.field(default_factory=dict)
-    parked: str = ""
-
-    def copy(self) -> Stream:
-        """A copy that may be changed without touching this one."""
-        return Stream(
-            self.partition, self.stored, self.version, self.state, dict(self.seen), self.parked
-        )
-
-    def take(self, commit: Commit[Any], evolve: Callable[[Any, Event], Any]) -> None:
-        """Fold one commit: the only way a stream changes, live and on replay."""
-        if commit.outcome == "repeated":
-            return
-        if commit.outcome == "parked":
-            self.parked = self.parked or commit.reason
-            return
-        for event in commit.events:
-            self.state = evolve(self.state, event)
-        self.version = commit.last
-        self.seen[commit.id] = commit.answer
-        if len(self.seen) > SEEN_WINDOW:
-            del self.seen[next(iter(self.seen))]
 
 
 class Handler:
@@ -255,7 +220,7 @@ class Handler:
         for key, partition in cold.items():
             document = found.get(key)
             self._streams[key] = (
-                _from_document(document, self.context.state) if document else Stream(partition)
+                Stream.load(document, self.context.state) if document else Stream(partition)
             )
 
     def _flush_if_due(self) -> None:
@@ -270,7 +235,7 @@ class Handler:
         for key in self._dirty:
             stream = self._streams[key]
             into = writes.replaces if stream.stored else writes.inserts
-            into[self.context.states].append(_to_document(key, stream))
+            into[self.context.states].append(stream.document(key))
         moves = [
             (old, self._reached[partition])
             for partition, old in self._checkpoints.items()
@@ -337,28 +302,6 @@ class Handler:
 
 def _text(key: bytes) -> str:
     return key.decode("utf-8", "backslashreplace")
-
-
-def _to_document(key: str, stream: Stream) -> Document:
-    return {
-        "_id": key,
-        "partition": stream.partition,
-        "version": stream.version,
-        "state": msgspec.to_builtins(stream.state),
-        "seen": [[id, a.outcome, a.version, a.reason] for id, a in stream.seen.items()],
-        "parked": stream.parked,
-    }
-
-
-def _from_document(document: Document, state: type[Struct]) -> Stream:
-    return Stream(
-        partition=document["partition"],
-        stored=True,
-        version=document["version"],
-        state=None if document["state"] is None else msgspec.convert(document["state"], state),
-        seen={id: Answer(o, v, r) for id, o, v, r in document["seen"]},
-        parked=document["parked"],
-    )
 
 
 # --- The routing table: which context decides on which command, and how.

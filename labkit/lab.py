@@ -29,7 +29,7 @@ from labkit import stack
 from labkit.adapters.memory import MemoryBroker, MemoryStore
 from labkit.bus import CommandBus
 from labkit.errors import StackError, TimedOut, Unreachable, UsageError
-from labkit.eventlog import EventLog, read
+from labkit.eventlog import EventLog, peek
 from labkit.failpoints import Crash, Failpoint, armed
 from labkit.handlers import CONTEXTS, Context, Handler, route
 from labkit.ports import Broker, Source, Store
@@ -55,6 +55,8 @@ CLIENTS = ("kafka-python", "confluent")
 Role = Literal["handler", "projector"]
 ROLES: tuple[Role, ...] = get_args(Role)
 READY_SECONDS = 60.0
+#: A reader that got nothing for so long is stuck behind a transaction that is open.
+STUCK_SECONDS = 2.0
 #: Who reads for a minute between two steps is put out of the group (the adapters' poll interval is
 #: 60 s), and the next step would only rejoin. So a part that lay idle starts a new life instead.
 IDLE_SECONDS = 40.0
@@ -128,7 +130,7 @@ class Lab:
         except BaseException:
             self.close()
             raise
-        self.queries = Queries(self.store)
+        self.queries = Queries(self.store, pump=self._pump)
 
     def _connect(self, report: Callable[[str], None]) -> None:
         from labkit.adapters.mongo import MongoStore
@@ -382,26 +384,33 @@ class Lab:
 
     # --- looking
 
+    def peek(self, name: str) -> tuple[list[dict[str, Any]], int]:
+        """What a topic shows to a reader of committed records, and how many offsets it hides.
+
+        Rows hold ``partition``, ``offset``, ``key`` and ``value`` (JSON, or bytes where it is not).
+        What is hidden belongs to transactions that are still open.
+        """
+        source = self.broker.source(self.topic_name(name))
+        try:
+            records, hidden = peek(source, STUCK_SECONDS if self.backend == "kafka" else 0.0)
+        finally:
+            source.close()
+        rows = [
+            {
+                "partition": r.partition,
+                "offset": r.offset,
+                "key": r.key.decode("utf-8", "backslashreplace"),
+                "value": _readable(r.value),
+            }
+            for r in records
+        ]
+        return rows, hidden
+
     def topic(self, name: str) -> pd.DataFrame:
         """What a topic holds: one row a record (partition, offset, key, value)."""
         import pandas as pd
 
-        source = self.broker.source(self.topic_name(name))
-        try:
-            rows = [
-                (
-                    r.partition,
-                    r.offset,
-                    r.key.decode("utf-8", "backslashreplace"),
-                    _readable(r.value),
-                )
-                for partition in range(self.partitions)
-                for records in read(source, partition)
-                for r in records
-            ]
-        finally:
-            source.close()
-        return pd.DataFrame(rows, columns=["partition", "offset", "key", "value"])
+        return pd.DataFrame(self.peek(name)[0], columns=["partition", "offset", "key", "value"])
 
     def collection(self, name: str) -> pd.DataFrame:
         """What a collection holds: one row a document."""
@@ -450,10 +459,18 @@ class Lab:
         if order is None:
             raise UsageError(f"the view holds no order {order_id!r}; has its projector run?")
         at = order["trace"]
-        topic, log = self.topic("orders.commands"), self.topic("orders.events")
-        place = (topic["partition"] == at["partition"]) & (topic["offset"] == at["command"])
-        command = topic[place].iloc[0]["value"]
-        made = log[log["value"].map(lambda v: v.get("id") == at["id"])].iloc[0]
+        (command,) = [
+            row["value"]
+            for row in self.peek("orders.commands")[0]
+            if (row["partition"], row["offset"]) == (at["partition"], at["command"])
+        ]
+        # A commit carries the place of its command; its id alone may stand in repeats too.
+        (made,) = [
+            row
+            for row in self.peek("orders.events")[0]
+            if (row["value"]["partition"], row["value"]["offset"])
+            == (at["partition"], at["command"])
+        ]
         commit = made["value"]
         stages = ("sent", "polled", "decided", "fetched", "applied")
         return Film(
@@ -465,7 +482,7 @@ class Lab:
                 partitions=self.partitions,
                 partition=at["partition"],
                 command_offset=at["command"],
-                event_offset=int(made["offset"]),
+                event_offset=made["offset"],
                 version=order["version"],
                 instants={stage: at[stage] for stage in stages},
             )

@@ -19,8 +19,9 @@ LONGEST_LOOK_SECONDS = 0.02
 class Queries:
     """Answers from the views of one run."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, pump: Callable[[], None] = lambda: None) -> None:
         self._store = store
+        self._pump = pump
 
     def order(self, order_id: str) -> Document | None:
         """One order, or ``None`` where the view has not seen it."""
@@ -77,6 +78,7 @@ class Queries:
             key = (token.context, token.partition)
             wanted[key] = max(token.offset, wanted.get(key, -1))
         began = time.monotonic()
+        self._pump()
         while missing := self._missing(wanted):
             waited = time.monotonic() - began
             if waited > timeout:
@@ -86,6 +88,7 @@ class Queries:
                     f"{partition} within {timeout:g} s; is its projector running?"
                 )
             meanwhile()
+            self._pump()
             time.sleep(min(max(waited / 20, SHORTEST_LOOK_SECONDS), LONGEST_LOOK_SECONDS))
 
     def _missing(self, wanted: dict[tuple[str, int], int]) -> dict[tuple[str, int], int]:

@@ -7,24 +7,18 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from labkit.errors import TimedOut
-from labkit.ports import Broker
 
 if TYPE_CHECKING:
     import pandas as pd
-
-#: A reader that got nothing for so long is stuck behind a transaction that is open.
-STUCK_SECONDS = 2.0
 
 
 class Looked(Protocol):
     """What is needed of a ``Lab``, which only notebooks and programs may import."""
 
-    backend: str
-    broker: Broker
     servers: Any
 
-    def topic_name(self, name: str) -> str:
-        """The full name of a topic of this run."""
+    def peek(self, name: str) -> tuple[list[dict[str, Any]], int]:
+        """The records that a reader of a topic sees, and how many are hidden."""
 
     def collection(self, name: str) -> pd.DataFrame:
         """The documents of a collection."""
@@ -36,51 +30,11 @@ class Looked(Protocol):
         """The worker processes."""
 
 
-def readable(lab: Looked, topic: str) -> tuple[list[dict[str, Any]], int]:
-    """What a careful reader of a topic can see now, and how many records it may not see yet.
-
-    Unlike ``lab.topic``, this does not wait for transactions that are open. Each row holds
-    ``partition``, ``offset``, ``key`` and ``value``, in the order of the partitions.
-    """
-    import msgspec
-
-    source = lab.broker.source(lab.topic_name(topic))
-    try:
-        ends = source.ends()
-        at = dict.fromkeys(ends, 0)
-        for partition in ends:
-            source.start(partition, 0)
-        rows: list[dict[str, Any]] = []
-        patience = 0.0 if lab.backend == "memory" else STUCK_SECONDS
-        moved = time.monotonic()
-        while any(at[p] < ends[p] for p in ends):
-            batch = source.poll(5_000, 0.1)
-            at.update(batch.positions)
-            rows.extend(
-                {
-                    "partition": r.partition,
-                    "offset": r.offset,
-                    "key": r.key.decode("utf-8", "backslashreplace"),
-                    "value": msgspec.json.decode(r.value),
-                }
-                for r in batch.records
-            )
-            now = time.monotonic()
-            if batch.positions:
-                moved = now
-            elif now - moved >= patience:
-                break
-    finally:
-        source.close()
-    rows.sort(key=lambda row: (row["partition"], row["offset"]))
-    return rows, sum(max(0, ends[p] - at[p]) for p in ends)
-
-
 def commands(lab: Looked) -> pd.DataFrame:
     """The commands topic of orders, one row a command."""
     import pandas as pd
 
-    rows, _ = readable(lab, "orders.commands")
+    rows, _ = lab.peek("orders.commands")
     return pd.DataFrame(
         [
             {
@@ -100,7 +54,7 @@ def commits(lab: Looked, order_id: str | None = None) -> pd.DataFrame:
     """The events topic of orders, one row a commit; ``order_id`` picks those of one order."""
     import pandas as pd
 
-    rows, _ = readable(lab, "orders.events")
+    rows, _ = lab.peek("orders.events")
     return pd.DataFrame(
         [
             {
@@ -176,8 +130,8 @@ class Look:
         return pd.DataFrame(columns)
 
     def _places(self, when: str) -> dict[str, str]:
-        sent, _ = readable(self._lab, "orders.commands")
-        made, hidden = readable(self._lab, "orders.events")
+        sent, _ = self._lab.peek("orders.commands")
+        made, hidden = self._lab.peek("orders.events")
         state = self._document("orders.state.v1")
         view = self._document("orders.view.orders")
         seen = self.history[when] = {

@@ -11,6 +11,7 @@ from msgspec import structs
 
 from labkit import failpoints
 from labkit.adapters.memory import MemoryLog
+from labkit.bookkeeping import Stream
 from labkit.domain import orders
 from labkit.domain.orders import CancelOrder, PayOrder, PlaceOrder, ReturnOrder, ShipOrder
 from labkit.errors import Fenced, Refused, UsageError
@@ -29,7 +30,7 @@ from labkit.experiments.checkers import (
     views,
 )
 from labkit.failpoints import Failpoint
-from labkit.handlers import CONTEXTS, Handler, Stream
+from labkit.handlers import CONTEXTS, Handler
 from labkit.lab import Lab
 from labkit.messages import Answer, Command, Commit, encode
 from labkit.ports import Batch, Checkpoint, Record, Writes

@@ -96,7 +96,8 @@ def test_pandas_finds_the_same_facts() -> None:
     assert (expected.orders, expected.customers) == (69_659, 23_570)
     assert expected.revenue_cents == 250_031_563
     assert expected.best[0] == ("07592", 1_399_093)
-    assert len(expected.best) == 10 and len(expected.months) == 18
+    assert len(expected.best) == 10
+    assert len(expected.months) == 18
     assert sum(cents for _, _, cents in expected.months) == 250_031_563
 
 
@@ -116,16 +117,20 @@ def test_a_small_demo_matches(client: str, servers: stack.Servers, tmp_path: Pat
     assert report["orders"] == report["expected"]["orders"] == 700
     assert report["customers"] == report["expected"]["customers"] == expected.customers
     assert report["revenue_cents"] == report["expected"]["revenue_cents"] == expected.revenue_cents
-    assert report["client"] == client and report["ignored_commits"] == 0
-    assert report["stack"] == "native" and report["commands_per_second"] > 0
+    assert report["client"] == client
+    assert report["ignored_commits"] == 0
+    assert report["stack"] == "native"
+    assert report["commands_per_second"] > 0
     for name in ("reply_ms", "lag_ms"):
         assert set(report[name]) == {"p50", "p95", "p99"}
     library = {"confluent": "confluent-kafka"}.get(client, client)
     assert {"python", "kafka", "mongodb", library} <= set(report["versions"])
     assert plot.read_bytes().startswith(b"\x89PNG")
-    assert "DIFFERENT" not in done.stdout and "700" in done.stdout
+    assert "DIFFERENT" not in done.stdout
+    assert "700" in done.stdout
     assert stack.running("lab"), "servers that were up stay up"
-    assert not worker_processes() and worker_status("lab") == []
+    assert not worker_processes()
+    assert worker_status("lab") == []
     own = f"lab.{report['run']}."
     with Lab(run=report["run"]) as lab:
         assert not [topic for topic in lab.broker.topics() if topic.startswith(own)]
@@ -166,7 +171,8 @@ def test_one_wrong_cent_is_found_and_the_result_is_written_all_the_same(
     assert report["matches"] is False
     assert report["revenue_cents"] == report["expected"]["revenue_cents"] - 1
     output = capsys.readouterr()
-    assert "DIFFERENT" in output.out and "differ from pandas" in output.err
+    assert "DIFFERENT" in output.out
+    assert "differ from pandas" in output.err
 
 
 # --- what goes wrong in the middle
@@ -179,11 +185,13 @@ def test_a_second_demo_is_refused_and_ctrl_c_leaves_nothing(
     until(lambda: len(worker_status("lab")) == 2, first)
     second = labkit("demo", "--limit=10")
     assert second.returncode == 2
-    assert str(first.pid) in second.stderr and "--lab" in second.stderr
+    assert str(first.pid) in second.stderr
+    assert "--lab" in second.stderr
     os.killpg(first.pid, signal.SIGINT)
     _, errors = first.communicate(timeout=60)
     assert first.returncode == 130
-    assert "interrupted" in errors and "Traceback" not in errors
+    assert "interrupted" in errors
+    assert "Traceback" not in errors
     deadline = time.monotonic() + 15
     while worker_processes():
         assert time.monotonic() < deadline, worker_processes()
@@ -209,8 +217,10 @@ def test_a_broker_that_dies_in_the_middle_in_a_home_with_an_odd_name(
         assert process.returncode == 2, errors
         assert "Traceback" not in errors
         (line,) = [line for line in errors.splitlines() if line.startswith("labkit: ")]
-        assert kafka["address"] in line and "labkit status" in line
-        assert stack.running("lab") is None and not worker_processes()
+        assert kafka["address"] in line
+        assert "labkit status" in line
+        assert stack.running("lab") is None
+        assert not worker_processes()
     finally:
         stack.down("lab", purge=True)
 
@@ -252,7 +262,8 @@ def test_handler_and_projector_killed_in_the_middle(
     _, errors = process.communicate(timeout=500)
     assert process.returncode == 0, errors
     report = json.loads(result.read_text())
-    assert report["matches"] is True and report["ignored_commits"] == 0
+    assert report["matches"] is True
+    assert report["ignored_commits"] == 0
     assert (report["orders"], report["customers"], report["revenue_cents"]) == (
         69_659,
         23_570,

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labkit import failpoints, handlers
+from labkit import bookkeeping, failpoints
 from labkit.adapters.memory import MemoryBroker, MemoryStore
 from labkit.domain import catalog, orders
 from labkit.domain.catalog import ListProduct
@@ -176,7 +176,7 @@ def test_a_refusal_is_remembered_like_an_acceptance(rig: Rig, how: str) -> None:
 
 
 def test_the_window_of_remembered_ids_is_bounded(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handlers, "SEEN_WINDOW", 3)
+    monkeypatch.setattr(bookkeeping, "SEEN_WINDOW", 3)
     handler = rig.handler()
     rig.send(place("o1"), id="first")
     for n in range(2):
@@ -195,7 +195,7 @@ def test_the_window_of_remembered_ids_is_bounded(rig: Rig, monkeypatch: pytest.M
 def test_repeats_do_not_push_others_out_of_the_window(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(handlers, "SEEN_WINDOW", 2)
+    monkeypatch.setattr(bookkeeping, "SEEN_WINDOW", 2)
     rig.send(place("o1"), id="a")
     for _ in range(5):
         rig.send(place("o1"), id="a")

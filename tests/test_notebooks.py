@@ -247,7 +247,7 @@ def test_an_open_exercise_fails_a_strict_check(name: str, monkeypatch: pytest.Mo
 # --- the twins: a bug, and exactly the findings that it turns red
 
 FORGETS_IDS = """
-from labkit.handlers import Stream
+from labkit.bookkeeping import Stream
 _take = Stream.take
 def take(stream, commit, evolve):
     _take(stream, commit, evolve)

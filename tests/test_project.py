@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import tomllib
+from itertools import chain
 from pathlib import Path
 
 import yaml
@@ -33,7 +34,7 @@ def test_environment_yml_agrees_with_pyproject() -> None:
 
 
 def test_the_lock_file_has_every_requirement_with_hashes_and_no_address() -> None:
-    wanted = [*PROJECT["dependencies"], *sum(PROJECT["optional-dependencies"].values(), [])]
+    wanted = [*PROJECT["dependencies"], *chain(*PROJECT["optional-dependencies"].values())]
     locked = {
         re.sub(r"[-_.]+", "-", name).lower(): version
         for name, version in re.findall(r"^([A-Za-z0-9._-]+)==([^ ]+)", LOCK, re.MULTILINE)

@@ -25,11 +25,17 @@ def test_the_python_block_says_what_it_prints(capsys: pytest.CaptureFixture[str]
     (code,) = blocks("python")
     exec(compile(code, "README.md", "exec"), {})
     said = re.findall(r"print\(.*\)  # (.*)", code)
-    assert capsys.readouterr().out.splitlines() == said and len(said) == 2
+    assert capsys.readouterr().out.splitlines() == said
+    assert len(said) == 2
 
 
 def test_every_make_target_exists() -> None:
-    used = {line.split()[1] for block in blocks("sh") for line in block.splitlines() if line.startswith("make ")}
+    used = {
+        line.split()[1]
+        for block in blocks("sh")
+        for line in block.splitlines()
+        if line.startswith("make ")
+    }
     assert used == {"demo", "test", "lab"}
     for target in used:
         subprocess.run(["make", "-n", target], cwd=ROOT, check=True, capture_output=True)
@@ -45,7 +51,12 @@ def test_the_commands_run_as_they_stand(tmp_path: Path, servers: stack.Servers) 
         for command in commands.splitlines():
             own = command if "doctor" in command else f"{command} --lab readme"
             done = subprocess.run(
-                own.split(), cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200
+                own.split(),
+                cwd=tmp_path,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=200,
             )
             assert done.returncode == 0, (own, done.stderr)
         assert (tmp_path / "out" / "demo.svg").read_text().lstrip().startswith("<?xml")
@@ -61,10 +72,12 @@ def test_every_link_leads_somewhere(text: str) -> None:
 
 
 def test_the_translation_has_the_same_blocks() -> None:
-    assert blocks("sh", CHINESE) == blocks("sh") and len(blocks("python", CHINESE)) == 1
+    assert blocks("sh", CHINESE) == blocks("sh")
+    assert len(blocks("python", CHINESE)) == 1
     assert CHINESE.count("\n## ") == README.count("\n## ")
 
 
 def test_every_notebook_is_in_the_table() -> None:
     for notebook in (ROOT / "notebooks").glob("*.ipynb"):
-        assert f"(notebooks/{notebook.name})" in README and f"(notebooks/{notebook.name})" in CHINESE
+        assert f"(notebooks/{notebook.name})" in README
+        assert f"(notebooks/{notebook.name})" in CHINESE

@@ -11,10 +11,10 @@ import fcntl
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 import psutil
@@ -30,11 +30,8 @@ OPEN_LOOP_SECONDS = 10.0
 VISIBLE_SECONDS = 180.0
 
 
-class Progress(Protocol):
-    """Told how far a stage is."""
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        """``done`` of ``total`` purchases."""
+#: Told how far a stage is: its name, and how many of how many purchases.
+Progress = Callable[[str, int, int], None]
 
 
 class Row(Struct, frozen=True):
@@ -62,7 +59,12 @@ class Demo(Struct):
 
 
 def demo(
-    name: str, client: str, limit: int, progress: Progress, report: Any, keep: bool = False
+    name: str,
+    client: str,
+    limit: int,
+    progress: Progress,
+    report: Callable[[str], None],
+    keep: bool = False,
 ) -> Demo:
     """Run both rounds on real servers; starts them if they are not up, and stops what it started.
 
@@ -141,7 +143,7 @@ def _alone(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def _servers(name: str, report: Any) -> Iterator[None]:
+def _servers(name: str, report: Callable[[str], None]) -> Iterator[None]:
     started = stack.running(name) is None
     servers = stack.up(name, report=report)
     try:

@@ -64,7 +64,8 @@ def measure(
 ) -> Samples:
     """Send ``commands`` to orders at ``rate`` a second from a process of its own, and probe.
 
-    The first second (of a short run: the first tenth) is cut. Raises ``TimedOut`` if not every command is answered.
+    The first second (of a short run: the first tenth) is cut. Raises ``TimedOut`` if not every
+    command is answered.
     """
     samples = Samples(rate, len(commands))
     lab.bus.listen("orders")

@@ -83,8 +83,8 @@ def test_a_duplicate_insert_undoes_all(store: Store) -> None:
     at = store.claim("checkpoints", "p:0")
     to = moved(at, position=1)
     store.advance("checkpoints", [(at, to)], Writes({"docs": [{"_id": "a", "n": 1}]}))
+    writes = Writes({"docs": [{"_id": "b", "n": 2}, {"_id": "a", "n": 9}]})
     with pytest.raises(Duplicate):
-        writes = Writes({"docs": [{"_id": "b", "n": 2}, {"_id": "a", "n": 9}]})
         store.advance("checkpoints", [(to, moved(to, position=2))], writes)
     assert store.load("docs", ["a", "b"]) == {"a": {"_id": "a", "n": 1}}
     assert store.checkpoints("checkpoints") == [to]
