@@ -64,7 +64,7 @@ class Handler:
         store: Store,
         clock: Clock | None = None,
         *,
-        batch_size: int = 2_000,
+        batch_size: int = 4_000,
         flush_streams: int = 2_000,
         flush_seconds: float = 0.2,
         max_streams: int = 100_000,

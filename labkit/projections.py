@@ -97,7 +97,7 @@ class Projector:
         checkpoints: str,
         clock: Clock | None = None,
         *,
-        batch_size: int = 2_000,
+        batch_size: int = 4_000,
     ) -> None:
         self.projection = projection
         self._codec = codec

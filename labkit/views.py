@@ -42,7 +42,7 @@ class OrderViews:
     months = "orders.view.months"
     indexes: ClassVar[Indexes] = {
         orders: [[("customer", 1), ("day", 1), ("_id", 1)]],
-        customers: [[("customer", 1)]],
+        customers: [],
         months: [],
     }
 

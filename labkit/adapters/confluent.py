@@ -106,6 +106,7 @@ class ConfluentSource:
                 "heartbeat.interval.ms": SESSION_MS // 3,
                 "max.poll.interval.ms": POLL_INTERVAL_MS,
                 "fetch.queue.backoff.ms": 5,
+                "fetch.wait.max.ms": 100,
                 "allow.auto.create.topics": False,
                 "error_cb": _quiet,
                 "log_level": 0,
@@ -244,32 +245,30 @@ class ConfluentLog(ConfluentSource):
     def commit(self, batch: Batch, commits: Sequence[Record]) -> dict[int, int]:
         """One Kafka transaction; see the twin in ``kafka_python`` for why there is no abort."""
         ends: dict[int, int] = {}
-        delivered = 0
+        last = {r.partition: number for number, r in enumerate(commits)}
 
         def on_delivery(error: KafkaError | None, message: Any) -> None:
-            nonlocal delivered
             if error is None:
-                delivered += 1
-                ends[message.partition()] = max(
-                    ends.get(message.partition(), 0), message.offset() + 1
-                )
+                ends[message.partition()] = message.offset() + 1
 
         offsets = [TopicPartition(self._topic, p, at) for p, at in batch.positions.items()]
         with _translated(f"commit to {self._events!r}", self._bootstrap, unknown=True):
             producer = self._producer
             producer.begin_transaction()
-            for r in commits:
+            for number, r in enumerate(commits):
+                # An idempotent producer keeps the order, so the last of a partition tells its end.
+                # Nobody need hear of the others: librdkafka refuses to commit a transaction in
+                # which any delivery has failed.
                 producer.produce(
                     self._events,
                     value=r.value,
                     key=r.key,
                     partition=r.partition,
-                    on_delivery=on_delivery,
+                    on_delivery=on_delivery if last[r.partition] == number else None,
                 )
-            producer.flush(DELIVERY_MS / 1000)
-            if delivered != len(commits):
+            if left := producer.flush(DELIVERY_MS / 1000) or len(last) - len(ends):
                 raise Unreachable(
-                    f"only {delivered} of {len(commits)} commits were acknowledged within "
+                    f"{left} of {len(commits)} commits were not acknowledged within "
                     f"{DELIVERY_MS / 1000:g} s by Kafka at {self._bootstrap}"
                 )
             hit(Failpoint.HANDLER_PRODUCED)

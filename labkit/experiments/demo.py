@@ -25,6 +25,7 @@ from labkit.errors import UsageError
 from labkit.experiments import cdnow, lag
 from labkit.lab import Lab
 from labkit.messages import Token
+from labkit.runtime import calm_gc
 
 OPEN_LOOP_SECONDS = 10.0
 VISIBLE_SECONDS = 180.0
@@ -72,6 +73,7 @@ def demo(
     servers or workers fail. ``keep`` leaves topics and database of the first round.
     """
     commands = cdnow.commands(limit)
+    calm_gc()
     with _alone(name), _servers(name, report):
         first = Lab(name, client=client, contexts=["orders"])
         with first:
@@ -169,7 +171,7 @@ def _replay(lab: Lab, commands: list[Any], progress: Progress) -> float:
     began = time.monotonic()
     sent = []
     for number, command in enumerate(commands):
-        sent.append(bus.send(command))
+        sent.append(bus.send(command, id=command.order_id))
         if number % 1_000 == 0:
             meanwhile()
     bus.flush(VISIBLE_SECONDS)

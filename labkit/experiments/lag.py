@@ -18,6 +18,7 @@ from msgspec import Struct
 from labkit.errors import StackError, TimedOut
 from labkit.lab import Lab
 from labkit.messages import Command
+from labkit.runtime import calm_gc
 
 #: A probe asks again and again until it sees the version; so many are under way at once.
 PROBES = 8
@@ -90,6 +91,7 @@ def _generate(settings: dict[str, Any], commands: list[Command], rate: float, st
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
     with Lab(**settings) as lab:
         bus = lab.bus
+        calm_gc()
         start.set()
         beginning = time.monotonic_ns() + int(START_SECONDS * 1e9)
         step = 1e9 / rate
@@ -97,7 +99,7 @@ def _generate(settings: dict[str, Any], commands: list[Command], rate: float, st
             intended = beginning + int(number * step)
             while (ahead := intended - time.monotonic_ns()) > 0:
                 time.sleep(ahead / 1e9)
-            bus.send(command, intended=intended)
+            bus.send(command, id=command.stream, intended=intended)
         bus.flush(QUIET_SECONDS)
 
 
