@@ -24,6 +24,8 @@ from labkit.runtime import calm_gc
 PROBES = 8
 #: Between two reads of the probes: a busy loop would take the time it wants to measure.
 LOOK_SECONDS = 0.002
+#: The generator sends in ticks, since waking up for every command costs more than the command.
+TICK_SECONDS = 0.001
 WARM_UP_SECONDS = 1.0
 START_SECONDS = 0.5
 QUIET_SECONDS = 60.0
@@ -98,7 +100,7 @@ def _generate(settings: dict[str, Any], commands: list[Command], rate: float, st
         for number, command in enumerate(commands):
             intended = beginning + int(number * step)
             while (ahead := intended - time.monotonic_ns()) > 0:
-                time.sleep(ahead / 1e9)
+                time.sleep(max(ahead / 1e9, TICK_SECONDS))
             bus.send(command, id=command.stream, intended=intended)
         bus.flush(QUIET_SECONDS)
 
