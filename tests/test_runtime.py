@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import psutil
 import pytest
 from kafka import KafkaAdminClient
+from pymongo import MongoClient
 
 from labkit import stack
+from labkit.adapters.mongo import MongoStore
 from labkit.errors import LabkitError, StackError
 from labkit.experiments.checkers import History, check_all
 from labkit.lab import Lab, running_runs, runs_folder, worker_status
@@ -28,6 +34,8 @@ from tests.test_failpoints import wait_until_quiet
 #: The promise: a supervisor restarts a dead worker within this time.
 RESTART_SECONDS = 5.0
 PATIENCE_SECONDS = 30.0
+#: As long as a dead worker's open transaction in Kafka may take.
+TAKE_OVER_SECONDS = 20.0
 
 
 def until(what: str, found: Callable[[], object], seconds: float = PATIENCE_SECONDS) -> None:
@@ -290,6 +298,58 @@ def test_a_worker_that_gets_nowhere_says_why_and_takes_its_time(lab: Lab, tmp_pa
     assert "topic 'lab.rnever.orders.commands' does not exist" in said
     assert "Traceback" not in said
     assert 2 <= said.count("rejoin") <= 6, said
+
+
+OPEN_TRANSACTION = """
+import sys, time
+from labkit.adapters.mongo import MongoStore
+store = MongoStore(sys.argv[1], sys.argv[2])
+with store._client.start_session() as session, session.start_transaction():
+    store._db.checkpoints.update_one({"_id": "p:0"}, {"$set": {"position": 1}}, session=session)
+    print("open", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.servers
+@pytest.mark.xfail(
+    strict=False,
+    reason="mongod runs with transactionLifetimeLimitSeconds=60: a worker that is killed inside a "
+    "transaction keeps its successor from claiming the checkpoint for a minute",
+)
+def test_what_a_dead_worker_left_open_in_mongodb_holds_nobody_for_long(
+    servers: stack.Servers,
+) -> None:
+    database = f"t_{uuid.uuid4().hex[:8]}"
+    store = MongoStore(servers.mongo_uri, database)
+    try:
+        store.claim("checkpoints", "p:0")
+        worker = subprocess.Popen(
+            [sys.executable, "-c", OPEN_TRANSACTION, servers.mongo_uri, database],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert worker.stdout is not None
+        with worker.stdout:
+            assert worker.stdout.readline() == "open\n"
+        worker.kill()
+        worker.wait()
+        claimed: list[int] = []
+
+        def claim() -> None:
+            with contextlib.suppress(LabkitError):  # once it is too late anyway
+                claimed.append(store.claim("checkpoints", "p:0").epoch)
+
+        successor = threading.Thread(target=claim, daemon=True)
+        successor.start()
+        successor.join(TAKE_OVER_SECONDS)
+        assert claimed == [2]
+    finally:
+        with MongoClient[Any](servers.mongo_uri) as client:
+            client.admin.command("killAllSessions", [])
+        successor.join()
+        store.drop()
+        store.close()
 
 
 @pytest.mark.servers
