@@ -128,3 +128,7 @@ class EventLog:
                     return state
                 state = self._context.evolve(state, event)
         return state
+
+    def close(self) -> None:
+        """Close the reader."""
+        self._source.close()

@@ -117,6 +117,7 @@ class Lab:
         self._pumping = False
         self._parts: dict[tuple[str, str], Any] = {}
         self._touched: dict[tuple[str, str], float] = {}
+        self._event_logs: dict[str, EventLog] = {}
         self._bus: CommandBus | None = None
         self.broker: Broker
         self.store: Store
@@ -186,8 +187,10 @@ class Lab:
 
     def log(self, context: str = "orders") -> EventLog:
         """What the events topic of a context says."""
-        source = self.broker.source(self.topic_name(f"{context}.events"))
-        return EventLog(CONTEXTS[context], source)
+        if context not in self._event_logs:
+            source = self.broker.source(self.topic_name(f"{context}.events"))
+            self._event_logs[context] = EventLog(CONTEXTS[context], source)
+        return self._event_logs[context]
 
     # --- the parts, by hand
 
@@ -248,24 +251,27 @@ class Lab:
         The next step by hand is its next life. In memory the part is dropped at the failpoint.
         Raises ``TimedOut`` if the failpoint was not reached: give it something to do first.
         """
-        old = self._parts.pop((role, context), None)
-        if self.backend == "memory":
-            part = old or self.make(Worker(role, context, 0))
-            try:
-                with armed(at):
-                    for _ in range(3):
-                        part.step(0)
-                    getattr(part, "flush", lambda: None)()
-            except Crash:
-                part.close()
-                return Crashed(role, at, os.getpid(), 0)
-            raise TimedOut(f"failpoint {at} was not reached; is there a command to handle?")
-        if old:
+        if old := self._parts.pop((role, context), None):
             old.close()
+        if self.backend == "memory":
+            return self._crash_in_memory(role, at, context)
         pid = crash_worker(
             self.worker_command(Worker(role, context, 0)), self.environment(), self._logs(), at
         )
         return Crashed(role, at, pid, 9)
+
+    def _crash_in_memory(self, role: Role, at: Failpoint, context: str) -> Crashed:
+        part = self.make(Worker(role, context, 0))
+        try:
+            with armed(at):
+                for _ in range(3):
+                    part.step(0)
+                getattr(part, "flush", lambda: None)()
+        except Crash:
+            return Crashed(role, at, os.getpid(), 0)
+        finally:
+            part.close()
+        raise TimedOut(f"failpoint {at} was not reached; is there a command to handle?")
 
     # --- the parts, as processes
 
@@ -491,8 +497,9 @@ class Lab:
     # --- the end
 
     def _close_parts(self) -> None:
-        parts, self._parts = self._parts, {}
-        for part in parts.values():
+        parts: list[Any] = [*self._parts.values(), *self._event_logs.values()]
+        self._parts, self._event_logs = {}, {}
+        for part in parts:
             part.close()
 
     def close(self) -> None:

