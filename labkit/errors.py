@@ -9,6 +9,7 @@
     ├── CheckFailed                 the run went through, its result is wrong (exit code 1)
     ├── DecodeError                 bytes that are not a message of this schema
     ├── Refused                     a business rule said no; carries the reason
+    ├── Duplicate                   an insert met a document that exists; all of it was undone
     ├── TimedOut                    a wait ended; says what it waited for
     └── Fenced                      this worker is no longer the owner: close, rejoin, replay
         └── OutcomeUnknown          a commit timed out: it may have happened, or not
@@ -45,6 +46,10 @@ class DecodeError(LabkitError):
 
 class Refused(LabkitError):
     """A business rule said no. ``str(error)`` is the reason that the caller gets."""
+
+
+class Duplicate(LabkitError):
+    """An insert met a document that exists; the whole transaction was undone."""
 
 
 class TimedOut(LabkitError):

@@ -147,10 +147,6 @@ class Writes(Struct):
     replaces: dict[str, list[Document]] = msgspec.field(default_factory=dict)
 
 
-class Duplicate(Exception):
-    """An insert met a document that exists; the whole transaction was undone."""
-
-
 class Store(Protocol):
     """Documents and checkpoints; ids are in ``_id``."""
 
@@ -163,7 +159,7 @@ class Store(Protocol):
         """Writes and checkpoint moves (from, to) in one transaction.
 
         Raises ``Fenced`` if a checkpoint is not as ``from`` says (epoch and position), and
-        :class:`Duplicate` if an insert is not new; nothing is written then.
+        ``Duplicate`` if an insert is not new; nothing is written then.
         """
 
     def checkpoints(self, checkpoints: str) -> list[Checkpoint]:

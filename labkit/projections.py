@@ -13,20 +13,10 @@ from typing import Any, ClassVar, Protocol
 from msgspec import structs
 
 from labkit import eventlog
-from labkit.errors import DecodeError
+from labkit.errors import DecodeError, Duplicate
 from labkit.failpoints import Failpoint, hit
 from labkit.messages import Codec, Commit
-from labkit.ports import (
-    Checkpoint,
-    Clock,
-    Document,
-    Duplicate,
-    Record,
-    Source,
-    Store,
-    SystemClock,
-    Writes,
-)
+from labkit.ports import Checkpoint, Clock, Document, Record, Source, Store, SystemClock, Writes
 
 #: Collection -> its indexes, each a list of (field, direction).
 Indexes = dict[str, list[list[tuple[str, int]]]]

@@ -77,6 +77,7 @@ class Registry(Struct):
 
     run: str
     supervisor: int
+    born: float
     client: str
     partitions: int
     workers: list[Alive]
@@ -233,7 +234,9 @@ def _register(path: Path, order: Order, children: Sequence[_Child]) -> None:
         for c in children
         if c.process is not None
     ]
-    state = Registry(order.run, os.getpid(), order.client, order.partitions, workers)
+    state = Registry(
+        order.run, os.getpid(), _born(os.getpid()), order.client, order.partitions, workers
+    )
     write_whole(path, msgspec.json.encode(state))
 
 
@@ -329,4 +332,12 @@ def read_registry(path: Path) -> Registry | None:
         found = msgspec.json.decode(path.read_bytes(), type=Registry)
     except (FileNotFoundError, msgspec.MsgspecError):
         return None
-    return found if psutil.pid_exists(found.supervisor) else None
+    return found if _born(found.supervisor) == found.born else None
+
+
+def _born(pid: int) -> float:
+    """When a process was created: a pid alone may belong to another by now."""
+    try:
+        return psutil.Process(pid).create_time()
+    except psutil.NoSuchProcess:
+        return 0.0

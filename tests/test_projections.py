@@ -10,11 +10,11 @@ from msgspec import structs
 
 from labkit.adapters.memory import MemoryBroker, MemoryStore
 from labkit.domain.orders import OrderCancelled, OrderPaid, OrderPlaced
-from labkit.errors import Fenced
+from labkit.errors import Duplicate, Fenced
 from labkit.failpoints import ALL, Crash, Failpoint, armed
 from labkit.handlers import CONTEXTS
 from labkit.messages import Commit, Event, encode
-from labkit.ports import Checkpoint, Document, Duplicate, Writes
+from labkit.ports import Checkpoint, Document, Writes
 from labkit.projections import Docs, Projector
 from labkit.views import PROJECTIONS, OrderViews
 

@@ -367,13 +367,18 @@ def test_a_registry_is_only_as_good_as_its_supervisor(tmp_path: Path) -> None:
     assert read_registry(path) is None
     path.write_bytes(b"{ not whole")
     assert read_registry(path) is None
-    state = Registry("r1", os.getpid(), "kafka-python", 4, [Alive("handler", "orders", 0, 1)])
+    born = psutil.Process().create_time()
+    workers = [Alive("handler", "orders", 0, 1)]
+    state = Registry("r1", os.getpid(), born, "kafka-python", 4, workers)
     write_whole(path, msgspec.json.encode(state))
     assert read_registry(path) == state
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     write_whole(path, msgspec.json.encode(msgspec.structs.replace(state, supervisor=dead.pid)))
     assert read_registry(path) is None
+    recycled = msgspec.structs.replace(state, born=born - 1)
+    write_whole(path, msgspec.json.encode(recycled))
+    assert read_registry(path) is None, "another process has that pid now"
     assert [p.name for p in tmp_path.iterdir()] == ["r1.json"], "no half-written file is left"
 
 

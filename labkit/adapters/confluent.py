@@ -241,6 +241,14 @@ class ConfluentLog(ConfluentSource):
             self._producer.init_transactions(DELIVERY_MS / 1000)
         super().__init__(bootstrap, commands, group)
         self._events = events
+        self._metadata: Any = None
+
+    def poll(self, limit: int, timeout: float) -> Batch:
+        """The group's generation is noted with the batch: the first fence compares it."""
+        batch = super().poll(limit, timeout)
+        if batch.records:
+            self._metadata = self._consumer.consumer_group_metadata()
+        return batch
 
     def commit(self, batch: Batch, commits: Sequence[Record]) -> dict[int, int]:
         """One Kafka transaction; see the twin in ``kafka_python`` for why there is no abort."""
@@ -272,9 +280,7 @@ class ConfluentLog(ConfluentSource):
                     f"{DELIVERY_MS / 1000:g} s by Kafka at {self._bootstrap}"
                 )
             hit(Failpoint.HANDLER_PRODUCED)
-            producer.send_offsets_to_transaction(
-                offsets, self._consumer.consumer_group_metadata(), TRANSACTION_MS / 1000
-            )
+            producer.send_offsets_to_transaction(offsets, self._metadata, TRANSACTION_MS / 1000)
             hit(Failpoint.HANDLER_OFFSETS)
             producer.commit_transaction(TRANSACTION_MS / 1000)
         return ends

@@ -224,6 +224,8 @@ class KafkaPythonSource:
             batch = Batch()
             for tp, records in found.items():
                 partition = tp.partition
+                if partition not in self._positions:
+                    continue  # lost while they were fetched
                 batch.records.extend(
                     [Record(partition, r.offset, r.key or b"", r.value or b"") for r in records]
                 )
@@ -300,6 +302,14 @@ class KafkaPythonLog(KafkaPythonSource):
             self._producer.init_transactions()
         super().__init__(bootstrap, commands, group)
         self._events = events
+        self._metadata: Any = None
+
+    def poll(self, limit: int, timeout: float) -> Batch:
+        """The group's generation is noted with the batch: the first fence compares it."""
+        batch = super().poll(limit, timeout)
+        if batch.records:
+            self._metadata = self._consumer.group_metadata()
+        return batch
 
     def commit(self, batch: Batch, commits: Sequence[Record]) -> dict[int, int]:
         """Every future is checked: a batch that timed out fails only its own (platform notes).
@@ -324,7 +334,7 @@ class KafkaPythonLog(KafkaPythonSource):
                 sent = future.get(timeout=max(0.0, deadline - time.monotonic()))
                 ends[sent.partition] = max(ends.get(sent.partition, 0), sent.offset + 1)
             hit(Failpoint.HANDLER_PRODUCED)
-            _bounded(producer.send_offsets_to_transaction, offsets, self._consumer.group_metadata())
+            _bounded(producer.send_offsets_to_transaction, offsets, self._metadata)
             hit(Failpoint.HANDLER_OFFSETS)
             _bounded(producer.commit_transaction)
         return ends

@@ -13,9 +13,9 @@ from typing import Any
 from kafka.partitioner.default import murmur2
 from msgspec import Struct, field, structs
 
-from labkit.errors import Fenced, Unreachable
+from labkit.errors import Duplicate, Fenced, Unreachable
 from labkit.failpoints import Failpoint, hit
-from labkit.ports import Batch, Checkpoint, Document, Duplicate, Record, Writes
+from labkit.ports import Batch, Checkpoint, Document, Record, Writes
 
 
 class _Slot(Struct):

@@ -18,8 +18,8 @@ from pymongo.errors import (
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
-from labkit.errors import Fenced, OutcomeUnknown, Unreachable
-from labkit.ports import Checkpoint, Document, Duplicate, Writes
+from labkit.errors import Duplicate, Fenced, OutcomeUnknown, Unreachable
+from labkit.ports import Checkpoint, Document, Writes
 
 #: How long a call looks for a server before it gives up.
 SELECTION_MS = 5_000

@@ -259,28 +259,11 @@ def test_the_first_fence_stops_a_zombie(topics: Topics) -> None:
 
         thread = threading.Thread(target=poll_other)
         thread.start()
-        metadata = zombie._consumer  # type: ignore[attr-defined]
-        stale = (
-            metadata.group_metadata()
-            if hasattr(metadata, "group_metadata")
-            else metadata.consumer_group_metadata()
-        )
         while not (lost and owned) and time.monotonic() < deadline:
             lost |= zombie.poll(10, 0.1).revoked
         stop.set()
         thread.join()
         assert lost, "no partition moved"
-
-        class Stale:
-            def group_metadata(self) -> object:
-                return stale
-
-            consumer_group_metadata = group_metadata
-
-            def __getattr__(self, name: str) -> object:
-                return getattr(metadata, name)
-
-        zombie._consumer = Stale()  # type: ignore[attr-defined]
     with pytest.raises(Fenced):
         zombie.commit(batch, echo(batch))
     assert topics.broker.committed(topics.commands, topics.group) == {}

@@ -9,8 +9,8 @@ import pytest
 from msgspec import structs
 
 from labkit.adapters.memory import MemoryStore
-from labkit.errors import Fenced
-from labkit.ports import Checkpoint, Duplicate, Store, Writes
+from labkit.errors import Duplicate, Fenced
+from labkit.ports import Checkpoint, Store, Writes
 
 pytestmark = [pytest.mark.contract, pytest.mark.servers]
 
