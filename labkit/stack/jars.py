@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import hashlib
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from importlib import resources
@@ -116,6 +117,9 @@ def _resolve(scratch: Path, report: Report) -> list[Path]:
     with writing(scratch):
         scratch.mkdir(parents=True, exist_ok=True)
         (scratch / "probe").write_bytes(b"")
+    # jgo may ask a JDK's `jar` about modules, and each run would leave a perf file's folder in /tmp.
+    java_options = os.environ.get("JAVA_TOOL_OPTIONS")
+    os.environ["JAVA_TOOL_OPTIONS"] = f"{java_options or ''} -XX:-UsePerfData".strip()
     try:
         built = EnvironmentBuilder(
             context=context, cache_dir=scratch / "jgo", link_strategy=LinkStrategy.COPY
@@ -133,6 +137,11 @@ def _resolve(scratch: Path, report: Report) -> list[Path]:
             f"Kafka {KAFKA_VERSION} could not be downloaded from Maven Central: connect to the "
             f"network for the first `labkit up` (about {DOWNLOAD_MB} MB, once). It said: {reason}"
         ) from error
+    finally:
+        if java_options is None:
+            del os.environ["JAVA_TOOL_OPTIONS"]
+        else:
+            os.environ["JAVA_TOOL_OPTIONS"] = java_options
 
 
 def _progress(
