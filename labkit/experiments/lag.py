@@ -21,7 +21,9 @@ from labkit.messages import Command
 from labkit.runtime import calm_gc
 
 #: A probe asks again and again until it sees the version; so many are under way at once.
-PROBES = 8
+PROBES = 16
+#: Commits arrive in batches; so many of one are probed, from its first to its last.
+PROBES_A_BATCH = 4
 #: Between two reads of the probes: a busy loop would take the time it wants to measure.
 LOOK_SECONDS = 0.002
 #: The generator sends in ticks, since waking up for every command costs more than the command.
@@ -124,9 +126,9 @@ def _observe(
         if commits:
             heard += len(commits)
             progress(heard)
-            if len(asked) < PROBES:
-                newest = commits[-1]
-                asked[newest.stream] = _Asked(newest.last, now, now, newest.intended >= warm)
+            for commit in commits[:: len(commits) // PROBES_A_BATCH + 1]:
+                if len(asked) < PROBES:
+                    asked[commit.stream] = _Asked(commit.last, now, now, commit.intended >= warm)
         if asked:
             _ask(lab, samples, asked)
         if commits:

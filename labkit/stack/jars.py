@@ -117,7 +117,7 @@ def _resolve(scratch: Path, report: Report) -> list[Path]:
     with writing(scratch):
         scratch.mkdir(parents=True, exist_ok=True)
         (scratch / "probe").write_bytes(b"")
-    # jgo may ask a JDK's `jar` about modules, and each run would leave a perf file's folder in /tmp.
+    # jgo may ask a JDK's `jar` about modules, and that would leave a perf file's folder in /tmp.
     java_options = os.environ.get("JAVA_TOOL_OPTIONS")
     os.environ["JAVA_TOOL_OPTIONS"] = f"{java_options or ''} -XX:-UsePerfData".strip()
     try:
