@@ -91,8 +91,9 @@ class CommandBus:
     ) -> Answer:
         """Send a command and wait for its answer.
 
-        Raises ``TimedOut`` where none came: the command may still take effect, so send it again
-        with the same id, which is safe.
+        Raises ``Unreachable`` where the broker did not acknowledge it within ``timeout`` seconds,
+        and ``TimedOut`` where no answer came within as many again. The command may still take
+        effect, so send it again with the same id, which is safe.
         """
         self.listen(self.context_of(command).name)
         sent = self.send(command, id=id, expected_version=expected_version)

@@ -6,6 +6,7 @@ Exit codes: 0 fine, 1 a check failed, 2 usage or environment, 130 interrupted.
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import sys
 import tempfile
@@ -46,12 +47,15 @@ def run(
     run: Annotated[str, typer.Option(help="The run to join; `labkit status` lists them.")],
     lab: Annotated[str, typer.Option(help="The lab (its servers).")] = "lab",
     context: Annotated[str, typer.Option(help="orders or catalog")] = "orders",
-    slot: Annotated[int, typer.Option(min=0, help="Never shared by two live workers.")] = 0,
+    slot: Annotated[
+        int | None,
+        typer.Option(min=0, help="Never shared by two live workers; by default one of its own."),
+    ] = None,
     client: Annotated[str, typer.Option(help=" or ".join(CLIENTS))] = "kafka-python",
     partitions: Annotated[int, typer.Option(min=1, help="Of the run's topics.")] = 4,
 ) -> None:
     """One worker of a run, until its standard input ends or SIGTERM comes."""
-    worker = Worker(role, context, slot)
+    worker = Worker(role, context, secrets.randbelow(10**9) if slot is None else slot)
     if role not in ("handler", "projector"):
         raise UsageError(f"role must be 'handler' or 'projector', got {role!r}")
     failpoints.arm_from_environment(os.environ)
@@ -83,6 +87,8 @@ def demo(
     from labkit.experiments.cdnow import ORDERS
     from labkit.experiments.demo import demo, to_json
 
+    if client not in CLIENTS:
+        raise UsageError(f"--client must be one of {', '.join(CLIENTS)}, got {client!r}")
     purchases = _whole("--limit", limit, 1, ORDERS) if limit is not None else ORDERS
     for option, file in (("--json", json_file), ("--plot", plot_file)):
         _check_writable(option, file)
@@ -92,7 +98,10 @@ def demo(
         found = demo(lab, client, purchases, progress, say, keep)
     _show(found)
     if json_file:
-        write_whole(json_file, to_json(found))
+        try:
+            write_whole(json_file, to_json(found))
+        except OSError as error:
+            raise UsageError(f"--json {str(json_file)!r}: {error.strerror}") from None
     if plot_file:
         _draw(found, plot_file)
     if keep:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from labkit.errors import DecodeError, TimedOut
+from labkit.errors import DecodeError, TimedOut, UsageError
 from labkit.messages import Commit
 from labkit.ports import Record, Source
 
@@ -33,9 +33,11 @@ def read(
         while position < end:
             batch = source.poll(5_000, 0.2)
             position = batch.positions.get(partition, position)
-            if records := [r for r in batch.records if r.offset < end]:
+            if records := [r for r in batch.records if r.partition == partition and r.offset < end]:
                 yield records
-            if time.monotonic() > deadline:
+            if batch.positions:
+                deadline = time.monotonic() + timeout
+            elif time.monotonic() > deadline:
                 raise TimedOut(
                     f"partition {partition} was read to offset {position} of {end}, then nothing "
                     f"came for {timeout:.0f} s: a transaction is open, or the broker is gone"
@@ -92,15 +94,25 @@ class EventLog:
     def __init__(self, context: Context, source: Source) -> None:
         self._context = context
         self._source = source
+        self._reading = False
 
     def partition(self, partition: int, start: int = 0) -> Iterator[Commit[Any]]:
-        """The commits of a partition; what is not a commit is passed over."""
-        for records in read(self._source, partition, start):
-            for record in records:
-                try:
-                    yield self._context.codec.decode_commit(record.value)
-                except DecodeError:
-                    continue
+        """The commits of a partition; what is not a commit is passed over.
+
+        One reading at a time, since all share one source: a second one raises ``UsageError``.
+        """
+        if self._reading:
+            raise UsageError("this log is being read already; end that reading first")
+        self._reading = True
+        try:
+            for records in read(self._source, partition, start):
+                for record in records:
+                    try:
+                        yield self._context.codec.decode_commit(record.value)
+                    except DecodeError:
+                        continue
+        finally:
+            self._reading = False
 
     def commits(self) -> Iterator[Commit[Any]]:
         """The commits of all partitions, one partition after the other."""

@@ -12,6 +12,7 @@ import math
 import unicodedata
 from itertools import accumulate, pairwise
 from pathlib import Path
+from typing import Any
 from xml.sax.saxutils import escape
 
 import msgspec
@@ -67,6 +68,37 @@ class Trace(msgspec.Struct, frozen=True):
     event_offset: int
     version: int
     instants: dict[str, int]
+
+    @classmethod
+    def of(
+        cls,
+        order: dict[str, Any],
+        sent: list[dict[str, Any]],
+        made: list[dict[str, Any]],
+        partitions: int,
+    ) -> Trace:
+        """The trace of the newest message in an order's view document.
+
+        ``sent`` and ``made`` are the rows of the commands and the events topic, as ``Lab.peek``
+        gives them. A commit carries the place of its command; its id alone may stand in repeats.
+        """
+        at = order["trace"]
+        place = (at["partition"], at["command"])
+        (command,) = [r["value"] for r in sent if (r["partition"], r["offset"]) == place]
+        (row,) = [r for r in made if (r["value"]["partition"], r["value"]["offset"]) == place]
+        commit = row["value"]
+        return cls(
+            stream=order["_id"],
+            command=command["body"]["type"],
+            events=tuple(event["type"] for event in commit["events"]),
+            outcome=commit["outcome"],
+            partitions=partitions,
+            partition=at["partition"],
+            command_offset=at["command"],
+            event_offset=row["offset"],
+            version=order["version"],
+            instants={stage: at[stage] for stage in INSTANTS},
+        )
 
 
 class Film:

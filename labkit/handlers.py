@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, get_args
 
 from msgspec import Struct, structs
@@ -11,10 +12,13 @@ from msgspec import Struct, structs
 from labkit import eventlog
 from labkit.bookkeeping import Stream
 from labkit.domain import catalog, orders
-from labkit.errors import DecodeError, Refused, UsageError
+from labkit.errors import DecodeError, Fenced, Refused, UsageError
 from labkit.failpoints import Failpoint, hit
 from labkit.messages import Answer, Codec, Command, Commit, Decisions, Envelope, Event, encode
 from labkit.ports import Checkpoint, Clock, CommandLog, Record, Store, SystemClock, Writes
+
+#: Reasons repeat what was sent, and are kept with the stream.
+MAX_REASON = 500
 
 
 class Context:
@@ -71,6 +75,7 @@ class Handler:
     ) -> None:
         self.context = context
         self.ignored = 0
+        self.broken = False
         self._log = log
         self._events = log.events()
         self._store = store
@@ -86,7 +91,15 @@ class Handler:
         self._flushed = time.monotonic()
 
     def step(self, timeout: float = 0.5) -> list[Commit[Any]]:
-        """One batch: poll, decide, commit once. Returns the commits, in the order of the log."""
+        """One batch: poll, decide, commit once. Returns the commits, in the order of the log.
+
+        A handler whose step raised knows no more what holds: it raises ``Fenced`` from then on,
+        and a new one takes over.
+        """
+        with self._once_broken_always_broken():
+            return self._step(timeout)
+
+    def _step(self, timeout: float) -> list[Commit[Any]]:
         # 1. Poll, and take over or give up partitions.
         batch = self._log.poll(self._batch_size, timeout)
         polled = self._clock.now()
@@ -137,6 +150,14 @@ class Handler:
         """Leave the group. Nothing is saved on the way out: crash-only."""
         self._events.close()
         self._log.close()
+
+    @contextmanager
+    def _once_broken_always_broken(self) -> Iterator[None]:
+        if self.broken:
+            raise Fenced("an earlier step of this handler failed; make a new one")
+        self.broken = True
+        yield
+        self.broken = False
 
     # --- one command
 
@@ -204,7 +225,7 @@ class Handler:
             outcome=outcome,
             first=stream.version + 1,
             last=stream.version,
-            reason=reason,
+            reason=reason[:MAX_REASON],
             repeats=repeats,
             intended=command.intended if command else 0,
             sent=command.sent if command else 0,
@@ -226,10 +247,14 @@ class Handler:
     def _flush_if_due(self) -> None:
         late = time.monotonic() - self._flushed >= self._flush_seconds
         if self._dirty and (late or len(self._dirty) >= self._flush_streams):
-            self.flush()
+            self._flush()
 
     def flush(self) -> None:
         """Save the changed states and the checkpoints in one transaction, under the epoch."""
+        with self._once_broken_always_broken():
+            self._flush()
+
+    def _flush(self) -> None:
         hit(Failpoint.HANDLER_FLUSHING)
         writes = Writes({self.context.states: []}, {self.context.states: []})
         for key in self._dirty:

@@ -81,6 +81,7 @@ class Lab:
         run: joins an existing run; the default is a new one with topics and a database of its own.
         contexts: which services take part.
         partitions: of each topic; fixed for the run's life.
+        start: start servers that are not up; otherwise that is ``Unreachable``.
         report: is given a line for each step of starting servers.
 
     Raises ``UsageError`` for an unknown value and ``StackError`` where servers cannot be had.
@@ -95,6 +96,7 @@ class Lab:
         run: str | None = None,
         contexts: Sequence[str] = ("orders", "catalog"),
         partitions: int = 4,
+        start: bool = True,
         report: Callable[[str], None] = lambda _: None,
     ) -> None:
         if backend not in ("kafka", "memory"):
@@ -121,11 +123,11 @@ class Lab:
         self._bus: CommandBus | None = None
         self.broker: Broker
         self.store: Store
-        if backend == "memory":
-            self.broker, self.store = MemoryBroker(), MemoryStore()
-        else:
-            self._connect(report)
         try:
+            if backend == "memory":
+                self.broker, self.store = MemoryBroker(), MemoryStore()
+            else:
+                self._connect(report, start)
             if run is None:
                 self._prepare()
         except BaseException:
@@ -133,10 +135,12 @@ class Lab:
             raise
         self.queries = Queries(self.store, pump=self._pump)
 
-    def _connect(self, report: Callable[[str], None]) -> None:
+    def _connect(self, report: Callable[[str], None], start: bool) -> None:
         from labkit.adapters.mongo import MongoStore
 
         self.servers = stack.running(self.name)
+        if self.servers is None and not start:
+            raise Unreachable(f"the servers of lab {self.name!r} are not up; run `labkit up`")
         if self.servers is None:
             self.servers = stack.up(self.name, report=report)
             self._started_servers = self.servers.kind == "native"
@@ -214,9 +218,15 @@ class Lab:
         idle = time.monotonic() - self._touched.get(key, 0.0)
         if self.backend == "kafka" and idle > IDLE_SECONDS and key in self._parts:
             self._parts.pop(key).close()
+        if key in self._parts and self._parts[key].broken:
+            self._parts.pop(key).close()
         if key not in self._parts:
             part = self.make(Worker(role, context, 0))
-            part.join(self.partitions)
+            try:
+                part.join(self.partitions)
+            except BaseException:
+                part.close()
+                raise
             self._parts[key] = part
         self._touched[key] = time.monotonic()
         return self._parts[key]
@@ -321,7 +331,7 @@ class Lab:
         while missing := {id for id in wanted if self._epochs().get(id, 0) <= before.get(id, 0)}:
             self.check()
             if time.monotonic() > deadline:
-                raise TimedOut(
+                raise StackError(
                     f"the workers do not own {sorted(missing)} after {READY_SECONDS:g} s; "
                     f"see {self._logs()}"
                 )
@@ -464,35 +474,8 @@ class Lab:
         order = self.queries.order(order_id)
         if order is None:
             raise UsageError(f"the view holds no order {order_id!r}; has its projector run?")
-        at = order["trace"]
-        (command,) = [
-            row["value"]
-            for row in self.peek("orders.commands")[0]
-            if (row["partition"], row["offset"]) == (at["partition"], at["command"])
-        ]
-        # A commit carries the place of its command; its id alone may stand in repeats too.
-        (made,) = [
-            row
-            for row in self.peek("orders.events")[0]
-            if (row["value"]["partition"], row["value"]["offset"])
-            == (at["partition"], at["command"])
-        ]
-        commit = made["value"]
-        stages = ("sent", "polled", "decided", "fetched", "applied")
-        return Film(
-            Trace(
-                stream=order_id,
-                command=command["body"]["type"],
-                events=tuple(event["type"] for event in commit["events"]),
-                outcome=commit["outcome"],
-                partitions=self.partitions,
-                partition=at["partition"],
-                command_offset=at["command"],
-                event_offset=made["offset"],
-                version=order["version"],
-                instants={stage: at[stage] for stage in stages},
-            )
-        )
+        sent, made = self.peek("orders.commands")[0], self.peek("orders.events")[0]
+        return Film(Trace.of(order, sent, made, self.partitions))
 
     # --- the end
 
@@ -564,7 +547,12 @@ def worker_status(name: str) -> list[dict[str, Any]]:
         lags: dict[tuple[str, str], int] = {}
         try:
             with Lab(
-                name, run=run, client=found.client, contexts=contexts, partitions=found.partitions
+                name,
+                run=run,
+                client=found.client,
+                contexts=contexts,
+                partitions=found.partitions,
+                start=False,
             ) as lab:
                 for role, context in sorted({(w.role, w.context) for w in found.workers}):
                     lags[role, context] = lab.lag(role, context)
@@ -579,7 +567,7 @@ def worker_status(name: str) -> list[dict[str, Any]]:
 
 def make_worker(settings: dict[str, Any], worker: Worker) -> tuple[Lab, Callable[[], Steppable]]:
     """What ``labkit run ROLE`` needs: the lab it belongs to, and how to make its part."""
-    lab = Lab(**settings, contexts=[worker.context])
+    lab = Lab(**settings, contexts=[worker.context], start=False)
     return lab, lambda: lab.make(worker)
 
 

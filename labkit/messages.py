@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping
-from typing import Any, Generic, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -41,6 +41,11 @@ Decisions = Mapping[type[Command], Callable[..., tuple[Event, ...]]]
 
 C = TypeVar("C")
 E = TypeVar("E")
+
+#: What MongoDB can hold; a greater one is not a message of this schema.
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+#: Ids are remembered with every stream, so they are short.
+Id = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 
 Outcome = Literal["accepted", "refused", "repeated", "parked"]
 
@@ -72,11 +77,11 @@ class Answer(Struct, frozen=True, omit_defaults=True, gc=False):
 class Envelope(Struct, Generic[C], frozen=True, omit_defaults=True):
     """A command on the wire. Instants are monotonic nanoseconds of one host."""
 
-    id: str
+    id: Id
     body: C
-    expected_version: int | None = None
-    intended: int = 0
-    sent: int = 0
+    expected_version: Count | None = None
+    intended: Count = 0
+    sent: Count = 0
 
 
 class Commit(Struct, Generic[E], frozen=True, omit_defaults=True):

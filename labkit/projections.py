@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Protocol
 from msgspec import structs
 
 from labkit import eventlog
-from labkit.errors import DecodeError, Duplicate
+from labkit.errors import DecodeError, Duplicate, Fenced
 from labkit.failpoints import Failpoint, hit
 from labkit.messages import Codec, Commit
 from labkit.ports import Checkpoint, Clock, Document, Record, Source, Store, SystemClock, Writes
@@ -90,6 +90,7 @@ class Projector:
         batch_size: int = 4_000,
     ) -> None:
         self.projection = projection
+        self.broken = False
         self._codec = codec
         self._source = source
         self._store = store
@@ -99,7 +100,18 @@ class Projector:
         self._checkpoints: dict[int, Checkpoint] = {}
 
     def step(self, timeout: float = 0.5) -> int:
-        """One batch; returns the number of commits that it applied."""
+        """One batch; returns the number of commits that it applied.
+
+        A projector whose step raised does nothing more, and a new one takes over.
+        """
+        if self.broken:
+            raise Fenced("an earlier step of this projector failed; make a new one")
+        self.broken = True
+        applied = self._step(timeout)
+        self.broken = False
+        return applied
+
+    def _step(self, timeout: float) -> int:
         # 1. Poll; claim what is new under a raised epoch, and go on where its checkpoint says.
         batch = self._source.poll(self._batch_size, timeout)
         fetched = self._clock.now()

@@ -14,6 +14,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -106,7 +107,8 @@ def work(make: Callable[[], Steppable], name: str) -> None:
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one who started us
-    threading.Thread(target=_watch_life_line, args=(stop,), daemon=True).start()
+    if stat.S_ISFIFO(os.fstat(sys.stdin.fileno()).st_mode):  # started by hand there is none
+        threading.Thread(target=_watch_life_line, args=(stop,), daemon=True).start()
     calm_gc()
     log = structlog.get_logger().bind(worker=name, pid=os.getpid())
     pause = FIRST_PAUSE_SECONDS
@@ -241,7 +243,11 @@ def _register(path: Path, order: Order, children: Sequence[_Child]) -> None:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that nobody ever sees half of it."""
+    """Write a file so that nobody ever sees half of it; a device or a pipe is written as it is."""
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        path.write_bytes(data)
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_bytes(data)
     temporary.replace(path)

@@ -19,6 +19,7 @@ except ImportError as error:  # pragma: no cover - an optional extra
 from labkit.adapters.kafka_python import (
     CLOSE_SECONDS,
     DELIVERY_MS,
+    MAX_COMMIT_BYTES,
     POLL_INTERVAL_MS,
     SESSION_MS,
     TRANSACTION_MS,
@@ -232,7 +233,7 @@ class ConfluentLog(ConfluentSource):
                 "message.timeout.ms": DELIVERY_MS,
                 "linger.ms": 1,
                 "batch.num.messages": 10_000,
-                "message.max.bytes": 4 << 20,
+                "message.max.bytes": MAX_COMMIT_BYTES,
                 "error_cb": _quiet,
                 "log_level": 0,
             }

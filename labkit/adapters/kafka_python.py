@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition, errors
@@ -27,7 +27,14 @@ POLL_INTERVAL_MS = 60_000
 CLOSE_SECONDS = 2.0
 
 #: A lab never forgets, whatever the broker's defaults are.
-TOPIC_CONFIG = {"retention.ms": "-1", "retention.bytes": "-1", "cleanup.policy": "delete"}
+#: A command has at most the clients' 1 MB; its commit repeats some of it and must fit as well.
+MAX_COMMIT_BYTES = 8 << 20
+TOPIC_CONFIG = {
+    "retention.ms": "-1",
+    "retention.bytes": "-1",
+    "cleanup.policy": "delete",
+    "max.message.bytes": str(MAX_COMMIT_BYTES),
+}
 
 _FENCED = (
     errors.ProducerFencedError,
@@ -74,10 +81,19 @@ def _bounded(call: Callable[..., None], *args: Any, seconds: float = TRANSACTION
         raise failed[0]
 
 
-class KafkaPythonBroker:
-    """The way to a Kafka at ``bootstrap`` (host:port)."""
+def _close_producer(producer: KafkaProducer) -> None:
+    """Closing flushes first, and that raises where the broker is gone: give up then."""
+    with suppress(errors.KafkaError):
+        producer.close(timeout=CLOSE_SECONDS)
+        return
+    with suppress(errors.KafkaError):
+        producer.close(timeout=0)
 
-    def __init__(self, bootstrap: str, replication: int = 1) -> None:
+
+class KafkaPythonBroker:
+    """The way to a Kafka at ``bootstrap`` (host:port); ``replication`` -1 is the broker's own."""
+
+    def __init__(self, bootstrap: str, replication: int = -1) -> None:
         self.bootstrap = bootstrap
         self._replication = replication
         self._admin_client: KafkaAdminClient | None = None
@@ -174,6 +190,7 @@ class KafkaPythonSource:
         self._revoked: set[int] = set()
         self._positions: dict[int, int] = {}
         self._watermarks: KafkaConsumer | None = None
+        self._lock = threading.Lock()
         with _translated(f"read {topic!r}", bootstrap):
             self._consumer = self._new_consumer("read_committed", group)
             found = self._consumer.partitions_for_topic(topic)
@@ -206,16 +223,18 @@ class KafkaPythonSource:
         )
 
     def lost(self, partitions: set[int]) -> None:
-        """Called in a rebalance."""
-        self._assigned -= partitions
-        self._revoked |= partitions
-        for partition in partitions:
-            self._positions.pop(partition, None)
+        """Called in a rebalance, from the client's own thread."""
+        with self._lock:
+            self._assigned -= partitions
+            self._revoked |= partitions
+            for partition in partitions:
+                self._positions.pop(partition, None)
 
     def gained(self, assigned: list[TopicPartition]) -> None:
         """Called in a rebalance: nothing flows before ``start``."""
         self._consumer.pause(*assigned)
-        self._assigned |= {tp.partition for tp in assigned}
+        with self._lock:
+            self._assigned |= {tp.partition for tp in assigned}
 
     def poll(self, limit: int, timeout: float) -> Batch:
         """At most ``limit`` records."""
@@ -224,8 +243,6 @@ class KafkaPythonSource:
             batch = Batch()
             for tp, records in found.items():
                 partition = tp.partition
-                if partition not in self._positions:
-                    continue  # lost while they were fetched
                 batch.records.extend(
                     [Record(partition, r.offset, r.key or b"", r.value or b"") for r in records]
                 )
@@ -234,9 +251,13 @@ class KafkaPythonSource:
                 position = self._consumer.position(TopicPartition(self._topic, partition))
                 if position is not None and position != before:
                     batch.positions[partition] = position
-        self._positions.update(batch.positions)
-        batch.assigned, self._assigned = frozenset(self._assigned), set()
-        batch.revoked, self._revoked = frozenset(self._revoked), set()
+        with self._lock:
+            for partition in set(batch.positions) - set(self._positions):
+                del batch.positions[partition]
+            self._positions.update(batch.positions)
+            batch.assigned, self._assigned = frozenset(self._assigned), set()
+            batch.revoked, self._revoked = frozenset(self._revoked), set()
+        batch.records = [r for r in batch.records if r.partition in batch.positions]
         return batch
 
     def start(self, partition: int, offset: int | None = None) -> None:
@@ -295,7 +316,7 @@ class KafkaPythonLog(KafkaPythonSource):
                 retry_backoff_ms=2,
                 linger_ms=0,
                 batch_size=128 << 10,
-                max_request_size=4 << 20,
+                max_request_size=MAX_COMMIT_BYTES,
                 allow_auto_create_topics=False,
                 metrics_enabled=False,
             )
@@ -334,6 +355,9 @@ class KafkaPythonLog(KafkaPythonSource):
                 sent = future.get(timeout=max(0.0, deadline - time.monotonic()))
                 ends[sent.partition] = max(ends.get(sent.partition, 0), sent.offset + 1)
             hit(Failpoint.HANDLER_PRODUCED)
+            # Outside of its group a client knows no generation, and Kafka would check none.
+            if self._metadata.generation_id < 0 or not self._metadata.member_id:
+                raise Fenced(f"commit to {self._events!r}: this worker fell out of its group")
             _bounded(producer.send_offsets_to_transaction, offsets, self._metadata)
             hit(Failpoint.HANDLER_OFFSETS)
             _bounded(producer.commit_transaction)
@@ -345,7 +369,7 @@ class KafkaPythonLog(KafkaPythonSource):
 
     def close(self) -> None:
         """Close both clients."""
-        self._producer.close(timeout=CLOSE_SECONDS)
+        _close_producer(self._producer)
         super().close()
 
 
@@ -395,4 +419,4 @@ class KafkaPythonSender:
 
     def close(self) -> None:
         """Bounded."""
-        self._producer.close(timeout=CLOSE_SECONDS)
+        _close_producer(self._producer)

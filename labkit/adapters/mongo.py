@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from bson.errors import BSONError
 from msgspec import structs
-from pymongo import MongoClient, ReplaceOne, ReturnDocument
+from pymongo import MongoClient, ReadPreference, ReplaceOne, ReturnDocument
 from pymongo.errors import (
     BulkWriteError,
     ConnectionFailure,
@@ -18,11 +19,15 @@ from pymongo.errors import (
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
-from labkit.errors import Duplicate, Fenced, OutcomeUnknown, Unreachable
+from labkit.errors import Duplicate, Fenced, OutcomeUnknown, StackError, Unreachable
 from labkit.ports import Checkpoint, Document, Writes
 
 #: How long a call looks for a server before it gives up.
 SELECTION_MS = 5_000
+#: How long a write waits for the majority, and a reply for the network.
+WRITE_MS = 20_000
+SOCKET_MS = 30_000
+MAJORITY = WriteConcern("majority", wtimeout=WRITE_MS)
 _DUPLICATE_KEY = 11_000
 
 
@@ -45,6 +50,8 @@ def _translated(doing: str) -> Iterator[None]:
         raise Unreachable(f"{doing}: MongoDB refused: {_short(error)}") from error
     except PyMongoError as error:
         raise Unreachable(f"{doing}: MongoDB: {_short(error)}") from error
+    except (BSONError, OverflowError) as error:
+        raise StackError(f"{doing}: MongoDB cannot hold this: {error}") from error
 
 
 def _short(error: PyMongoError) -> str:
@@ -57,10 +64,17 @@ class MongoStore:
     def __init__(self, uri: str, database: str) -> None:
         with _translated(f"connect to {uri.rpartition('@')[2]!r}"):
             self._client: MongoClient[Document] = MongoClient(
-                uri, serverSelectionTimeoutMS=SELECTION_MS, appname="labkit"
+                uri,
+                serverSelectionTimeoutMS=SELECTION_MS,
+                socketTimeoutMS=SOCKET_MS,
+                appname="labkit",
             )
             self._db = self._client.get_database(
-                database, write_concern=WriteConcern("majority", wtimeout=20_000)
+                database,
+                # Whatever the URI prefers: decisions and waits rest on what cannot be undone.
+                read_preference=ReadPreference.PRIMARY,
+                read_concern=ReadConcern("majority"),
+                write_concern=MAJORITY,
             )
 
     def claim(self, checkpoints: str, id: str) -> Checkpoint:
@@ -85,7 +99,9 @@ class MongoStore:
             _translated(f"advance {[old.id for old, _ in moves]}"),
             self._client.start_session() as session,
             session.start_transaction(
-                read_concern=ReadConcern("snapshot"), write_concern=WriteConcern("majority")
+                read_concern=ReadConcern("snapshot"),
+                write_concern=MAJORITY,
+                max_commit_time_ms=WRITE_MS,
             ),
         ):
             for old, new in moves:

@@ -26,6 +26,7 @@ from labkit.experiments import cdnow, lag
 from labkit.lab import Lab
 from labkit.messages import Token
 from labkit.runtime import calm_gc
+from labkit.stack.state import lab_folder
 
 OPEN_LOOP_SECONDS = 10.0
 VISIBLE_SECONDS = 180.0
@@ -104,6 +105,7 @@ def demo(
         "matches": all(row.same for row in result.rows),
         "commands_per_second": round(speed, 1),
         "open_loop_rate": round(rate, 1),
+        "open_loop_seconds": round(len(some) / rate, 1),
         "reply_ms": _percentiles(samples.reply_ms),
         "lag_ms": _percentiles([probe.fresh_ms for probe in samples.probes]),
         "lag_stale_ms": _percentiles([probe.stale_ms for probe in samples.probes]),
@@ -121,7 +123,7 @@ def demo(
 @contextmanager
 def _alone(name: str) -> Iterator[None]:
     """One demo a lab at a time: two would measure each other."""
-    folder = stack.home() / "labs"
+    folder = lab_folder(name).parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / f"{name}.demo").open("a+")
@@ -217,15 +219,16 @@ def _compare(lab: Lab, limit: int) -> Demo:
             "revenue_cents": expected.revenue_cents,
         },
     }
-    shown = {month: {"expected_orders": count} for month, count, _ in expected.months}
+    wanted = {month: orders for month, orders, _ in expected.months}
+    shown = {month: (orders, cents) for month, orders, cents in by_month}
     table = [
         {
             "month": month,
-            "orders": count,
-            "cents": cents,
-            **shown.get(month, {"expected_orders": 0}),
+            "orders": shown.get(month, (0, 0))[0],
+            "cents": shown.get(month, (0, 0))[1],
+            "expected_orders": wanted.get(month, 0),
         }
-        for month, count, cents in by_month
+        for month in sorted({*wanted, *shown})
     ]
     return Demo(report, rows, table, [], lab.run)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from labkit.errors import StackError, TimedOut
+from labkit.errors import LabkitError, StackError, TimedOut
 from labkit.lab import Lab
 from labkit.messages import Command
 from labkit.runtime import calm_gc
@@ -36,7 +37,8 @@ QUIET_SECONDS = 60.0
 class Probe(Struct, frozen=True):
     """Consistency lag of one commit: it became visible between the two instants.
 
-    Milliseconds after the reply: the last read that missed it, the first that saw it.
+    Milliseconds after the reply: the last read that missed it (0 where the first read saw it
+    already, since nothing is known before that), and the first that saw it.
     """
 
     stale_ms: float
@@ -76,13 +78,10 @@ def measure(
     lab.bus.listen("orders")
     settings = {"name": lab.name, "run": lab.run, "client": lab.client, "contexts": ["orders"]}
     spawn = multiprocessing.get_context("spawn")
-    start = spawn.Event()
-    generator = spawn.Process(
-        target=_generate, args=(settings, list(commands), rate, start), daemon=True
-    )
+    generator = spawn.Process(target=_generate, args=(settings, list(commands), rate), daemon=True)
     generator.start()
     try:
-        _observe(lab, samples, generator, start, progress)
+        _observe(lab, samples, generator, progress)
     finally:
         if generator.is_alive():
             generator.terminate()
@@ -90,26 +89,27 @@ def measure(
     return samples
 
 
-def _generate(settings: dict[str, Any], commands: list[Command], rate: float, start: Any) -> None:
+def _generate(settings: dict[str, Any], commands: list[Command], rate: float) -> None:
     """The generator's process: keeps to its timetable whatever the servers do."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
-    with Lab(**settings) as lab:
-        bus = lab.bus
-        calm_gc()
-        start.set()
-        beginning = time.monotonic_ns() + int(START_SECONDS * 1e9)
-        step = 1e9 / rate
-        for number, command in enumerate(commands):
-            intended = beginning + int(number * step)
-            while (ahead := intended - time.monotonic_ns()) > 0:
-                time.sleep(max(ahead / 1e9, TICK_SECONDS))
-            bus.send(command, id=command.stream, intended=intended)
-        bus.flush(QUIET_SECONDS)
+    try:
+        with Lab(**settings, start=False) as lab:
+            calm_gc()
+            bus = lab.bus
+            beginning = time.monotonic_ns() + int(START_SECONDS * 1e9)
+            step = 1e9 / rate
+            for number, command in enumerate(commands):
+                intended = beginning + int(number * step)
+                while (ahead := intended - time.monotonic_ns()) > 0:
+                    time.sleep(max(ahead / 1e9, TICK_SECONDS))
+                bus.send(command, id=command.stream, intended=intended)
+            bus.flush(QUIET_SECONDS)
+    except LabkitError as error:
+        print(f"load generator: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
 
 
-def _observe(
-    lab: Lab, samples: Samples, generator: Any, start: Any, progress: Callable[[int], None]
-) -> None:
+def _observe(lab: Lab, samples: Samples, generator: Any, progress: Callable[[int], None]) -> None:
     asked: dict[str, _Asked] = {}
     heard = 0
     first = 0

@@ -318,3 +318,18 @@ def test_create_again_and_drop(topics: Topics) -> None:
     while topics.events in topics.broker.topics():
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def test_a_worker_that_fell_out_of_its_group_commits_nothing(topics: Topics) -> None:
+    """kafka-python forgets its generation then, and Kafka checks none that is not given."""
+    log = topics.log()
+    if not hasattr(log, "_consumer") or not hasattr(log._consumer, "group_metadata"):
+        return  # the twin and librdkafka keep theirs
+    topics.send("a")
+    own(log)
+    (batch,) = [b for b in gather(log, 1) if b.records]
+    log._consumer._coordinator.reset_generation()
+    log._metadata = log._consumer.group_metadata()  # type: ignore[attr-defined]
+    with pytest.raises(Fenced):
+        log.commit(batch, echo(batch))
+    assert topics.broker.committed(topics.commands, topics.group) == {}

@@ -1,0 +1,117 @@
+"""The lab as a notebook holds it; in memory, where that is enough."""
+
+from __future__ import annotations
+
+import pytest
+
+from labkit import lab as labs
+from labkit import stack
+from labkit.domain.orders import PayOrder, PlaceOrder
+from labkit.errors import Fenced, TimedOut, Unreachable, UsageError
+from labkit.failpoints import ALL, Crash, Failpoint, armed
+from labkit.lab import Lab
+
+
+def place(order_id: str = "o") -> PlaceOrder:
+    return PlaceOrder(order_id, "ada", "2026-01-31", quantity=1, cents=100)
+
+
+def test_a_part_whose_step_raised_is_not_used_again() -> None:
+    """A stale cache would decide on a state that is not there any more."""
+    with Lab(backend="memory") as lab:
+        lab.bus.listen("orders")
+        lab.bus.send(place())
+        broken = lab.handler
+        with armed(Failpoint.HANDLER_COMMITTED), pytest.raises(Crash):
+            broken.step(0)
+        with pytest.raises(Fenced, match="make a new one"):
+            broken.step(0)
+        sent = lab.bus.send(PayOrder("o", 100))
+        assert lab.handler is not broken
+        lab.handler.step(0)
+        assert lab.bus.answer(sent.token()).version == 2
+        while lab.projector.step(0):
+            pass
+        assert lab.ignored_commits() == 0
+
+
+def test_a_broken_projector_is_replaced_too() -> None:
+    with Lab(backend="memory") as lab:
+        lab.bus.send(place())
+        lab.handler.step(0)
+        broken = lab.projector
+        with armed(Failpoint.PROJECTOR_APPLIED), pytest.raises(Crash):
+            broken.step(0)
+        with pytest.raises(Fenced, match="make a new one"):
+            broken.step(0)
+        assert lab.projector.step(0) == 1
+        assert lab.queries.order("o")
+
+
+@pytest.mark.parametrize("point", ALL)
+def test_crash_in_memory_reaches_every_failpoint(point: Failpoint) -> None:
+    role = "handler" if point.startswith("handler") else "projector"
+    with Lab(backend="memory") as lab:
+        lab.bus.send(place("first"))
+        lab.handler.step(0)
+        lab.handler.flush()
+        lab.projector.step(0)
+        lab.bus.send(place("second"))
+        if role == "projector":
+            lab.handler.step(0)
+        assert lab.crash(role, point).at == point
+        lab.handler.step(0)
+        lab.projector.step(0)
+        assert lab.queries.order("second")
+
+
+def test_a_crash_that_does_not_come_leaves_the_lab_usable() -> None:
+    with Lab(backend="memory") as lab:
+        with pytest.raises(TimedOut, match=r"handler\.decided"):
+            lab.crash("handler", Failpoint.HANDLER_DECIDED)
+        lab.bus.send(place())
+        assert len(lab.handler.step(0)) == 1
+
+
+def test_until_steps_the_parts_in_memory() -> None:
+    with Lab(backend="memory") as lab:
+        lab.start()
+        lab.queries.until([lab.bus.send(place()).token()], timeout=5)
+        assert lab.queries.order("o")
+
+
+def test_a_film_shows_the_newest_message_and_a_log_shows_its_stream() -> None:
+    with Lab(backend="memory") as lab:
+        lab.start()
+        lab.bus.execute(place(), id="same")
+        lab.bus.execute(place(), id="same")
+        assert lab.film("o").trace.events == ("OrderPlaced",)
+        lab.bus.execute(PayOrder("o", 100))
+        trace = lab.film("o").trace
+        assert (trace.command, trace.events, trace.version) == ("PayOrder", ("OrderPaid",), 2)
+        assert list(trace.instants.values()) == sorted(trace.instants.values())
+        assert [c.outcome for c in lab.log().stream("o")] == ["accepted", "repeated", "accepted"]
+        with pytest.raises(UsageError, match="nobody"):
+            lab.film("nobody")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"backend": "cloud"}, "cloud"),
+        ({"client": "pigeon"}, "pigeon"),
+        ({"partitions": 0}, "0"),
+        ({"contexts": ["zoo"]}, "zoo"),
+    ],
+)
+def test_an_unknown_value_is_named(arguments: dict[str, object], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        Lab(**{"backend": "memory", **arguments})  # type: ignore[arg-type]
+
+
+def test_a_look_starts_no_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stack, "running", lambda name: None)
+    monkeypatch.setattr(stack, "up", lambda *a, **k: pytest.fail("it started servers"))
+    with pytest.raises(Unreachable, match="labkit up"):
+        Lab("lab", run="r1", start=False)
+    assert labs.CLIENTS
