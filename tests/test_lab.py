@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from labkit import lab as labs
@@ -9,6 +11,7 @@ from labkit import stack
 from labkit.domain.orders import PayOrder, PlaceOrder
 from labkit.errors import Fenced, TimedOut, Unreachable, UsageError
 from labkit.failpoints import ALL, Crash, Failpoint, armed
+from labkit.handlers import MAX_REASON
 from labkit.lab import Lab
 
 
@@ -115,3 +118,32 @@ def test_a_look_starts_no_servers(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Unreachable, match="labkit up"):
         Lab("lab", run="r1", start=False)
     assert labs.CLIENTS
+
+
+@pytest.mark.parametrize("field", ["sent", "intended", "expected_version"])
+def test_an_integer_that_mongodb_cannot_hold_parks_its_stream_alone(field: str) -> None:
+    with Lab(backend="memory") as lab:
+        lab.start()
+        lab.bus.listen("orders")
+        envelope = {"id": "x", "body": {"type": "ShipOrder", "order_id": "bad"}, field: 2**63}
+        sender = lab.broker.sender()
+        sender.send(lab.topic_name("orders.commands"), b"bad", json.dumps(envelope).encode())
+        assert lab.bus.execute(place("good")).accepted
+        outcomes = {c.stream: c.outcome for c in lab.log().commits()}
+        assert outcomes == {"bad": "parked", "good": "accepted"}
+        assert lab.ignored_commits() == 0
+
+
+def test_a_long_reason_is_cut_since_it_is_remembered() -> None:
+    with Lab(backend="memory") as lab:
+        lab.start()
+        day = "x" * 100_000
+        answer = lab.bus.execute(PlaceOrder("o", "ada", day, quantity=1, cents=1))
+        assert answer.outcome == "refused"
+        assert len(answer.reason) == MAX_REASON
+
+
+def test_a_command_id_is_short() -> None:
+    with Lab(backend="memory") as lab:
+        lab.start()
+        assert lab.bus.execute(place(), id="x" * 201).outcome == "parked"
