@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OUT := out
+# JupyterLab refuses to run as root, as in a container, unless it is told to.
+ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-slow check lab lock clean
@@ -38,7 +40,7 @@ test-slow: install ## what takes longer than `make test` may
 
 lab: install ## start the servers, then JupyterLab on the first notebook
 	$(BIN)/labkit up
-	$(BIN)/jupyter lab --ServerApp.root_dir=notebooks notebooks/00_start_here.ipynb
+	$(BIN)/jupyter lab $(ROOT) --ServerApp.root_dir="$(CURDIR)" --LabApp.news_url= notebooks/00_start_here.ipynb
 
 lock: ## pin all requirements anew (needs uv)
 	uv pip compile --universal --generate-hashes --all-extras --no-annotate --no-header pyproject.toml -o requirements.lock

@@ -138,7 +138,8 @@ class Lab:
     def _connect(self, report: Callable[[str], None], start: bool) -> None:
         from labkit.adapters.mongo import MongoStore
 
-        self.servers = stack.running(self.name)
+        # A worker goes where it is told to, whatever the state of a lab on this host says.
+        self.servers = (None if start else stack.given(self.name)) or stack.running(self.name)
         if self.servers is None and not start:
             raise Unreachable(f"the servers of lab {self.name!r} are not up; run `labkit up`")
         if self.servers is None:

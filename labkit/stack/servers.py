@@ -73,8 +73,7 @@ def up(
             addresses = external.addresses()
             assert addresses is not None  # _kind has seen to it
             report(f"checking Kafka at {addresses[0]} and {external.masked(addresses[1])}")
-            external.check_kafka(addresses[0])
-            external.check_mongo(addresses[1])
+            given(lab)
             state.bootstrap, state.mongo_uri = addresses
         elif kind == "compose":
             compose.start(lab, state, kafka_port, mongo_port, report)
@@ -86,17 +85,27 @@ def up(
 
 
 def running(lab: str = "lab") -> Servers | None:
-    """Return the servers of a lab if they answer now, otherwise None; takes milliseconds.
-
-    Addresses in the environment go before what the lab's state says: workers get them so.
-    """
-    if (given := external.addresses()) is not None:
-        return Servers(lab, "external", *given) if external.accept(*given) else None
+    """Return the servers of a lab if they answer now, otherwise None; takes milliseconds."""
     try:
         state = load(lab)
     except StackError:
         return None
     return _servers(lab, state) if _is_up(lab, state) else None
+
+
+def given(lab: str = "lab") -> Servers | None:
+    """Return the servers that the environment names, or None; workers are told theirs so.
+
+    Raises:
+        UsageError: only one address is set, or one cannot be.
+        StackError: one refuses, or does not answer.
+    """
+    addresses = external.addresses()
+    if addresses is None:
+        return None
+    external.check_kafka(addresses[0])
+    external.check_mongo(addresses[1])
+    return Servers(lab, "external", *addresses)
 
 
 def down(lab: str = "lab", purge: bool = False, report: Report = quiet) -> bool:
