@@ -40,7 +40,7 @@ test-slow: install ## what takes longer than `make test` may
 
 lab: install ## start the servers, then JupyterLab on the first notebook
 	$(BIN)/labkit up
-	$(BIN)/jupyter lab $(ROOT) --ServerApp.root_dir="$(CURDIR)" --LabApp.news_url= notebooks/00_start_here.ipynb
+	$(BIN)/jupyter lab $(ROOT) --ServerApp.root_dir="$(CURDIR)" --LabApp.news_url= --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
 
 lock: ## pin all requirements anew (needs uv)
 	uv pip compile --universal --generate-hashes --all-extras --no-annotate --no-header pyproject.toml -o requirements.lock
