@@ -24,6 +24,7 @@ from labkit.adapters.kafka_python import (
     SESSION_MS,
     TRANSACTION_MS,
     KafkaPythonBroker,
+    partition_of,
 )
 from labkit.errors import Fenced, OutcomeUnknown, Unreachable
 from labkit.failpoints import Failpoint, hit
@@ -208,9 +209,7 @@ class ConfluentSource:
 
     def partition_for(self, key: bytes) -> int:
         """Kafka's default partitioner."""
-        from kafka.partitioner.default import murmur2
-
-        return int(murmur2(key) & 0x7FFFFFFF) % len(self._partitions)
+        return partition_of(key, len(self._partitions))
 
     def close(self) -> None:
         """Leave the group."""

@@ -81,6 +81,11 @@ def _bounded(call: Callable[..., None], *args: Any, seconds: float = TRANSACTION
         raise failed[0]
 
 
+def partition_of(key: bytes, partitions: int) -> int:
+    """Where Kafka's default partitioner puts a key."""
+    return int(murmur2(key) & 0x7FFFFFFF) % partitions
+
+
 def _close_producer(producer: KafkaProducer) -> None:
     """Closing flushes first, and that raises where the broker is gone: give up then."""
     with suppress(errors.KafkaError):
@@ -287,7 +292,7 @@ class KafkaPythonSource:
 
     def partition_for(self, key: bytes) -> int:
         """Kafka's default partitioner."""
-        return int(murmur2(key) & 0x7FFFFFFF) % len(self._partitions)
+        return partition_of(key, len(self._partitions))
 
     def close(self) -> None:
         """Leave the group."""

@@ -10,9 +10,9 @@ import copy
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from kafka.partitioner.default import murmur2
 from msgspec import Struct, field, structs
 
+from labkit.adapters.kafka_python import partition_of
 from labkit.errors import Duplicate, Fenced, Unreachable
 from labkit.failpoints import Failpoint, hit
 from labkit.ports import Batch, Checkpoint, Document, Record, Writes
@@ -100,7 +100,7 @@ class MemoryBroker:
 
     def partition_for(self, topic: str, key: bytes) -> int:
         """Kafka's default partitioner."""
-        return int(murmur2(key) & 0x7FFFFFFF) % len(self.partitions(topic))
+        return partition_of(key, len(self.partitions(topic)))
 
     def append(
         self, topic: str, partition: int, key: bytes, value: bytes, within: _Transaction | None
