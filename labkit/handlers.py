@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, get_args
 
 from msgspec import Struct, structs
 
 from labkit import eventlog
 from labkit.bookkeeping import Stream
+from labkit.crashonly import CrashOnly
 from labkit.domain import catalog, orders
-from labkit.errors import DecodeError, Fenced, Refused, UsageError
+from labkit.errors import DecodeError, Refused, UsageError
 from labkit.failpoints import Failpoint, hit
 from labkit.messages import Answer, Codec, Command, Commit, Decisions, Envelope, Event, encode
 from labkit.ports import Checkpoint, Clock, CommandLog, Record, Store, SystemClock, Writes
@@ -53,7 +53,7 @@ class Context:
         return f"{self.states}:{partition}"
 
 
-class Handler:
+class Handler(CrashOnly):
     """Handles the commands of one context.
 
     ``batch_size`` commands at most go into one transaction. Changed states are flushed when
@@ -75,7 +75,6 @@ class Handler:
     ) -> None:
         self.context = context
         self.ignored = 0
-        self.broken = False
         self._log = log
         self._events = log.events()
         self._store = store
@@ -93,10 +92,9 @@ class Handler:
     def step(self, timeout: float = 0.5) -> list[Commit[Any]]:
         """One batch: poll, decide, commit once. Returns the commits, in the order of the log.
 
-        A handler whose step raised knows no more what holds: it raises ``Fenced`` from then on,
-        and a new one takes over.
+        Raises ``Fenced`` if an earlier step failed.
         """
-        with self._once_broken_always_broken():
+        with self.unbroken():
             return self._step(timeout)
 
     def _step(self, timeout: float) -> list[Commit[Any]]:
@@ -150,14 +148,6 @@ class Handler:
         """Leave the group. Nothing is saved on the way out: crash-only."""
         self._events.close()
         self._log.close()
-
-    @contextmanager
-    def _once_broken_always_broken(self) -> Iterator[None]:
-        if self.broken:
-            raise Fenced("an earlier step of this handler failed; make a new one")
-        self.broken = True
-        yield
-        self.broken = False
 
     # --- one command
 
@@ -251,7 +241,7 @@ class Handler:
 
     def flush(self) -> None:
         """Save the changed states and the checkpoints in one transaction, under the epoch."""
-        with self._once_broken_always_broken():
+        with self.unbroken():
             self._flush()
 
     def _flush(self) -> None:

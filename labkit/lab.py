@@ -216,11 +216,10 @@ class Lab:
                 "worker processes are running; call lab.stop() before stepping by hand"
             )
         key = (role, context)
-        idle = time.monotonic() - self._touched.get(key, 0.0)
-        if self.backend == "kafka" and idle > IDLE_SECONDS and key in self._parts:
-            self._parts.pop(key).close()
-        if key in self._parts and self._parts[key].broken:
-            self._parts.pop(key).close()
+        if (old := self._parts.get(key)) is not None:
+            idle = time.monotonic() - self._touched[key]
+            if old.broken or (self.backend == "kafka" and idle > IDLE_SECONDS):
+                self._parts.pop(key).close()
         if key not in self._parts:
             part = self.make(Worker(role, context, 0))
             try:

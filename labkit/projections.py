@@ -13,7 +13,8 @@ from typing import Any, ClassVar, Protocol
 from msgspec import structs
 
 from labkit import eventlog
-from labkit.errors import DecodeError, Duplicate, Fenced
+from labkit.crashonly import CrashOnly
+from labkit.errors import DecodeError, Duplicate
 from labkit.failpoints import Failpoint, hit
 from labkit.messages import Codec, Commit
 from labkit.ports import Checkpoint, Clock, Document, Record, Source, Store, SystemClock, Writes
@@ -75,7 +76,7 @@ class Projection(Protocol):
         """Change the documents. The runner has checked the version and will note the new one."""
 
 
-class Projector:
+class Projector(CrashOnly):
     """Runs one projection over the events of one context."""
 
     def __init__(
@@ -90,7 +91,6 @@ class Projector:
         batch_size: int = 4_000,
     ) -> None:
         self.projection = projection
-        self.broken = False
         self._codec = codec
         self._source = source
         self._store = store
@@ -102,14 +102,10 @@ class Projector:
     def step(self, timeout: float = 0.5) -> int:
         """One batch; returns the number of commits that it applied.
 
-        A projector whose step raised does nothing more, and a new one takes over.
+        Raises ``Fenced`` if an earlier step failed.
         """
-        if self.broken:
-            raise Fenced("an earlier step of this projector failed; make a new one")
-        self.broken = True
-        applied = self._step(timeout)
-        self.broken = False
-        return applied
+        with self.unbroken():
+            return self._step(timeout)
 
     def _step(self, timeout: float) -> int:
         # 1. Poll; claim what is new under a raised epoch, and go on where its checkpoint says.

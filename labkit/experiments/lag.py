@@ -125,15 +125,14 @@ def _observe(lab: Lab, samples: Samples, generator: Any, progress: Callable[[int
                 samples.reply_ms.append((now - commit.intended) / 1e6)
         if commits:
             heard += len(commits)
+            quiet = time.monotonic()
             progress(heard)
             for commit in commits[:: len(commits) // PROBES_A_BATCH + 1]:
                 if len(asked) < PROBES:
                     asked[commit.stream] = _Asked(commit.last, now, now, commit.intended >= warm)
         if asked:
             _ask(lab, samples, asked)
-        if commits:
-            quiet = time.monotonic()
-        elif time.monotonic() - checked > 1:
+        if not commits and time.monotonic() - checked > 1:
             checked = time.monotonic()
             lab.check()
             if generator.exitcode not in (None, 0):
