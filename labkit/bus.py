@@ -9,7 +9,7 @@ from typing import Any
 from labkit.errors import DecodeError, TimedOut, UsageError
 from labkit.handlers import Context
 from labkit.messages import Answer, Command, Commit, Envelope, Token, encode, new_id
-from labkit.ports import Clock, Delivery, Sender, Source, SystemClock
+from labkit.ports import Acknowledgement, Clock, Sender, Source, SystemClock
 
 #: How many answers the bus keeps for those who ask late.
 HEARD_WINDOW = 10_000
@@ -18,7 +18,7 @@ HEARD_WINDOW = 10_000
 class Sent:
     """A command on its way."""
 
-    def __init__(self, id: str, context: str, delivery: Delivery) -> None:
+    def __init__(self, id: str, context: str, delivery: Acknowledgement) -> None:
         self.id = id
         self._context = context
         self._delivery = delivery

@@ -9,7 +9,9 @@
     ├── CheckFailed                 the run went through, its result is wrong (exit code 1)
     ├── DecodeError                 bytes that are not a message of this schema
     ├── Refused                     a business rule said no; carries the reason
+    ├── Transient                   a rule could not decide now: try again after a while
     ├── Duplicate                   an insert met a document that exists; all of it was undone
+    ├── Conflict                    another writer changed a shared document first; all undone
     ├── TimedOut                    a wait ended; says what it waited for
     └── Fenced                      this worker is no longer the owner: close, rejoin, replay
         └── OutcomeUnknown          a commit timed out: it may have happened, or not
@@ -46,6 +48,14 @@ class DecodeError(LabkitError):
 
 class Refused(LabkitError):
     """A business rule said no. ``str(error)`` is the reason that the caller gets."""
+
+
+class Transient(LabkitError):
+    """What a rule raises when it cannot decide *now*; the command is tried again after a while."""
+
+
+class Conflict(LabkitError):
+    """Another writer changed a shared document first; the whole transaction was undone."""
 
 
 class Duplicate(LabkitError):

@@ -10,11 +10,12 @@ follows from commits.
 from __future__ import annotations
 
 import uuid
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from labkit.errors import DecodeError
 
@@ -31,10 +32,31 @@ class Command(Message, frozen=True):
         """The id of the stream (the aggregate) that decides; also the Kafka key."""
         raise NotImplementedError
 
+    def validate(self) -> None:
+        """What can be said of the command alone, before any state; raises ``Refused``."""
+
+
+class ReleaseParked(Command, frozen=True):
+    """Handle the commands that a parked stream holds, in order; with ``drop``, without the first.
+
+    Every context takes it: a stream's owner handles it in the order of the log, like any command.
+    """
+
+    id: str
+    drop: bool = False
+
+    @property
+    def stream(self) -> str:
+        """The parked stream."""
+        return self.id
+
 
 class Event(Message, frozen=True):
     """What happened, with every field that a reader needs."""
 
+
+#: From the events of an older schema to those of today's.
+Upcasts = Mapping[type[Event], Callable[[Any], Event]]
 
 #: The decisions of a context: (state, command) -> events, or ``Refused``.
 Decisions = Mapping[type[Command], Callable[..., tuple[Event, ...]]]
@@ -45,9 +67,12 @@ E = TypeVar("E")
 #: What MongoDB can hold; a greater one is not a message of this schema.
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 #: Ids are remembered with every stream, so they are short.
-Id = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+MAX_ID = 200
+Id = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID)]
+#: A command with its envelope, in bytes: what Kafka takes by default, less room for its headers.
+MAX_COMMAND_BYTES = 1_000_000
 
-Outcome = Literal["accepted", "refused", "repeated", "parked"]
+Outcome = Literal["accepted", "refused", "repeated", "parked", "scheduled", "dropped"]
 
 
 class Token(NamedTuple):
@@ -73,13 +98,25 @@ class Answer(Struct, frozen=True, omit_defaults=True, gc=False):
         """Whether the command took effect."""
         return self.outcome == "accepted"
 
+    @property
+    def final(self) -> bool:
+        """Whether the command is done with; a scheduled or parked one is still to come."""
+        return self.outcome not in ("scheduled", "parked")
+
 
 class Envelope(Struct, Generic[C], frozen=True, omit_defaults=True):
-    """A command on the wire. Instants are monotonic nanoseconds of one host."""
+    """A command on the wire.
+
+    ``deliver_at`` is an instant of the calendar (Unix milliseconds); ``correlation`` comes back
+    with the commit, so that a saga knows what an answer is about. ``intended`` and ``sent`` are
+    monotonic nanoseconds of one host.
+    """
 
     id: Id
     body: C
     expected_version: Count | None = None
+    deliver_at: Count | None = None
+    correlation: Annotated[str, msgspec.Meta(max_length=MAX_ID)] = ""
     intended: Count = 0
     sent: Count = 0
 
@@ -90,6 +127,10 @@ class Commit(Struct, Generic[E], frozen=True, omit_defaults=True):
     ``partition`` and ``offset`` are those of the command. Versions count a stream's events from 1;
     ``first`` is always the version before the command plus one, and ``last`` is ``first - 1`` where
     nothing happened, so one check (``first == known + 1``) fences every commit of a zombie.
+
+    ``at`` is when it was decided and ``due`` when a command that waits is tried again, both in Unix
+    milliseconds; ``digest`` tells whether a repeat has the same body; ``released`` says that a
+    parked stream goes on. A command that was scheduled or parked has one more commit at its end.
     """
 
     stream: str
@@ -102,6 +143,11 @@ class Commit(Struct, Generic[E], frozen=True, omit_defaults=True):
     events: tuple[E, ...] = ()
     reason: str = ""
     repeats: Answer | None = None
+    correlation: str = ""
+    digest: int = 0
+    released: bool = False
+    at: int = 0
+    due: int = 0
     intended: int = 0
     sent: int = 0
     polled: int = 0
@@ -124,12 +170,17 @@ def encode(message: Envelope[Any] | Commit[Any]) -> bytes:
 class Codec:
     """The strict, typed decoder of one context.
 
-    ``commands`` and ``events`` are the unions of its message types. Every ``decode_*`` raises
+    ``commands`` and ``events`` are the unions of its message types. ``upcasts`` names the events of
+    older schemas that may stand in the log, and makes today's of them on the way in, so that nobody
+    further on knows that there ever was another schema. Every ``decode_*`` raises
     :class:`DecodeError` and nothing else.
     """
 
-    def __init__(self, commands: Any, events: Any) -> None:
-        self._commands = msgspec.json.Decoder(Envelope[commands])
+    def __init__(self, commands: Any, events: Any, upcasts: Upcasts | None = None) -> None:
+        self._upcasts = upcasts or {}
+        for old in self._upcasts:
+            events = events | old
+        self._commands = msgspec.json.Decoder(Envelope[commands | ReleaseParked])
         self._commits = msgspec.json.Decoder(Commit[events])
 
     def decode_command(self, value: bytes) -> Envelope[Any]:
@@ -137,8 +188,18 @@ class Codec:
         return _decode(self._commands, value)  # type: ignore[no-any-return]
 
     def decode_commit(self, value: bytes) -> Commit[Any]:
-        """A commit from an events topic."""
-        return _decode(self._commits, value)  # type: ignore[no-any-return]
+        """A commit from an events topic, with today's events."""
+        commit: Commit[Any] = _decode(self._commits, value)
+        if self._upcasts and any(type(event) in self._upcasts for event in commit.events):
+            events = tuple(self._today(event) for event in commit.events)
+            return structs.replace(commit, events=events)
+        return commit
+
+    def _today(self, event: Event) -> Event:
+        """Step by step, if there was more than one change."""
+        while (upcast := self._upcasts.get(type(event))) is not None:
+            event = upcast(event)
+        return event
 
 
 def _decode(decoder: msgspec.json.Decoder[Any], value: bytes) -> Any:
@@ -146,6 +207,11 @@ def _decode(decoder: msgspec.json.Decoder[Any], value: bytes) -> Any:
         return decoder.decode(value)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise DecodeError(f"not a message of this schema: {error}") from error
+
+
+def digest(command: Command) -> int:
+    """What tells two bodies under one command id apart (CRC-32 of the canonical JSON)."""
+    return zlib.crc32(_encoder.encode(command))
 
 
 def new_id() -> str:

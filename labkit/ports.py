@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import msgspec
 from msgspec import Struct
 
 Document = dict[str, Any]
+
+#: What a handler promises about a command that it meets in a crash.
+Delivery = Literal["at_most_once", "at_least_once", "exactly_once"]
+DELIVERIES: tuple[Delivery, ...] = get_args(Delivery)
 
 
 class Record(Struct, gc=False):
@@ -67,15 +71,20 @@ class CommandLog(Source, Protocol):
     def commit(self, batch: Batch, commits: Sequence[Record]) -> dict[int, int]:
         """Write ``commits`` (key, value, partition) and the batch's offsets in one transaction.
 
-        Returns the next offset after them, by events partition. Raises ``Fenced`` where another
-        owner took over and ``OutcomeUnknown`` where the commit was not answered.
+        A partition with commits and no record in the batch (a command that was scheduled) commits
+        the offset where it stands, so that the fence holds for it too. Returns the next offset
+        after the commits, by events partition. Raises ``Fenced`` where another owner took over and
+        ``OutcomeUnknown`` where the commit was not answered.
         """
+
+    def commands(self) -> Source:
+        """A reader of the commands topic that is in no group."""
 
     def events(self) -> Source:
         """A reader of the events topic that is in no group."""
 
 
-class Delivery(Protocol):
+class Acknowledgement(Protocol):
     """The future of a send."""
 
     def result(self, timeout: float) -> tuple[int, int]:
@@ -85,7 +94,7 @@ class Delivery(Protocol):
 class Sender(Protocol):
     """Sends commands, acknowledged by all replicas."""
 
-    def send(self, topic: str, key: bytes, value: bytes) -> Delivery:
+    def send(self, topic: str, key: bytes, value: bytes) -> Acknowledgement:
         """Queue one record."""
 
     def flush(self, timeout: float) -> None:
@@ -113,8 +122,19 @@ class Broker(Protocol):
     def source(self, topic: str, group: str | None = None) -> Source:
         """A member of ``group``, or a reader of all partitions from their start."""
 
-    def log(self, commands: str, events: str, group: str, transactional_id: str) -> CommandLog:
-        """A handler's log; ``transactional_id`` is never shared by two live owners."""
+    def log(
+        self,
+        commands: str,
+        events: str,
+        group: str,
+        transactional_id: str,
+        delivery: Delivery = "exactly_once",
+    ) -> CommandLog:
+        """A handler's log; ``transactional_id`` is never shared by two live owners.
+
+        ``delivery`` is the order of steps inside ``commit``: the offsets first
+        (``at_most_once``), the commits first (``at_least_once``), or both as one.
+        """
 
     def committed(self, topic: str, group: str) -> dict[int, int]:
         """The offsets that a group has committed, by partition."""
@@ -141,10 +161,15 @@ class Checkpoint(Struct, frozen=True):
 
 
 class Writes(Struct):
-    """Documents by collection; ``inserts`` must be new, ``replaces`` must exist."""
+    """Documents by collection; ``inserts`` must be new, ``replaces`` must exist.
+
+    A document that several writers share carries ``rev``, which the writer has raised by one: it
+    replaces only the revision before. ``deletes`` holds ids; those that are gone are fine.
+    """
 
     inserts: dict[str, list[Document]] = msgspec.field(default_factory=dict)
     replaces: dict[str, list[Document]] = msgspec.field(default_factory=dict)
+    deletes: dict[str, list[str]] = msgspec.field(default_factory=dict)
 
 
 class Store(Protocol):
@@ -158,8 +183,9 @@ class Store(Protocol):
     ) -> None:
         """Writes and checkpoint moves (from, to) in one transaction.
 
-        Raises ``Fenced`` if a checkpoint is not as ``from`` says (epoch and position), and
-        ``Duplicate`` if an insert is not new; nothing is written then.
+        Raises ``Fenced`` if a checkpoint is not as ``from`` says (epoch and position),
+        ``Duplicate`` if an insert is not new, and ``Conflict`` if a shared document has another
+        revision; nothing is written then.
         """
 
     def checkpoints(self, checkpoints: str) -> list[Checkpoint]:
@@ -186,8 +212,13 @@ class Store(Protocol):
     def count(self, collection: str) -> int:
         """The number of documents."""
 
-    def index(self, collection: str, keys: Sequence[tuple[str, int]]) -> None:
-        """Make sure of an index; also creates the collection."""
+    def index(
+        self, collection: str, keys: Sequence[tuple[str, int]], *, sparse: bool = False
+    ) -> None:
+        """Make sure of an index; also creates the collection.
+
+        ``sparse``: of the documents that have the field, which costs the others nothing.
+        """
 
     def collections(self) -> list[str]:
         """The names of the collections."""
@@ -203,15 +234,22 @@ class Store(Protocol):
 
 
 class Clock(Protocol):
-    """Instants for measuring; nothing is ever ordered by them."""
+    """Instants for measuring and for schedules; nothing is ever ordered by them."""
 
     def now(self) -> int:
         """Monotonic nanoseconds, comparable within one host."""
 
+    def wall(self) -> int:
+        """Unix milliseconds: what a calendar says."""
+
 
 class SystemClock:
-    """The host's monotonic clock."""
+    """The host's clocks."""
 
     def now(self) -> int:
         """Monotonic nanoseconds."""
         return time.monotonic_ns()
+
+    def wall(self) -> int:
+        """Unix milliseconds."""
+        return time.time_ns() // 1_000_000
