@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
+from labkit.decisions import DAY_MS, MAX_AHEAD_MS
 from labkit.errors import DecodeError, TimedOut, UsageError
 from labkit.handlers import Context
-from labkit.messages import Answer, Command, Commit, Envelope, Token, encode, new_id
+from labkit.messages import (
+    MAX_COMMAND_BYTES,
+    MAX_ID,
+    Answer,
+    Command,
+    Commit,
+    Envelope,
+    Token,
+    encode,
+    new_id,
+)
 from labkit.ports import Acknowledgement, Clock, Sender, Source, SystemClock
 
 #: How many answers the bus keeps for those who ask late.
@@ -54,12 +66,13 @@ class CommandBus:
         self._clock = clock or SystemClock()
         self._pump = pump or (lambda: None)
 
-    def context_of(self, command: Command) -> Context:
+    def context_of(self, command: Command, context: str | None = None) -> Context:
         """Who decides on this command; raises ``UsageError`` where nobody does."""
-        try:
-            return self._routes[type(command)]
-        except KeyError:
-            raise UsageError(f"no context takes {type(command).__name__}") from None
+        found = self._contexts.get(context) if context else self._routes.get(type(command))
+        if found is None:
+            where = f"context {context!r}" if context else "context"
+            raise UsageError(f"no {where} takes {type(command).__name__}")
+        return found
 
     def send(
         self,
@@ -67,19 +80,45 @@ class CommandBus:
         *,
         id: str | None = None,
         expected_version: int | None = None,
+        deliver_at: datetime | None = None,
+        correlation: str = "",
+        context: str | None = None,
         intended: int = 0,
     ) -> Sent:
         """Queue a command. It is safe only once its token is there.
 
         Send it again with the same ``id`` as often as you like: it takes effect once.
-        ``intended`` is the instant an open-loop load wanted it sent (monotonic nanoseconds).
+        ``deliver_at`` is an instant with a time zone: until then the command waits in its stream.
+        ``correlation`` comes back with the commit. ``context`` is needed only for commands that
+        every context takes. ``intended`` is the instant an open-loop load wanted it sent (monotonic
+        nanoseconds). Raises ``UsageError`` for what no handler would take.
         """
-        context = self.context_of(command)
+        to = self.context_of(command, context)
+        for name, text, least in (("id", id, 1), ("correlation", correlation, 0)):
+            if text is not None and not least <= len(text) <= MAX_ID:
+                raise UsageError(
+                    f"{name} must have {least} to {MAX_ID} characters, "
+                    f"got {len(text)}: {text[:60]!r}"
+                )
         sent = self._clock.now()
-        envelope = Envelope(id or new_id(), command, expected_version, intended or sent, sent)
-        topic = self._topic(f"{context.name}.commands")
-        delivery = self._sender.send(topic, command.stream.encode(), encode(envelope))
-        return Sent(envelope.id, context.name, delivery)
+        envelope = Envelope(
+            id=id or new_id(),
+            body=command,
+            expected_version=expected_version,
+            deliver_at=None if deliver_at is None else _unix_ms(deliver_at, self._clock.wall()),
+            correlation=correlation,
+            intended=intended or sent,
+            sent=sent,
+        )
+        value = encode(envelope)
+        if len(value) > MAX_COMMAND_BYTES:
+            raise UsageError(
+                f"{type(command).__name__} has {len(value)} bytes, at most {MAX_COMMAND_BYTES} fit"
+            )
+        delivery = self._sender.send(
+            self._topic(f"{to.name}.commands"), command.stream.encode(), value
+        )
+        return Sent(envelope.id, to.name, delivery)
 
     def execute(
         self,
@@ -87,16 +126,25 @@ class CommandBus:
         *,
         id: str | None = None,
         expected_version: int | None = None,
+        deliver_at: datetime | None = None,
+        context: str | None = None,
         timeout: float = 30.0,
     ) -> Answer:
         """Send a command and wait for its answer.
 
-        Raises ``Unreachable`` where the broker did not acknowledge it within ``timeout`` seconds,
-        and ``TimedOut`` where no answer came within as many again. The command may still take
-        effect, so send it again with the same id, which is safe.
+        One that is to be delivered later is answered ``scheduled``. Raises ``Unreachable`` where
+        the broker did not acknowledge it within ``timeout`` seconds, and ``TimedOut`` where no
+        answer came within as many again. The command may still take effect, so send it again with
+        the same id, which is safe.
         """
-        self.listen(self.context_of(command).name)
-        sent = self.send(command, id=id, expected_version=expected_version)
+        self.listen(self.context_of(command, context).name)
+        sent = self.send(
+            command,
+            id=id,
+            expected_version=expected_version,
+            deliver_at=deliver_at,
+            context=context,
+        )
         return self.answer(sent.token(timeout), timeout)
 
     def listen(self, context: str) -> None:
@@ -122,17 +170,21 @@ class CommandBus:
             del self._heard[next(iter(self._heard))]
         return found
 
-    def answer(self, token: Token, timeout: float = 30.0) -> Answer:
-        """The answer to a command that was sent after ``listen``."""
+    def answer(self, token: Token, timeout: float = 30.0, *, final: bool = False) -> Answer:
+        """The answer to a command that was sent after ``listen``.
+
+        ``final``: of one that is scheduled or parked, the answer at its end. Raises ``TimedOut``.
+        """
         deadline = time.monotonic() + timeout
-        while token not in self._heard:
+        while (answer := self._heard.get(token)) is None or (final and not answer.final):
             if time.monotonic() > deadline:
                 raise TimedOut(
-                    f"no answer to {token} within {timeout:g} s; is a handler of "
-                    f"{token.context!r} running? Sending it again with the same id is safe"
+                    f"no {'final ' if answer else ''}answer to {token} within {timeout:g} s; "
+                    f"is a handler of {token.context!r} running? "
+                    "Sending it again with the same id is safe"
                 )
             self.hear(token.context, 0.05)
-        return self._heard[token]
+        return answer
 
     def flush(self, timeout: float = 30.0) -> None:
         """Wait until every command sent so far is acknowledged."""
@@ -143,3 +195,16 @@ class CommandBus:
         self._sender.close()
         for source in self._tails.values():
             source.close()
+
+
+def _unix_ms(instant: datetime, now: int) -> int:
+    """Unix milliseconds of an instant that lies ahead, and not too far."""
+    if instant.tzinfo is None:
+        raise UsageError(f"deliver_at {instant} has no time zone; use datetime.now(UTC) + ...")
+    at = int(instant.timestamp() * 1000)
+    if not now <= at <= now + MAX_AHEAD_MS:
+        raise UsageError(
+            f"deliver_at {instant} is {'past' if at < now else 'too far ahead'}; "
+            f"it must lie within the next {MAX_AHEAD_MS // DAY_MS} days"
+        )
+    return at

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from labkit.errors import DecodeError, TimedOut, UsageError
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 #: Longer than a dead worker's open transaction can hold readers back (design: about 20 s).
 READ_TIMEOUT = 60.0
+#: Reading on through so many records is cheaper than a seek.
+STRETCH = 1_000
 
 
 def read(
@@ -44,6 +46,30 @@ def read(
                 )
     finally:
         source.stop(partition)
+
+
+def fetch(source: Source, partition: int, offsets: Iterable[int]) -> dict[int, Record]:
+    """The records at these offsets of a partition, as far as they are there.
+
+    What lies near to each other is read in one stretch. Raises ``TimedOut``.
+    """
+    wanted = sorted(offsets)
+    found: dict[int, Record] = {}
+    for number, offset in enumerate(wanted):
+        if number and offset - wanted[number - 1] <= STRETCH:
+            continue
+        stretch = [offset]
+        while len(stretch) + number < len(wanted):
+            following = wanted[number + len(stretch)]
+            if following - stretch[-1] > STRETCH:
+                break
+            stretch.append(following)
+        some = set(stretch)
+        for records in read(source, partition, offset):
+            found.update((r.offset, r) for r in records if r.offset in some)
+            if records[-1].offset >= stretch[-1]:
+                break
+    return found
 
 
 def peek(source: Source, patience: float) -> tuple[list[Record], int]:

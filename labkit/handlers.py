@@ -6,19 +6,28 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, get_args
 
+import stamina
 from msgspec import Struct, structs
 
 from labkit import eventlog
-from labkit.bookkeeping import Stream
+from labkit.bookkeeping import Agenda, Stream
 from labkit.crashonly import CrashOnly
+from labkit.decisions import Arrival, decide
 from labkit.domain import catalog, orders
-from labkit.errors import DecodeError, Refused, UsageError
+from labkit.errors import DecodeError, Unreachable, UsageError
 from labkit.failpoints import Failpoint, hit
-from labkit.messages import Answer, Codec, Command, Commit, Decisions, Envelope, Event, encode
-from labkit.ports import Checkpoint, Clock, CommandLog, Record, Store, SystemClock, Writes
-
-#: Reasons repeat what was sent, and are kept with the stream.
-MAX_REASON = 500
+from labkit.messages import Codec, Command, Commit, Decisions, Event, Upcasts
+from labkit.ports import (
+    Batch,
+    Checkpoint,
+    Clock,
+    CommandLog,
+    Record,
+    Source,
+    Store,
+    SystemClock,
+    Writes,
+)
 
 
 class Context:
@@ -36,15 +45,16 @@ class Context:
         decide: Decisions,
         evolve: Callable[[Any, Event], Any],
         fold: int = 1,
+        upcasts: Upcasts | None = None,
     ) -> None:
         if set(get_args(commands)) != set(decide):
             odd = sorted(c.__name__ for c in set(get_args(commands)) ^ set(decide))
             raise UsageError(f"context {name!r}: not exactly one decision for {', '.join(odd)}")
         self.name = name
-        self.decide = decide
+        self.decide: Decisions = decide
         self.evolve = evolve
         self.state = state
-        self.codec = Codec(commands, events)
+        self.codec = Codec(commands, events, upcasts)
         self.states = f"{name}.state.v{fold}"
         self.checkpoints = f"{name}.checkpoints"
 
@@ -53,12 +63,21 @@ class Context:
         return f"{self.states}:{partition}"
 
 
+class Recovered(Struct, frozen=True):
+    """What taking a partition over took: the commits replayed since the checkpoint."""
+
+    partition: int
+    commits: int
+    seconds: float
+
+
 class Handler(CrashOnly):
     """Handles the commands of one context.
 
-    ``batch_size`` commands at most go into one transaction. Changed states are flushed when
-    ``flush_streams`` of them have gathered, or after ``flush_seconds``; ``max_streams`` clean ones
-    stay in memory.
+    ``batch_size`` commands at most go into one transaction; who can wait gathers them for
+    ``linger`` seconds. Changed states are flushed when ``flush_streams`` of them have gathered, or
+    after ``flush_seconds``; ``max_streams`` clean ones stay in memory. ``report`` is told what each
+    take-over took.
     """
 
     def __init__(
@@ -69,22 +88,28 @@ class Handler(CrashOnly):
         clock: Clock | None = None,
         *,
         batch_size: int = 4_000,
+        linger: float = 0.0,
         flush_streams: int = 2_000,
         flush_seconds: float = 0.2,
         max_streams: int = 100_000,
+        report: Callable[[Recovered], None] = lambda _: None,
     ) -> None:
         self.context = context
         self.ignored = 0
         self._log = log
         self._events = log.events()
+        self._commands: Source | None = None
         self._store = store
         self._clock = clock or SystemClock()
         self._batch_size = batch_size
+        self._linger = linger
         self._flush_streams = flush_streams
         self._flush_seconds = flush_seconds
         self._max_streams = max_streams
+        self._report = report
         self._streams: dict[str, Stream] = {}
         self._dirty: dict[str, None] = {}
+        self._agenda = Agenda()
         self._checkpoints: dict[int, Checkpoint] = {}
         self._reached: dict[int, Checkpoint] = {}
         self._flushed = time.monotonic()
@@ -99,46 +124,48 @@ class Handler(CrashOnly):
 
     def _step(self, timeout: float) -> list[Commit[Any]]:
         # 1. Poll, and take over or give up partitions.
-        batch = self._log.poll(self._batch_size, timeout)
-        polled = self._clock.now()
-        self._give_up(batch.revoked)
-        self._take_over(batch.assigned)
-        if not batch.records:
+        batch = self._gather(timeout)
+        polled, wall = self._clock.now(), self._clock.wall()
+
+        # 2. Bring the states of cold streams, in one look-up; and what has waited and is due.
+        self._load({(_text(record.key), record.partition) for record in batch.records})
+        due = self._due(wall)
+        if not batch.records and not due:
             self._flush_if_due()
             return []
         hit(Failpoint.HANDLER_POLLED)
 
-        # 2. Bring the states of cold streams, in one look-up.
-        keys = {(_text(record.key), record.partition) for record in batch.records}
-        self._load(keys)
-
         # 3. Decide one after the other; each sees what those before it in the batch did.
         work: dict[str, Stream] = {}
-        commits = [self._handle(record, work, polled) for record in batch.records]
+        made = [
+            self._handle(record, work, polled, wall)
+            for record in due
+            if self._working(work, record).may_go(record.offset, wall)
+        ]
+        made += [self._handle(record, work, polled, wall) for record in batch.records]
         hit(Failpoint.HANDLER_DECIDED)
 
         # 4. Commits and command offsets in one transaction: all, or nothing.
-        ends = self._log.commit(
-            batch,
-            [
-                Record(record.partition, 0, record.key, encode(commit))
-                for record, commit in zip(batch.records, commits, strict=True)
-            ],
-        )
+        ends = self._log.commit(batch, [record for _, record in made])
         hit(Failpoint.HANDLER_COMMITTED)
 
-        # 5. Only now may memory change.
+        # 5. Only now may memory change; the streams used last come last.
         for key, stream in work.items():
+            self._streams.pop(key)
             self._streams[key] = stream
             self._dirty[key] = None
+        for key in {c.stream for c, _ in made if not c.final or c.release} | {
+            _text(record.key) for record in due
+        }:
+            self._agenda.note(work[key].next_due(), work[key].partition, key)
+        for partition, position in batch.positions.items():
+            self._reach(partition, command=position - 1)
         for partition, end in ends.items():
-            command = batch.positions[partition] - 1
-            self._reached[partition] = structs.replace(
-                self._reached[partition], position=end, command=command
-            )
+            self._reach(partition, position=end)
+
         # 6. Now and then, save the changed states with the checkpoint.
         self._flush_if_due()
-        return commits
+        return [commit for commit, _ in made]
 
     def join(self, partitions: int) -> None:
         """Own ``partitions`` before the first step: for those who step by hand."""
@@ -146,93 +173,93 @@ class Handler(CrashOnly):
 
     def close(self) -> None:
         """Leave the group. Nothing is saved on the way out: crash-only."""
+        if self._commands is not None:
+            self._commands.close()
         self._events.close()
         self._log.close()
 
     # --- one command
 
-    def _handle(self, record: Record, work: dict[str, Stream], polled: int) -> Commit[Any]:
+    def _working(self, work: dict[str, Stream], record: Record) -> Stream:
+        """The stream of a record, as a copy that this batch may change."""
         key = _text(record.key)
         if (stream := work.get(key)) is None:
             stream = work[key] = self._streams[key].copy()
-        commit = self._decide(key, record, stream, polled)
-        stream.take(commit, self.context.evolve)
-        return commit
+        return stream
 
-    def _decide(self, key: str, record: Record, stream: Stream, polled: int) -> Commit[Any]:
-        at = (key, record.partition, record.offset)
-        try:
-            command = self.context.codec.decode_command(record.value)
-            if command.body.stream != key:
-                raise DecodeError(f"it is for stream {command.body.stream!r}")
-        except DecodeError as error:
-            return self._nothing(at, None, stream, polled, "parked", str(error))
-        if (first := stream.seen.get(command.id)) is not None:
-            return self._nothing(at, command, stream, polled, "repeated", "", first)
-        if stream.parked:
-            return self._nothing(at, command, stream, polled, "parked", stream.parked)
-        if command.expected_version not in (None, stream.version):
-            reason = f"expected version {command.expected_version}, it is {stream.version}"
-            return self._nothing(at, command, stream, polled, "refused", reason)
-        try:
-            events = self.context.decide[type(command.body)](stream.state, command.body)
-        except Refused as no:
-            return self._nothing(at, command, stream, polled, "refused", str(no))
-        except Exception as bug:  # a bug in a rule parks its stream, it does not stop the others
-            reason = f"{type(bug).__name__}: {bug}"
-            return self._nothing(at, command, stream, polled, "parked", reason)
-        return Commit(
-            stream=key,
-            id=command.id,
-            partition=record.partition,
-            offset=record.offset,
-            outcome="accepted",
-            first=stream.version + 1,
-            last=stream.version + len(events),
-            events=events,
-            intended=command.intended,
-            sent=command.sent,
-            polled=polled,
-            decided=self._clock.now(),
-        )
+    def _handle(
+        self, record: Record, work: dict[str, Stream], polled: int, wall: int
+    ) -> tuple[Commit[Any], Record]:
+        stream = self._working(work, record)
+        arrival = Arrival(self.context, stream, _text(record.key), record, polled, wall)
+        commit, value = decide(arrival, self._clock)
+        return commit, Record(record.partition, 0, record.key, value)
 
-    def _nothing(
-        self,
-        at: tuple[str, int, int],
-        command: Envelope[Any] | None,
-        stream: Stream,
-        polled: int,
-        outcome: Any,
-        reason: str,
-        repeats: Answer | None = None,
-    ) -> Commit[Any]:
-        """A commit without events; the versions say that nothing happened."""
-        return Commit(
-            stream=at[0],
-            id=command.id if command else f"undecodable:{at[1]}:{at[2]}",
-            partition=at[1],
-            offset=at[2],
-            outcome=outcome,
-            first=stream.version + 1,
-            last=stream.version,
-            reason=reason[:MAX_REASON],
-            repeats=repeats,
-            intended=command.intended if command else 0,
-            sent=command.sent if command else 0,
-            polled=polled,
-            decided=self._clock.now(),
-        )
+    # --- what to work on
+
+    def _gather(self, timeout: float) -> Batch:
+        """Poll until there is something; then, for ``linger`` seconds, until the batch is full."""
+        timeout = self._agenda.wait(self._clock.wall(), timeout)
+        batch = self._poll(self._batch_size, timeout)
+        deadline = time.monotonic() + self._linger
+        while batch.records and len(batch.records) < self._batch_size:
+            if (left := deadline - time.monotonic()) <= 0:
+                break
+            more = self._poll(self._batch_size - len(batch.records), left)
+            batch.records = [r for r in batch.records if r.partition not in more.revoked]
+            for partition in more.revoked:
+                batch.positions.pop(partition, None)
+            batch.records += more.records
+            batch.positions |= more.positions
+        return batch
+
+    def _poll(self, limit: int, timeout: float) -> Batch:
+        batch = self._log.poll(limit, timeout)
+        self._give_up(batch.revoked)
+        self._take_over(batch.assigned)
+        return batch
+
+    def _due(self, now: int) -> list[Record]:
+        """The commands that waited for now, out of the topic that has kept them."""
+        streams = self._agenda.pop(now)
+        self._load(streams.items())
+        offsets: dict[int, dict[int, str]] = {}
+        room = self._batch_size
+        for key, partition in streams.items():
+            waiting = self._streams[key].due(now)
+            if len(waiting) > room:
+                self._agenda.note(now, partition, key)
+            offsets.setdefault(partition, {}).update(dict.fromkeys(waiting[:room], key))
+            room -= len(waiting[:room])
+        due: list[Record] = []
+        for partition, keys in offsets.items():
+            if keys:
+                self._commands = self._commands or self._log.commands()
+                found = eventlog.fetch(self._commands, partition, keys)
+                # One that is gone decodes as nothing, and parks its stream.
+                due += [
+                    found.get(offset) or Record(partition, offset, key.encode(), b"")
+                    for offset, key in keys.items()
+                ]
+        return due
 
     # --- states and checkpoints
 
     def _load(self, keys: Iterable[tuple[str, int]]) -> None:
         cold = {key: partition for key, partition in keys if key not in self._streams}
-        found = self._store.load(self.context.states, cold)
+        if not cold:
+            return
+        for attempt in stamina.retry_context(on=Unreachable, attempts=3, wait_initial=0.1):
+            with attempt:
+                found = self._store.load(self.context.states, cold)
         for key, partition in cold.items():
             document = found.get(key)
             self._streams[key] = (
                 Stream.load(document, self.context.state) if document else Stream(partition)
             )
+
+    def _reach(self, partition: int, **fields: int) -> None:
+        self._reached[partition] = structs.replace(self._reached[partition], **fields)
 
     def _flush_if_due(self) -> None:
         late = time.monotonic() - self._flushed >= self._flush_seconds
@@ -263,7 +290,7 @@ class Handler(CrashOnly):
             self._streams[key].stored = True
         self._dirty.clear()
         self._flushed = time.monotonic()
-        # Everything is clean now, so the oldest may go.
+        # Everything is clean now, so those that were not used for longest may go.
         for key in list(self._streams)[: max(0, len(self._streams) - self._max_streams)]:
             del self._streams[key]
 
@@ -275,6 +302,7 @@ class Handler(CrashOnly):
             self._reached.pop(partition, None)
         self._streams = {k: s for k, s in self._streams.items() if s.partition not in partitions}
         self._dirty = {k: None for k in self._dirty if k in self._streams}
+        self._agenda.forget(partitions)
 
     def _take_over(self, partitions: frozenset[int]) -> None:
         self._give_up(partitions)
@@ -283,14 +311,20 @@ class Handler(CrashOnly):
 
     def _recover(self, partition: int) -> None:
         """Claim a partition, then replay what came after its checkpoint."""
+        began, commits = time.monotonic(), 0
         checkpoint = self._store.claim(self.context.checkpoints, self.context.checkpoint(partition))
         hit(Failpoint.HANDLER_CLAIMED)
         self._checkpoints[partition] = self._reached[partition] = checkpoint
         # This fetches the group's offset and waits for a predecessor's pending one; only after
         # that does the high watermark cover all that the predecessor committed.
         self._log.start(partition)
+        for document in self._store.find(self.context.states, {"waiting": partition}):
+            stream = Stream.load(document, self.context.state)
+            self._agenda.note(stream.next_due(), partition, document["_id"])
         for records in eventlog.read(self._events, partition, checkpoint.position):
             self._replay(partition, records)
+            commits += len(records)
+        self._report(Recovered(partition, commits, time.monotonic() - began))
 
     def _replay(self, partition: int, records: Sequence[Record]) -> None:
         self._load({(_text(record.key), partition) for record in records})
@@ -307,6 +341,8 @@ class Handler(CrashOnly):
                 continue
             stream.take(commit, self.context.evolve)
             self._dirty[commit.stream] = None
+            if not commit.final or commit.release:
+                self._agenda.note(stream.next_due(), partition, commit.stream)
             reached = structs.replace(reached, command=max(reached.command, commit.offset))
         self._reached[partition] = structs.replace(
             reached, position=records[-1].offset + 1, ignored=ignored

@@ -165,7 +165,8 @@ class Lab:
         )
         # Collections exist before the first transaction: creating one inside is slow.
         for context in self.contexts:
-            self.store.index(CONTEXTS[context].states, [("_id", 1)])
+            for field in ("waiting", "dead"):
+                self.store.index(CONTEXTS[context].states, [(field, 1)], sparse=True)
             self.store.index(CONTEXTS[context].checkpoints, [("_id", 1)])
             for collection, indexes in PROJECTIONS[context].indexes.items():
                 for keys in indexes or [[("_id", 1)]]:

@@ -129,8 +129,9 @@ class Commit(Struct, Generic[E], frozen=True, omit_defaults=True):
     nothing happened, so one check (``first == known + 1``) fences every commit of a zombie.
 
     ``at`` is when it was decided and ``due`` when a command that waits is tried again, both in Unix
-    milliseconds; ``digest`` tells whether a repeat has the same body; ``released`` says that a
-    parked stream goes on. A command that was scheduled or parked has one more commit at its end.
+    milliseconds; ``digest`` tells whether a repeat has the same body; ``release`` says that a
+    parked stream goes on, and how. A command that was scheduled or parked has one more commit at
+    its end.
     """
 
     stream: str
@@ -145,7 +146,7 @@ class Commit(Struct, Generic[E], frozen=True, omit_defaults=True):
     repeats: Answer | None = None
     correlation: str = ""
     digest: int = 0
-    released: bool = False
+    release: Literal["", "replay", "drop"] = ""
     at: int = 0
     due: int = 0
     intended: int = 0
@@ -157,6 +158,11 @@ class Commit(Struct, Generic[E], frozen=True, omit_defaults=True):
     def answer(self) -> Answer:
         """What the sender is told: a repeat gets the first answer."""
         return self.repeats or Answer(self.outcome, self.last, self.reason)
+
+    @property
+    def final(self) -> bool:
+        """Whether the command is done with; a scheduled or parked one is still to come."""
+        return self.outcome not in ("scheduled", "parked")
 
 
 _encoder = msgspec.json.Encoder()

@@ -8,10 +8,10 @@ import pytest
 
 from labkit import lab as labs
 from labkit import stack
+from labkit.decisions import MAX_REASON
 from labkit.domain.orders import PayOrder, PlaceOrder
 from labkit.errors import Fenced, TimedOut, Unreachable, UsageError
 from labkit.failpoints import ALL, Crash, Failpoint, armed
-from labkit.handlers import MAX_REASON
 from labkit.lab import Lab
 
 
@@ -146,4 +146,6 @@ def test_a_long_reason_is_cut_since_it_is_remembered() -> None:
 def test_a_command_id_is_short() -> None:
     with Lab(backend="memory") as lab:
         lab.start()
-        assert lab.bus.execute(place(), id="x" * 201).outcome == "parked"
+        for id in ("", "x" * 201):
+            with pytest.raises(UsageError, match="id must have 1 to 200 characters, got"):
+                lab.bus.execute(place(), id=id)

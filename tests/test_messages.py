@@ -36,7 +36,7 @@ def test_a_command_on_the_wire_is_one_json_object() -> None:
         "intended": 1,
         "sent": 2,
     }
-    assert CODEC.decode_command(value) == Envelope("a", PLACE, 0, 1, 2)
+    assert CODEC.decode_command(value) == Envelope("a", PLACE, 0, intended=1, sent=2)
 
 
 def test_a_commit_on_the_wire_is_one_json_object() -> None:

@@ -19,7 +19,7 @@ except ImportError as error:  # pragma: no cover - an optional extra
 from labkit.adapters.kafka_python import (
     CLOSE_SECONDS,
     DELIVERY_MS,
-    MAX_COMMIT_BYTES,
+    MAX_RECORD_BYTES,
     POLL_INTERVAL_MS,
     SESSION_MS,
     TRANSACTION_MS,
@@ -28,7 +28,7 @@ from labkit.adapters.kafka_python import (
 )
 from labkit.errors import Fenced, OutcomeUnknown, Unreachable
 from labkit.failpoints import Failpoint, hit
-from labkit.ports import Batch, Record
+from labkit.ports import Batch, Delivery, Record
 
 _FENCED = {
     KafkaError._FENCED,
@@ -76,10 +76,15 @@ class ConfluentBroker(KafkaPythonBroker):
         return ConfluentSource(self.bootstrap, topic, group)
 
     def log(  # type: ignore[override]
-        self, commands: str, events: str, group: str, transactional_id: str
+        self,
+        commands: str,
+        events: str,
+        group: str,
+        transactional_id: str,
+        delivery: Delivery = "exactly_once",
     ) -> ConfluentLog:
         """A handler's log."""
-        return ConfluentLog(self.bootstrap, commands, events, group, transactional_id)
+        return ConfluentLog(self.bootstrap, commands, events, group, transactional_id, delivery)
 
 
 class ConfluentSource:
@@ -222,68 +227,107 @@ class ConfluentLog(ConfluentSource):
     """The handler's log."""
 
     def __init__(
-        self, bootstrap: str, commands: str, events: str, group: str, transactional_id: str
+        self,
+        bootstrap: str,
+        commands: str,
+        events: str,
+        group: str,
+        transactional_id: str,
+        delivery: Delivery,
     ) -> None:
-        self._producer = Producer(
-            {
-                "bootstrap.servers": bootstrap,
+        settings = {
+            "bootstrap.servers": bootstrap,
+            "enable.idempotence": True,
+            "message.timeout.ms": DELIVERY_MS,
+            "linger.ms": 1,
+            "batch.num.messages": 10_000,
+            "message.max.bytes": MAX_RECORD_BYTES,
+            "error_cb": _quiet,
+            "log_level": 0,
+        }
+        if delivery == "exactly_once":
+            settings |= {
                 "transactional.id": transactional_id,
                 "transaction.timeout.ms": TRANSACTION_MS,
-                "message.timeout.ms": DELIVERY_MS,
-                "linger.ms": 1,
-                "batch.num.messages": 10_000,
-                "message.max.bytes": MAX_COMMIT_BYTES,
-                "error_cb": _quiet,
-                "log_level": 0,
             }
-        )
-        with _translated(f"take over {transactional_id!r}", bootstrap):
-            self._producer.init_transactions(DELIVERY_MS / 1000)
+        self._producer = Producer(settings)
+        if delivery == "exactly_once":
+            with _translated(f"take over {transactional_id!r}", bootstrap):
+                self._producer.init_transactions(DELIVERY_MS / 1000)
         super().__init__(bootstrap, commands, group)
         self._events = events
+        self._delivery = delivery
         self._metadata: Any = None
 
     def poll(self, limit: int, timeout: float) -> Batch:
         """The group's generation is noted with the batch: the first fence compares it."""
         batch = super().poll(limit, timeout)
-        if batch.records:
-            self._metadata = self._consumer.consumer_group_metadata()
+        self._metadata = self._consumer.consumer_group_metadata()
         return batch
 
     def commit(self, batch: Batch, commits: Sequence[Record]) -> dict[int, int]:
-        """One Kafka transaction; see the twin in ``kafka_python`` for why there is no abort."""
+        """See the twin in ``kafka_python``, also for why there is no abort."""
+        positions = {r.partition: self._positions[r.partition] for r in commits} | batch.positions
+        offsets = [TopicPartition(self._topic, p, at) for p, at in positions.items()]
+        with _translated(f"commit to {self._events!r}", self._bootstrap, unknown=True):
+            match self._delivery:
+                case "exactly_once":
+                    producer = self._producer
+                    producer.begin_transaction()
+                    ends = self._produce(commits)
+                    seconds = TRANSACTION_MS / 1000
+                    producer.send_offsets_to_transaction(offsets, self._metadata, seconds)
+                    hit(Failpoint.HANDLER_OFFSETS)
+                    producer.commit_transaction(seconds)
+                case "at_least_once":
+                    ends = self._produce(commits)
+                    self._move(offsets)
+                case "at_most_once":
+                    self._move(offsets)
+                    ends = self._produce(commits)
+        return ends
+
+    def _move(self, offsets: list[TopicPartition]) -> None:
+        for moved in self._consumer.commit(offsets=offsets, asynchronous=False):
+            if moved.error is not None:
+                raise KafkaException(moved.error)
+        hit(Failpoint.HANDLER_OFFSETS)
+
+    def _produce(self, commits: Sequence[Record]) -> dict[int, int]:
         ends: dict[int, int] = {}
-        last = {r.partition: number for number, r in enumerate(commits)}
+        failed: list[KafkaError] = []
 
         def on_delivery(error: KafkaError | None, message: Any) -> None:
-            if error is None:
-                ends[message.partition()] = message.offset() + 1
+            if error is not None:
+                failed.append(error)
+            else:
+                ends[message.partition()] = max(
+                    ends.get(message.partition(), 0), message.offset() + 1
+                )
 
-        offsets = [TopicPartition(self._topic, p, at) for p, at in batch.positions.items()]
-        with _translated(f"commit to {self._events!r}", self._bootstrap, unknown=True):
-            producer = self._producer
-            producer.begin_transaction()
-            for number, r in enumerate(commits):
-                # An idempotent producer keeps the order, so the last of a partition tells its end.
-                # Nobody need hear of the others: librdkafka refuses to commit a transaction in
-                # which any delivery has failed.
-                producer.produce(
-                    self._events,
-                    value=r.value,
-                    key=r.key,
-                    partition=r.partition,
-                    on_delivery=on_delivery if last[r.partition] == number else None,
-                )
-            if left := producer.flush(DELIVERY_MS / 1000) or len(last) - len(ends):
-                raise Unreachable(
-                    f"{left} of {len(commits)} commits were not acknowledged within "
-                    f"{DELIVERY_MS / 1000:g} s by Kafka at {self._bootstrap}"
-                )
-            hit(Failpoint.HANDLER_PRODUCED)
-            producer.send_offsets_to_transaction(offsets, self._metadata, TRANSACTION_MS / 1000)
-            hit(Failpoint.HANDLER_OFFSETS)
-            producer.commit_transaction(TRANSACTION_MS / 1000)
+        # An idempotent producer keeps the order, so the last of a partition tells its end. In a
+        # transaction nobody need hear of the others: librdkafka commits none in which any failed.
+        last = {r.partition: number for number, r in enumerate(commits)}
+        all_tell = self._delivery != "exactly_once"
+        for number, r in enumerate(commits):
+            self._producer.produce(
+                self._events,
+                value=r.value,
+                key=r.key,
+                partition=r.partition,
+                on_delivery=on_delivery if all_tell or last[r.partition] == number else None,
+            )
+        if left := self._producer.flush(DELIVERY_MS / 1000) + len(failed) + len(last) - len(ends):
+            raise Unreachable(
+                f"{left} of {len(commits)} commits were not acknowledged within "
+                f"{DELIVERY_MS / 1000:g} s by Kafka at {self._bootstrap}"
+            )
+        hit(Failpoint.HANDLER_PRODUCED)
         return ends
+
+    def commands(self) -> ConfluentSource:
+        """A reader of the commands topic."""
+        return ConfluentSource(self._bootstrap, self._topic, None)
 
     def events(self) -> ConfluentSource:
         """A reader of the events topic."""

@@ -17,7 +17,7 @@ from kafka.structs import OffsetAndMetadata
 
 from labkit.errors import Fenced, OutcomeUnknown, Unreachable
 from labkit.failpoints import Failpoint, hit
-from labkit.ports import Batch, Record
+from labkit.ports import Batch, Delivery, Record
 
 #: A dead worker's open transaction ends by itself after this time; a delivery gives up before.
 TRANSACTION_MS = 10_000
@@ -27,13 +27,13 @@ POLL_INTERVAL_MS = 60_000
 CLOSE_SECONDS = 2.0
 
 #: A lab never forgets, whatever the broker's defaults are.
-#: A command has at most the clients' 1 MB; its commit repeats some of it and must fit as well.
-MAX_COMMIT_BYTES = 8 << 20
+#: A command has at most 1 MB; its commit repeats some of it and must fit as well.
+MAX_RECORD_BYTES = 8 << 20
 TOPIC_CONFIG = {
     "retention.ms": "-1",
     "retention.bytes": "-1",
     "cleanup.policy": "delete",
-    "max.message.bytes": str(MAX_COMMIT_BYTES),
+    "max.message.bytes": str(MAX_RECORD_BYTES),
 }
 
 _FENCED = (
@@ -139,9 +139,16 @@ class KafkaPythonBroker:
         """A member of ``group``, or a reader in none."""
         return KafkaPythonSource(self.bootstrap, topic, group)
 
-    def log(self, commands: str, events: str, group: str, transactional_id: str) -> KafkaPythonLog:
+    def log(
+        self,
+        commands: str,
+        events: str,
+        group: str,
+        transactional_id: str,
+        delivery: Delivery = "exactly_once",
+    ) -> KafkaPythonLog:
         """A handler's log."""
-        return KafkaPythonLog(self.bootstrap, commands, events, group, transactional_id)
+        return KafkaPythonLog(self.bootstrap, commands, events, group, transactional_id, delivery)
 
     def committed(self, topic: str, group: str) -> dict[int, int]:
         """The offsets that a group has committed."""
@@ -302,17 +309,24 @@ class KafkaPythonSource:
 
 
 class KafkaPythonLog(KafkaPythonSource):
-    """The handler's log: commits and command offsets in one Kafka transaction."""
+    """The handler's log: commits and command offsets, as one or one after the other."""
 
     def __init__(
-        self, bootstrap: str, commands: str, events: str, group: str, transactional_id: str
+        self,
+        bootstrap: str,
+        commands: str,
+        events: str,
+        group: str,
+        transactional_id: str,
+        delivery: Delivery,
     ) -> None:
+        once = delivery == "exactly_once"
         # The producer first: taking the id over ends what a dead owner left open.
         with _translated(f"take over {transactional_id!r}", bootstrap):
             self._producer = KafkaProducer(
                 bootstrap_servers=bootstrap,
                 bootstrap_timeout_ms=5_000,
-                transactional_id=transactional_id,
+                transactional_id=transactional_id if once else None,
                 transaction_timeout_ms=TRANSACTION_MS,
                 delivery_timeout_ms=DELIVERY_MS,
                 request_timeout_ms=DELIVERY_MS - 1_000,
@@ -321,52 +335,72 @@ class KafkaPythonLog(KafkaPythonSource):
                 retry_backoff_ms=2,
                 linger_ms=0,
                 batch_size=128 << 10,
-                max_request_size=MAX_COMMIT_BYTES,
+                max_request_size=MAX_RECORD_BYTES,
                 allow_auto_create_topics=False,
                 metrics_enabled=False,
             )
-            self._producer.init_transactions()
+            if once:
+                self._producer.init_transactions()
         super().__init__(bootstrap, commands, group)
         self._events = events
+        self._delivery = delivery
         self._metadata: Any = None
 
     def poll(self, limit: int, timeout: float) -> Batch:
         """The group's generation is noted with the batch: the first fence compares it."""
         batch = super().poll(limit, timeout)
-        if batch.records:
-            self._metadata = self._consumer.group_metadata()
+        self._metadata = self._consumer.group_metadata()
         return batch
 
     def commit(self, batch: Batch, commits: Sequence[Record]) -> dict[int, int]:
-        """Every future is checked: a batch that timed out fails only its own (platform notes).
+        """The three delivery levels are the order of the steps in here.
 
-        There is no abort here. Whoever meets an error closes the log, and the next owner of the
+        There is no abort. Whoever meets an error closes the log, and the next owner of the
         transactional id ends the transaction.
         """
+        positions = {r.partition: self._positions[r.partition] for r in commits} | batch.positions
         offsets = {
             TopicPartition(self._topic, partition): OffsetAndMetadata(position, "", -1)
-            for partition, position in batch.positions.items()
+            for partition, position in positions.items()
         }
-        ends: dict[int, int] = {}
         with _translated(f"commit to {self._events!r}", self._bootstrap):
-            producer = self._producer
-            producer.begin_transaction()
-            futures = [
-                producer.send(self._events, key=r.key, value=r.value, partition=r.partition)
-                for r in commits
-            ]
-            deadline = time.monotonic() + DELIVERY_MS / 1000
-            for future in futures:
-                sent = future.get(timeout=max(0.0, deadline - time.monotonic()))
-                ends[sent.partition] = max(ends.get(sent.partition, 0), sent.offset + 1)
-            hit(Failpoint.HANDLER_PRODUCED)
             # Outside of its group a client knows no generation, and Kafka would check none.
             if self._metadata.generation_id < 0 or not self._metadata.member_id:
                 raise Fenced(f"commit to {self._events!r}: this worker fell out of its group")
-            _bounded(producer.send_offsets_to_transaction, offsets, self._metadata)
-            hit(Failpoint.HANDLER_OFFSETS)
-            _bounded(producer.commit_transaction)
+            match self._delivery:
+                case "exactly_once":
+                    self._producer.begin_transaction()
+                    ends = self._produce(commits)
+                    _bounded(self._producer.send_offsets_to_transaction, offsets, self._metadata)
+                    hit(Failpoint.HANDLER_OFFSETS)
+                    _bounded(self._producer.commit_transaction)
+                case "at_least_once":
+                    ends = self._produce(commits)
+                    self._consumer.commit(offsets, timeout_ms=TRANSACTION_MS)
+                    hit(Failpoint.HANDLER_OFFSETS)
+                case "at_most_once":
+                    self._consumer.commit(offsets, timeout_ms=TRANSACTION_MS)
+                    hit(Failpoint.HANDLER_OFFSETS)
+                    ends = self._produce(commits)
         return ends
+
+    def _produce(self, commits: Sequence[Record]) -> dict[int, int]:
+        """Every future is checked: a batch that timed out fails only its own (platform notes)."""
+        futures = [
+            self._producer.send(self._events, key=r.key, value=r.value, partition=r.partition)
+            for r in commits
+        ]
+        ends: dict[int, int] = {}
+        deadline = time.monotonic() + DELIVERY_MS / 1000
+        for future in futures:
+            sent = future.get(timeout=max(0.0, deadline - time.monotonic()))
+            ends[sent.partition] = max(ends.get(sent.partition, 0), sent.offset + 1)
+        hit(Failpoint.HANDLER_PRODUCED)
+        return ends
+
+    def commands(self) -> KafkaPythonSource:
+        """A reader of the commands topic."""
+        return KafkaPythonSource(self._bootstrap, self._topic, None)
 
     def events(self) -> KafkaPythonSource:
         """A reader of the events topic."""

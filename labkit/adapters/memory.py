@@ -13,9 +13,9 @@ from typing import Any
 from msgspec import Struct, field, structs
 
 from labkit.adapters.kafka_python import partition_of
-from labkit.errors import Duplicate, Fenced, Unreachable
+from labkit.errors import Conflict, Duplicate, Fenced, Unreachable
 from labkit.failpoints import Failpoint, hit
-from labkit.ports import Batch, Checkpoint, Document, Record, Writes
+from labkit.ports import Batch, Checkpoint, Delivery, Document, Record, Writes
 
 
 class _Slot(Struct):
@@ -73,9 +73,16 @@ class MemoryBroker:
         """A member of ``group``, or a reader in none."""
         return MemorySource(self, topic, group)
 
-    def log(self, commands: str, events: str, group: str, transactional_id: str) -> MemoryLog:
+    def log(
+        self,
+        commands: str,
+        events: str,
+        group: str,
+        transactional_id: str,
+        delivery: Delivery = "exactly_once",
+    ) -> MemoryLog:
         """A handler's log."""
-        return MemoryLog(self, commands, events, group, transactional_id)
+        return MemoryLog(self, commands, events, group, transactional_id, delivery)
 
     def committed(self, topic: str, group: str) -> dict[int, int]:
         """The offsets that a group has committed."""
@@ -272,18 +279,45 @@ class MemoryLog(MemorySource):
     """The handler's log."""
 
     def __init__(
-        self, broker: MemoryBroker, commands: str, events: str, group: str, transactional_id: str
+        self,
+        broker: MemoryBroker,
+        commands: str,
+        events: str,
+        group: str,
+        transactional_id: str,
+        delivery: Delivery,
     ) -> None:
         super().__init__(broker, commands, group)
         self._commands_group = group
         self._events = events
+        self._delivery = delivery
         self._id = transactional_id
         self._epoch = broker.initialise(transactional_id)
 
     def commit(self, batch: Batch, commits: Sequence[Record]) -> dict[int, int]:
-        """One transaction: the commits and the offsets of the batch."""
-        group = self._broker.group(self._topic, self._commands_group)
-        transaction = self._broker.begin(self._id, self._epoch)
+        """The three delivery levels are the order of the steps in here."""
+        positions = {r.partition: self._positions[r.partition] for r in commits} | batch.positions
+        match self._delivery:
+            case "exactly_once":
+                transaction = self._broker.begin(self._id, self._epoch)
+                ends = self._produce(commits, transaction)
+                self._check_generation()
+                hit(Failpoint.HANDLER_OFFSETS)
+                if transaction.state != "open":
+                    raise Fenced(f"transactional id {self._id!r}: its transaction was aborted")
+                self._offsets().update(positions)
+                self._broker.end(self._id, "committed")
+            case "at_least_once":
+                ends = self._produce(commits, None)
+                self._move(positions)
+            case "at_most_once":
+                self._move(positions)
+                ends = self._produce(commits, None)
+        return ends
+
+    def _produce(
+        self, commits: Sequence[Record], transaction: _Transaction | None
+    ) -> dict[int, int]:
         ends: dict[int, int] = {}
         for record in commits:
             offset = self._broker.append(
@@ -291,19 +325,29 @@ class MemoryLog(MemorySource):
             )
             ends[record.partition] = offset + 1
         hit(Failpoint.HANDLER_PRODUCED)
+        return ends
+
+    def _move(self, positions: Mapping[int, int]) -> None:
+        self._check_generation()
+        self._offsets().update(positions)
+        hit(Failpoint.HANDLER_OFFSETS)
+
+    def _offsets(self) -> dict[int, int]:
+        return self._broker.group(self._topic, self._commands_group).offsets
+
+    def _check_generation(self) -> None:
+        group = self._broker.group(self._topic, self._commands_group)
         if group.generation != self._generation:
             self._broker.end(self._id, "aborted")
             raise Fenced(f"group {self._commands_group!r} has moved on to another generation")
-        hit(Failpoint.HANDLER_OFFSETS)
-        if transaction.state != "open":
-            raise Fenced(f"transactional id {self._id!r}: the transaction was aborted meanwhile")
-        group.offsets.update(batch.positions)
-        self._broker.end(self._id, "committed")
-        return ends
 
     def events(self) -> MemorySource:
         """A reader of the events topic."""
         return MemorySource(self._broker, self._events, None)
+
+    def commands(self) -> MemorySource:
+        """A reader of the commands topic."""
+        return MemorySource(self._broker, self._topic, None)
 
 
 class MemoryDelivery(Struct, frozen=True):
@@ -363,6 +407,15 @@ class MemoryStore:
             for document in documents:
                 if document["_id"] in present:
                     raise Duplicate(f"{document['_id']!r} in {collection!r}")
+        for collection, documents in writes.replaces.items():
+            present = self._collections.setdefault(collection, {})
+            for document in documents:
+                rev = present.get(document["_id"], {}).get("rev")
+                if "rev" in document and rev != document["rev"] - 1:
+                    raise Conflict(f"{document['_id']!r} in {collection!r} is of revision {rev}")
+        for collection, ids in writes.deletes.items():
+            for id in ids:
+                self._collections.setdefault(collection, {}).pop(id, None)
         for group in (writes.inserts, writes.replaces):
             for collection, documents in group.items():
                 present = self._collections.setdefault(collection, {})
@@ -411,7 +464,9 @@ class MemoryStore:
         """The number of documents."""
         return len(self._collections.get(collection, {}))
 
-    def index(self, collection: str, keys: Sequence[tuple[str, int]]) -> None:
+    def index(
+        self, collection: str, keys: Sequence[tuple[str, int]], *, sparse: bool = False
+    ) -> None:
         """Creates the collection; a dictionary needs no index."""
         self._collections.setdefault(collection, {})
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from bson.errors import BSONError
 from msgspec import structs
-from pymongo import MongoClient, ReadPreference, ReplaceOne, ReturnDocument
+from pymongo import IndexModel, MongoClient, ReadPreference, ReplaceOne, ReturnDocument
 from pymongo.errors import (
     BulkWriteError,
     ConnectionFailure,
@@ -19,7 +19,7 @@ from pymongo.errors import (
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
-from labkit.errors import Duplicate, Fenced, OutcomeUnknown, StackError, Unreachable
+from labkit.errors import Conflict, Duplicate, Fenced, OutcomeUnknown, StackError, Unreachable
 from labkit.ports import Checkpoint, Document, Writes
 
 #: How long a call looks for a server before it gives up.
@@ -46,7 +46,7 @@ def _translated(doing: str) -> Iterator[None]:
         raise Unreachable(f"{doing}: MongoDB does not answer: {_short(error)}") from error
     except OperationFailure as error:
         if error.has_error_label("TransientTransactionError"):
-            raise Fenced(f"{doing}: another writer was first") from error
+            raise Conflict(f"{doing}: another writer was first") from error
         raise Unreachable(f"{doing}: MongoDB refused: {_short(error)}") from error
     except PyMongoError as error:
         raise Unreachable(f"{doing}: MongoDB: {_short(error)}") from error
@@ -116,11 +116,16 @@ class MongoStore:
                     self._db[collection].insert_many(documents, ordered=False, session=session)
             for collection, documents in writes.replaces.items():
                 if documents:
-                    self._db[collection].bulk_write(
-                        [ReplaceOne({"_id": d["_id"]}, d) for d in documents],
+                    result = self._db[collection].bulk_write(
+                        [ReplaceOne(_before(d), d) for d in documents],
                         ordered=False,
                         session=session,
                     )
+                    if result.matched_count < len(documents):
+                        raise Conflict(f"another writer was first in {collection!r}")
+            for collection, ids in writes.deletes.items():
+                if ids:
+                    self._db[collection].delete_many({"_id": {"$in": ids}}, session=session)
 
     def checkpoints(self, checkpoints: str) -> list[Checkpoint]:
         """All checkpoints of a collection."""
@@ -165,10 +170,12 @@ class MongoStore:
         with _translated(f"count {collection!r}"):
             return self._db[collection].count_documents({})
 
-    def index(self, collection: str, keys: Sequence[tuple[str, int]]) -> None:
+    def index(
+        self, collection: str, keys: Sequence[tuple[str, int]], *, sparse: bool = False
+    ) -> None:
         """Make sure of an index."""
         with _translated(f"index {collection!r}"):
-            self._db[collection].create_index(list(keys))
+            self._db[collection].create_indexes([IndexModel(list(keys), sparse=sparse)])
 
     def collections(self) -> list[str]:
         """The names of the collections."""
@@ -188,6 +195,13 @@ class MongoStore:
     def close(self) -> None:
         """Close the client."""
         self._client.close()
+
+
+def _before(document: Document) -> Document:
+    """What a document replaces: itself, and of a shared one the revision before."""
+    if "rev" in document:
+        return {"_id": document["_id"], "rev": document["rev"] - 1}
+    return {"_id": document["_id"]}
 
 
 def _checkpoint(found: Document | None) -> Checkpoint:
