@@ -22,7 +22,9 @@ from rich.table import Table
 
 from labkit import failpoints
 from labkit.errors import CheckFailed, LabkitError, UsageError
-from labkit.lab import CLIENTS, make_worker, worker_status
+from labkit.lab import worker_status
+from labkit.ports import DELIVERIES
+from labkit.run import CLIENTS, DEFAULTS, ROLES, Settings, make_worker
 from labkit.runtime import Worker, work, write_whole
 from labkit.stack.commands import WORKERS
 from labkit.stack.commands import app as stack_app
@@ -43,7 +45,7 @@ WORKERS.append(worker_status)
 
 @app.command()
 def run(
-    role: Annotated[str, typer.Argument(help="handler or projector")],
+    role: Annotated[str, typer.Argument(help=", ".join(ROLES))],
     run: Annotated[str, typer.Option(help="The run to join; `labkit status` lists them.")],
     lab: Annotated[str, typer.Option(help="The lab (its servers).")] = "lab",
     context: Annotated[str, typer.Option(help="orders or catalog")] = "orders",
@@ -51,18 +53,35 @@ def run(
         int | None,
         typer.Option(min=0, help="Never shared by two live workers; by default one of its own."),
     ] = None,
-    client: Annotated[str, typer.Option(help=" or ".join(CLIENTS))] = "kafka-python",
-    partitions: Annotated[int, typer.Option(min=1, help="Of the run's topics.")] = 4,
+    client: Annotated[str, typer.Option(help=" or ".join(CLIENTS))] = DEFAULTS.client,
+    partitions: Annotated[int, typer.Option(help="Of the run's topics.")] = DEFAULTS.partitions,
+    delivery: Annotated[str, typer.Option(help=", ".join(DELIVERIES))] = DEFAULTS.delivery,
+    batch_size: Annotated[
+        int, typer.Option(help="Commands in one transaction, at most.")
+    ] = DEFAULTS.batch_size,
+    linger: Annotated[
+        float, typer.Option(help="Seconds to wait for a batch to fill.")
+    ] = DEFAULTS.linger,
+    every: Annotated[
+        float, typer.Option(help="Scheduled mode: seconds between two batches.")
+    ] = DEFAULTS.every,
 ) -> None:
     """One worker of a run, until its standard input ends or SIGTERM comes."""
     worker = Worker(role, context, secrets.randbelow(10**9) if slot is None else slot)
-    if role not in ("handler", "projector"):
-        raise UsageError(f"role must be 'handler' or 'projector', got {role!r}")
+    if role not in ROLES:
+        raise UsageError(f"role must be one of {', '.join(ROLES)}, got {role!r}")
     failpoints.arm_from_environment(os.environ)
-    settings = {"name": lab, "run": run, "client": client, "partitions": partitions}
-    held, make = make_worker(settings, worker)
+    settings = Settings(
+        client=client,
+        partitions=partitions,
+        delivery=delivery,  # type: ignore[arg-type]  # checked with the rest
+        batch_size=batch_size,
+        linger=linger,
+        every=every,
+    )
+    held, make = make_worker(lab, run, settings, worker)
     try:
-        work(make, worker.name)
+        work(make, worker.name, every)
     finally:
         held.close()
 

@@ -1,4 +1,4 @@
-"""The only place that wires. ``Lab(...)`` is what a notebook holds.
+"""What a notebook holds: ``Lab(...)``, a run with the tools to step it by hand and to look at it.
 
 ::
 
@@ -14,46 +14,38 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
-import uuid
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import Struct
 
 from labkit import stack
-from labkit.adapters.memory import MemoryBroker, MemoryStore
 from labkit.bus import CommandBus
 from labkit.errors import StackError, TimedOut, Unreachable, UsageError
 from labkit.eventlog import EventLog, peek
 from labkit.failpoints import Crash, Failpoint, armed
 from labkit.handlers import CONTEXTS, Context, Handler, route
-from labkit.ports import Broker, Source, Store
+from labkit.ports import Source
 from labkit.projections import Projector
 from labkit.queries import Queries
+from labkit.run import ROLES, Role, Run, Settings, runs_folder
 from labkit.runtime import (
     Alive,
     Order,
-    Steppable,
     Worker,
     Workers,
     crash_worker,
     read_registry,
 )
-from labkit.views import PROJECTIONS
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from labkit.film import Film
 
-CLIENTS = ("kafka-python", "confluent")
-Role = Literal["handler", "projector"]
-ROLES: tuple[Role, ...] = get_args(Role)
 READY_SECONDS = 60.0
 #: A reader that got nothing for so long is stuck behind a transaction that is open.
 STUCK_SECONDS = 2.0
@@ -71,18 +63,17 @@ class Crashed(Struct, frozen=True):
     signal: int
 
 
-class Lab:
+class Lab(Run):
     """One run: its topics, its database, its parts.
 
     Args:
         name: of the servers (``labkit up --lab NAME``).
         backend: ``kafka`` (real Kafka and MongoDB) or ``memory``.
-        client: ``kafka-python`` or ``confluent``.
         run: joins an existing run; the default is a new one with topics and a database of its own.
         contexts: which services take part.
-        partitions: of each topic; fixed for the run's life.
         start: start servers that are not up; otherwise that is ``Unreachable``.
         report: is given a line for each step of starting servers.
+        settings: how the parts work, by name: see ``run.Settings``.
 
     Raises ``UsageError`` for an unknown value and ``StackError`` where servers cannot be had.
     """
@@ -92,89 +83,32 @@ class Lab:
         name: str = "lab",
         *,
         backend: str = "kafka",
-        client: str = "kafka-python",
         run: str | None = None,
         contexts: Sequence[str] = ("orders", "catalog"),
-        partitions: int = 4,
         start: bool = True,
         report: Callable[[str], None] = lambda _: None,
+        **settings: Any,
     ) -> None:
-        if backend not in ("kafka", "memory"):
-            raise UsageError(f"backend must be 'kafka' or 'memory', got {backend!r}")
-        if client not in CLIENTS:
-            raise UsageError(f"client must be one of {', '.join(CLIENTS)}, got {client!r}")
-        if partitions < 1:
-            raise UsageError(f"partitions must be at least 1, got {partitions}")
-        if unknown := set(contexts) - set(CONTEXTS):
-            raise UsageError(f"unknown context {unknown.pop()!r}; known: {', '.join(CONTEXTS)}")
-        self.name = name
-        self.run = run or f"r{uuid.uuid4().hex[:7]}"
-        self.backend = backend
-        self.client = client
-        self.contexts = tuple(contexts)
-        self.partitions = partitions
-        self.servers: stack.Servers | None = None
-        self._started_servers = False
         self._workers: Workers | None = None
         self._pumping = False
         self._parts: dict[tuple[str, str], Any] = {}
         self._touched: dict[tuple[str, str], float] = {}
         self._event_logs: dict[str, EventLog] = {}
         self._bus: CommandBus | None = None
-        self.broker: Broker
-        self.store: Store
-        try:
-            if backend == "memory":
-                self.broker, self.store = MemoryBroker(), MemoryStore()
-            else:
-                self._connect(report, start)
-            if run is None:
-                self._prepare()
-        except BaseException:
-            self.close()
-            raise
-        self.queries = Queries(self.store, pump=self._pump)
-
-    def _connect(self, report: Callable[[str], None], start: bool) -> None:
-        from labkit.adapters.mongo import MongoStore
-
-        # A worker goes where it is told to, whatever the state of a lab on this host says.
-        self.servers = (None if start else stack.given(self.name)) or stack.running(self.name)
-        if self.servers is None and not start:
-            raise Unreachable(f"the servers of lab {self.name!r} are not up; run `labkit up`")
-        if self.servers is None:
-            self.servers = stack.up(self.name, report=report)
-            self._started_servers = self.servers.kind == "native"
-        if self.client == "confluent":
-            from labkit.adapters.confluent import ConfluentBroker
-
-            self.broker = ConfluentBroker(self.servers.bootstrap)
-        else:
-            from labkit.adapters.kafka_python import KafkaPythonBroker
-
-            self.broker = KafkaPythonBroker(self.servers.bootstrap)
-        self.store = MongoStore(self.servers.mongo_uri, f"{self.name}_{self.run}")
-
-    def _prepare(self) -> None:
-        self.broker.create(
-            {
-                self.topic_name(f"{context}.{kind}"): self.partitions
-                for context in self.contexts
-                for kind in ("commands", "events")
-            }
+        if unknown := set(settings) - set(Settings.__struct_fields__):
+            raise UsageError(
+                f"unknown setting {unknown.pop()!r}; known: {', '.join(Settings.__struct_fields__)}"
+            )
+        super().__init__(
+            name,
+            backend=backend,
+            run=run,
+            contexts=contexts,
+            start=start,
+            report=report,
+            settings=Settings(**settings),
         )
-        # Collections exist before the first transaction: creating one inside is slow.
-        for context in self.contexts:
-            for field in ("waiting", "dead"):
-                self.store.index(CONTEXTS[context].states, [(field, 1)], sparse=True)
-            self.store.index(CONTEXTS[context].checkpoints, [("_id", 1)])
-            for collection, indexes in PROJECTIONS[context].indexes.items():
-                for keys in indexes or [[("_id", 1)]]:
-                    self.store.index(collection, keys)
-
-    def topic_name(self, name: str) -> str:
-        """``orders.commands`` -> ``<lab>.<run>.orders.commands``."""
-        return f"{self.name}.{self.run}.{name}"
+        self.queries = Queries(self.store, pump=self._pump)
 
     # --- the two ends
 
@@ -232,30 +166,6 @@ class Lab:
         self._touched[key] = time.monotonic()
         return self._parts[key]
 
-    def make(self, worker: Worker) -> Any:
-        """Wire one handler or projector."""
-        context = CONTEXTS[worker.context]
-        commands, events = (
-            self.topic_name(f"{worker.context}.{kind}") for kind in ("commands", "events")
-        )
-        group = self.group(worker.role, worker.context)
-        if worker.role == "handler":
-            log = self.broker.log(commands, events, group, f"{group}-{worker.slot}")
-            return Handler(context, log, self.store)
-        if worker.role == "projector":
-            return Projector(
-                PROJECTIONS[worker.context],
-                context.codec,
-                self.broker.source(events, group),
-                self.store,
-                context.checkpoints,
-            )
-        raise UsageError(f"role must be 'handler' or 'projector', got {worker.role!r}")
-
-    def group(self, role: str, context: str) -> str:
-        """The consumer group of a role."""
-        return self.topic_name(f"{context}.{role}")
-
     def crash(self, role: Role, at: Failpoint, context: str = "orders") -> Crashed:
         """Let a part die at a failpoint, for real: a process of its own, killed by SIGKILL.
 
@@ -267,7 +177,7 @@ class Lab:
         if self.backend == "memory":
             return self._crash_in_memory(role, at, context)
         pid = crash_worker(
-            self.worker_command(Worker(role, context, 0)), self.environment(), self._logs(), at
+            self.worker_command(Worker(role, context, 0)), self.environment(), self.logs(), at
         )
         return Crashed(role, at, pid, 9)
 
@@ -305,8 +215,8 @@ class Lab:
         ]
         before = self._epochs()
         order = Order(
-            registry=str(self._registry()),
-            logs=str(self._logs()),
+            registry=str(self.registry()),
+            logs=str(self.logs()),
             run=self.run,
             client=self.client,
             partitions=self.partitions,
@@ -323,10 +233,11 @@ class Lab:
 
     def _wait_until_claimed(self, roles: list[str], before: dict[str, int]) -> None:
         wanted = {
-            f"{CONTEXTS[context].states if role == 'handler' else PROJECTIONS[context].name}:{p}"
+            f"{name}:{partition}"
             for context in self.contexts
             for role in roles
-            for p in range(self.partitions)
+            for _, name in self.readers(role, context)
+            for partition in range(self.partitions)
         }
         deadline = time.monotonic() + READY_SECONDS
         while missing := {id for id in wanted if self._epochs().get(id, 0) <= before.get(id, 0)}:
@@ -334,7 +245,7 @@ class Lab:
             if time.monotonic() > deadline:
                 raise StackError(
                     f"the workers do not own {sorted(missing)} after {READY_SECONDS:g} s; "
-                    f"see {self._logs()}"
+                    f"see {self.logs()}"
                 )
             time.sleep(0.05)
 
@@ -366,31 +277,6 @@ class Lab:
                 f"{self.servers.mongo_uri.rpartition('@')[2]}) do not answer any more; "
                 "see `labkit status` and `labkit logs`"
             )
-
-    def worker_command(self, worker: Worker) -> list[str]:
-        """The command line of a worker of this run."""
-        return [
-            *(sys.executable, "-m", "labkit", "run", worker.role),
-            *("--lab", self.name, "--run", self.run, "--context", worker.context),
-            *("--slot", str(worker.slot), "--client", self.client),
-            *("--partitions", str(self.partitions)),
-        ]
-
-    def environment(self) -> dict[str, str]:
-        """The environment of a worker of this run: addresses may hold a password."""
-        assert self.servers is not None, "a lab in memory has no worker processes"
-        return {
-            **os.environ,
-            "LABKIT_HOME": str(stack.home()),
-            "LABKIT_BOOTSTRAP": self.servers.bootstrap,
-            "LABKIT_MONGO_URI": self.servers.mongo_uri,
-        }
-
-    def _registry(self) -> Path:
-        return runs_folder(self.name) / f"{self.run}.json"
-
-    def _logs(self) -> Path:
-        return stack.home() / "labs" / self.name / "logs"
 
     def _pump(self) -> None:
         """In memory and started: do what worker processes would do."""
@@ -448,10 +334,10 @@ class Lab:
         if role == "handler":
             reached = self.broker.committed(topic, self.group(role, context))
         else:
-            name = PROJECTIONS[context].name
+            (collection, name) = next(self.readers(role, context))
             reached = {
                 int(c.id.rpartition(":")[2]): c.position
-                for c in self.store.checkpoints(CONTEXTS[context].checkpoints)
+                for c in self.store.checkpoints(collection)
                 if c.id.rpartition(":")[0] == name
             }
         return sum(end - reached.get(partition, 0) for partition, end in ends.items())
@@ -493,9 +379,7 @@ class Lab:
         if self._bus is not None:
             self._bus.close()
             self._bus = None
-        for end in ("broker", "store"):
-            if hasattr(self, end):
-                getattr(self, end).close()
+        super().close()
         if self._started_servers and not running_runs(self.name):
             stack.down(self.name)
             self._started_servers = False
@@ -519,11 +403,6 @@ class Lab:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def runs_folder(name: str) -> Path:
-    """Where the registries of a lab's runs are."""
-    return stack.home() / "labs" / name / "runs"
 
 
 def running_runs(name: str) -> list[str]:
@@ -566,12 +445,6 @@ def worker_status(name: str) -> list[dict[str, Any]]:
     return rows
 
 
-def make_worker(settings: dict[str, Any], worker: Worker) -> tuple[Lab, Callable[[], Steppable]]:
-    """What ``labkit run ROLE`` needs: the lab it belongs to, and how to make its part."""
-    lab = Lab(**settings, contexts=[worker.context], start=False)
-    return lab, lambda: lab.make(worker)
-
-
 def _readable(value: bytes) -> Any:
     try:
         return json.loads(value)
@@ -579,4 +452,4 @@ def _readable(value: bytes) -> Any:
         return value
 
 
-__all__ = ["CLIENTS", "Context", "Crashed", "Lab", "make_worker", "running_runs", "worker_status"]
+__all__ = ["Context", "Crashed", "Lab", "running_runs", "worker_status"]

@@ -21,6 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -99,8 +100,8 @@ class Order(Struct):
 # --- in a worker process
 
 
-def work(make: Callable[[], Steppable], name: str) -> None:
-    """Step until the life line breaks or SIGTERM comes.
+def work(make: Callable[[], Steppable], name: str, every: float = 0.0) -> None:
+    """Step until the life line breaks or SIGTERM comes; with ``every``, on a timer.
 
     An error that a new life can mend ends this one: close, make the part anew, go on.
     """
@@ -118,6 +119,8 @@ def work(make: Callable[[], Steppable], name: str) -> None:
         try:
             part = make()
             log.info("up")
+            if every:
+                on_a_timer(part.step, every, stop)
             while not stop.is_set():
                 part.step()
         except LabkitError as error:
@@ -129,6 +132,45 @@ def work(make: Callable[[], Steppable], name: str) -> None:
         pause = min(pause * 2, LONGEST_PAUSE_SECONDS) if young else FIRST_PAUSE_SECONDS
         stop.wait(pause)
     log.info("down")
+
+
+def on_a_timer(step: Callable[..., object], every: float, stop: threading.Event) -> None:
+    """Scheduled mode: a step each ``every`` seconds until ``stop``, in this thread and in order.
+
+    A step that takes longer than that makes the next ones wait, never overtake it. What a step
+    raises comes through.
+    """
+    from apscheduler.events import EVENT_JOB_ERROR, JobExecutionEvent
+    from apscheduler.executors.debug import DebugExecutor
+    from apscheduler.schedulers.blocking import BlockingScheduler
+
+    # A Kafka consumer belongs to one thread, so the steps run in the scheduler's own.
+    scheduler = BlockingScheduler(executors={"default": DebugExecutor()}, timezone=UTC)
+    failed: list[BaseException] = []
+
+    def note(event: JobExecutionEvent) -> None:
+        failed.append(event.exception)
+        scheduler.shutdown(wait=False)
+
+    def tick() -> None:
+        if stop.is_set():
+            scheduler.shutdown(wait=False)
+        else:
+            step(0.0)
+
+    scheduler.add_listener(note, EVENT_JOB_ERROR)
+    scheduler.add_job(
+        tick,
+        "interval",
+        seconds=every,
+        next_run_time=datetime.now(UTC),
+        coalesce=True,
+        max_instances=1,
+        misfire_grace_time=None,
+    )
+    scheduler.start()
+    if failed:
+        raise failed[0]
 
 
 def calm_gc() -> None:

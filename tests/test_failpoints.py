@@ -25,8 +25,9 @@ from labkit import failpoints, stack
 from labkit.errors import TimedOut
 from labkit.experiments.checkers import History, Verdict, check_all, gather
 from labkit.failpoints import ALL, Crash, Failpoint
-from labkit.lab import Crashed, Lab, Role
+from labkit.lab import Crashed, Lab
 from labkit.messages import Outcome
+from labkit.run import Role
 from tests.test_checkers import assert_green, mixed, send
 
 CASES = [

@@ -1,0 +1,276 @@
+"""One run: its names, its connections, and how its parts are wired. The only place that wires.
+
+A :class:`Run` is all that a worker process needs; a ``Lab`` (``lab.py``) is a run with the tools of
+a notebook around it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import structlog
+from msgspec import Struct
+
+from labkit import stack
+from labkit.adapters.memory import MemoryBroker, MemoryStore
+from labkit.errors import Unreachable, UsageError
+from labkit.handlers import CONTEXTS, Handler, Recovered
+from labkit.ports import DELIVERIES, Broker, Delivery, Store
+from labkit.projections import Projector
+from labkit.runtime import Worker
+from labkit.views import PROJECTIONS
+
+CLIENTS = ("kafka-python", "confluent")
+Role = Literal["handler", "projector"]
+ROLES: tuple[Role, ...] = get_args(Role)
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """How the parts of a run work; every worker of a run is given the same.
+
+    Args:
+        client: ``kafka-python`` or ``confluent``.
+        partitions: of each topic; fixed for the run's life.
+        delivery: what a handler promises in a crash, see ``ports.Delivery``.
+        batch_size: how many commands go into one transaction at most.
+        linger: seconds that a handler waits for a batch to fill.
+        every: seconds between two batches in scheduled mode; 0 is batch mode.
+    """
+
+    client: str = "kafka-python"
+    partitions: int = 4
+    delivery: Delivery = "exactly_once"
+    batch_size: int = 4_000
+    linger: float = 0.0
+    every: float = 0.0
+
+    def check(self) -> Settings:
+        """The same settings; raises ``UsageError`` that names the one that cannot be."""
+        if self.client not in CLIENTS:
+            raise UsageError(f"client must be one of {', '.join(CLIENTS)}, got {self.client!r}")
+        if self.delivery not in DELIVERIES:
+            raise UsageError(
+                f"delivery must be one of {', '.join(DELIVERIES)}, got {self.delivery!r}"
+            )
+        for name, least in (("partitions", 1), ("batch_size", 1), ("linger", 0), ("every", 0)):
+            if not getattr(self, name) >= least:
+                raise UsageError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        return self
+
+    def options(self) -> list[str]:
+        """As options of ``labkit run``, those that are not the default."""
+        found: list[str] = []
+        for name in self.__struct_fields__:
+            if (value := getattr(self, name)) != getattr(DEFAULTS, name):
+                found += [f"--{name.replace('_', '-')}", str(value)]
+        return found
+
+
+DEFAULTS = Settings()
+
+
+class Run:
+    """The names and connections of one run.
+
+    Args:
+        name: of the servers (``labkit up --lab NAME``).
+        backend: ``kafka`` (real Kafka and MongoDB) or ``memory``.
+        run: joins an existing run; the default is a new one with topics and a database of its own.
+        contexts: which services take part.
+        start: start servers that are not up; otherwise that is ``Unreachable``.
+        report: is given a line for each step of starting servers.
+        settings: how its parts work.
+
+    Raises ``UsageError`` for an unknown value and ``StackError`` where servers cannot be had.
+    """
+
+    def __init__(
+        self,
+        name: str = "lab",
+        *,
+        backend: str = "kafka",
+        run: str | None = None,
+        contexts: Sequence[str] = ("orders", "catalog"),
+        start: bool = True,
+        report: Callable[[str], None] = lambda _: None,
+        settings: Settings = DEFAULTS,
+    ) -> None:
+        if backend not in ("kafka", "memory"):
+            raise UsageError(f"backend must be 'kafka' or 'memory', got {backend!r}")
+        if unknown := set(contexts) - set(CONTEXTS):
+            raise UsageError(f"unknown context {unknown.pop()!r}; known: {', '.join(CONTEXTS)}")
+        self.settings = settings.check()
+        self.name = name
+        self.run = run or f"r{uuid.uuid4().hex[:7]}"
+        self.backend = backend
+        self.contexts = tuple(contexts)
+        self.servers: stack.Servers | None = None
+        self._started_servers = False
+        self.broker: Broker
+        self.store: Store
+        try:
+            if backend == "memory":
+                self.broker, self.store = MemoryBroker(), MemoryStore()
+            else:
+                self._connect(report, start)
+            if run is None:
+                self._prepare()
+        except BaseException:
+            self.close()
+            raise
+
+    def _connect(self, report: Callable[[str], None], start: bool) -> None:
+        from labkit.adapters.mongo import MongoStore
+
+        # A worker goes where it is told to, whatever the state of a lab on this host says.
+        self.servers = (None if start else stack.given(self.name)) or stack.running(self.name)
+        if self.servers is None and not start:
+            raise Unreachable(f"the servers of lab {self.name!r} are not up; run `labkit up`")
+        if self.servers is None:
+            self.servers = stack.up(self.name, report=report)
+            self._started_servers = self.servers.kind == "native"
+        if self.settings.client == "confluent":
+            from labkit.adapters.confluent import ConfluentBroker
+
+            self.broker = ConfluentBroker(self.servers.bootstrap)
+        else:
+            from labkit.adapters.kafka_python import KafkaPythonBroker
+
+            self.broker = KafkaPythonBroker(self.servers.bootstrap)
+        self.store = MongoStore(self.servers.mongo_uri, f"{self.name}_{self.run}")
+
+    def _prepare(self) -> None:
+        self.broker.create(
+            {
+                self.topic_name(f"{context}.{kind}"): self.settings.partitions
+                for context in self.contexts
+                for kind in ("commands", "events")
+            }
+        )
+        # Collections exist before the first transaction: creating one inside is slow.
+        for context in self.contexts:
+            for field in ("waiting", "dead"):
+                self.store.index(CONTEXTS[context].states, [(field, 1)], sparse=True)
+            self.store.index(CONTEXTS[context].checkpoints, [("_id", 1)])
+            for collection, indexes in PROJECTIONS[context].indexes.items():
+                for keys in indexes or [[("_id", 1)]]:
+                    self.store.index(collection, keys)
+
+    @property
+    def client(self) -> str:
+        """The Kafka client."""
+        return self.settings.client
+
+    @property
+    def partitions(self) -> int:
+        """Of each topic."""
+        return self.settings.partitions
+
+    # --- names
+
+    def topic_name(self, name: str) -> str:
+        """``orders.commands`` -> ``<lab>.<run>.orders.commands``."""
+        return f"{self.name}.{self.run}.{name}"
+
+    def group(self, role: str, context: str) -> str:
+        """The consumer group of a role."""
+        return self.topic_name(f"{context}.{role}")
+
+    def readers(self, role: str, context: str) -> Iterator[tuple[str, str]]:
+        """The checkpoints of a role: (collection, name); their ids are ``name:partition``."""
+        if role == "handler":
+            yield CONTEXTS[context].checkpoints, CONTEXTS[context].states
+        else:
+            yield CONTEXTS[context].checkpoints, PROJECTIONS[context].name
+
+    # --- parts
+
+    def make(self, worker: Worker, report: Callable[[Recovered], None] = lambda _: None) -> Any:
+        """Wire one part; ``report`` is told what a handler's take-overs took."""
+        if worker.role not in ROLES:
+            raise UsageError(f"role must be one of {', '.join(ROLES)}, got {worker.role!r}")
+        context = CONTEXTS[worker.context]
+        commands, events = (
+            self.topic_name(f"{worker.context}.{kind}") for kind in ("commands", "events")
+        )
+        group = self.group(worker.role, worker.context)
+        if worker.role == "handler":
+            return Handler(
+                context,
+                self.broker.log(
+                    commands, events, group, f"{group}-{worker.slot}", self.settings.delivery
+                ),
+                self.store,
+                batch_size=self.settings.batch_size,
+                linger=self.settings.linger,
+                report=report,
+            )
+        return Projector(
+            PROJECTIONS[worker.context],
+            context.codec,
+            self.broker.source(events, group),
+            self.store,
+            context.checkpoints,
+        )
+
+    def worker_command(self, worker: Worker) -> list[str]:
+        """The command line of a worker of this run."""
+        return [
+            *(sys.executable, "-m", "labkit", "run", worker.role),
+            *("--lab", self.name, "--run", self.run, "--context", worker.context),
+            *("--slot", str(worker.slot)),
+            *self.settings.options(),
+        ]
+
+    def environment(self) -> dict[str, str]:
+        """The environment of a worker of this run: addresses may hold a password."""
+        assert self.servers is not None, "a lab in memory has no worker processes"
+        return {
+            **os.environ,
+            "LABKIT_HOME": str(stack.home()),
+            "LABKIT_BOOTSTRAP": self.servers.bootstrap,
+            "LABKIT_MONGO_URI": self.servers.mongo_uri,
+        }
+
+    def registry(self) -> Path:
+        """The file that names the workers of this run."""
+        return runs_folder(self.name) / f"{self.run}.json"
+
+    def logs(self) -> Path:
+        """Where workers write their logs."""
+        return stack.home() / "labs" / self.name / "logs"
+
+    def close(self) -> None:
+        """Let go of connections."""
+        for end in ("broker", "store"):
+            if hasattr(self, end):
+                getattr(self, end).close()
+
+
+def runs_folder(name: str) -> Path:
+    """Where the registries of a lab's runs are."""
+    return stack.home() / "labs" / name / "runs"
+
+
+def _log_recovery(recovered: Recovered) -> None:
+    structlog.get_logger().info(
+        "recovered",
+        partition=recovered.partition,
+        commits=recovered.commits,
+        seconds=round(recovered.seconds, 3),
+    )
+
+
+def make_worker(
+    name: str, run: str, settings: Settings, worker: Worker
+) -> tuple[Run, Callable[[], Any]]:
+    """What ``labkit run ROLE`` needs: the run it belongs to, and how to make its part."""
+    if worker.context not in CONTEXTS:
+        raise UsageError(f"unknown context {worker.context!r}; known: {', '.join(CONTEXTS)}")
+    joined = Run(name, run=run, contexts=[worker.context], start=False, settings=settings)
+    return joined, lambda: joined.make(worker, _log_recovery)
