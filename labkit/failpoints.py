@@ -2,7 +2,9 @@
 
 A worker process is told by its environment to die at one of them, by SIGKILL and once
 (``LABKIT_FAILPOINT`` names the place, ``LABKIT_FAILPOINT_MARK`` a file that is created when it is
-hit, so that the next life passes). Inside one process :func:`armed` raises :class:`Crash` instead.
+hit, so that the next life passes; ``LABKIT_FAILPOINT_PASSES`` is how often it passes unharmed
+before, ``LABKIT_FAILPOINT_SIGNAL`` another signal, such as SIGSTOP). Inside one process
+:func:`armed` raises :class:`Crash` instead.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ class Failpoint(StrEnum):
     PROJECTOR_FETCHED = "projector.fetched"  # commits fetched, nothing written
     PROJECTOR_APPLIED = "projector.applied"  # views changed in memory, nothing written
     PROJECTOR_ADVANCED = "projector.advanced"  # views and checkpoint written
+    SAGA_SENT = "saga.sent"  # commands acknowledged, still in the outbox
 
 
 ALL = tuple(Failpoint)
@@ -70,10 +73,17 @@ def arm_from_environment(environment: Mapping[str, str]) -> None:
     if not (name := environment.get("LABKIT_FAILPOINT")):
         return
     point, mark = Failpoint(name), Path(environment["LABKIT_FAILPOINT_MARK"])
+    passes = int(environment.get("LABKIT_FAILPOINT_PASSES", "0"))
+    blow = signal.Signals[environment.get("LABKIT_FAILPOINT_SIGNAL", "SIGKILL")]
 
     def die(at: Failpoint) -> None:
-        if at is point and not mark.exists():
-            mark.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
+        nonlocal passes
+        if at is not point or mark.exists():
+            return
+        if passes > 0:
+            passes -= 1
+            return
+        mark.touch()
+        os.kill(os.getpid(), blow)
 
     _action = die

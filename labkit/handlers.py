@@ -211,6 +211,7 @@ class Handler(CrashOnly):
                 batch.positions.pop(partition, None)
             batch.records += more.records
             batch.positions |= more.positions
+            batch.fence = more.fence
         return batch
 
     def _poll(self, limit: int, timeout: float) -> Batch:

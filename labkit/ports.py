@@ -35,12 +35,15 @@ class Batch(Struct):
     ``positions`` holds, for each partition that moved, the offset of the next record to be read;
     it passes transaction markers and aborted records. ``assigned`` and ``revoked`` are the changes
     of ownership since the last poll: an assigned partition yields nothing before ``start``.
+    ``fence`` is the group's generation at the poll, in the adapter's own form: whoever commits
+    this batch later, commits under it.
     """
 
     records: list[Record] = msgspec.field(default_factory=list)
     positions: dict[int, int] = msgspec.field(default_factory=dict)
     assigned: frozenset[int] = frozenset()
     revoked: frozenset[int] = frozenset()
+    fence: Any = None
 
 
 class Source(Protocol):

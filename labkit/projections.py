@@ -8,13 +8,14 @@ each event once, whatever crashes between whichever two steps.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
+import stamina
 from msgspec import structs
 
 from labkit import eventlog
 from labkit.crashonly import CrashOnly
-from labkit.errors import DecodeError, Duplicate
+from labkit.errors import Conflict, DecodeError, Duplicate
 from labkit.failpoints import Failpoint, hit
 from labkit.messages import Codec, Commit
 from labkit.ports import Checkpoint, Clock, Document, Record, Source, Store, SystemClock, Writes
@@ -51,11 +52,16 @@ class Docs:
         return document
 
     def writes(self) -> Writes:
-        """All documents of the batch: inserts where they are new, which is far cheaper."""
+        """All documents of the batch: inserts where they are new, which is far cheaper.
+
+        A shared document is raised to its next revision.
+        """
         writes = Writes()
         for collection, documents in self._documents.items():
             for id, document in documents.items():
                 stored = (collection, id) in self._stored
+                if stored and "rev" in document:
+                    document["rev"] += 1
                 into = writes.replaces if stored else writes.inserts
                 into.setdefault(collection, []).append(document)
         return writes
@@ -67,7 +73,10 @@ class Projection(Protocol):
 
     name: str
     streams: str
-    indexes: ClassVar[Indexes]
+
+    @property
+    def indexes(self) -> Indexes:
+        """What its collections need."""
 
     def touches(self, commit: Commit[Any], partition: int) -> Iterable[tuple[str, str]]:
         """The (collection, id) that ``apply`` will ask for, besides the stream's own document."""
@@ -76,8 +85,24 @@ class Projection(Protocol):
         """Change the documents. The runner has checked the version and will note the new one."""
 
 
+class Outbox(Protocol):
+    """Where a projection leaves commands in the transaction of its batch, to be sent after it."""
+
+    collection: str
+
+    def send(self, letters: list[Document]) -> None:
+        """Send them, wait until they are acknowledged, take them out. Twice does no harm."""
+
+    def leftovers(self, partition: int) -> list[Document]:
+        """What a dead owner of a partition left behind."""
+
+
 class Projector(CrashOnly):
-    """Runs one projection over the events of one context."""
+    """Runs one projection over the events of one context.
+
+    With ``outbox`` it sends what the projection left there; with ``refusals`` the projection is
+    told of refused commands too.
+    """
 
     def __init__(
         self,
@@ -89,6 +114,8 @@ class Projector(CrashOnly):
         clock: Clock | None = None,
         *,
         batch_size: int = 4_000,
+        outbox: Outbox | None = None,
+        refusals: bool = False,
     ) -> None:
         self.projection = projection
         self._codec = codec
@@ -97,6 +124,8 @@ class Projector(CrashOnly):
         self._collection = checkpoints
         self._clock = clock or SystemClock()
         self._batch_size = batch_size
+        self._outbox = outbox
+        self._refusals = refusals
         self._checkpoints: dict[int, Checkpoint] = {}
 
     def step(self, timeout: float = 0.5) -> int:
@@ -124,14 +153,32 @@ class Projector(CrashOnly):
 
         # 2. Fold the commits into documents, 3. write these and the checkpoints as one.
         commits = [(record, self._decode(record)) for record in batch.records]
-        try:
-            applied = self._write(commits, reached, fetched, trust=True)
-        except Duplicate:
-            # A first commit of a stream that is there already: look at every version.
-            applied = self._write(commits, reached, fetched, trust=False)
+        applied, letters = self._fold_and_write(commits, reached, fetched)
         if batch.records:
             hit(Failpoint.PROJECTOR_ADVANCED)
+
+        # 4. Only now may the world hear of it.
+        if self._outbox and letters:
+            self._outbox.send(letters)
         return applied
+
+    def _fold_and_write(
+        self,
+        commits: list[tuple[Record, Commit[Any] | None]],
+        reached: dict[int, Checkpoint],
+        fetched: int,
+    ) -> tuple[int, list[Document]]:
+        """Again where another writer of a shared document was first: nothing was written then."""
+        for attempt in stamina.retry_context(
+            on=Conflict, attempts=10, wait_initial=0.01, wait_max=0.5
+        ):
+            with attempt:
+                try:
+                    return self._write(commits, reached, fetched, trust=attempt.num == 1)
+                except Duplicate:
+                    # A first commit of a stream that is there already: look at every version.
+                    return self._write(commits, reached, fetched, trust=False)
+        raise AssertionError("a retry ends with a result or an error")
 
     def join(self, partitions: int) -> None:
         """Own ``partitions`` before the first step: for those who step by hand."""
@@ -147,6 +194,8 @@ class Projector(CrashOnly):
             checkpoint = self._store.claim(self._collection, id)
             hit(Failpoint.PROJECTOR_CLAIMED)
             self._checkpoints[partition] = checkpoint
+            if self._outbox and (letters := self._outbox.leftovers(partition)):
+                self._outbox.send(letters)
             self._source.start(partition, checkpoint.position)
 
     def _decode(self, record: Record) -> Commit[Any] | None:
@@ -162,7 +211,7 @@ class Projector(CrashOnly):
         fetched: int,
         *,
         trust: bool,
-    ) -> int:
+    ) -> tuple[int, list[Document]]:
         """``trust``: a stream's first commit needs no look-up, its document is new."""
         reached = dict(before)
         streams = self.projection.streams
@@ -170,7 +219,7 @@ class Projector(CrashOnly):
         wanted: list[tuple[str, str]] = []
         for record, commit in commits:
             if commit is not None:
-                if commit.events:
+                if self._concerns(commit):
                     wanted.extend(self.projection.touches(commit, record.partition))
                 if commit.first > 1 or not trust:
                     wanted.append((streams, commit.stream))
@@ -186,13 +235,14 @@ class Projector(CrashOnly):
                 at = reached[partition]
                 reached[partition] = structs.replace(at, ignored=at.ignored + 1)
                 continue
-            commands[partition] = commit.offset
-            if commit.events:
+            commands[partition] = max(commit.offset, commands.get(partition, -1))
+            if self._concerns(commit):
                 self.projection.apply(commit, docs, fetched, now)
+                applied += 1
+            if commit.events:
                 document = docs.get(streams, commit.stream)
                 assert document is not None, f"{self.projection.name} kept no {commit.stream!r}"
                 document["version"] = commit.last
-                applied += 1
         for partition, command in commands.items():
             reached[partition] = structs.replace(
                 reached[partition], command=max(command, reached[partition].command)
@@ -203,6 +253,12 @@ class Projector(CrashOnly):
             for partition, old in self._checkpoints.items()
             if reached[partition] != old
         ]
-        self._store.advance(self._collection, moves, docs.writes())
+        writes = docs.writes()
+        self._store.advance(self._collection, moves, writes)
         self._checkpoints = reached
-        return applied
+        letters = writes.inserts.get(self._outbox.collection, []) if self._outbox else []
+        return applied, letters
+
+    def _concerns(self, commit: Commit[Any]) -> bool:
+        refused = self._refusals and commit.outcome == "refused"
+        return bool(commit.events) or refused

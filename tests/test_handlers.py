@@ -744,7 +744,8 @@ def test_the_schedules_reach_every_failpoint_dead_and_paused() -> None:
         assert_green(check_all(world.lab, world.history))
         crashes += world.crashes
         zombies += world.zombies
-    assert set(crashes) == set(zombies) == set(ALL)
+    points = {p for p in ALL if p.startswith(("handler.", "projector."))}
+    assert set(crashes) == set(zombies) == points
 
 
 # --- the routing table

@@ -24,6 +24,7 @@ from labkit.adapters.kafka_python import (
     SESSION_MS,
     TRANSACTION_MS,
     KafkaPythonBroker,
+    offsets_of,
     partition_of,
 )
 from labkit.errors import Fenced, OutcomeUnknown, Unreachable
@@ -257,17 +258,16 @@ class ConfluentLog(ConfluentSource):
         super().__init__(bootstrap, commands, group)
         self._events = events
         self._delivery = delivery
-        self._metadata: Any = None
 
     def poll(self, limit: int, timeout: float) -> Batch:
         """The group's generation is noted with the batch: the first fence compares it."""
         batch = super().poll(limit, timeout)
-        self._metadata = self._consumer.consumer_group_metadata()
+        batch.fence = self._consumer.consumer_group_metadata()
         return batch
 
     def commit(self, batch: Batch, commits: Sequence[Record]) -> dict[int, int]:
         """See the twin in ``kafka_python``, also for why there is no abort."""
-        positions = {r.partition: self._positions[r.partition] for r in commits} | batch.positions
+        positions = offsets_of(batch, commits, self._positions)
         offsets = [TopicPartition(self._topic, p, at) for p, at in positions.items()]
         with _translated(f"commit to {self._events!r}", self._bootstrap, unknown=True):
             match self._delivery:
@@ -276,7 +276,7 @@ class ConfluentLog(ConfluentSource):
                     producer.begin_transaction()
                     ends = self._produce(commits)
                     seconds = TRANSACTION_MS / 1000
-                    producer.send_offsets_to_transaction(offsets, self._metadata, seconds)
+                    producer.send_offsets_to_transaction(offsets, batch.fence, seconds)
                     hit(Failpoint.HANDLER_OFFSETS)
                     producer.commit_transaction(seconds)
                 case "at_least_once":

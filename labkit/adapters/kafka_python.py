@@ -86,6 +86,18 @@ def partition_of(key: bytes, partitions: int) -> int:
     return int(murmur2(key) & 0x7FFFFFFF) % partitions
 
 
+def offsets_of(
+    batch: Batch, commits: Iterable[Record], standing: Mapping[int, int]
+) -> dict[int, int]:
+    """What a transaction commits for each partition: of one without records, where it stands."""
+    found = dict(batch.positions)
+    for partition in {r.partition for r in commits} - set(found):
+        if partition not in standing:
+            raise Fenced(f"partition {partition} has gone to another owner")
+        found[partition] = standing[partition]
+    return found
+
+
 def _close_producer(producer: KafkaProducer) -> None:
     """Closing flushes first, and that raises where the broker is gone: give up then."""
     with suppress(errors.KafkaError):
@@ -344,12 +356,11 @@ class KafkaPythonLog(KafkaPythonSource):
         super().__init__(bootstrap, commands, group)
         self._events = events
         self._delivery = delivery
-        self._metadata: Any = None
 
     def poll(self, limit: int, timeout: float) -> Batch:
         """The group's generation is noted with the batch: the first fence compares it."""
         batch = super().poll(limit, timeout)
-        self._metadata = self._consumer.group_metadata()
+        batch.fence = self._consumer.group_metadata()
         return batch
 
     def commit(self, batch: Batch, commits: Sequence[Record]) -> dict[int, int]:
@@ -358,20 +369,18 @@ class KafkaPythonLog(KafkaPythonSource):
         There is no abort. Whoever meets an error closes the log, and the next owner of the
         transactional id ends the transaction.
         """
-        positions = {r.partition: self._positions[r.partition] for r in commits} | batch.positions
+        positions = offsets_of(batch, commits, self._positions)
         offsets = {
             TopicPartition(self._topic, partition): OffsetAndMetadata(position, "", -1)
             for partition, position in positions.items()
         }
         with _translated(f"commit to {self._events!r}", self._bootstrap):
-            # Outside of its group a client knows no generation, and Kafka would check none.
-            if self._metadata.generation_id < 0 or not self._metadata.member_id:
-                raise Fenced(f"commit to {self._events!r}: this worker fell out of its group")
+            fence = self._fence(batch)
             match self._delivery:
                 case "exactly_once":
                     self._producer.begin_transaction()
                     ends = self._produce(commits)
-                    _bounded(self._producer.send_offsets_to_transaction, offsets, self._metadata)
+                    _bounded(self._producer.send_offsets_to_transaction, offsets, fence)
                     hit(Failpoint.HANDLER_OFFSETS)
                     _bounded(self._producer.commit_transaction)
                 case "at_least_once":
@@ -383,6 +392,12 @@ class KafkaPythonLog(KafkaPythonSource):
                     hit(Failpoint.HANDLER_OFFSETS)
                     ends = self._produce(commits)
         return ends
+
+    def _fence(self, batch: Batch) -> Any:
+        """Outside of its group a client knows no generation, and Kafka would check none."""
+        if batch.fence.generation_id < 0 or not batch.fence.member_id:
+            raise Fenced(f"commit to {self._events!r}: this worker fell out of its group")
+        return batch.fence
 
     def _produce(self, commits: Sequence[Record]) -> dict[int, int]:
         """Every future is checked: a batch that timed out fails only its own (platform notes)."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from msgspec import Struct, field, structs
 
-from labkit.adapters.kafka_python import partition_of
+from labkit.adapters.kafka_python import offsets_of, partition_of
 from labkit.errors import Conflict, Duplicate, Fenced, Unreachable
 from labkit.failpoints import Failpoint, hit
 from labkit.ports import Batch, Checkpoint, Delivery, Document, Record, Writes
@@ -294,14 +294,20 @@ class MemoryLog(MemorySource):
         self._id = transactional_id
         self._epoch = broker.initialise(transactional_id)
 
+    def poll(self, limit: int, timeout: float) -> Batch:
+        """The group's generation is noted with the batch."""
+        batch = super().poll(limit, timeout)
+        batch.fence = self._generation
+        return batch
+
     def commit(self, batch: Batch, commits: Sequence[Record]) -> dict[int, int]:
         """The three delivery levels are the order of the steps in here."""
-        positions = {r.partition: self._positions[r.partition] for r in commits} | batch.positions
+        positions = offsets_of(batch, commits, self._positions)
         match self._delivery:
             case "exactly_once":
                 transaction = self._broker.begin(self._id, self._epoch)
                 ends = self._produce(commits, transaction)
-                self._check_generation()
+                self._check(batch.fence)
                 hit(Failpoint.HANDLER_OFFSETS)
                 if transaction.state != "open":
                     raise Fenced(f"transactional id {self._id!r}: its transaction was aborted")
@@ -309,9 +315,9 @@ class MemoryLog(MemorySource):
                 self._broker.end(self._id, "committed")
             case "at_least_once":
                 ends = self._produce(commits, None)
-                self._move(positions)
+                self._move(positions, batch.fence)
             case "at_most_once":
-                self._move(positions)
+                self._move(positions, batch.fence)
                 ends = self._produce(commits, None)
         return ends
 
@@ -327,17 +333,17 @@ class MemoryLog(MemorySource):
         hit(Failpoint.HANDLER_PRODUCED)
         return ends
 
-    def _move(self, positions: Mapping[int, int]) -> None:
-        self._check_generation()
+    def _move(self, positions: Mapping[int, int], fence: int) -> None:
+        self._check(fence)
         self._offsets().update(positions)
         hit(Failpoint.HANDLER_OFFSETS)
 
     def _offsets(self) -> dict[int, int]:
         return self._broker.group(self._topic, self._commands_group).offsets
 
-    def _check_generation(self) -> None:
+    def _check(self, fence: int) -> None:
         group = self._broker.group(self._topic, self._commands_group)
-        if group.generation != self._generation:
+        if group.generation != fence:
             self._broker.end(self._id, "aborted")
             raise Fenced(f"group {self._commands_group!r} has moved on to another generation")
 

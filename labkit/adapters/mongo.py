@@ -175,7 +175,8 @@ class MongoStore:
     ) -> None:
         """Make sure of an index."""
         with _translated(f"index {collection!r}"):
-            self._db[collection].create_indexes([IndexModel(list(keys), sparse=sparse)])
+            options = {"sparse": True} if sparse else {}  # MongoDB takes no False for _id
+            self._db[collection].create_indexes([IndexModel(list(keys), **options)])
 
     def collections(self) -> list[str]:
         """The names of the collections."""

@@ -329,7 +329,7 @@ def test_a_worker_that_fell_out_of_its_group_commits_nothing(topics: Topics) -> 
     own(log)
     (batch,) = [b for b in gather(log, 1) if b.records]
     log._consumer._coordinator.reset_generation()
-    log._metadata = log._consumer.group_metadata()  # type: ignore[attr-defined]
+    batch.fence = log._consumer.group_metadata()
     with pytest.raises(Fenced):
         log.commit(batch, echo(batch))
     assert topics.broker.committed(topics.commands, topics.group) == {}

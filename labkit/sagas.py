@@ -1,0 +1,160 @@
+"""Sagas: a process between streams, run as a projection with an outbox.
+
+What a process does is pure (``domain/fulfilment.py``): a commit comes in, a new state and commands
+come out. Here these are kept::
+
+    commit ──> state + checkpoint + outgoing commands, one MongoDB transaction ──> send ──> delete
+
+Whatever crashes between whichever two of them, a command goes out at least once, and its id is
+derived from the step it belongs to, so it takes effect once. Deadlines are commands with
+``deliver_at``: they wait in the stream that they are for, and survive like it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from labkit.crashonly import CrashOnly
+from labkit.domain.fulfilment import Process, Send
+from labkit.failpoints import Failpoint, hit
+from labkit.messages import Commit, Envelope, encode
+from labkit.ports import Document, Sender, Store, Writes
+from labkit.projections import Docs, Indexes, Projector
+
+SEND_SECONDS = 30.0
+
+
+def command_id(process: str, instance: str, step: str) -> str:
+    """The id of the command that an instance sends at a step, however often it does."""
+    return f"{process}:{instance}:{step}"
+
+
+class SagaProjection:
+    """One process over the events of one of its contexts.
+
+    Collections::
+
+        NAME.instances        {_id: instance, rev, state, ended}; shared by the contexts
+        NAME.seen.CONTEXT     {_id: stream, version}
+        NAME.outbox           {_id: command id, from: "context:partition", context, key, value}
+    """
+
+    def __init__(self, process: Process, context: str) -> None:
+        self.process = process
+        self.context = context
+        self.name = f"{process.name}.{context}"
+        self.streams = f"{process.name}.seen.{context}"
+        self.instances = f"{process.name}.instances"
+        self.outbox = f"{process.name}.outbox"
+        self.indexes: Indexes = {
+            self.streams: [],
+            self.instances: [],
+            self.outbox: [[("from", 1)]],
+        }
+
+    def touches(self, commit: Commit[Any], partition: int) -> Iterable[tuple[str, str]]:
+        """The instance that the commit is about."""
+        instance = self.process.instance(self.context, commit)
+        return () if instance is None else [(self.instances, instance)]
+
+    def apply(self, commit: Commit[Any], docs: Docs, fetched: int, now: int) -> None:
+        """Let the process react; what it sends goes to the outbox."""
+        if commit.events and docs.get(self.streams, commit.stream) is None:
+            docs.add(self.streams, {"_id": commit.stream, "version": 0})
+        if (instance := self.process.instance(self.context, commit)) is None:
+            return
+        kept = docs.get(self.instances, instance)
+        before = msgspec.convert(kept["state"], self.process.state) if kept else None
+        state, sends = self.process.react(before, self.context, commit)
+        if state is None:
+            return
+        document = kept or docs.add(self.instances, {"_id": instance, "rev": 0})
+        document["state"] = msgspec.to_builtins(state)
+        document["ended"] = self.process.ended(state)
+        for send in sends:
+            docs.add(self.outbox, self._letter(instance, send, commit))
+
+    def _letter(self, instance: str, send: Send, commit: Commit[Any]) -> Document:
+        due = None if send.after is None else commit.at + int(send.after * 1000)
+        envelope = Envelope(
+            id=command_id(self.process.name, instance, send.step),
+            body=send.command,
+            deliver_at=due,
+            correlation=instance,
+        )
+        return {
+            "_id": envelope.id,
+            "from": f"{self.context}:{commit.partition}",
+            "context": send.context,
+            "key": send.command.stream,
+            "value": encode(envelope).decode(),
+        }
+
+
+class SagaOutbox:
+    """Sends what a saga has decided; ``topic(context)`` names where its commands go."""
+
+    def __init__(
+        self,
+        projection: SagaProjection,
+        store: Store,
+        checkpoints: str,
+        sender: Sender,
+        topic: Callable[[str], str],
+    ) -> None:
+        self.collection = projection.outbox
+        self._context = projection.context
+        self._store = store
+        self._checkpoints = checkpoints
+        self._sender = sender
+        self._topic = topic
+
+    def send(self, letters: list[Document]) -> None:
+        """Send, wait for the acknowledgements, delete: in this order nothing can be lost."""
+        sent = [
+            self._sender.send(
+                self._topic(letter["context"]), letter["key"].encode(), letter["value"].encode()
+            )
+            for letter in letters
+        ]
+        self._sender.flush(SEND_SECONDS)
+        for acknowledgement in sent:
+            acknowledgement.result(SEND_SECONDS)
+        hit(Failpoint.SAGA_SENT)
+        gone = [letter["_id"] for letter in letters]
+        self._store.advance(self._checkpoints, [], Writes(deletes={self.collection: gone}))
+
+    def leftovers(self, partition: int) -> list[Document]:
+        """What a dead owner decided and may not have sent."""
+        return self._store.find(self.collection, {"from": f"{self._context}:{partition}"})
+
+
+class Saga(CrashOnly):
+    """One process in one worker: a projector for each context that it listens to."""
+
+    def __init__(self, projectors: Sequence[Projector], sender: Sender) -> None:
+        self._projectors = projectors
+        self._sender = sender
+
+    def step(self, timeout: float = 0.1) -> int:
+        """One batch of each context; returns the number of commits that the process reacted to.
+
+        Raises ``Fenced`` if an earlier step failed.
+        """
+        with self.unbroken():
+            share = timeout / len(self._projectors)
+            return sum(projector.step(share) for projector in self._projectors)
+
+    def join(self, partitions: int) -> None:
+        """Own all partitions before the first step: for those who step by hand."""
+        for projector in self._projectors:
+            projector.join(partitions)
+
+    def close(self) -> None:
+        """Leave the groups."""
+        for projector in self._projectors:
+            projector.close()
+        self._sender.close()
