@@ -170,6 +170,10 @@ class CommandBus:
             del self._heard[next(iter(self._heard))]
         return found
 
+    def heard(self, token: Token) -> Answer | None:
+        """The last answer heard to a command; ``None``: none yet, or long ago."""
+        return self._heard.get(token)
+
     def answer(self, token: Token, timeout: float = 30.0, *, final: bool = False) -> Answer:
         """The answer to a command that was sent after ``listen``.
 

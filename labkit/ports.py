@@ -122,8 +122,11 @@ class Broker(Protocol):
     def sender(self) -> Sender:
         """A new sender."""
 
-    def source(self, topic: str, group: str | None = None) -> Source:
-        """A member of ``group``, or a reader of all partitions from their start."""
+    def source(self, topic: str, group: str | None = None, *, uncommitted: bool = False) -> Source:
+        """A member of ``group``, or a reader of all partitions from their start.
+
+        ``uncommitted``: with what open and aborted transactions wrote; for looking, nothing else.
+        """
 
     def log(
         self,

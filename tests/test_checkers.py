@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from labkit import failpoints
+from labkit import decisions, failpoints
 from labkit.adapters.memory import MemoryLog
-from labkit.bookkeeping import Stream
+from labkit.decisions import Arrival
 from labkit.domain import orders
 from labkit.domain.orders import CancelOrder, PayOrder, PlaceOrder, ReturnOrder, ShipOrder
 from labkit.errors import Fenced, Refused, UsageError
@@ -209,27 +209,35 @@ Plant = Callable[[pytest.MonkeyPatch], None]
 
 
 def plant_handler(patch: pytest.MonkeyPatch, handler: type[Handler]) -> None:
-    patch.setattr("labkit.lab.Handler", handler)
+    patch.setattr("labkit.run.Handler", handler)
+
+
+def plant_decision(patch: pytest.MonkeyPatch, wrong: Callable[[Any, Arrival], Any]) -> None:
+    """``wrong`` is given the right decision, as a function, and what it is about."""
+    right = decisions._decide
+    patch.setattr(
+        decisions,
+        "_decide",
+        lambda arrival, clock: wrong(lambda arrival: right(arrival, clock), arrival),
+    )
 
 
 def no_duplicate_check(patch: pytest.MonkeyPatch) -> None:
-    class Forgetful(Handler):
-        def _decide(self, key: str, record: Record, stream: Stream, polled: int) -> Commit[Any]:
-            stream.seen.clear()
-            return super()._decide(key, record, stream, polled)
+    def forgetful(decide: Any, arrival: Arrival) -> Commit[Any]:
+        arrival.stream.seen.clear()
+        return decide(arrival)  # type: ignore[no-any-return]
 
-    plant_handler(patch, Forgetful)
+    plant_decision(patch, forgetful)
 
 
 def repeats_get_another_answer(patch: pytest.MonkeyPatch) -> None:
-    class Careless(Handler):
-        def _decide(self, key: str, record: Record, stream: Stream, polled: int) -> Commit[Any]:
-            commit = super()._decide(key, record, stream, polled)
-            if commit.repeats is None:
-                return commit
-            return structs.replace(commit, repeats=Answer("refused", 0, "seen"))
+    def careless(decide: Any, arrival: Arrival) -> Commit[Any]:
+        commit: Commit[Any] = decide(arrival)
+        if commit.repeats is None:
+            return commit
+        return structs.replace(commit, repeats=Answer("refused", 0, "seen"))
 
-    plant_handler(patch, Careless)
+    plant_decision(patch, careless)
 
 
 def a_command_is_lost(patch: pytest.MonkeyPatch) -> None:
@@ -243,32 +251,31 @@ def a_command_is_lost(patch: pytest.MonkeyPatch) -> None:
 
 
 def a_version_is_skipped(patch: pytest.MonkeyPatch) -> None:
-    class Jumpy(Handler):
-        def _decide(self, key: str, record: Record, stream: Stream, polled: int) -> Commit[Any]:
-            commit = super()._decide(key, record, stream, polled)
-            if commit.outcome == "accepted" and commit.first == 2:
-                return structs.replace(commit, first=3, last=3)
-            return commit
+    def jumpy(decide: Any, arrival: Arrival) -> Commit[Any]:
+        commit: Commit[Any] = decide(arrival)
+        if commit.outcome == "accepted" and commit.first == 2:
+            return structs.replace(commit, first=3, last=3)
+        return commit
 
-    plant_handler(patch, Jumpy)
+    plant_decision(patch, jumpy)
 
 
 def expected_versions_are_not_checked(patch: pytest.MonkeyPatch) -> None:
-    class Trusting(Handler):
-        def _decide(self, key: str, record: Record, stream: Stream, polled: int) -> Commit[Any]:
-            command = self.context.codec.decode_command(record.value)
-            value = encode(structs.replace(command, expected_version=None))
-            record = Record(record.partition, record.offset, record.key, value)
-            return super()._decide(key, record, stream, polled)
+    def trusting(decide: Any, arrival: Arrival) -> Commit[Any]:
+        record = arrival.record
+        command = arrival.context.codec.decode_command(record.value)
+        value = encode(structs.replace(command, expected_version=None))
+        record = Record(record.partition, record.offset, record.key, value)
+        return decide(structs.replace(arrival, record=record))  # type: ignore[no-any-return]
 
-    plant_handler(patch, Trusting)
+    plant_decision(patch, trusting)
 
 
 def states_are_saved_without_their_streams(patch: pytest.MonkeyPatch) -> None:
     class Lazy(Handler):
-        def flush(self) -> None:
+        def _flush(self) -> None:
             self._dirty.clear()
-            super().flush()
+            super()._flush()
 
     plant_handler(patch, Lazy)
 
@@ -403,9 +410,7 @@ def test_a_zombie_that_passes_the_first_fence_is_a_lost_write(
             zombie._log.close()
             lab.handler.step(0)
             if not fenced:
-                zombie._log._generation = lab.broker.group(  # type: ignore[attr-defined]
-                    zombie._log._topic, zombie._log._group
-                ).generation
+                zombie._log._check = lambda fence: None
 
     monkeypatch.setattr(failpoints, "_action", move_on)
     if fenced:

@@ -72,9 +72,11 @@ class ConfluentBroker(KafkaPythonBroker):
         """A new sender."""
         return ConfluentSender(self.bootstrap)
 
-    def source(self, topic: str, group: str | None = None) -> ConfluentSource:  # type: ignore[override]
+    def source(  # type: ignore[override]
+        self, topic: str, group: str | None = None, *, uncommitted: bool = False
+    ) -> ConfluentSource:
         """A member of ``group``, or a reader in none."""
-        return ConfluentSource(self.bootstrap, topic, group)
+        return ConfluentSource(self.bootstrap, topic, group, uncommitted)
 
     def log(  # type: ignore[override]
         self,
@@ -91,7 +93,9 @@ class ConfluentBroker(KafkaPythonBroker):
 class ConfluentSource:
     """A reader of one topic."""
 
-    def __init__(self, bootstrap: str, topic: str, group: str | None) -> None:
+    def __init__(
+        self, bootstrap: str, topic: str, group: str | None, uncommitted: bool = False
+    ) -> None:
         self._bootstrap = bootstrap
         self._topic = topic
         self._group = group
@@ -103,7 +107,7 @@ class ConfluentSource:
             {
                 "bootstrap.servers": bootstrap,
                 "group.id": group or "labkit-reader",
-                "isolation.level": "read_committed",
+                "isolation.level": f"read_{'un' * uncommitted}committed",
                 "auto.offset.reset": "earliest",
                 "enable.auto.commit": False,
                 "enable.auto.offset.store": False,

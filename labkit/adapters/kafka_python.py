@@ -147,9 +147,11 @@ class KafkaPythonBroker:
         """A new sender."""
         return KafkaPythonSender(self.bootstrap)
 
-    def source(self, topic: str, group: str | None = None) -> KafkaPythonSource:
+    def source(
+        self, topic: str, group: str | None = None, *, uncommitted: bool = False
+    ) -> KafkaPythonSource:
         """A member of ``group``, or a reader in none."""
-        return KafkaPythonSource(self.bootstrap, topic, group)
+        return KafkaPythonSource(self.bootstrap, topic, group, uncommitted)
 
     def log(
         self,
@@ -207,7 +209,9 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
 class KafkaPythonSource:
     """A reader of one topic."""
 
-    def __init__(self, bootstrap: str, topic: str, group: str | None) -> None:
+    def __init__(
+        self, bootstrap: str, topic: str, group: str | None, uncommitted: bool = False
+    ) -> None:
         self._bootstrap = bootstrap
         self._topic = topic
         self._assigned: set[int] = set()
@@ -216,7 +220,8 @@ class KafkaPythonSource:
         self._watermarks: KafkaConsumer | None = None
         self._lock = threading.Lock()
         with _translated(f"read {topic!r}", bootstrap):
-            self._consumer = self._new_consumer("read_committed", group)
+            isolation = "read_uncommitted" if uncommitted else "read_committed"
+            self._consumer = self._new_consumer(isolation, group)
             found = self._consumer.partitions_for_topic(topic)
             if not found:
                 raise Unreachable(f"topic {topic!r} does not exist at {bootstrap}; create it first")

@@ -69,9 +69,11 @@ class MemoryBroker:
         """A new sender."""
         return MemorySender(self)
 
-    def source(self, topic: str, group: str | None = None) -> MemorySource:
+    def source(
+        self, topic: str, group: str | None = None, *, uncommitted: bool = False
+    ) -> MemorySource:
         """A member of ``group``, or a reader in none."""
-        return MemorySource(self, topic, group)
+        return MemorySource(self, topic, group, uncommitted)
 
     def log(
         self,
@@ -199,11 +201,14 @@ class MemoryBroker:
 class MemorySource:
     """A reader of one topic, in a group or in none."""
 
-    def __init__(self, broker: MemoryBroker, topic: str, group: str | None) -> None:
+    def __init__(
+        self, broker: MemoryBroker, topic: str, group: str | None, uncommitted: bool = False
+    ) -> None:
         broker.partitions(topic)
         self._broker = broker
         self._topic = topic
         self._group = group
+        self._uncommitted = uncommitted
         self._member = broker.join(topic, group) if group else 0
         self._generation = 0
         self._owned: frozenset[int] = frozenset()
@@ -238,9 +243,10 @@ class MemorySource:
         slots = self._broker.partitions(self._topic)[partition]
         while position < len(slots):
             slot = slots[position]
-            if slot.transaction and slot.transaction.state == "open":
+            state = slot.transaction.state if slot.transaction else "committed"
+            if state == "open" and not self._uncommitted:
                 break
-            if slot.record and (not slot.transaction or slot.transaction.state == "committed"):
+            if slot.record and (state == "committed" or self._uncommitted):
                 if room == 0:
                     break
                 batch.records.append(slot.record)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
-from typing import Literal
+from datetime import datetime
+from typing import Any, Literal, NamedTuple
 
 from msgspec import Struct
 
 from labkit.bus import CommandBus, Sent
 from labkit.errors import TimedOut, Unreachable, UsageError
-from labkit.messages import Answer, Command, Token, new_id
+from labkit.messages import Answer, Command, Commit, Token, new_id
 
 Status = Literal["invoked", "ok", "failed", "unknown"]
 
@@ -45,19 +47,52 @@ class Operation(Struct, eq=False):
         self.status, self.why = "unknown", why
 
 
+class Heard(NamedTuple):
+    """A commit as a client heard it: enough to tell it from any other, and to know its answer."""
+
+    token: Token
+    id: str
+    answer: Answer
+    mark: tuple[int, int]
+
+    @classmethod
+    def of(cls, context: str, commit: Commit[Any]) -> Heard:
+        """``mark``: the instants at which it was polled and decided; no second try has the same."""
+        token = Token(context, commit.partition, commit.offset)
+        return cls(token, commit.id, commit.answer, (commit.polled, commit.decided))
+
+
 class History:
-    """The operations of the clients of one bus, in the order of their calls."""
+    """The operations of the clients of one bus, in the order of their calls; and what they heard.
+
+    :meth:`hear` as often as possible: the bus itself keeps only the newest answers.
+    """
 
     def __init__(self, bus: CommandBus | None = None) -> None:
         self.operations: list[Operation] = []
+        self.heard: list[Heard] = []
         self._bus = bus
-        self._pending: list[tuple[Operation, Sent]] = []
+        self._contexts: set[str] = set()
+        self._sent: list[tuple[Operation, Sent]] = []
+        self._open: dict[Token, Operation] = {}
+        self._answers: dict[Token, Answer] = {}
 
     def __len__(self) -> int:
         return len(self.operations)
 
     def __iter__(self) -> Iterator[Operation]:
         return iter(self.operations)
+
+    @property
+    def waiting(self) -> int:
+        """How many operations have no answer yet; a parked or scheduled one has its first."""
+        unanswered = sum(operation.answer is None for operation in self._open.values())
+        return len(self._sent) + unanswered
+
+    @property
+    def unfinished(self) -> int:
+        """How many operations have no final answer yet."""
+        return len(self._sent) + len(self._open)
 
     def invoke(
         self, command: Command, *, id: str | None = None, expected_version: int | None = None
@@ -68,43 +103,92 @@ class History:
         return operation
 
     def send(
-        self, command: Command, *, id: str | None = None, expected_version: int | None = None
+        self,
+        command: Command,
+        *,
+        id: str | None = None,
+        expected_version: int | None = None,
+        deliver_at: datetime | None = None,
     ) -> Operation:
         """Send a command through the bus; :meth:`settle` waits for its answer."""
         bus = self._with_bus()
         operation = self.invoke(command, id=id, expected_version=expected_version)
         try:
-            bus.listen(bus.context_of(command).name)
-            sent = bus.send(command, id=operation.id, expected_version=expected_version)
+            context = bus.context_of(command).name
+            bus.listen(context)
+            self._contexts.add(context)
+            sent = bus.send(
+                command,
+                id=operation.id,
+                expected_version=expected_version,
+                deliver_at=deliver_at,
+            )
         except UsageError as error:
             operation.failed(str(error))
             raise
         except Unreachable as error:
             operation.unknown(str(error))
         else:
-            self._pending.append((operation, sent))
+            self._sent.append((operation, sent))
         return operation
+
+    def listen(self, *contexts: str) -> None:
+        """Hear of what others send, too."""
+        for context in contexts:
+            self._with_bus().listen(context)
+            self._contexts.add(context)
 
     def acknowledge(self, timeout: float = 30.0) -> None:
         """Wait until the broker has acknowledged what was sent; else it is unknown."""
-        for operation, sent in self._pending:
-            if operation.token is None:
-                try:
-                    operation.token = sent.token(timeout)
-                except (TimedOut, Unreachable) as error:
-                    operation.unknown(str(error))
-        self._pending = [(o, sent) for o, sent in self._pending if o.token is not None]
-
-    def settle(self, timeout: float = 30.0) -> None:
-        """Wait for the answers to all that was sent; what has none in time is unknown."""
-        self.acknowledge(timeout)
-        pending, self._pending = self._pending, []
-        for operation, _ in pending:
-            assert operation.token is not None
+        sent, self._sent = self._sent, []
+        for operation, delivery in sent:
             try:
-                operation.ok(self._with_bus().answer(operation.token, timeout))
+                operation.token = delivery.token(timeout)
             except (TimedOut, Unreachable) as error:
                 operation.unknown(str(error))
+                continue
+            self._open[operation.token] = operation
+            if (answer := self._answers.get(operation.token)) is not None:
+                self._take(operation.token, answer)
+
+    def hear(self, timeout: float = 0.0) -> int:
+        """Take what the bus hears; waits up to ``timeout`` seconds a context for the first."""
+        count = 0
+        for context in sorted(self._contexts):
+            for commit in self._with_bus().hear(context, timeout):
+                heard = Heard.of(context, commit)
+                self.heard.append(heard)
+                self._answers[heard.token] = heard.answer
+                self._take(heard.token, heard.answer)
+                count += 1
+        return count
+
+    def answer(self, token: Token) -> Answer | None:
+        """The last answer heard to the command at this place, whoever sent it."""
+        return self._answers.get(token)
+
+    def _take(self, token: Token, answer: Answer) -> None:
+        if (operation := self._open.get(token)) is not None:
+            operation.ok(answer)
+            if answer.final:
+                del self._open[token]
+
+    def settle(self, timeout: float = 30.0, *, final: bool = False) -> None:
+        """Wait for the answers to all that was sent; what has none in time is unknown.
+
+        ``final``: also for the last answers to what was parked or scheduled. ``timeout`` seconds
+        may pass without anything heard.
+        """
+        self.acknowledge(timeout)
+        deadline = time.monotonic() + timeout
+        while (self.unfinished if final else self.waiting) and time.monotonic() < deadline:
+            if self.hear(min(timeout, 0.05)):
+                deadline = time.monotonic() + timeout
+        for token, operation in list(self._open.items()):
+            if (answer := self._with_bus().heard(token)) is not None:  # others asked the bus too
+                self._take(token, answer)
+            elif operation.answer is None:
+                operation.unknown(f"no answer within {timeout:g} s")
 
     def execute(
         self,
