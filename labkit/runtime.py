@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import gc
 import os
+import queue
 import signal
 import stat
 import subprocess
@@ -21,6 +22,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
@@ -39,6 +41,8 @@ FIRST_PAUSE_SECONDS = 0.25
 LONGEST_PAUSE_SECONDS = 4.0
 STOP_SECONDS = 5.0
 CRASH_SECONDS = 45.0
+#: In scheduled mode: kafka-python gets nowhere in a poll without any time.
+POLL_SECONDS = 0.1
 
 
 class Steppable(Protocol):
@@ -137,40 +141,27 @@ def work(make: Callable[[], Steppable], name: str, every: float = 0.0) -> None:
 def on_a_timer(step: Callable[..., object], every: float, stop: threading.Event) -> None:
     """Scheduled mode: a step each ``every`` seconds until ``stop``, in this thread and in order.
 
-    A step that takes longer than that makes the next ones wait, never overtake it. What a step
-    raises comes through.
+    The scheduler only rings: a Kafka consumer belongs to one thread. While a step takes longer than
+    ``every``, the bell rings once at most. What a step raises comes through.
     """
-    from apscheduler.events import EVENT_JOB_ERROR, JobExecutionEvent
-    from apscheduler.executors.debug import DebugExecutor
-    from apscheduler.schedulers.blocking import BlockingScheduler
+    from apscheduler.schedulers.background import BackgroundScheduler
 
-    # A Kafka consumer belongs to one thread, so the steps run in the scheduler's own.
-    scheduler = BlockingScheduler(executors={"default": DebugExecutor()}, timezone=UTC)
-    failed: list[BaseException] = []
+    bell: queue.Queue[None] = queue.Queue(maxsize=1)
 
-    def note(event: JobExecutionEvent) -> None:
-        failed.append(event.exception)
-        scheduler.shutdown(wait=False)
+    def ring() -> None:
+        with suppress(queue.Full):
+            bell.put_nowait(None)
 
-    def tick() -> None:
-        if stop.is_set():
-            scheduler.shutdown(wait=False)
-        else:
-            step(0.0)
-
-    scheduler.add_listener(note, EVENT_JOB_ERROR)
-    scheduler.add_job(
-        tick,
-        "interval",
-        seconds=every,
-        next_run_time=datetime.now(UTC),
-        coalesce=True,
-        max_instances=1,
-        misfire_grace_time=None,
-    )
+    scheduler = BackgroundScheduler(timezone=UTC)
+    scheduler.add_job(ring, "interval", seconds=every, next_run_time=datetime.now(UTC))
     scheduler.start()
-    if failed:
-        raise failed[0]
+    try:
+        while not stop.is_set():
+            with suppress(queue.Empty):
+                bell.get(timeout=0.1)
+                step(POLL_SECONDS)
+    finally:
+        scheduler.shutdown()
 
 
 def calm_gc() -> None:
