@@ -30,7 +30,8 @@ class Stream(Struct):
     ``seen`` holds answer and digest of the newest command ids. ``held`` are the offsets of the
     commands that wait behind the first of them, in order: it is either poison (``parked`` says
     why) or tried again at ``retry_at``. ``scheduled`` are those that were given an instant, offset
-    to instant; one may get stuck among the held ones then. Instants are Unix milliseconds.
+    to instant; one may get stuck among the held ones then. ``at`` is the latest instant of any
+    commit so far. Instants are Unix milliseconds.
     """
 
     partition: int
@@ -44,6 +45,7 @@ class Stream(Struct):
     tries: int = 0
     retry_at: int = 0
     scheduled: dict[int, int] = msgspec.field(default_factory=dict)
+    at: int = 0
 
     def copy(self) -> Stream:
         """A copy that may be changed without touching this one."""
@@ -59,10 +61,13 @@ class Stream(Struct):
             self.tries,
             self.retry_at,
             dict(self.scheduled),
+            self.at,
         )
 
     def take(self, commit: Commit[Any], evolve: Callable[[Any, Event], Any]) -> None:
         """Fold one commit: the only way a stream changes, live and on replay."""
+        if commit.at > self.at:
+            self.at = commit.at
         if commit.outcome == "parked":
             self._hold(commit)
             return
@@ -135,6 +140,7 @@ class Stream(Struct):
             "_id": key,
             "partition": self.partition,
             "version": self.version,
+            "at": self.at,
             "state": msgspec.to_builtins(self.state),
             "seen": [[id, a.outcome, a.version, a.reason, d] for id, (a, d) in self.seen.items()],
         }
@@ -161,6 +167,7 @@ class Stream(Struct):
             partition=document["partition"],
             stored=True,
             version=document["version"],
+            at=document["at"],
             state=None if kept is None else msgspec.convert(kept, state),
             seen={id: (Answer(o, v, r), digest) for id, o, v, r, digest in document["seen"]},
         )

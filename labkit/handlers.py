@@ -28,6 +28,7 @@ from labkit.ports import (
     SystemClock,
     Writes,
 )
+from labkit.snapshots import Snapshots
 
 
 class Context:
@@ -55,7 +56,9 @@ class Context:
         self.evolve = evolve
         self.state = state
         self.codec = Codec(commands, events, upcasts)
+        self.fold = fold
         self.states = f"{name}.state.v{fold}"
+        self.snapshots = f"{name}.snapshots"
         self.checkpoints = f"{name}.checkpoints"
 
     def checkpoint(self, partition: int) -> str:
@@ -76,8 +79,8 @@ class Handler(CrashOnly):
 
     ``batch_size`` commands at most go into one transaction; who can wait gathers them for
     ``linger`` seconds. Changed states are flushed when ``flush_streams`` of them have gathered, or
-    after ``flush_seconds``; ``max_streams`` clean ones stay in memory. ``report`` is told what each
-    take-over took.
+    after ``flush_seconds``; ``max_streams`` clean ones stay in memory. Each ``snapshot_every``
+    versions a stream gets a snapshot (0: never). ``report`` is told what each take-over took.
     """
 
     def __init__(
@@ -92,6 +95,7 @@ class Handler(CrashOnly):
         flush_streams: int = 2_000,
         flush_seconds: float = 0.2,
         max_streams: int = 100_000,
+        snapshot_every: int = 1_000,
         report: Callable[[Recovered], None] = lambda _: None,
     ) -> None:
         self.context = context
@@ -109,6 +113,7 @@ class Handler(CrashOnly):
         self._report = report
         self._streams: dict[str, Stream] = {}
         self._dirty: dict[str, None] = {}
+        self._snapshots = Snapshots(snapshot_every)
         self._agenda = Agenda()
         self._checkpoints: dict[int, Checkpoint] = {}
         self._reached: dict[int, Checkpoint] = {}
@@ -158,6 +163,7 @@ class Handler(CrashOnly):
             _text(record.key) for record in due
         }:
             self._agenda.note(work[key].next_due(), work[key].partition, key)
+        self._snapshots.settle((commit for commit, _ in made), self._reached)
         for partition, position in batch.positions.items():
             self._reach(partition, command=position - 1)
         for partition, end in ends.items():
@@ -193,6 +199,8 @@ class Handler(CrashOnly):
         stream = self._working(work, record)
         arrival = Arrival(self.context, stream, _text(record.key), record, polled, wall)
         commit, value = decide(arrival, self._clock)
+        if self._snapshots.due(commit):
+            self._snapshots.draft(commit, stream)
         return commit, Record(record.partition, 0, record.key, value)
 
     # --- what to work on
@@ -279,6 +287,7 @@ class Handler(CrashOnly):
             stream = self._streams[key]
             into = writes.replaces if stream.stored else writes.inserts
             into[self.context.states].append(stream.document(key))
+        writes.inserts[self.context.snapshots] = self._snapshots.documents(self.context.fold)
         moves = [
             (old, self._reached[partition])
             for partition, old in self._checkpoints.items()
@@ -290,6 +299,7 @@ class Handler(CrashOnly):
         for key in self._dirty:
             self._streams[key].stored = True
         self._dirty.clear()
+        self._snapshots.saved()
         self._flushed = time.monotonic()
         # Everything is clean now, so those that were not used for longest may go.
         for key in list(self._streams)[: max(0, len(self._streams) - self._max_streams)]:
@@ -304,6 +314,7 @@ class Handler(CrashOnly):
         self._streams = {k: s for k, s in self._streams.items() if s.partition not in partitions}
         self._dirty = {k: None for k in self._dirty if k in self._streams}
         self._agenda.forget(partitions)
+        self._snapshots.forget(partitions)
 
     def _take_over(self, partitions: frozenset[int]) -> None:
         self._give_up(partitions)
@@ -341,6 +352,8 @@ class Handler(CrashOnly):
                 ignored += 1
                 continue
             stream.take(commit, self.context.evolve)
+            if self._snapshots.due(commit):
+                self._snapshots.take(commit, stream, record.offset + 1)
             self._dirty[commit.stream] = None
             if not commit.final or commit.release:
                 self._agenda.note(stream.next_due(), partition, commit.stream)

@@ -25,7 +25,7 @@ from msgspec import Struct
 from labkit import stack
 from labkit.bus import CommandBus
 from labkit.errors import StackError, TimedOut, Unreachable, UsageError
-from labkit.eventlog import EventLog, peek
+from labkit.eventlog import HISTORY, EventLog, peek
 from labkit.failpoints import Crash, Failpoint, armed
 from labkit.handlers import CONTEXTS, Context, Handler, route
 from labkit.ports import Source
@@ -129,7 +129,7 @@ class Lab(Run):
         """What the events topic of a context says."""
         if context not in self._event_logs:
             source = self.broker.source(self.topic_name(f"{context}.events"))
-            self._event_logs[context] = EventLog(CONTEXTS[context], source)
+            self._event_logs[context] = EventLog(CONTEXTS[context], source, self.store)
         return self._event_logs[context]
 
     # --- the parts, by hand
@@ -314,6 +314,15 @@ class Lab(Run):
         import pandas as pd
 
         return pd.DataFrame(self.peek(name)[0], columns=["partition", "offset", "key", "value"])
+
+    def history(self, stream: str, context: str = "orders") -> pd.DataFrame:
+        """What happened to a stream: one row an event, or a commit without one (a refusal, say).
+
+        Columns: version, at, event, fields, command, outcome, reason.
+        """
+        import pandas as pd
+
+        return pd.DataFrame(self.log(context).history(stream), columns=HISTORY)
 
     def collection(self, name: str) -> pd.DataFrame:
         """What a collection holds: one row a document."""

@@ -206,8 +206,12 @@ class Store(Protocol):
         where: Document,
         sort: Sequence[tuple[str, int]] = (),
         limit: int = 0,
+        at_most: Mapping[str, int] | None = None,
     ) -> list[Document]:
-        """Documents whose fields equal those of ``where``; direction 1 or -1; 0: no limit."""
+        """Documents whose fields equal those of ``where`` and are not above those of ``at_most``.
+
+        Directions of ``sort`` are 1 and -1; without ``limit`` all.
+        """
 
     def totals(
         self, collection: str, by: str, fields: Sequence[str], sort: str = "", limit: int = 0

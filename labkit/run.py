@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 import structlog
 from msgspec import Struct
 
-from labkit import stack
+from labkit import snapshots, stack
 from labkit.adapters.memory import MemoryBroker, MemoryStore
 from labkit.errors import Unreachable, UsageError
 from labkit.handlers import CONTEXTS, Handler, Recovered
@@ -157,6 +157,7 @@ class Run:
             for field in ("waiting", "dead"):
                 self.store.index(CONTEXTS[context].states, [(field, 1)], sparse=True)
             self.store.index(CONTEXTS[context].checkpoints, [("_id", 1)])
+            self.store.index(CONTEXTS[context].snapshots, snapshots.INDEX)
             for collection, indexes in PROJECTIONS[context].indexes.items():
                 for keys in indexes or [[("_id", 1)]]:
                     self.store.index(collection, keys)

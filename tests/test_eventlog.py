@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
 import pytest
 
 from labkit import eventlog
 from labkit.adapters.memory import MemoryBroker
+from labkit.domain.catalog import ListProduct
 from labkit.domain.orders import PayOrder, ShipOrder
-from labkit.errors import TimedOut
-from labkit.eventlog import EventLog, join, read
+from labkit.errors import TimedOut, UsageError
+from labkit.eventlog import HISTORY, EventLog, join, read
 from labkit.handlers import CONTEXTS
+from labkit.lab import Lab
 from labkit.messages import encode
 from labkit.ports import Batch
 from tests.test_handlers import Rig, place
+from tests.test_waiting import START, Waiting
 
 ORDERS = CONTEXTS["orders"]
 
@@ -73,8 +79,124 @@ def test_the_state_at_a_version(rig: Rig) -> None:
         ("placed", "paid"),
         ("shipped", "paid"),
     ]
-    assert log(rig).state("o1") == log(rig).state("o1", 99) == at[3]
-    assert log(rig).state("never") is None
+    assert log(rig).state("o1") == at[3]
+    assert log(rig).state("never") is log(rig).state("never", 0) is None
+
+
+@pytest.mark.parametrize(
+    ("stream", "asked", "says"),
+    [
+        ("o1", {"version": 4}, "'o1' has no version 4, its newest is 3"),
+        ("o1", {"version": 10**30}, "its newest is 3"),
+        ("never", {"version": 1}, "'never' has no version 1, its newest is 0"),
+        ("o1", {"version": -1}, "version must be at least 0, got -1"),
+        ("o1", {"at": datetime(2026, 1, 31)}, r"at needs a time zone, got 2026-01-31 00:00:00"),
+        ("o1", {"version": 2, "at": datetime.now(UTC)}, "not both: got 2 and 20"),
+    ],
+)
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_question_that_has_no_answer_is_refused(
+    rig: Rig, stream: str, asked: dict[str, Any], says: str, stored: bool
+) -> None:
+    asking = EventLog(ORDERS, rig.broker.source("events"), rig.store if stored else None)
+    with pytest.raises(UsageError, match=says):
+        asking.state(stream, **asked)
+    assert asking.state("o1"), "the log can be read after that"
+
+
+# --- instants
+
+
+MINUTE = 60_000
+HOUR = 60 * MINUTE
+
+
+def instant(ms: int) -> datetime:
+    return datetime.fromtimestamp(ms / 1000, UTC)
+
+
+@pytest.fixture
+def paid_later() -> Waiting:
+    """Placed at once, paid after an hour, shipped after two."""
+    rig = Waiting()
+    for command in (place("o1"), PayOrder("o1", 5), ShipOrder("o1")):
+        rig.send(command)
+        rig.step()
+        rig.calendar.at += HOUR
+    return rig
+
+
+def status(rig: Rig, at: datetime) -> str | None:
+    state = log(rig).state("o1", at=at)
+    return f"{state.status}, {state.payment}" if state else None
+
+
+def test_the_state_at_an_instant(paid_later: Waiting) -> None:
+    found = [
+        status(paid_later, instant(START + ms))
+        for ms in (-1, 0, 1, HOUR - 1, HOUR, 2 * HOUR, 100 * HOUR)
+    ]
+    placed, paid, shipped = "placed, unpaid", "placed, paid", "shipped, paid"
+    assert found == [None, placed, placed, placed, paid, shipped, shipped]
+
+
+def test_an_instant_may_be_given_in_any_time_zone(paid_later: Waiting) -> None:
+    paid = instant(START + HOUR).astimezone(timezone(timedelta(hours=-7)))
+    assert status(paid_later, paid) == "placed, paid"
+    assert status(paid_later, paid - timedelta(microseconds=1)) == "placed, unpaid"
+
+
+def test_where_the_clock_went_back_the_prefix_ends_at_the_first_later_commit() -> None:
+    """What was decided after a commit is never seen without it, whatever the clock said."""
+    rig = Waiting()
+    for command, at in ((place("o1"), 0), (PayOrder("o1", 5), HOUR), (ShipOrder("o1"), MINUTE)):
+        rig.calendar.at = START + at
+        rig.send(command)
+        rig.step()
+    assert status(rig, instant(START + 2 * MINUTE)) == "placed, unpaid"
+    assert status(rig, instant(START + HOUR)) == "shipped, paid"
+
+
+# --- the history
+
+
+def test_the_history_of_a_stream(paid_later: Waiting) -> None:
+    paid_later.send(PayOrder("o1", 5), id="again")
+    paid_later.step()
+    rows = log(paid_later).history("o1")
+    assert [list(row) for row in rows] == [HISTORY] * 4
+    assert [(r["version"], r["event"], r["outcome"]) for r in rows] == [
+        (1, "OrderPlaced", "accepted"),
+        (2, "OrderPaid", "accepted"),
+        (3, "OrderShipped", "accepted"),
+        (3, None, "refused"),
+    ]
+    assert [r["at"] for r in rows] == [instant(START + n * HOUR) for n in range(4)]
+    assert rows[1]["fields"]["order_id"] == "o1"
+    assert rows[1]["fields"]["cents"] == 5
+    assert rows[3]["fields"] == {}
+    assert (rows[3]["command"], rows[3]["reason"]) == ("again", "order 'o1' is shipped")
+    assert log(paid_later).history("never") == []
+
+
+def test_each_row_of_the_history_leads_back_to_its_state(paid_later: Waiting) -> None:
+    for row in log(paid_later).history("o1"):
+        at = log(paid_later).state("o1", at=row["at"])
+        assert at == log(paid_later).state("o1", version=row["version"])
+
+
+def test_the_history_as_a_table() -> None:
+    with Lab(backend="memory") as lab:
+        assert list(lab.history("o1").columns) == HISTORY
+        lab.bus.send(place("o1"))
+        lab.bus.send(place("o1"))
+        lab.handler.step(0)
+        table = lab.history("o1")
+        assert table["outcome"].tolist() == ["accepted", "refused"]
+        assert str(table["at"].dt.tz) == "UTC"
+        lab.bus.send(ListProduct("p", "a pen", 9))
+        lab.by_hand("handler", "catalog").step(0)
+        assert lab.history("product-p", "catalog")["event"].tolist() == ["ProductListed"]
 
 
 def test_reading_ends_where_the_log_ended_at_the_call(

@@ -77,7 +77,9 @@ class Rig:
         ]
 
     def states(self) -> dict[str, Any]:
-        return {d["_id"]: d for d in self.store.find(self.context.states, {})}
+        """What was saved, without the instants."""
+        found = self.store.find(self.context.states, {})
+        return {d["_id"]: {k: v for k, v in d.items() if k != "at"} for d in found}
 
 
 @pytest.fixture

@@ -449,10 +449,13 @@ class MemoryStore:
         where: Document,
         sort: Sequence[tuple[str, int]] = (),
         limit: int = 0,
+        at_most: Mapping[str, int] | None = None,
     ) -> list[Document]:
-        """Equality only."""
+        """Equality, and upper bounds."""
         present = self._collections.get(collection, {}).values()
         found = [d for d in present if all(d.get(k) == v for k, v in where.items())]
+        for name, most in (at_most or {}).items():
+            found = [d for d in found if name in d and d[name] <= most]
         for key, direction in reversed(sort):
             found.sort(key=lambda d: d[key], reverse=direction < 0)
         return copy.deepcopy(found[: limit or None])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -147,10 +147,12 @@ class MongoStore:
         where: Document,
         sort: Sequence[tuple[str, int]] = (),
         limit: int = 0,
+        at_most: Mapping[str, int] | None = None,
     ) -> list[Document]:
-        """Equality only."""
+        """Equality, and upper bounds."""
+        bounds = {name: {"$lte": most} for name, most in (at_most or {}).items()}
         with _translated(f"find in {collection!r}"):
-            cursor = self._db[collection].find(where, limit=limit)
+            cursor = self._db[collection].find({**where, **bounds}, limit=limit)
             return list(cursor.sort(list(sort)) if sort else cursor)
 
     def totals(

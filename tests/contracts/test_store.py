@@ -97,6 +97,23 @@ def test_find_sorts_and_limits(store: Store) -> None:
     found = store.find("docs", {"kind": "even"}, [("n", -1)], 2)
     assert [d["_id"] for d in found] == ["d4", "d2"]
     assert store.count("docs") == 6
+
+
+def test_find_takes_upper_bounds(store: Store) -> None:
+    at = store.claim("checkpoints", "p:0")
+    docs = [{"_id": f"d{n}", "kind": "even" if n % 2 == 0 else "odd", "n": n} for n in range(6)]
+    docs.append({"_id": "without", "kind": "even"})
+    store.advance("checkpoints", [(at, moved(at, position=1))], Writes({"docs": docs}))
+    newest = [("n", -1)]
+    found = store.find("docs", {"kind": "even"}, newest, 2, {"n": 3})
+    assert [d["_id"] for d in found] == ["d2", "d0"]
+    assert [d["_id"] for d in store.find("docs", {}, newest, 1, at_most={"n": 4})] == ["d4"]
+    assert store.find("docs", {}, newest, 1, at_most={"n": -1}) == []
+
+
+def test_collections_are_known(store: Store) -> None:
+    at = store.claim("checkpoints", "p:0")
+    store.advance("checkpoints", [(at, moved(at, position=1))], Writes({"docs": [{"_id": "a"}]}))
     assert set(store.collections()) >= {"docs", "checkpoints"}
 
 
