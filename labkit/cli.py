@@ -40,6 +40,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(stack_app)
+bench = typer.Typer(help="Measure ratios side by side, on real servers.", no_args_is_help=True)
+app.add_typer(bench, name="bench")
 WORKERS.append(worker_status)
 
 
@@ -127,6 +129,43 @@ def demo(
         print(f"kept: topics {lab}.{found.run}.*, database {lab}_{found.run}")
     if not found.matches:
         raise CheckFailed("the views differ from pandas over the raw file; see the table")
+
+
+@bench.command("restart")
+def bench_restart(
+    client: Annotated[str, typer.Option(help=" or ".join(CLIENTS))] = "kafka-python",
+    scale: Annotated[float, typer.Option(help="Of all sizes; below 1 it is a try.")] = 1.0,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the result as JSON.")
+    ] = None,
+    lab: Annotated[str, typer.Option(help="The lab (its servers).")] = "lab",
+) -> None:
+    """What snapshots save of a long stream, and whether a longer log slows a restart."""
+    from labkit.experiments.restart import Sizes, restart, to_json
+
+    if client not in CLIENTS:
+        raise UsageError(f"--client must be one of {', '.join(CLIENTS)}, got {client!r}")
+    sizes = Sizes().scaled(scale)
+    _check_writable("--json", json_file)
+    with _bars() as (progress, say):
+        found = restart(lab, client, sizes, progress, say)
+    if json_file:
+        try:
+            write_whole(json_file, to_json(found))
+        except OSError as error:
+            raise UsageError(f"--json {str(json_file)!r}: {error.strerror}") from None
+    print(
+        f"The state of a stream of {found['snapshots']['events']:,} events comes "
+        f"{found['snapshot_speedup']:,.1f} times faster from its newest snapshot."
+    )
+    restarts = found["restart_s"]
+    print(
+        f"A handler of {sizes.streams:,} streams restarts in {restarts['short_log']:.2f} s; on a "
+        f"log {sizes.times_longer} times longer in {restarts['long_log']:.2f} s "
+        f"(ratio {found['restart_ratio']:.2f})."
+    )
+    if not found["same_state"]:
+        raise CheckFailed("the states differ from those that were expected; see the JSON")
 
 
 def _whole(option: str, text: str, least: int, most: int) -> int:

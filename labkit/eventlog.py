@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -242,7 +242,7 @@ class EventLog:
         )
         return Snapshot.load(found[0], self._context.state) if found else None
 
-    def _following(self, stream: str, known: int, start: int) -> Iterator[Commit[Any]]:
+    def _following(self, stream: str, known: int, start: int) -> Generator[Commit[Any], None, None]:
         """The commits of a stream that fit onto version ``known``, and onto each other."""
         for record in self._records(self._source.partition_for(stream.encode()), start):
             # Most of a partition is of other streams, and decoding is what takes the time.

@@ -199,7 +199,8 @@ class Handler(CrashOnly):
         stream = self._working(work, record)
         arrival = Arrival(self.context, stream, _text(record.key), record, polled, wall)
         commit, value = decide(arrival, self._clock)
-        if self._snapshots.due(commit):
+        # Most streams never grow so long, and a call costs more than the comparison.
+        if commit.last >= self._snapshots.every and self._snapshots.due(commit):
             self._snapshots.draft(commit, stream)
         return commit, Record(record.partition, 0, record.key, value)
 

@@ -74,14 +74,13 @@ class Snapshots:
     def __init__(self, every: int) -> None:
         if every < 0:
             raise UsageError(f"snapshot_every must be at least 0 (never), got {every}")
-        self._every = every or sys.maxsize
+        self.every = every or sys.maxsize
         self._drafts: dict[int, tuple[Commit[Any], Snapshot]] = {}
         self._taken: list[Snapshot] = []
 
     def due(self, commit: Commit[Any]) -> bool:
         """Whether a commit reaches or jumps over a multiple of ``every``."""
-        last, every = commit.last, self._every
-        return last >= every and last // every > (commit.first - 1) // every
+        return commit.last // self.every > (commit.first - 1) // self.every
 
     def draft(self, commit: Commit[Any], stream: Stream) -> None:
         """Keep the state after ``commit``, which is not in the log yet."""
