@@ -13,7 +13,7 @@ from labkit import eventlog
 from labkit.bookkeeping import Agenda, Stream
 from labkit.crashonly import CrashOnly
 from labkit.decisions import Arrival, decide
-from labkit.domain import catalog, orders
+from labkit.domain import bank, catalog, inventory, orders
 from labkit.errors import DecodeError, Unreachable, UsageError
 from labkit.failpoints import Failpoint, hit
 from labkit.messages import Codec, Command, Commit, Decisions, Event, Upcasts
@@ -382,6 +382,7 @@ CONTEXTS: dict[str, Context] = {
             state=orders.Order,
             decide=orders.DECIDE,
             evolve=orders.evolve,
+            upcasts=orders.UPCASTS,
         ),
         Context(
             "catalog",
@@ -390,6 +391,22 @@ CONTEXTS: dict[str, Context] = {
             state=catalog.Entry,
             decide=catalog.DECIDE,
             evolve=catalog.evolve,
+        ),
+        Context(
+            "inventory",
+            commands=inventory.COMMANDS,
+            events=inventory.EVENTS,
+            state=inventory.Stock,
+            decide=inventory.DECIDE,
+            evolve=inventory.evolve,
+        ),
+        Context(
+            "bank",
+            commands=bank.COMMANDS,
+            events=bank.EVENTS,
+            state=bank.Account,
+            decide=bank.DECIDE,
+            evolve=bank.evolve,
         ),
     )
 }

@@ -80,6 +80,7 @@ class When:
             )
         story = f"given{_list(self._past)}\nwhen\n  {command!r}"
         try:
+            command.validate()
             events = decide(fold(self._context, *self._past), command)
         except Refused as refused:
             return Then(story, (), refused)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
-from labkit.domain import catalog
+from labkit.domain import bank, catalog, inventory
 from labkit.domain.orders import (
     OrderCancelled,
     OrderEvent,
@@ -28,8 +28,9 @@ class OrderViews:
 
     Collections::
 
-        orders.view.orders     {_id: order id, version, customer, day, quantity, cents, status,
-                                payment, trace: {sent, polled, decided, fetched, applied, ...}}
+        orders.view.orders     {_id: order id, version, customer, day, product, quantity, cents,
+                                discount, return_days, status, payment,
+                                trace: {sent, polled, decided, fetched, applied, ...}}
         orders.view.customers  {_id: "customer:partition", customer, orders, quantity, cents}
         orders.view.months     {_id: "yyyy-mm:partition", month, orders, cents}
 
@@ -119,6 +120,8 @@ def _order(event: OrderPlaced) -> Document:
         "product": event.product_id,
         "quantity": event.quantity,
         "cents": event.cents,
+        "discount": event.discount,
+        "return_days": event.return_days,
         "status": "placed",
         "payment": "unpaid",
     }
@@ -155,5 +158,119 @@ class CatalogViews:
                     entry["cents"] = event.cents
 
 
+class InventoryViews:
+    """The stock of each product, in pieces.
+
+    Collection ``inventory.view.stock``: {_id: product id, version, on_hand, reserved, shipped,
+    received, adjusted}.
+    """
+
+    name = "inventory.view"
+    stock = streams = "inventory.view.stock"
+    indexes: ClassVar[Indexes] = {stock: []}
+
+    def touches(self, commit: Commit[Any], partition: int) -> Iterable[tuple[str, str]]:
+        """Nothing but the stream's own document."""
+        return ()
+
+    def apply(self, commit: Commit[Any], docs: Docs, fetched: int, now: int) -> None:
+        """Fold the commit's events."""
+        stock = docs.get(self.stock, commit.stream) or docs.add(
+            self.stock,
+            {"_id": commit.stream, "version": 0, "on_hand": 0, "reserved": 0}
+            | {"shipped": 0, "received": 0, "adjusted": 0},
+        )
+        for event in commit.events:
+            match event:
+                case inventory.StockReceived():
+                    stock["received"] += event.quantity
+                case inventory.StockAdjusted():
+                    stock["adjusted"] += event.quantity
+                case inventory.StockReserved():
+                    stock["reserved"] += event.quantity
+                case inventory.StockReleased():
+                    stock["reserved"] -= event.quantity
+                case inventory.StockShipped():
+                    stock["reserved"] -= event.quantity
+                    stock["shipped"] += event.quantity
+            stock["on_hand"] = event.on_hand
+
+
+class BankViews:
+    """Accounts, and what happened to each.
+
+    Collections::
+
+        bank.view.accounts      {_id: account id, version, owner, balance, open}
+        bank.view.transactions  {_id: "account:version", account, version, kind, cents, balance,
+                                 counterparty, transfer_id}
+
+    All money is in cents; ``open`` is what is under way from the account. Transactions are only
+    ever inserted, one for each event that changed the balance; ``balance`` is the one after it.
+    """
+
+    name = "bank.view"
+    accounts = streams = "bank.view.accounts"
+    transactions = "bank.view.transactions"
+    indexes: ClassVar[Indexes] = {
+        accounts: [],
+        transactions: [[("account", 1), ("version", 1)], [("transfer_id", 1)]],
+    }
+
+    def touches(self, commit: Commit[Any], partition: int) -> Iterable[tuple[str, str]]:
+        """Nothing but the stream's own document; transactions are new."""
+        return ()
+
+    def apply(self, commit: Commit[Any], docs: Docs, fetched: int, now: int) -> None:
+        """Fold the commit's events."""
+        for version, event in enumerate(commit.events, commit.first):
+            if isinstance(event, bank.AccountOpened):
+                account = {"_id": commit.stream, "version": 0, "owner": event.owner}
+                docs.add(self.accounts, account | {"balance": 0, "open": 0})
+                continue
+            found = docs.get(self.accounts, commit.stream)
+            assert found is not None
+            found["balance"] = event.balance
+            match event:
+                case bank.MoneySent():
+                    found["open"] += event.cents
+                case bank.MoneyTakenBack():
+                    found["open"] -= event.cents
+                case bank.TransferConfirmed():
+                    found["open"] -= event.cents
+                    continue  # the balance stays
+            docs.add(self.transactions, _transaction(event, version))
+
+
+def _transaction(event: bank.MoneyEvent, version: int) -> Document:
+    kind, counterparty, transfer_id = "", "", ""
+    match event:
+        case bank.Deposited():
+            kind = "deposited"
+        case bank.Withdrawn():
+            kind = "withdrawn"
+        case bank.MoneySent():
+            kind, counterparty, transfer_id = "sent", event.to, event.transfer_id
+        case bank.MoneyReceived():
+            kind, counterparty, transfer_id = "received", event.sender, event.transfer_id
+        case bank.MoneyTakenBack():
+            kind, counterparty, transfer_id = "taken back", event.to, event.transfer_id
+    return {
+        "_id": f"{event.account_id}:{version}",
+        "account": event.account_id,
+        "version": version,
+        "kind": kind,
+        "cents": event.cents,
+        "balance": event.balance,
+        "counterparty": counterparty,
+        "transfer_id": transfer_id,
+    }
+
+
 #: The projection of each context.
-PROJECTIONS: dict[str, Projection] = {"orders": OrderViews(), "catalog": CatalogViews()}
+PROJECTIONS: dict[str, Projection] = {
+    "orders": OrderViews(),
+    "catalog": CatalogViews(),
+    "inventory": InventoryViews(),
+    "bank": BankViews(),
+}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from labkit.domain import catalog
+from labkit.domain.bounds import MAX_CENTS
 from labkit.domain.catalog import (
     ChangePrice,
     CustomerRegistered,
@@ -14,7 +15,6 @@ from labkit.domain.catalog import (
     ProductListed,
     RegisterCustomer,
 )
-from labkit.domain.orders import MAX_CENTS
 from labkit.handlers import CONTEXTS
 from labkit.messages import Command, Event
 from labkit.testing import fold, specification

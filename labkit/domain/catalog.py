@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct, structs
 
-from labkit.domain.orders import MAX_CENTS
+from labkit.domain.bounds import MAX_CENTS, check_id, check_within
 from labkit.errors import Refused
 from labkit.messages import Command, Decisions, Event
 
@@ -30,6 +30,11 @@ class RegisterCustomer(Command, frozen=True):
         """One stream a customer."""
         return f"customer-{self.customer_id}"
 
+    def validate(self) -> None:
+        """An id and a name."""
+        check_id("customer_id", self.customer_id)
+        _check_name(self.name)
+
 
 class ListProduct(Command, frozen=True):
     """Offer a product at a price in cents."""
@@ -43,6 +48,12 @@ class ListProduct(Command, frozen=True):
         """One stream a product."""
         return f"product-{self.product_id}"
 
+    def validate(self) -> None:
+        """An id, a name and a price; free of charge is fine."""
+        check_id("product_id", self.product_id)
+        _check_name(self.name)
+        check_within("cents", self.cents, 0, MAX_CENTS)
+
 
 class ChangePrice(Command, frozen=True):
     """Give a product a new price; orders that stand keep theirs."""
@@ -54,6 +65,15 @@ class ChangePrice(Command, frozen=True):
     def stream(self) -> str:
         """The product's stream."""
         return f"product-{self.product_id}"
+
+    def validate(self) -> None:
+        """A price; free of charge is fine."""
+        check_within("cents", self.cents, 0, MAX_CENTS)
+
+
+def _check_name(name: str) -> None:
+    if not name:
+        raise Refused("a name is needed, got an empty one")
 
 
 # --- events
@@ -90,14 +110,13 @@ EVENTS = CustomerRegistered | ProductListed | PriceChanged
 
 def register(entry: Entry | None, c: RegisterCustomer) -> tuple[Event, ...]:
     """Once a customer."""
-    _new(entry, c.stream, c.customer_id, c.name)
+    _check_new(entry, c.stream)
     return (CustomerRegistered(c.customer_id, c.name),)
 
 
 def list_product(entry: Entry | None, c: ListProduct) -> tuple[Event, ...]:
     """Once a product."""
-    _new(entry, c.stream, c.product_id, c.name)
-    _check_price(c.cents)
+    _check_new(entry, c.stream)
     return (ProductListed(c.product_id, c.name, c.cents),)
 
 
@@ -105,22 +124,14 @@ def change_price(entry: Entry | None, c: ChangePrice) -> tuple[Event, ...]:
     """Only of a listed product, only to another price."""
     if entry is None:
         raise Refused(f"product {c.product_id!r} is not listed")
-    _check_price(c.cents)
     if c.cents == entry.cents:
         raise Refused(f"product {c.product_id!r} costs {c.cents} cents already")
     return (PriceChanged(c.product_id, entry.name, c.cents),)
 
 
-def _new(entry: Entry | None, stream: str, id: str, name: str) -> None:
+def _check_new(entry: Entry | None, stream: str) -> None:
     if entry is not None:
         raise Refused(f"{stream!r} exists")
-    if not id or not name:
-        raise Refused("an id and a name are needed, got an empty one")
-
-
-def _check_price(cents: int) -> None:
-    if not 0 <= cents <= MAX_CENTS:
-        raise Refused(f"cents must be between 0 and {MAX_CENTS}, got {cents}")
 
 
 DECIDE: Decisions = {

@@ -7,6 +7,10 @@ Two pure functions a command meets: its ``decide`` (state, command -> events, or
 
     placed, unpaid ──pay──> placed, paid ──ship──> shipped, paid ──return──> returned, refunded
        └──cancel──> cancelled, unpaid  └──cancel──> cancelled, refunded
+
+Rules change, the log stays. Which rule an order falls under is read off a table by the order's own
+day, once, when it is placed; what applied is written in the event. So a new row never alters what
+was promised before, and no fold ever looks at the tables.
 """
 
 from __future__ import annotations
@@ -16,11 +20,9 @@ from typing import Literal
 
 from msgspec import Struct, structs
 
+from labkit.domain.bounds import MAX_CENTS, MAX_QUANTITY, check_id, check_within
 from labkit.errors import Refused
-from labkit.messages import Command, Decisions, Event
-
-MAX_CENTS = 10**12  #: Ten thousand million of the currency: anything above is a mistake.
-MAX_QUANTITY = 10**6
+from labkit.messages import Command, Decisions, Event, Upcasts
 
 Status = Literal["placed", "shipped", "cancelled", "returned"]
 Payment = Literal["unpaid", "paid", "refunded"]
@@ -34,6 +36,35 @@ class Order(Struct, frozen=True, gc=False):
     cents: int
     status: Status = "placed"
     payment: Payment = "unpaid"
+    return_days: int | None = None
+
+
+# --- the rules that change: each holds for orders from its day on, until the next
+
+
+class Rules(Struct, frozen=True):
+    """``return_days`` after its own day an order can no longer be returned (``None``: always can);
+    ``percent`` are taken off from ``bulk`` pieces on."""
+
+    since: str
+    return_days: int | None = None
+    bulk: int = 0
+    percent: int = 0
+
+    def discount(self, quantity: int, cents: int) -> int:
+        """In whole cents, rounded down: the shop keeps the fraction."""
+        return cents * self.percent // 100 if quantity >= self.bulk else 0
+
+
+RULES = (
+    Rules(since="0001-01-01"),
+    Rules(since="1998-07-01", return_days=30, bulk=10, percent=10),
+)
+
+
+def rules(day: str) -> Rules:
+    """Those that an order of this day (ISO) is placed under."""
+    return next(rule for rule in reversed(RULES) if rule.since <= day)
 
 
 # --- commands
@@ -51,13 +82,23 @@ class OrderCommand(Command, frozen=True):
 
 
 class PlaceOrder(OrderCommand, frozen=True):
-    """Order ``quantity`` pieces of a product for ``cents`` in all; ``day`` is an ISO date."""
+    """Order ``quantity`` pieces of a product for ``cents`` in all, before any discount; ``day`` is
+    an ISO date."""
 
     customer_id: str
     day: str
     quantity: int
     cents: int
     product_id: str = "cd"
+
+    def validate(self) -> None:
+        """Free of charge is fine, a negative amount is not."""
+        check_id("order_id", self.order_id)
+        check_id("customer_id", self.customer_id)
+        check_id("product_id", self.product_id)
+        check_within("quantity", self.quantity, 1, MAX_QUANTITY)
+        _check_date(self.day)
+        check_within("cents", self.cents, 0, MAX_CENTS)
 
 
 class PayOrder(OrderCommand, frozen=True):
@@ -76,10 +117,21 @@ class CancelOrder(OrderCommand, frozen=True):
     reason: str = ""
 
 
+class CancelUnpaid(OrderCommand, frozen=True):
+    """Call the order off if it is not paid by now: a deadline."""
+
+
 class ReturnOrder(OrderCommand, frozen=True):
-    """Send the goods back; the payment is refunded."""
+    """Send the goods back; the payment is refunded. ``day`` (ISO) is needed where there is a
+    limit."""
 
     reason: str = ""
+    day: str = ""
+
+    def validate(self) -> None:
+        """A day, if one is given."""
+        if self.day:
+            _check_date(self.day)
 
 
 # --- events
@@ -94,11 +146,21 @@ class OrderEvent(Event, frozen=True):
     cents: int
 
 
-class OrderPlaced(OrderEvent, frozen=True):
-    """The order stands."""
+class OrderPlacedV1(OrderEvent, frozen=True, tag="OrderPlaced"):
+    """The order stands, as it was written before there were discounts and limits."""
 
     quantity: int
     product_id: str
+
+
+class OrderPlaced(OrderEvent, frozen=True, tag="OrderPlaced.v2"):
+    """The order stands: ``cents`` are to pay, ``discount`` cents are taken off already, and it may
+    be returned for ``return_days`` (``None``: without limit)."""
+
+    quantity: int
+    product_id: str
+    discount: int
+    return_days: int | None
 
 
 class OrderPaid(OrderEvent, frozen=True):
@@ -117,31 +179,48 @@ class OrderCancelled(OrderEvent, frozen=True):
 
 
 class OrderReturned(OrderEvent, frozen=True):
-    """The goods came back; ``refund`` cents go back."""
+    """The goods came back, on ``returned`` if that was said; ``refund`` cents go back.
+
+    A field with a default needs no upcast: what was written without it is still read.
+    """
 
     refund: int
     reason: str
+    returned: str = ""
 
 
-COMMANDS = PlaceOrder | PayOrder | ShipOrder | CancelOrder | ReturnOrder
+COMMANDS = PlaceOrder | PayOrder | ShipOrder | CancelOrder | CancelUnpaid | ReturnOrder
 EVENTS = OrderPlaced | OrderPaid | OrderShipped | OrderCancelled | OrderReturned
+
+
+def placed_v1(old: OrderPlacedV1) -> OrderPlaced:
+    """Nothing was taken off then, and returns had no limit, whatever the day."""
+    return OrderPlaced(**structs.asdict(old), discount=0, return_days=None)
+
+
+UPCASTS: Upcasts = {OrderPlacedV1: placed_v1}
 
 # --- decide
 
 
 def place(order: Order | None, c: PlaceOrder) -> tuple[Event, ...]:
-    """A new order; free of charge is fine, a negative amount is not."""
+    """A new order, under the rules of its day."""
     if order is not None:
         raise Refused(f"order {c.order_id!r} exists")
-    if not c.order_id or not c.customer_id:
-        raise Refused("an order needs an order id and a customer id, got an empty one")
-    if not 1 <= c.quantity <= MAX_QUANTITY:
-        raise Refused(f"quantity must be between 1 and {MAX_QUANTITY}, got {c.quantity}")
-    if not _is_iso_date(c.day):
-        raise Refused(f"day must be a date like 1997-01-31, got {c.day!r}")
-    if not 0 <= c.cents <= MAX_CENTS:
-        raise Refused(f"cents must be between 0 and {MAX_CENTS}, got {c.cents}")
-    return (OrderPlaced(c.order_id, c.customer_id, c.day, c.cents, c.quantity, c.product_id),)
+    now = rules(c.day)
+    discount = now.discount(c.quantity, c.cents)
+    return (
+        OrderPlaced(
+            order_id=c.order_id,
+            customer_id=c.customer_id,
+            day=c.day,
+            cents=c.cents - discount,
+            quantity=c.quantity,
+            product_id=c.product_id,
+            discount=discount,
+            return_days=now.return_days,
+        ),
+    )
 
 
 def pay(order: Order | None, c: PayOrder) -> tuple[Event, ...]:
@@ -175,21 +254,45 @@ def cancel(order: Order | None, c: CancelOrder) -> tuple[Event, ...]:
     )
 
 
+def cancel_unpaid(order: Order | None, c: CancelUnpaid) -> tuple[Event, ...]:
+    """Only what stands and is not paid: whoever paid in time keeps the order."""
+    order = _existing(order, c)
+    if order.status != "placed":
+        raise Refused(f"order {c.order_id!r} is {order.status}")
+    if order.payment != "unpaid":
+        raise Refused(f"order {c.order_id!r} is {order.payment}, only an unpaid one expires")
+    return cancel(order, CancelOrder(c.order_id, "not paid in time"))
+
+
 def send_back(order: Order | None, c: ReturnOrder) -> tuple[Event, ...]:
-    """Only what was shipped."""
+    """Only what was shipped, and not too late."""
     order = _existing(order, c)
     if order.status != "shipped":
         raise Refused(f"order {c.order_id!r} is {order.status}, only a shipped one can come back")
-    return (
-        OrderReturned(c.order_id, order.customer_id, order.day, order.cents, order.cents, c.reason),
-    )
+    if order.return_days is not None:
+        _check_in_time(order, order.return_days, c)
+    facts = (c.order_id, order.customer_id, order.day, order.cents)
+    return (OrderReturned(*facts, order.cents, c.reason, c.day),)
 
 
-def _is_iso_date(day: str) -> bool:
+def _check_in_time(order: Order, days: int, c: ReturnOrder) -> None:
+    if not c.day:
+        raise Refused(f"order {c.order_id!r} can be returned for {days} days: say on which day")
+    passed = (date.fromisoformat(c.day) - date.fromisoformat(order.day)).days
+    if not 0 <= passed <= days:
+        raise Refused(
+            f"order {c.order_id!r} is of {order.day} and can be returned for {days} days, "
+            f"got {c.day}"
+        )
+
+
+def _check_date(day: str) -> None:
     try:
-        return date.fromisoformat(day).isoformat() == day
+        if date.fromisoformat(day).isoformat() == day:
+            return
     except ValueError:
-        return False
+        pass
+    raise Refused(f"day must be a date like 1997-01-31, got {day!r}")
 
 
 def _existing(order: Order | None, c: OrderCommand) -> Order:
@@ -203,6 +306,7 @@ DECIDE: Decisions = {
     PayOrder: pay,
     ShipOrder: ship,
     CancelOrder: cancel,
+    CancelUnpaid: cancel_unpaid,
     ReturnOrder: send_back,
 }
 
@@ -212,7 +316,7 @@ DECIDE: Decisions = {
 def evolve(order: Order | None, event: Event) -> Order:
     """Fold one event into the state."""
     if isinstance(event, OrderPlaced):
-        return Order(event.customer_id, event.day, event.cents)
+        return Order(event.customer_id, event.day, event.cents, return_days=event.return_days)
     assert order is not None, f"{event} before OrderPlaced"
     match event:
         case OrderPaid():
