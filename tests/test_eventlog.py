@@ -10,12 +10,12 @@ import pytest
 from labkit import eventlog
 from labkit.adapters.memory import MemoryBroker
 from labkit.domain.catalog import ListProduct
-from labkit.domain.orders import PayOrder, ShipOrder
+from labkit.domain.orders import OrderPaid, OrderPlaced, OrderShipped, PayOrder, ShipOrder
 from labkit.errors import TimedOut, UsageError
 from labkit.eventlog import HISTORY, EventLog, join, read
 from labkit.handlers import CONTEXTS
 from labkit.lab import Lab
-from labkit.messages import encode
+from labkit.messages import Event, encode
 from labkit.ports import Batch
 from tests.test_handlers import Rig, place
 from tests.test_waiting import START, Waiting
@@ -111,6 +111,11 @@ MINUTE = 60_000
 HOUR = 60 * MINUTE
 
 
+def tag(event: type[Event]) -> str:
+    """The type on the wire."""
+    return str(event.__struct_config__.tag)
+
+
 def instant(ms: int) -> datetime:
     return datetime.fromtimestamp(ms / 1000, UTC)
 
@@ -166,9 +171,9 @@ def test_the_history_of_a_stream(paid_later: Waiting) -> None:
     rows = log(paid_later).history("o1")
     assert [list(row) for row in rows] == [HISTORY] * 4
     assert [(r["version"], r["event"], r["outcome"]) for r in rows] == [
-        (1, "OrderPlaced", "accepted"),
-        (2, "OrderPaid", "accepted"),
-        (3, "OrderShipped", "accepted"),
+        (1, tag(OrderPlaced), "accepted"),
+        (2, tag(OrderPaid), "accepted"),
+        (3, tag(OrderShipped), "accepted"),
         (3, None, "refused"),
     ]
     assert [r["at"] for r in rows] == [instant(START + n * HOUR) for n in range(4)]

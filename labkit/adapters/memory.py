@@ -415,10 +415,11 @@ class MemoryStore:
             if at is None or (at.epoch, at.position) != (old.epoch, old.position):
                 raise Fenced(f"checkpoint {old.id!r} is at {at}, expected {old}")
         for collection, documents in writes.inserts.items():
-            present = self._collections.setdefault(collection, {})
+            present, fresh = self._collections.setdefault(collection, {}), set[str]()
             for document in documents:
-                if document["_id"] in present:
+                if document["_id"] in present or document["_id"] in fresh:
                     raise Duplicate(f"{document['_id']!r} in {collection!r}")
+                fresh.add(document["_id"])
         for collection, documents in writes.replaces.items():
             present = self._collections.setdefault(collection, {})
             for document in documents:

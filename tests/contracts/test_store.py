@@ -90,6 +90,14 @@ def test_a_duplicate_insert_undoes_all(store: Store) -> None:
     assert store.checkpoints("checkpoints") == [to]
 
 
+def test_one_transaction_inserts_an_id_once(store: Store) -> None:
+    at = store.claim("checkpoints", "p:0")
+    writes = Writes({"docs": [{"_id": "a", "n": 1}, {"_id": "a", "n": 2}]})
+    with pytest.raises(Duplicate):
+        store.advance("checkpoints", [(at, moved(at, position=1))], writes)
+    assert store.load("docs", ["a"]) == {}
+
+
 def test_find_sorts_and_limits(store: Store) -> None:
     at = store.claim("checkpoints", "p:0")
     docs = [{"_id": f"d{n}", "kind": "even" if n % 2 == 0 else "odd", "n": n} for n in range(6)]
