@@ -50,7 +50,7 @@ def run(
     role: Annotated[str, typer.Argument(help=", ".join(ROLES))],
     run: Annotated[str, typer.Option(help="The run to join; `labkit status` lists them.")],
     lab: Annotated[str, typer.Option(help="The lab (its servers).")] = "lab",
-    context: Annotated[str, typer.Option(help="orders or catalog")] = "orders",
+    context: Annotated[str, typer.Option(help="The service; of a saga, its name.")] = "orders",
     slot: Annotated[
         int | None,
         typer.Option(min=0, help="Never shared by two live workers; by default one of its own."),
@@ -67,6 +67,9 @@ def run(
     every: Annotated[
         float, typer.Option(help="Scheduled mode: seconds between two batches.")
     ] = DEFAULTS.every,
+    pay_within: Annotated[
+        float, typer.Option(help="Seconds that reserved goods wait for their payment.")
+    ] = DEFAULTS.pay_within,
 ) -> None:
     """One worker of a run, until its standard input ends or SIGTERM comes."""
     worker = Worker(role, context, secrets.randbelow(10**9) if slot is None else slot)
@@ -80,6 +83,7 @@ def run(
         batch_size=batch_size,
         linger=linger,
         every=every,
+        pay_within=pay_within,
     )
     held, make = make_worker(lab, run, settings, worker)
     try:

@@ -28,7 +28,7 @@ from labkit.errors import StackError, TimedOut, Unreachable, UsageError
 from labkit.eventlog import HISTORY, EventLog, peek
 from labkit.failpoints import Crash, Failpoint, armed
 from labkit.handlers import CONTEXTS, Context, Handler, route
-from labkit.ports import Source
+from labkit.ports import Checkpoint, Source
 from labkit.projections import Projector
 from labkit.queries import Queries
 from labkit.run import ROLES, Role, Run, Settings, runs_folder
@@ -71,6 +71,7 @@ class Lab(Run):
         backend: ``kafka`` (real Kafka and MongoDB) or ``memory``.
         run: joins an existing run; the default is a new one with topics and a database of its own.
         contexts: which services take part.
+        sagas: which processes run between them; the services they need take part, too.
         start: start servers that are not up; otherwise that is ``Unreachable``.
         report: is given a line for each step of starting servers.
         settings: how the parts work, by name: see ``run.Settings``.
@@ -85,6 +86,7 @@ class Lab(Run):
         backend: str = "kafka",
         run: str | None = None,
         contexts: Sequence[str] = ("orders", "catalog"),
+        sagas: Sequence[str] = (),
         start: bool = True,
         report: Callable[[str], None] = lambda _: None,
         **settings: Any,
@@ -104,6 +106,7 @@ class Lab(Run):
             backend=backend,
             run=run,
             contexts=contexts,
+            sagas=sagas,
             start=start,
             report=report,
             settings=Settings(**settings),
@@ -196,8 +199,9 @@ class Lab(Run):
 
     # --- the parts, as processes
 
-    def start(self, handlers: int = 1, projectors: int = 1) -> None:
-        """Start worker processes and wait until they own all partitions.
+    def start(self, handlers: int = 1, projectors: int = 1, sagas: int = 1) -> None:
+        """Start so many worker processes of each context, and of each saga of this run; wait until
+        they own all partitions.
 
         In memory there are no processes: whoever waits for an answer steps the parts.
         """
@@ -207,10 +211,11 @@ class Lab(Run):
         if self._workers is not None:
             raise UsageError(f"the workers of run {self.run!r} are running already")
         self._close_parts()
+        counts = {"handler": handlers, "projector": projectors, "saga": sagas}
         workers = [
-            Worker(role, context, slot)
-            for context in self.contexts
-            for role, count in (("handler", handlers), ("projector", projectors))
+            Worker(role, host, slot)
+            for role, count in counts.items()
+            for host in self.hosts(role)
             for slot in range(count)
         ]
         before = self._epochs()
@@ -224,19 +229,17 @@ class Lab(Run):
             commands=[self.worker_command(worker) for worker in workers],
         )
         self._workers = Workers(order, self.environment())
-        roles = [r for r, count in (("handler", handlers), ("projector", projectors)) if count]
         try:
-            self._wait_until_claimed(roles, before)
+            self._wait_until_claimed(workers, before)
         except BaseException:
             self.stop()
             raise
 
-    def _wait_until_claimed(self, roles: list[str], before: dict[str, int]) -> None:
+    def _wait_until_claimed(self, workers: list[Worker], before: dict[str, int]) -> None:
         wanted = {
-            f"{name}:{partition}"
-            for context in self.contexts
-            for role in roles
-            for _, name in self.readers(role, context)
+            f"{reader.name}:{partition}"
+            for worker in workers
+            for reader in self.readers(worker.role, worker.context)
             for partition in range(self.partitions)
         }
         deadline = time.monotonic() + READY_SECONDS
@@ -250,11 +253,18 @@ class Lab(Run):
             time.sleep(0.05)
 
     def _epochs(self) -> dict[str, int]:
-        return {
-            c.id: c.epoch
-            for context in self.contexts
-            for c in self.store.checkpoints(CONTEXTS[context].checkpoints)
-        }
+        return {c.id: c.epoch for c in self.checkpoints()}
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """How far each reader of this run has come, and in which epoch."""
+        readers = [
+            reader
+            for role in ROLES
+            for host in self.hosts(role)
+            for reader in self.readers(role, host)
+        ]
+        collections = sorted({reader.checkpoints for reader in readers})
+        return [c for name in collections for c in self.store.checkpoints(name)]
 
     def stop(self) -> None:
         """Stop the worker processes."""
@@ -281,9 +291,9 @@ class Lab(Run):
     def _pump(self) -> None:
         """In memory and started: do what worker processes would do."""
         if self._pumping:
-            for context in self.contexts:
-                for role in ROLES:
-                    self.by_hand(role, context).step(0)
+            for role in ROLES:
+                for host in self.hosts(role):
+                    self.by_hand(role, host).step(0)
 
     # --- looking
 
@@ -334,22 +344,24 @@ class Lab(Run):
 
     def lag(self, role: str, context: str) -> int:
         """How many offsets the group of a role is behind; markers count too."""
-        topic = self.topic_name(f"{context}.{'commands' if role == 'handler' else 'events'}")
-        source: Source = self.broker.source(topic)
-        try:
-            ends = source.ends()
-        finally:
-            source.close()
-        if role == "handler":
-            reached = self.broker.committed(topic, self.group(role, context))
-        else:
-            (collection, name) = next(self.readers(role, context))
-            reached = {
-                int(c.id.rpartition(":")[2]): c.position
-                for c in self.store.checkpoints(collection)
-                if c.id.rpartition(":")[0] == name
-            }
-        return sum(end - reached.get(partition, 0) for partition, end in ends.items())
+        behind = 0
+        for reader in self.readers(role, context):
+            topic = self.topic_name(reader.topic)
+            source: Source = self.broker.source(topic)
+            try:
+                ends = source.ends()
+            finally:
+                source.close()
+            if role == "handler":
+                reached = self.broker.committed(topic, self.group(role, context))
+            else:
+                reached = {
+                    int(c.id.rpartition(":")[2]): c.position
+                    for c in self.store.checkpoints(reader.checkpoints)
+                    if c.id.rpartition(":")[0] == reader.name
+                }
+            behind += sum(end - reached.get(partition, 0) for partition, end in ends.items())
+        return behind
 
     def server_versions(self) -> dict[str, str]:
         """Of Kafka and MongoDB."""
@@ -357,11 +369,7 @@ class Lab(Run):
 
     def ignored_commits(self) -> int:
         """Commits that a reader ignored because their version did not fit: each a lost write."""
-        return sum(
-            checkpoint.ignored
-            for context in self.contexts
-            for checkpoint in self.store.checkpoints(CONTEXTS[context].checkpoints)
-        )
+        return sum(checkpoint.ignored for checkpoint in self.checkpoints())
 
     def film(self, order_id: str) -> Film:
         """The way of an order's newest message: command, partition, commit, view."""
@@ -432,7 +440,8 @@ def worker_status(name: str) -> list[dict[str, Any]]:
         found = read_registry(runs_folder(name) / f"{run}.json")
         if found is None:
             continue
-        contexts = sorted({worker.context for worker in found.workers})
+        contexts = sorted({w.context for w in found.workers if w.role != "saga"})
+        sagas = sorted({w.context for w in found.workers if w.role == "saga"})
         lags: dict[tuple[str, str], int] = {}
         try:
             with Lab(
@@ -440,6 +449,7 @@ def worker_status(name: str) -> list[dict[str, Any]]:
                 run=run,
                 client=found.client,
                 contexts=contexts,
+                sagas=sagas,
                 partitions=found.partitions,
                 start=False,
             ) as lab:

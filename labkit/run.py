@@ -6,27 +6,30 @@ a notebook around it.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import structlog
 from msgspec import Struct
 
 from labkit import snapshots, stack
 from labkit.adapters.memory import MemoryBroker, MemoryStore
+from labkit.domain.fulfilment import PROCESSES, Fulfilment, Process
 from labkit.errors import Unreachable, UsageError
 from labkit.handlers import CONTEXTS, Handler, Recovered
 from labkit.ports import DELIVERIES, Broker, Delivery, Store
 from labkit.projections import Projector
 from labkit.runtime import Worker
+from labkit.sagas import Saga, SagaOutbox, SagaProjection
 from labkit.views import PROJECTIONS
 
 CLIENTS = ("kafka-python", "confluent")
-Role = Literal["handler", "projector"]
+Role = Literal["handler", "projector", "saga"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
 
@@ -40,6 +43,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         batch_size: how many commands go into one transaction at most.
         linger: seconds that a handler waits for a batch to fill.
         every: seconds between two batches in scheduled mode; 0 is batch mode.
+        pay_within: seconds that an order whose goods are reserved waits for its payment.
     """
 
     client: str = "kafka-python"
@@ -48,6 +52,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     batch_size: int = 4_000
     linger: float = 0.0
     every: float = 0.0
+    pay_within: float = 900.0
 
     def check(self) -> Settings:
         """The same settings; raises ``UsageError`` that names the one that cannot be."""
@@ -57,8 +62,9 @@ class Settings(Struct, frozen=True, kw_only=True):
             raise UsageError(
                 f"delivery must be one of {', '.join(DELIVERIES)}, got {self.delivery!r}"
             )
-        for name, least in (("partitions", 1), ("batch_size", 1), ("linger", 0), ("every", 0)):
-            if not getattr(self, name) >= least:
+        floors = {"partitions": 1, "batch_size": 1, "linger": 0, "every": 0, "pay_within": 0}
+        for name, least in floors.items():
+            if not least <= getattr(self, name) < math.inf:
                 raise UsageError(f"{name} must be at least {least}, got {getattr(self, name)}")
         return self
 
@@ -74,6 +80,14 @@ class Settings(Struct, frozen=True, kw_only=True):
 DEFAULTS = Settings()
 
 
+class Reader(NamedTuple):
+    """Where the checkpoints of a part are, by partition: ids are ``name:partition``."""
+
+    topic: str
+    checkpoints: str
+    name: str
+
+
 class Run:
     """The names and connections of one run.
 
@@ -82,6 +96,7 @@ class Run:
         backend: ``kafka`` (real Kafka and MongoDB) or ``memory``.
         run: joins an existing run; the default is a new one with topics and a database of its own.
         contexts: which services take part.
+        sagas: which processes run between them; the services they need take part, too.
         start: start servers that are not up; otherwise that is ``Unreachable``.
         report: is given a line for each step of starting servers.
         settings: how its parts work.
@@ -96,6 +111,7 @@ class Run:
         backend: str = "kafka",
         run: str | None = None,
         contexts: Sequence[str] = ("orders", "catalog"),
+        sagas: Sequence[str] = (),
         start: bool = True,
         report: Callable[[str], None] = lambda _: None,
         settings: Settings = DEFAULTS,
@@ -104,11 +120,15 @@ class Run:
             raise UsageError(f"backend must be 'kafka' or 'memory', got {backend!r}")
         if unknown := set(contexts) - set(CONTEXTS):
             raise UsageError(f"unknown context {unknown.pop()!r}; known: {', '.join(CONTEXTS)}")
+        if unknown := set(sagas) - set(PROCESSES):
+            raise UsageError(f"unknown saga {unknown.pop()!r}; known: {', '.join(PROCESSES)}")
         self.settings = settings.check()
         self.name = name
         self.run = run or f"r{uuid.uuid4().hex[:7]}"
         self.backend = backend
-        self.contexts = tuple(contexts)
+        self.sagas = tuple(sagas)
+        needed = [source for saga in sagas for source in PROCESSES[saga].sources]
+        self.contexts = tuple(dict.fromkeys([*contexts, *needed]))
         self.servers: stack.Servers | None = None
         self._started_servers = False
         self.broker: Broker
@@ -161,6 +181,12 @@ class Run:
             for collection, indexes in PROJECTIONS[context].indexes.items():
                 for keys in indexes or [[("_id", 1)]]:
                     self.store.index(collection, keys)
+        for saga in self.sagas:
+            self.store.index(f"{saga}.checkpoints", [("_id", 1)])
+            for projection in self._saga_projections(saga):
+                for collection, indexes in projection.indexes.items():
+                    for keys in indexes or [[("_id", 1)]]:
+                        self.store.index(collection, keys)
 
     @property
     def client(self) -> str:
@@ -182,12 +208,28 @@ class Run:
         """The consumer group of a role."""
         return self.topic_name(f"{context}.{role}")
 
-    def readers(self, role: str, context: str) -> Iterator[tuple[str, str]]:
-        """The checkpoints of a role: (collection, name); their ids are ``name:partition``."""
+    def hosts(self, role: str) -> tuple[str, ...]:
+        """What the workers of a role are named after: contexts, or sagas."""
+        return self.sagas if role == "saga" else self.contexts
+
+    def readers(self, role: str, context: str) -> list[Reader]:
+        """What the workers of a role read."""
         if role == "handler":
-            yield CONTEXTS[context].checkpoints, CONTEXTS[context].states
-        else:
-            yield CONTEXTS[context].checkpoints, PROJECTIONS[context].name
+            states = CONTEXTS[context].states
+            return [Reader(f"{context}.commands", CONTEXTS[context].checkpoints, states)]
+        if role == "projector":
+            name = PROJECTIONS[context].name
+            return [Reader(f"{context}.events", CONTEXTS[context].checkpoints, name)]
+        return [
+            Reader(f"{p.context}.events", f"{context}.checkpoints", p.name)
+            for p in self._saga_projections(context)
+        ]
+
+    def _saga_projections(self, saga: str) -> list[SagaProjection]:
+        process: Process = PROCESSES[saga]
+        if isinstance(process, Fulfilment):
+            process = Fulfilment(self.settings.pay_within)
+        return [SagaProjection(process, source) for source in process.sources]
 
     # --- parts
 
@@ -195,6 +237,8 @@ class Run:
         """Wire one part; ``report`` is told what a handler's take-overs took."""
         if worker.role not in ROLES:
             raise UsageError(f"role must be one of {', '.join(ROLES)}, got {worker.role!r}")
+        if worker.role == "saga":
+            return self._make_saga(worker.context)
         context = CONTEXTS[worker.context]
         commands, events = (
             self.topic_name(f"{worker.context}.{kind}") for kind in ("commands", "events")
@@ -218,6 +262,32 @@ class Run:
             self.store,
             context.checkpoints,
         )
+
+    def _make_saga(self, saga: str) -> Saga:
+        sender = self.broker.sender()
+        checkpoints = f"{saga}.checkpoints"
+        projectors = [
+            Projector(
+                projection,
+                CONTEXTS[projection.context].codec,
+                self.broker.source(
+                    self.topic_name(f"{projection.context}.events"),
+                    self.group("saga", projection.name),
+                ),
+                self.store,
+                checkpoints,
+                outbox=SagaOutbox(
+                    projection,
+                    self.store,
+                    checkpoints,
+                    sender,
+                    lambda context: self.topic_name(f"{context}.commands"),
+                ),
+                refusals=True,
+            )
+            for projection in self._saga_projections(saga)
+        ]
+        return Saga(projectors, sender)
 
     def worker_command(self, worker: Worker) -> list[str]:
         """The command line of a worker of this run."""
@@ -271,7 +341,10 @@ def make_worker(
     name: str, run: str, settings: Settings, worker: Worker
 ) -> tuple[Run, Callable[[], Any]]:
     """What ``labkit run ROLE`` needs: the run it belongs to, and how to make its part."""
-    if worker.context not in CONTEXTS:
-        raise UsageError(f"unknown context {worker.context!r}; known: {', '.join(CONTEXTS)}")
-    joined = Run(name, run=run, contexts=[worker.context], start=False, settings=settings)
+    if worker.role == "saga":
+        joined = Run(
+            name, run=run, contexts=[], sagas=[worker.context], start=False, settings=settings
+        )
+    else:
+        joined = Run(name, run=run, contexts=[worker.context], start=False, settings=settings)
     return joined, lambda: joined.make(worker, _log_recovery)

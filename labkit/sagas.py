@@ -18,18 +18,13 @@ from typing import Any
 import msgspec
 
 from labkit.crashonly import CrashOnly
-from labkit.domain.fulfilment import Process, Send
+from labkit.domain.fulfilment import Process, Send, command_id
 from labkit.failpoints import Failpoint, hit
 from labkit.messages import Commit, Envelope, encode
 from labkit.ports import Document, Sender, Store, Writes
 from labkit.projections import Docs, Indexes, Projector
 
 SEND_SECONDS = 30.0
-
-
-def command_id(process: str, instance: str, step: str) -> str:
-    """The id of the command that an instance sends at a step, however often it does."""
-    return f"{process}:{instance}:{step}"
 
 
 class SagaProjection:
@@ -67,7 +62,7 @@ class SagaProjection:
         if (instance := self.process.instance(self.context, commit)) is None:
             return
         kept = docs.get(self.instances, instance)
-        before = msgspec.convert(kept["state"], self.process.state) if kept else None
+        before = msgspec.convert(kept["state"], self.process.state_type) if kept else None
         state, sends = self.process.react(before, self.context, commit)
         if state is None:
             return

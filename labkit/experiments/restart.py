@@ -7,9 +7,10 @@ count (connections, metadata, the servers' caches):
   from the start against folded from the newest snapshot, 500 events before its end. Both ways read
   the same topic with the same code; they differ in where they begin. Each has a reader of its own:
   on one that had just read 100,500 commits, the short way was seen to take half a second longer.
-  The stream has its partition to itself, or the way from the start would be longer still. From the start, the time goes into fetching and decoding 100,500
-  commits; from the snapshot, into one look-up in MongoDB and some round trips to Kafka (the ends of
-  the partitions, a seek, fetches until the end is known). Kafka gives out whole batches, so a
+  The stream has its partition to itself, or the way from the start would be longer still. From the
+  start, the time goes into fetching and decoding 100,500 commits; from the snapshot, into one
+  look-up in MongoDB and some round trips to Kafka (the ends of the partitions, a seek, fetches
+  until the end is known). Kafka gives out whole batches, so a
   client also unpacks what lies before the snapshot in its batch: the long stream is written by a
   handler that takes 500 commands at a time (``batch_size``); with 4,000, runs differed from 34 to
   160. And the factor says as much about the client as about

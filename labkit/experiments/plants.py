@@ -1,0 +1,112 @@
+"""Bugs to plant, so that a checker that stays green can be told from one that cannot turn red.
+
+A worker plants the one that ``LABKIT_PLANT`` names. Each takes away one guarantee of the design:
+
+==================  ========================================================================
+no-dedupe           a stream forgets the command ids that it has seen
+early-offsets       the command's offset is committed before its commit is written
+no-fence            offsets are sent under a bare group id, so that a zombie may commit
+checkpoint-apart    a view's checkpoint is written in a transaction of its own, before the view
+random-saga-ids     a saga gives a command another id each time it is sent
+==================  ========================================================================
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from labkit.errors import UsageError
+from labkit.messages import new_id
+from labkit.ports import Checkpoint, Writes
+
+
+def no_dedupe() -> None:
+    """See the table above; the same for those below."""
+    from labkit.bookkeeping import Stream
+
+    take = Stream.take
+
+    def forgetful(self: Stream, *args: Any) -> None:
+        take(self, *args)
+        self.seen.clear()
+
+    Stream.take = forgetful  # type: ignore[method-assign, assignment]
+
+
+def early_offsets() -> None:
+    """Nothing to patch: it is what the delivery level ``at_most_once`` does."""
+
+
+def no_fence() -> None:
+    """kafka-python knows the generation, and is made to keep it to itself."""
+    from labkit.adapters.kafka_python import KafkaPythonLog
+
+    def bare(self: KafkaPythonLog, batch: Any) -> Any:
+        return batch.fence._replace(generation_id=-1, member_id="")
+
+    KafkaPythonLog._fence = bare  # type: ignore[method-assign]
+
+
+def checkpoint_apart() -> None:
+    """And the worker dies between the two, once (as ``LABKIT_PLANT_MARK`` says)."""
+    from labkit.adapters.mongo import MongoStore
+
+    advance = MongoStore.advance
+    mark = Path(os.environ["LABKIT_PLANT_MARK"])
+
+    def torn(
+        self: MongoStore,
+        checkpoints: str,
+        moves: Sequence[tuple[Checkpoint, Checkpoint]],
+        writes: Writes,
+    ) -> None:
+        views = any(".view" in name for name in [*writes.inserts, *writes.replaces])
+        if not views:
+            advance(self, checkpoints, moves, writes)
+            return
+        advance(self, checkpoints, moves, Writes())
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        advance(self, checkpoints, [], writes)
+
+    MongoStore.advance = torn  # type: ignore[method-assign]
+
+
+def random_saga_ids() -> None:
+    """The id is made when the command is sent, so that a second sending has another."""
+    from labkit.sagas import SagaOutbox
+
+    send = SagaOutbox.send
+
+    def renamed(self: SagaOutbox, letters: list[dict[str, Any]]) -> None:
+        send(self, [{**letter, "value": _renamed(letter["value"])} for letter in letters])
+
+    SagaOutbox.send = renamed  # type: ignore[method-assign]
+
+
+def _renamed(value: str) -> str:
+    envelope = msgspec.json.decode(value)
+    return msgspec.json.encode({**envelope, "id": new_id()}).decode()
+
+
+PLANTS: dict[str, Callable[[], None]] = {
+    "no-dedupe": no_dedupe,
+    "early-offsets": early_offsets,
+    "no-fence": no_fence,
+    "checkpoint-apart": checkpoint_apart,
+    "random-saga-ids": random_saga_ids,
+}
+
+
+def plant(name: str) -> None:
+    """Plant a bug in this process; raises ``UsageError`` for an unknown one."""
+    if name not in PLANTS:
+        raise UsageError(f"LABKIT_PLANT must be one of {', '.join(PLANTS)}, got {name!r}")
+    PLANTS[name]()
