@@ -18,7 +18,8 @@ import structlog
 from msgspec import Struct
 
 from labkit import snapshots, stack
-from labkit.adapters.memory import MemoryBroker, MemoryStore
+from labkit.adapters.memory import MemoryBroker
+from labkit.adapters.memory_store import MemoryStore
 from labkit.domain.fulfilment import PROCESSES, Fulfilment, Process
 from labkit.errors import Unreachable, UsageError
 from labkit.handlers import CONTEXTS, Handler, Recovered

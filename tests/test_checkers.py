@@ -592,6 +592,7 @@ def test_the_account_and_the_domain_agree(seed: int) -> None:
         past = pasts.setdefault(command.stream, [])
         after = account.apply(kept.get(command.stream), command)
         try:
+            command.validate()
             past.extend(context.decide[type(command)](fold(context, *past), command))
         except Refused:
             assert after is None

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labkit import bookkeeping, failpoints
-from labkit.adapters.memory import MemoryBroker, MemoryStore
+from labkit.adapters.memory import MemoryBroker
+from labkit.adapters.memory_store import MemoryStore
 from labkit.domain import catalog, orders
 from labkit.domain.catalog import ListProduct
 from labkit.domain.orders import CancelOrder, PayOrder, PlaceOrder, ShipOrder

@@ -306,7 +306,7 @@ Projector.step = lambda self, *wait: 0 if next(_first, False) else _step(self, *
 """
 
 CHECKPOINT_IS_FORGOTTEN = """
-from labkit.adapters.memory import MemoryStore
+from labkit.adapters.memory_store import MemoryStore
 _advance = MemoryStore.advance
 def advance(store, checkpoints, moves, writes):
     moves = [move for move in moves if not move[0].id.startswith("orders.view")]
@@ -315,7 +315,7 @@ MemoryStore.advance = advance
 """
 
 SUMS_BEFORE_THE_CHECKPOINT = """
-from labkit.adapters.memory import MemoryStore
+from labkit.adapters.memory_store import MemoryStore
 from labkit.failpoints import Failpoint, hit
 from labkit.ports import Writes
 _advance = MemoryStore.advance

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from labkit.adapters.memory import MemoryBroker, MemoryStore
+from labkit.adapters.memory import MemoryBroker
+from labkit.adapters.memory_store import MemoryStore
 from labkit.domain.orders import OrderCancelled, OrderPaid, OrderPlaced
 from labkit.errors import Duplicate, Fenced
 from labkit.failpoints import ALL, Crash, Failpoint, armed
@@ -24,7 +25,7 @@ DAY = "1997-01-31"
 
 
 def placed(order: str, cents: int = 5, customer: str = "ann") -> OrderPlaced:
-    return OrderPlaced(order, customer, DAY, cents, 2, "cd")
+    return OrderPlaced(order, customer, DAY, cents, 2, "cd", discount=0, return_days=None)
 
 
 def paid(order: str) -> OrderPaid:

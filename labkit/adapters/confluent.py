@@ -16,17 +16,17 @@ except ImportError as error:  # pragma: no cover - an optional extra
         "the client 'confluent' is not installed; run: pip install 'cqrs-labkit[confluent]'"
     ) from error
 
-from labkit.adapters.kafka_python import (
+from labkit.adapters.kafka import (
     CLOSE_SECONDS,
     DELIVERY_MS,
     MAX_RECORD_BYTES,
     POLL_INTERVAL_MS,
     SESSION_MS,
     TRANSACTION_MS,
-    KafkaPythonBroker,
     offsets_of,
     partition_of,
 )
+from labkit.adapters.kafka_python import KafkaPythonBroker
 from labkit.errors import Fenced, OutcomeUnknown, Unreachable
 from labkit.failpoints import Failpoint, hit
 from labkit.ports import Batch, Delivery, Record

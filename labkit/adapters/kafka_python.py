@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -12,29 +12,23 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import NewTopic
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
-from kafka.partitioner.default import murmur2
 from kafka.structs import OffsetAndMetadata
 
-from labkit.errors import Fenced, OutcomeUnknown, Unreachable
+from labkit.adapters.kafka import (
+    CLOSE_SECONDS,
+    DELIVERY_MS,
+    MAX_RECORD_BYTES,
+    POLL_INTERVAL_MS,
+    SESSION_MS,
+    TOPIC_CONFIG,
+    TRANSACTION_MS,
+    bounded,
+    offsets_of,
+    partition_of,
+)
+from labkit.errors import Fenced, Unreachable
 from labkit.failpoints import Failpoint, hit
 from labkit.ports import Batch, Delivery, Record
-
-#: A dead worker's open transaction ends by itself after this time; a delivery gives up before.
-TRANSACTION_MS = 10_000
-DELIVERY_MS = 8_000
-SESSION_MS = 6_000
-POLL_INTERVAL_MS = 60_000
-CLOSE_SECONDS = 2.0
-
-#: A lab never forgets, whatever the broker's defaults are.
-#: A command has at most 1 MB; its commit repeats some of it and must fit as well.
-MAX_RECORD_BYTES = 8 << 20
-TOPIC_CONFIG = {
-    "retention.ms": "-1",
-    "retention.bytes": "-1",
-    "cleanup.policy": "delete",
-    "max.message.bytes": str(MAX_RECORD_BYTES),
-}
 
 _FENCED = (
     errors.ProducerFencedError,
@@ -60,42 +54,6 @@ def _translated(doing: str, bootstrap: str) -> Iterator[None]:
             f"{doing}: Kafka at {bootstrap} did not do it: {type(error).__name__}: {error}; "
             "see `labkit status`"
         ) from error
-
-
-def _bounded(call: Callable[..., None], *args: Any, seconds: float = TRANSACTION_MS / 1000) -> None:
-    """Run a call that has no time-out of its own; after ``seconds`` its outcome is unknown."""
-    failed: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            call(*args)
-        except BaseException as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if thread.is_alive():
-        raise OutcomeUnknown(f"no answer to {call.__name__} within {seconds:g} s")
-    if failed:
-        raise failed[0]
-
-
-def partition_of(key: bytes, partitions: int) -> int:
-    """Where Kafka's default partitioner puts a key."""
-    return int(murmur2(key) & 0x7FFFFFFF) % partitions
-
-
-def offsets_of(
-    batch: Batch, commits: Iterable[Record], standing: Mapping[int, int]
-) -> dict[int, int]:
-    """What a transaction commits for each partition: of one without records, where it stands."""
-    found = dict(batch.positions)
-    for partition in {r.partition for r in commits} - set(found):
-        if partition not in standing:
-            raise Fenced(f"partition {partition} has gone to another owner")
-        found[partition] = standing[partition]
-    return found
 
 
 def _close_producer(producer: KafkaProducer) -> None:
@@ -385,9 +343,9 @@ class KafkaPythonLog(KafkaPythonSource):
                 case "exactly_once":
                     self._producer.begin_transaction()
                     ends = self._produce(commits)
-                    _bounded(self._producer.send_offsets_to_transaction, offsets, fence)
+                    bounded(self._producer.send_offsets_to_transaction, offsets, fence)
                     hit(Failpoint.HANDLER_OFFSETS)
-                    _bounded(self._producer.commit_transaction)
+                    bounded(self._producer.commit_transaction)
                 case "at_least_once":
                     ends = self._produce(commits)
                     self._consumer.commit(offsets, timeout_ms=TRANSACTION_MS)

@@ -1,4 +1,4 @@
-"""The in-memory twin of Kafka and MongoDB: same ports, same promises, no server.
+"""The in-memory twin of Kafka: same port, same promises, no server.
 
 It keeps what matters to the core: transactions with markers that take offsets, the last stable
 offset, consumer groups that hand partitions over, both fences. It runs in one thread.
@@ -6,16 +6,14 @@ offset, consumer groups that hand partitions over, both fences. It runs in one t
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
-from msgspec import Struct, field, structs
+from msgspec import Struct, field
 
-from labkit.adapters.kafka_python import offsets_of, partition_of
-from labkit.errors import Conflict, Duplicate, Fenced, Unreachable
+from labkit.adapters.kafka import offsets_of, partition_of
+from labkit.errors import Fenced, Unreachable
 from labkit.failpoints import Failpoint, hit
-from labkit.ports import Batch, Checkpoint, Delivery, Document, Record, Writes
+from labkit.ports import Batch, Delivery, Record
 
 
 class _Slot(Struct):
@@ -389,115 +387,3 @@ class MemorySender:
 
     def close(self) -> None:
         """Nothing to close."""
-
-
-class MemoryStore:
-    """Collections in memory; a transaction is checked whole before it changes anything."""
-
-    def __init__(self) -> None:
-        self._collections: dict[str, dict[str, Document]] = {}
-        self._checkpoints: dict[str, dict[str, Checkpoint]] = {}
-
-    def claim(self, checkpoints: str, id: str) -> Checkpoint:
-        """Raise the epoch."""
-        known = self._checkpoints.setdefault(checkpoints, {})
-        at = known.get(id, Checkpoint(id, 0))
-        known[id] = structs.replace(at, epoch=at.epoch + 1)
-        return known[id]
-
-    def advance(
-        self, checkpoints: str, moves: Sequence[tuple[Checkpoint, Checkpoint]], writes: Writes
-    ) -> None:
-        """All or nothing."""
-        known = self._checkpoints.setdefault(checkpoints, {})
-        for old, _ in moves:
-            at = known.get(old.id)
-            if at is None or (at.epoch, at.position) != (old.epoch, old.position):
-                raise Fenced(f"checkpoint {old.id!r} is at {at}, expected {old}")
-        for collection, documents in writes.inserts.items():
-            present, fresh = self._collections.setdefault(collection, {}), set[str]()
-            for document in documents:
-                if document["_id"] in present or document["_id"] in fresh:
-                    raise Duplicate(f"{document['_id']!r} in {collection!r}")
-                fresh.add(document["_id"])
-        for collection, documents in writes.replaces.items():
-            present = self._collections.setdefault(collection, {})
-            for document in documents:
-                rev = present.get(document["_id"], {}).get("rev")
-                if "rev" in document and rev != document["rev"] - 1:
-                    raise Conflict(f"{document['_id']!r} in {collection!r} is of revision {rev}")
-        for collection, ids in writes.deletes.items():
-            for id in ids:
-                self._collections.setdefault(collection, {}).pop(id, None)
-        for group in (writes.inserts, writes.replaces):
-            for collection, documents in group.items():
-                present = self._collections.setdefault(collection, {})
-                present.update({d["_id"]: copy.deepcopy(d) for d in documents})
-        known.update({new.id: new for _, new in moves})
-
-    def checkpoints(self, checkpoints: str) -> list[Checkpoint]:
-        """All checkpoints of a collection."""
-        return list(self._checkpoints.get(checkpoints, {}).values())
-
-    def load(self, collection: str, ids: Iterable[str]) -> dict[str, Document]:
-        """The documents that exist."""
-        present = self._collections.get(collection, {})
-        return {id: copy.deepcopy(present[id]) for id in ids if id in present}
-
-    def find(
-        self,
-        collection: str,
-        where: Document,
-        sort: Sequence[tuple[str, int]] = (),
-        limit: int = 0,
-        at_most: Mapping[str, int] | None = None,
-    ) -> list[Document]:
-        """Equality, and upper bounds."""
-        present = self._collections.get(collection, {}).values()
-        found = [d for d in present if all(d.get(k) == v for k, v in where.items())]
-        for name, most in (at_most or {}).items():
-            found = [d for d in found if name in d and d[name] <= most]
-        for key, direction in reversed(sort):
-            found.sort(key=lambda d: d[key], reverse=direction < 0)
-        return copy.deepcopy(found[: limit or None])
-
-    def totals(
-        self, collection: str, by: str, fields: Sequence[str], sort: str = "", limit: int = 0
-    ) -> list[Document]:
-        """Sums by a field."""
-        sums: dict[Any, Document] = {}
-        for document in self._collections.get(collection, {}).values():
-            key = document[by]
-            total = sums.setdefault(key, {"_id": key, **dict.fromkeys(fields, 0)})
-            for name in fields:
-                total[name] += document[name]
-        found = sorted(sums.values(), key=lambda d: d["_id"])
-        if sort:
-            found.sort(key=lambda d: d[sort], reverse=True)
-        return found[: limit or None]
-
-    def count(self, collection: str) -> int:
-        """The number of documents."""
-        return len(self._collections.get(collection, {}))
-
-    def index(
-        self, collection: str, keys: Sequence[tuple[str, int]], *, sparse: bool = False
-    ) -> None:
-        """Creates the collection; a dictionary needs no index."""
-        self._collections.setdefault(collection, {})
-
-    def collections(self) -> list[str]:
-        """The names of the collections."""
-        return sorted({*self._collections, *self._checkpoints})
-
-    def version(self) -> str:
-        """No server."""
-        return "memory"
-
-    def drop(self) -> None:
-        """Delete everything."""
-        self._collections.clear()
-        self._checkpoints.clear()
-
-    def close(self) -> None:
-        """Nothing to close: the documents live as long as this object."""

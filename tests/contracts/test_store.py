@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from msgspec import structs
 
-from labkit.adapters.memory import MemoryStore
+from labkit.adapters.memory_store import MemoryStore
 from labkit.errors import Duplicate, Fenced
 from labkit.ports import Checkpoint, Store, Writes
 
