@@ -17,7 +17,6 @@ from labkit.domain.orders import CancelOrder, PayOrder, PlaceOrder, ReturnOrder,
 from labkit.errors import Fenced, Refused, UsageError
 from labkit.experiments.accounts import ACCOUNTS, OrderAccount
 from labkit.experiments.checkers import (
-    NAMED,
     Evidence,
     History,
     Operation,
@@ -29,6 +28,7 @@ from labkit.experiments.checkers import (
     versions,
     views,
 )
+from labkit.experiments.verdict import NAMED
 from labkit.failpoints import Failpoint
 from labkit.handlers import CONTEXTS, Handler
 from labkit.lab import Lab

@@ -11,8 +11,11 @@ A :class:`History` (``history.py``) records every operation as invoked -> ok, fa
 ========  ===========================================================================
 C1        lost write: what was acknowledged is decided, what was accepted is visible
 C2        duplicate: one effect a command id, one answer to all who asked
+C3        aborted read: nobody was told what an aborted transaction had written
 C6        versions: 1..n without gap; of two writers with one expected version one wins
 C9        views: equal to an account that is made of commands and replies alone
+C7, C8    what stock and bank promise (``invariants.py``)
+C11       each process between streams ends, and compensates once (``invariants.py``)
 ========  ===========================================================================
 
 C9 does not fold the log: a command handled twice would stand in the log twice, and a fold over it
@@ -23,52 +26,23 @@ time, in plain dicts, and nothing of events.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
-from labkit.errors import UsageError
-from labkit.eventlog import EventLog
+from labkit.errors import DecodeError, UsageError
+from labkit.eventlog import EventLog, read
+from labkit.experiments import invariants
 from labkit.experiments.accounts import ACCOUNTS, Account
-from labkit.experiments.history import History, Operation
+from labkit.experiments.history import Heard, History, Operation
+from labkit.experiments.verdict import Evidence, Verdict, verdict
 from labkit.handlers import CONTEXTS
 from labkit.lab import Lab
 from labkit.messages import Answer, Commit
-from labkit.ports import Checkpoint, Document
+from labkit.ports import Document
 from labkit.views import PROJECTIONS
-
-#: A verdict names so many violations; ``found`` counts all.
-NAMED = 100
-
-
-class Verdict(Struct, frozen=True):
-    """What a checker found: how many facts it looked at, and those that are wrong."""
-
-    ok: bool
-    checked: int
-    violations: list[str]
-    found: int = 0
-
-
-# --- what the servers hold
-
-
-class Evidence(Struct):
-    """What one context's log and store say, read once for all checkers.
-
-    ``chain`` holds the commits that readers take: those whose version fits. ``misfits`` are the
-    others, each with the version that it should have followed.
-    """
-
-    context: str
-    commits: list[Commit[Any]]
-    chain: list[Commit[Any]]
-    misfits: list[tuple[Commit[Any], int]]
-    checkpoints: list[Checkpoint]
-    states: dict[str, Document]
-    views: dict[str, list[Document]]
-    lag: dict[str, int]
 
 
 def gather(lab: Lab, context: str = "orders") -> Evidence:
@@ -78,6 +52,7 @@ def gather(lab: Lab, context: str = "orders") -> Evidence:
         commits = list(EventLog(CONTEXTS[context], source).commits())
     finally:
         source.close()
+    marks = {Heard.of(context, commit) for commit in commits}
     known: dict[str, int] = {}
     chain: list[Commit[Any]] = []
     misfits: list[tuple[Commit[Any], int]] = []
@@ -96,22 +71,42 @@ def gather(lab: Lab, context: str = "orders") -> Evidence:
         states={d["_id"]: d for d in lab.store.find(CONTEXTS[context].states, {})},
         views={name: lab.store.find(name, {}) for name in PROJECTIONS[context].indexes},
         lag={role: lab.lag(role, context) for role in ("handler", "projector")},
+        aborted=[written for written in _written(lab, context) if written not in marks],
     )
 
 
+def _written(lab: Lab, context: str) -> Iterable[Heard]:
+    """Every commit of the topic, those of open and aborted transactions too."""
+    source = lab.broker.source(lab.topic_name(f"{context}.events"), uncommitted=True)
+    try:
+        for partition in sorted(source.ends()):
+            for records in read(source, partition):
+                for record in records:
+                    with suppress(DecodeError):
+                        yield Heard.of(context, CONTEXTS[context].codec.decode_commit(record.value))
+    finally:
+        source.close()
+
+
 def check_all(lab: Lab, history: History, context: str = "orders") -> dict[str, Verdict]:
-    """All checkers, at quiet: every operation has settled and the workers have caught up.
+    """All checkers of a context, at quiet: every operation has settled, the workers caught up.
 
     Raises ``UsageError`` for a context that nobody keeps an account of.
     """
     evidence = gather(lab, context)
     mine = [o for o in history if type(o.command) in CONTEXTS[context].decide]
-    return {
+    found = {
         "C1": lost_writes(mine, evidence),
         "C2": duplicates(mine, evidence),
+        "C3": aborted_reads(history.heard, evidence),
         "C6": versions(mine, evidence),
         "C9": views(mine, evidence),
     }
+    if context == "inventory":
+        found["C7"] = invariants.stock(mine, evidence)
+    if context == "bank":
+        found["C8"] = invariants.bank(mine, evidence)
+    return found
 
 
 # --- C1
@@ -158,7 +153,7 @@ def lost_writes(operations: list[Operation], evidence: Evidence) -> Verdict:
                 stored += 1
                 if evidence.states.get(stream, {}).get("version") != version:
                     wrong.append(f"the stored state of {stream!r} is not of version {version}")
-    return _verdict(len(operations) + stored + len(evidence.checkpoints), wrong)
+    return verdict(len(operations) + stored + len(evidence.checkpoints), wrong)
 
 
 # --- C2
@@ -167,14 +162,18 @@ def lost_writes(operations: list[Operation], evidence: Evidence) -> Verdict:
 def duplicates(operations: list[Operation], evidence: Evidence) -> Verdict:
     """A command id is decided once, its events appear once, and all repeats get one answer."""
     wrong: list[str] = []
-    decided: dict[str, Commit[Any]] = {}
+    decided: dict[tuple[str, int], Commit[Any]] = {}  # another body under a used id is refused
+    newest: dict[tuple[str, int], Answer] = {}
     for commit in evidence.chain:
+        body = commit.id, commit.digest
         if commit.outcome == "repeated":
-            original = decided.get(commit.id)
-            if original is None or commit.repeats != original.answer:
+            if commit.repeats != newest.get(body):
                 wrong.append(f"{commit.id!r}: a repeat was answered unlike the first")
-        elif commit.outcome != "parked":
-            first = decided.setdefault(commit.id, commit)
+            continue
+        if commit.outcome != "parked":
+            newest[body] = commit.answer
+        if commit.final:
+            first = decided.setdefault(body, commit)
             # Refused twice alike is no effect: a zombie's refusal may fit by its version.
             if commit is not first and (commit.events or commit.answer != first.answer):
                 wrong.append(
@@ -182,11 +181,32 @@ def duplicates(operations: list[Operation], evidence: Evidence) -> Verdict:
                 )
     answers: dict[str, Answer] = {}
     for operation in operations:
-        if operation.answer is not None and operation.answer.outcome != "parked":
+        if operation.answer is not None and operation.answer.final:
             first_answer = answers.setdefault(operation.id, operation.answer)
             if operation.answer != first_answer:
                 wrong.append(f"{operation} was told {operation.answer}, before that {first_answer}")
-    return _verdict(len(evidence.chain) + len(answers), wrong)
+    return verdict(len(evidence.chain) + len(answers), wrong)
+
+
+# --- C3
+
+
+def aborted_reads(heard: list[Heard], evidence: Evidence) -> Verdict:
+    """Whatever a client heard, and whatever a view shows, stands in the log for good."""
+    committed = {Heard.of(evidence.context, commit) for commit in evidence.commits}
+    mine = [mark for mark in heard if mark.token.context == evidence.context]
+    wrong = [
+        f"{mark.id!r} at {mark.token} was told {mark.answer}, which no committed record says"
+        for mark in mine
+        if mark not in committed
+    ]
+    traces = {(m.token.partition, m.token.offset, m.mark) for m in committed}
+    shown = [d for d in evidence.views[PROJECTIONS[evidence.context].streams] if "trace" in d]
+    for document in shown:
+        t = document["trace"]
+        if (t["partition"], t["command"], (t["polled"], t["decided"])) not in traces:
+            wrong.append(f"the view of {document['_id']!r} shows what no committed record says")
+    return verdict(len(committed) + len(mine) + len(shown) + len(evidence.aborted), wrong)
 
 
 # --- C6
@@ -215,7 +235,7 @@ def versions(operations: list[Operation], evidence: Evidence) -> Verdict:
         expected = operation.expected_version
         if expected is not None and expected + 1 != firsts.get(operation.id, version):
             wrong.append(f"{operation} expected version {expected} and made {version}")
-    return _verdict(len(evidence.commits) + len(winners), wrong)
+    return verdict(len(evidence.commits) + len(winners), wrong)
 
 
 # --- C9
@@ -240,7 +260,7 @@ def views(operations: list[Operation], evidence: Evidence) -> Verdict:
         if final is not None:
             streams[stream] = final
     wrong += account.compare(streams, evidence.views)
-    return _verdict(len(operations) + sum(map(len, evidence.views.values())), wrong)
+    return verdict(len(operations) + sum(map(len, evidence.views.values())), wrong)
 
 
 class _Told(Struct):
@@ -256,20 +276,22 @@ def _told(stream: str, calls: list[Operation], wrong: list[str]) -> _Told:
     told = _Told()
     answers: dict[str, Answer] = {}
     for operation in calls:
-        if (answer := operation.answer) is None or answer.outcome == "parked":
+        if (answer := operation.answer) is None or not answer.final:
             continue
         if operation.id in answers:
             if answers[operation.id] != answer:
                 wrong.append(f"{operation} got two answers")
             continue
         answers[operation.id] = answer
-        if not answer.accepted:
+        if answer.outcome == "refused":
             told.refused.append(operation)
+        elif not answer.accepted:
+            continue  # dropped by somebody who had looked at it
         elif answer.version in told.accepted:
             wrong.append(f"{stream!r}: version {answer.version} was told to two commands")
         else:
             told.accepted[answer.version] = operation
-    # A parked command is kept for a replay, and one without an answer may have happened.
+    # A parked or scheduled command is still to come, and one without an answer may have happened.
     told.open = list({o.id: o for o in calls if o.id not in answers}.values())
     return told
 
@@ -332,15 +354,12 @@ def _versions(documents: list[Document]) -> dict[str, int]:
     return {d["_id"]: d["version"] for d in documents}
 
 
-def _verdict(checked: int, violations: list[str]) -> Verdict:
-    return Verdict(not violations, checked, violations[:NAMED], len(violations))
-
-
 __all__ = [
     "Evidence",
     "History",
     "Operation",
     "Verdict",
+    "aborted_reads",
     "check_all",
     "duplicates",
     "gather",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from labkit.bus import CommandBus, Sent
 from labkit.errors import TimedOut, Unreachable, UsageError
-from labkit.messages import Answer, Command, Commit, Token, new_id
+from labkit.messages import Answer, Command, Commit, Envelope, Token, new_id
 
 Status = Literal["invoked", "ok", "failed", "unknown"]
 
@@ -163,9 +163,26 @@ class History:
                 count += 1
         return count
 
-    def answer(self, token: Token) -> Answer | None:
-        """The last answer heard to the command at this place, whoever sent it."""
-        return self._answers.get(token)
+    def adopt(self, commands: Iterable[tuple[Token, Envelope[Any]]]) -> int:
+        """Take over what others have sent (a saga, say), with the answers that were heard to it.
+
+        ``commands`` as they lie in the commands topics; those of this client's own are passed over.
+        """
+        own = {operation.token for operation in self.operations}
+        count = 0
+        for token, envelope in commands:
+            if token in own:
+                continue
+            operation = self.invoke(
+                envelope.body, id=envelope.id, expected_version=envelope.expected_version
+            )
+            operation.token = token
+            if (answer := self._answers.get(token)) is None:
+                operation.unknown("it was never heard of")
+            else:
+                operation.ok(answer)
+            count += 1
+        return count
 
     def _take(self, token: Token, answer: Answer) -> None:
         if (operation := self._open.get(token)) is not None:
