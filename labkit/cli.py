@@ -42,6 +42,8 @@ app = typer.Typer(
 app.add_typer(stack_app)
 bench = typer.Typer(help="Measure ratios side by side, on real servers.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
+verify = typer.Typer(help="Does it hold? Load, faults, then checkers.", no_args_is_help=True)
+app.add_typer(verify, name="verify")
 WORKERS.append(worker_status)
 
 
@@ -76,6 +78,10 @@ def run(
     if role not in ROLES:
         raise UsageError(f"role must be one of {', '.join(ROLES)}, got {role!r}")
     failpoints.arm_from_environment(os.environ)
+    if "LABKIT_PLANT" in os.environ:
+        from labkit.experiments.plants import plant_from_environment
+
+        plant_from_environment()
     settings = Settings(
         client=client,
         partitions=partitions,
@@ -170,6 +176,65 @@ def bench_restart(
     )
     if not found["same_state"]:
         raise CheckFailed("the states differ from those that were expected; see the JSON")
+
+
+@verify.command("write")
+def verify_write(
+    commands: Annotated[str, typer.Option(metavar="N", help="How many.")] = "100000",
+    plant: Annotated[
+        str | None, typer.Option(help="A bug that a checker must see; see the documentation.")
+    ] = None,
+    client: Annotated[str, typer.Option(help=" or ".join(CLIENTS))] = "kafka-python",
+    seed: Annotated[int, typer.Option(help="Of the load.")] = 1,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the result as JSON.")
+    ] = None,
+    lab: Annotated[str, typer.Option(help="The lab (its servers).")] = "lab",
+) -> None:
+    """Three services under load and faults; what the client saw tells what was lost or doubled."""
+    from labkit.experiments import verify as verification
+
+    if client not in CLIENTS:
+        raise UsageError(f"--client must be one of {', '.join(CLIENTS)}, got {client!r}")
+    count = _whole("--commands", commands, 100, 10_000_000)
+    _check_writable("--json", json_file)
+    with _bars() as (progress, say):
+        found = verification.verify_write(lab, client, count, plant, seed, progress, say)
+    if json_file:
+        try:
+            write_whole(json_file, verification.to_json(found))
+        except OSError as error:
+            raise UsageError(f"--json {str(json_file)!r}: {error.strerror}") from None
+    _show_verdicts(found)
+    if not found["ok"]:
+        wrong = verification.red(found)
+        raise CheckFailed(
+            f"{', '.join(wrong)} turned red" if wrong else "no checker is red, but see the notes"
+        )
+
+
+def _show_verdicts(found: dict[str, Any]) -> None:
+    from labkit.experiments.checkers import MEANINGS
+
+    table = Table(title="What must hold, by what the client saw")
+    for column, justify in (("", "left"), ("", "left"), ("facts", "right"), ("", "left")):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    for name, verdict in found["checkers"].items():
+        mark = "[green]holds[/]" if verdict["ok"] else f"[bold red]{verdict['found']} WRONG[/]"
+        table.add_row(name, MEANINGS[name], f"{verdict['checked']:,}", mark)
+    Console().print(table)
+    for name, verdict in found["checkers"].items():
+        for line in verdict["violations"][:3]:
+            print(f"{name}: {line}")
+    for fault in found["faults"]:
+        struck = "" if fault["struck"] or fault["fault"] == "joins and leaves" else " (NOT struck)"
+        print(f"{fault['worker']}: {fault['fault']}{struck}")
+    print(
+        f"{found['commands']:,} commands, {found['repeated']:,} of them twice, and "
+        f"{found['saga_commands']:,} by processes; {found['commands_per_second']:,.0f} a second, "
+        f"faults included. Parked: {found['parked']}; ignored commits: {found['ignored_commits']}; "
+        f"{'quiet' if found['quiet'] else 'it never became quiet'}."
+    )
 
 
 def _whole(option: str, text: str, least: int, most: int) -> int:

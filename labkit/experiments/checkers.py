@@ -93,7 +93,12 @@ def check_all(lab: Lab, history: History, context: str = "orders") -> dict[str, 
 
     Raises ``UsageError`` for a context that nobody keeps an account of.
     """
-    evidence = gather(lab, context)
+    return check(gather(lab, context), history)
+
+
+def check(evidence: Evidence, history: History) -> dict[str, Verdict]:
+    """All checkers of the context that the evidence is about."""
+    context = evidence.context
     mine = [o for o in history if type(o.command) in CONTEXTS[context].decide]
     found = {
         "C1": lost_writes(mine, evidence),
@@ -107,6 +112,19 @@ def check_all(lab: Lab, history: History, context: str = "orders") -> dict[str, 
     if context == "bank":
         found["C8"] = invariants.bank(mine, evidence)
     return found
+
+
+#: What each checker stands for, in a few words.
+MEANINGS = {
+    "C1": "no write is lost",
+    "C2": "nothing takes effect twice",
+    "C3": "nothing aborted was seen",
+    "C6": "versions without gap, one winner",
+    "C7": "stock adds up",
+    "C8": "money adds up",
+    "C9": "views equal an independent account",
+    "C11": "processes end, and compensate once",
+}
 
 
 # --- C1
@@ -360,6 +378,7 @@ __all__ = [
     "Operation",
     "Verdict",
     "aborted_reads",
+    "check",
     "check_all",
     "duplicates",
     "gather",

@@ -71,6 +71,17 @@ class Extra:
             self._stop()
 
     @property
+    def fault(self) -> str:
+        """What is to befall it."""
+        return f"{self._blow.name} at {self._at}" if self._blow else "joins and leaves"
+
+    @property
+    def over(self) -> bool:
+        """Whether its fault lies behind it."""
+        paused = self._stopped is not None and self._stopped[0] > 0
+        return bool(self.story) and (self._blow is None or (self.struck and not paused))
+
+    @property
     def done(self) -> bool:
         """Whether it has joined and left again."""
         return self._process is None and bool(self.story)
@@ -149,8 +160,13 @@ class Crew:
             extra.tend(self._lab, share, self._folder)
 
     @property
+    def struck(self) -> bool:
+        """Whether every fault has struck, and who was paused goes on again."""
+        return all(extra.over for extra in self.extras)
+
+    @property
     def done(self) -> bool:
-        """Whether every fault has struck, and every extra worker has left."""
+        """Whether every extra worker has joined and left."""
         return all(extra.done for extra in self.extras)
 
     def stop(self) -> None:
@@ -161,5 +177,6 @@ class Crew:
     def report(self) -> list[dict[str, Any]]:
         """What befell each."""
         return [
-            {"worker": e.worker.name, "struck": e.struck, "story": e.story} for e in self.extras
+            {"worker": e.worker.name, "fault": e.fault, "struck": e.struck, "story": e.story}
+            for e in self.extras
         ]

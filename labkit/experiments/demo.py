@@ -75,7 +75,7 @@ def demo(
     """
     commands = cdnow.commands(limit)
     calm_gc()
-    with _alone(name), _servers(name, report):
+    with _alone(name), stack.borrowed(name, report):
         first = Lab(name, client=client, contexts=["orders"])
         with first:
             first.start()
@@ -144,17 +144,6 @@ def _alone(name: str) -> Iterator[None]:
         file.write(str(os.getpid()))
         file.flush()
         yield
-
-
-@contextmanager
-def _servers(name: str, report: Callable[[str], None]) -> Iterator[None]:
-    started = stack.running(name) is None
-    servers = stack.up(name, report=report)
-    try:
-        yield
-    finally:
-        if started and servers.kind != "external":
-            stack.down(name)
 
 
 def _replay(lab: Lab, commands: list[Any], progress: Progress) -> float:

@@ -163,6 +163,10 @@ class History:
                 count += 1
         return count
 
+    def answer(self, token: Token) -> Answer | None:
+        """The last answer heard to the command at this place, whoever sent it."""
+        return self._answers.get(token)
+
     def adopt(self, commands: Iterable[tuple[Token, Envelope[Any]]]) -> int:
         """Take over what others have sent (a saga, say), with the answers that were heard to it.
 

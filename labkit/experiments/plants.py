@@ -1,6 +1,8 @@
 """Bugs to plant, so that a checker that stays green can be told from one that cannot turn red.
 
-A worker plants the one that ``LABKIT_PLANT`` names. Each takes away one guarantee of the design:
+A worker plants those that ``LABKIT_PLANT`` names, with commas between them; ``LABKIT_PLANT_MARKS``
+is a folder where they leave and look for files. Each but the last takes away one guarantee of the
+design, and some checker must see it:
 
 ==================  ========================================================================
 no-dedupe           a stream forgets the command ids that it has seen
@@ -8,6 +10,7 @@ early-offsets       the command's offset is committed before its commit is writt
 no-fence            offsets are sent under a bare group id, so that a zombie may commit
 checkpoint-apart    a view's checkpoint is written in a transaction of its own, before the view
 random-saga-ids     a saga gives a command another id each time it is sent
+brittle             a rule has a bug until the file ``repaired`` is there: what poison is made of
 ==================  ========================================================================
 """
 
@@ -24,6 +27,9 @@ import msgspec
 from labkit.errors import UsageError
 from labkit.messages import new_id
 from labkit.ports import Checkpoint, Writes
+
+#: While this file is missing in the folder of the marks, the brittle rule raises.
+REPAIRED = "repaired"
 
 
 def no_dedupe() -> None:
@@ -54,11 +60,11 @@ def no_fence() -> None:
 
 
 def checkpoint_apart() -> None:
-    """And the worker dies between the two, once (as ``LABKIT_PLANT_MARK`` says)."""
+    """And the worker dies between the two, once."""
     from labkit.adapters.mongo import MongoStore
 
     advance = MongoStore.advance
-    mark = Path(os.environ["LABKIT_PLANT_MARK"])
+    mark = marks() / "torn"
 
     def torn(
         self: MongoStore,
@@ -96,17 +102,42 @@ def _renamed(value: str) -> str:
     return msgspec.json.encode({**envelope, "id": new_id()}).decode()
 
 
+def brittle() -> None:
+    """Corrections for a certain reason raise, as if nobody had thought of them."""
+    from labkit.domain.inventory import DECIDE, AdjustStock, Stock
+    from labkit.experiments.load import CURSED
+
+    repaired, adjust = marks() / REPAIRED, DECIDE[AdjustStock]
+
+    def stumble(stock: Stock | None, command: AdjustStock) -> Any:
+        if command.reason == CURSED and not repaired.exists():
+            raise ZeroDivisionError("nobody thought of this")
+        return adjust(stock, command)
+
+    DECIDE[AdjustStock] = stumble  # type: ignore[index]
+
+
 PLANTS: dict[str, Callable[[], None]] = {
     "no-dedupe": no_dedupe,
     "early-offsets": early_offsets,
     "no-fence": no_fence,
     "checkpoint-apart": checkpoint_apart,
     "random-saga-ids": random_saga_ids,
+    "brittle": brittle,
 }
 
 
-def plant(name: str) -> None:
-    """Plant a bug in this process; raises ``UsageError`` for an unknown one."""
-    if name not in PLANTS:
-        raise UsageError(f"LABKIT_PLANT must be one of {', '.join(PLANTS)}, got {name!r}")
-    PLANTS[name]()
+def plant_from_environment() -> None:
+    """Plant what this process was told to; raises ``UsageError`` for an unknown name."""
+    for name in filter(None, os.environ.get("LABKIT_PLANT", "").split(",")):
+        if name not in PLANTS:
+            raise UsageError(f"LABKIT_PLANT must be of {', '.join(PLANTS)}, got {name!r}")
+        PLANTS[name]()
+
+
+def marks() -> Path:
+    """The folder of the marks."""
+    try:
+        return Path(os.environ["LABKIT_PLANT_MARKS"])
+    except KeyError:
+        raise UsageError("LABKIT_PLANT needs LABKIT_PLANT_MARKS, a folder for its marks") from None

@@ -104,7 +104,7 @@ def restart(
     ``TimedOut`` where they fail.
     """
     calm_gc()
-    with _servers(name, report) as servers:
+    with stack.borrowed(name, report) as servers:
         found: dict[str, Any] = {
             "bench": "restart",
             "client": client,
@@ -362,17 +362,6 @@ def _lab(name: str, client: str) -> Iterator[Lab]:
             yield lab
         finally:
             lab.drop()
-
-
-@contextmanager
-def _servers(name: str, report: Callable[[str], None]) -> Iterator[stack.Servers]:
-    started = stack.running(name) is None
-    servers = stack.up(name, report=report)
-    try:
-        yield servers
-    finally:
-        if started and servers.kind != "external":
-            stack.down(name)
 
 
 def _fill_client(client: str) -> str:

@@ -1,6 +1,6 @@
 """Real servers for a lab: Kafka and MongoDB, native, external, or in containers."""
 
-from labkit.stack.servers import KINDS, Servers, down, given, running, status, up
+from labkit.stack.servers import KINDS, Servers, borrowed, down, given, running, status, up
 from labkit.stack.state import home
 
-__all__ = ["KINDS", "Servers", "down", "given", "home", "running", "status", "up"]
+__all__ = ["KINDS", "Servers", "borrowed", "down", "given", "home", "running", "status", "up"]

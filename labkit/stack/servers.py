@@ -3,6 +3,7 @@
 import contextlib
 import shutil
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -129,6 +130,18 @@ def down(lab: str = "lab", purge: bool = False, report: Report = quiet) -> bool:
             with writing(folder):
                 shutil.rmtree(folder)
     return ran
+
+
+@contextlib.contextmanager
+def borrowed(lab: str = "lab", report: Report = quiet) -> Iterator[Servers]:
+    """Servers for a while: those that are up stay up, those that were started are stopped."""
+    started = running(lab) is None
+    servers = up(lab, report=report)
+    try:
+        yield servers
+    finally:
+        if started and servers.kind != "external":
+            down(lab)
 
 
 def status(lab: str = "lab") -> dict[str, Any]:

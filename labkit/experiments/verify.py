@@ -1,0 +1,381 @@
+"""``labkit verify write``: the write side under all that may happen to it, then the checkers.
+
+Three services and two processes on real servers. A client sends the load of ``load.py`` and writes
+down what it sees; meanwhile workers join, are killed, paused past their session, and leave
+(``crew.py``). Parked streams are looked after midway and at the end, as a person would. Then, at
+quiet, the checkers judge by what the client saw.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import signal
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+from msgspec import Struct
+
+from labkit import stack
+from labkit.errors import DecodeError, TimedOut, UsageError
+from labkit.eventlog import read
+from labkit.experiments import invariants
+from labkit.experiments.checkers import check, gather
+from labkit.experiments.crew import Crew, Extra
+from labkit.experiments.demo import Progress
+from labkit.experiments.history import History
+from labkit.experiments.load import Load
+from labkit.experiments.plants import REPAIRED
+from labkit.experiments.verdict import Verdict, together
+from labkit.failpoints import Failpoint
+from labkit.handlers import CONTEXTS
+from labkit.lab import Lab
+from labkit.messages import Envelope, ReleaseParked, Token
+from labkit.ports import Source
+from labkit.runtime import Worker, calm_gc
+
+SERVICES = ("orders", "inventory", "bank")
+PROCESSES = ("fulfilment", "transfer")
+#: What may be planted, and so must be seen.
+PLANTS = ("no-dedupe", "early-offsets", "no-fence", "checkpoint-apart", "random-saga-ids")
+
+#: Commands under way at once, at most; the client looks after so many calls.
+WINDOW = 4_000
+STRIDE = 200
+#: From this share of the load on the client takes its time until all faults have struck; from the
+#: second on it waits for them.
+SLOW_SHARE, HELD_SHARE = 0.6, 0.9
+SLOW_SECONDS = 0.25
+#: A fault that has not struck by then, strikes no more; and the longest time without any change.
+FAULTS_SECONDS = 120.0
+STILL_SECONDS = 30.0
+QUIET_SECONDS = 900.0
+#: Orders that are not paid in this time are called off.
+PAY_WITHIN = 10.0
+
+
+class Counts(Struct):
+    """What the client did."""
+
+    sent: int = 0
+    repeated: int = 0
+    poison: int = 0
+    released: int = 0
+    kinds: Counter[str] = msgspec.field(default_factory=Counter)
+
+
+def verify_write(
+    name: str,
+    client: str,
+    count: int,
+    plant: str | None,
+    seed: int,
+    progress: Progress,
+    report: Callable[[str], None],
+) -> dict[str, Any]:
+    """Run it on real servers; the result is the JSON.
+
+    Starts servers that are not up, and stops what it started. Raises ``UsageError`` for an unknown
+    plant, ``StackError`` where servers or workers cannot be had.
+    """
+    if plant not in (None, *PLANTS):
+        raise UsageError(f"--plant must be one of {', '.join(PLANTS)}, got {plant!r}")
+    if plant == "no-fence" and client != "kafka-python":
+        raise UsageError("--plant no-fence is for --client kafka-python; librdkafka always fences")
+    calm_gc()
+    with stack.borrowed(name, report), _planted(plant) as marks:
+        delivery = "at_most_once" if plant == "early-offsets" else "exactly_once"
+        lab = Lab(
+            name,
+            client=client,
+            contexts=SERVICES,
+            sagas=PROCESSES,
+            delivery=delivery,
+            pay_within=PAY_WITHIN,
+        )
+        with lab:
+            history = History(lab.bus)
+            history.listen(*SERVICES)
+            lab.start()
+            report(f"run {lab.run}: {count:,} commands")
+            crew = Crew(lab, marks, _extras())
+            try:
+                counts, seconds = _drive(lab, history, Load(count, seed), crew, marks, progress)
+                quiet = _wait_for_quiet(lab, history, crew, progress)
+            finally:
+                crew.stop()
+            report(f"{'quiet' if quiet else 'NOT quiet'}; the checkers look at it")
+            found = _judge(lab, history)
+            found |= {
+                "commands": count,
+                "sent": counts.sent,
+                "repeated": counts.repeated,
+                "poison": counts.poison,
+                "released": counts.released,
+                "quiet": quiet,
+                "commands_per_second": round(count / seconds, 1),
+                "seconds": round(seconds, 1),
+                "faults": crew.report(),
+                "plant": plant,
+                "seed": seed,
+                "client": client,
+                "run": lab.run,
+                "versions": _versions(lab),
+                "machine": {"cores": os.cpu_count(), "memory_bytes": psutil.virtual_memory().total},
+            }
+            found["ok"] = (
+                quiet
+                and crew.struck
+                and not found["parked"]
+                and not found["ignored_commits"]
+                and all(verdict["ok"] for verdict in found["checkers"].values())
+            )
+            lab.drop()
+    return found
+
+
+def red(found: dict[str, Any]) -> list[str]:
+    """The checkers that found something."""
+    return [name for name, verdict in found["checkers"].items() if not verdict["ok"]]
+
+
+def _extras() -> list[Extra]:
+    """Beside one steady worker for each part: those that something befalls."""
+    kill, pause = signal.SIGKILL, signal.SIGSTOP
+    return [
+        Extra(Worker("handler", "orders", 1), 0.10, 0.80, kill, Failpoint.HANDLER_OFFSETS),
+        Extra(Worker("handler", "bank", 1), 0.15, 0.95, pause, Failpoint.HANDLER_DECIDED),
+        Extra(Worker("saga", "transfer", 1), 0.20, 0.75, kill, Failpoint.SAGA_SENT),
+        Extra(Worker("projector", "inventory", 1), 0.25, 0.70, kill, Failpoint.PROJECTOR_APPLIED),
+        Extra(Worker("handler", "inventory", 1), 0.30, 0.60),
+    ]
+
+
+@contextmanager
+def _planted(plant: str | None) -> Iterator[Path]:
+    """The environment of the workers; and the folder of the marks."""
+    with tempfile.TemporaryDirectory(prefix="labkit-verify-") as folder:
+        planted = {
+            "LABKIT_PLANT": ",".join(filter(None, ("brittle", plant))),
+            "LABKIT_PLANT_MARKS": folder,
+        }
+        before = {name: os.environ.get(name) for name in planted}
+        os.environ.update(planted)
+        try:
+            yield Path(folder)
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name, None)
+                if value is not None:
+                    os.environ[name] = value
+
+
+# --- the client
+
+
+def _drive(
+    lab: Lab, history: History, load: Load, crew: Crew, marks: Path, progress: Progress
+) -> tuple[Counts, float]:
+    """Send everything; returns the counts, and the seconds from the first send to the last answer
+    before anything is released at the end."""
+    counts, seen = Counts(), set[str]()
+    raw = lab.broker.sender()
+    began = time.monotonic()
+    tended = False
+    try:
+        for number, call in enumerate(load):
+            if call.command is None:
+                raw.send(lab.topic_name(f"{call.context}.commands"), call.key.encode(), call.raw)
+                counts.poison += 1
+            else:
+                history.send(call.command, id=call.id, expected_version=call.expected_version)
+                counts.repeated += call.id in seen
+                seen.add(call.id)
+            counts.sent += 1
+            if number % STRIDE == 0:
+                share = min(1.0, counts.sent / (load.count * 1.05))
+                _keep_pace(lab, history, crew, share, time.monotonic() - began)
+                progress("sent", min(counts.sent - counts.repeated, load.count), load.count)
+                if share > 0.5 and not tended:
+                    tended = True
+                    counts.released += _release(lab, history)
+        raw.flush(30)
+    finally:
+        raw.close()
+    progress("sent", load.count, load.count)
+    _until(lambda: history.waiting == 0, lab, history, crew)
+    seconds = time.monotonic() - began
+    (marks / REPAIRED).touch()
+    counts.released += _release(lab, history)
+    return counts, seconds
+
+
+def _keep_pace(lab: Lab, history: History, crew: Crew, share: float, seconds: float) -> None:
+    history.acknowledge()
+    history.hear()
+    crew.tend(share)
+    lab.check()
+    waited = time.monotonic()
+    while history.waiting > WINDOW and time.monotonic() - waited < STILL_SECONDS:
+        if history.hear(0.01):
+            waited = time.monotonic()
+        crew.tend(share)
+    if share > SLOW_SHARE and not crew.struck and seconds < FAULTS_SECONDS:
+        deadline = time.monotonic() + SLOW_SECONDS
+        if share > HELD_SHARE:
+            deadline = time.monotonic() + FAULTS_SECONDS - seconds
+        while time.monotonic() < deadline and not crew.struck:
+            history.hear(0.01)
+            crew.tend(share)
+
+
+def _until(done: Callable[[], bool], lab: Lab, history: History, crew: Crew) -> bool:
+    """Hear on until it is so; ``False`` where nothing was heard for long."""
+    history.acknowledge()
+    still = time.monotonic()
+    while not done():
+        if history.hear(0.05):
+            still = time.monotonic()
+        elif time.monotonic() - still > STILL_SECONDS:
+            return False
+        crew.tend(1.0)
+        lab.check()
+    return True
+
+
+def _release(lab: Lab, history: History) -> int:
+    """What somebody does about parked streams: what is no command is dropped, the rest replayed.
+
+    Behind one that is dropped the next may be stuck, so this goes on until nothing changes.
+    """
+    count = 0
+    stuck: dict[tuple[str, str], int] = {}
+    while True:
+        dead = [
+            (context, document)
+            for context in SERVICES
+            for document in lab.store.find(CONTEXTS[context].states, {"dead": True})
+            if stuck.get((context, document["_id"])) != document["held"][0]
+        ]
+        if not dead:
+            return count
+        for context, document in dead:
+            drop = document["parked"].startswith("not a message")
+            # What was replayed and parked again has to wait until somebody has mended its rule.
+            if not drop:
+                stuck[context, document["_id"]] = document["held"][0]
+            sent = lab.bus.send(ReleaseParked(document["_id"], drop=drop), context=context)
+            token = sent.token()
+            deadline = time.monotonic() + STILL_SECONDS
+            while history.answer(token) is None:
+                history.hear(0.02)
+                if time.monotonic() > deadline:
+                    raise TimedOut(f"no answer to the release of {document['_id']!r} in {context}")
+            count += 1
+        _flushed(lab, {(context, d["_id"]): d["held"][0] for context, d in dead})
+
+
+def _flushed(lab: Lab, heads: dict[tuple[str, str], int]) -> None:
+    """Handlers save their states some tenths of a second after a commit."""
+    deadline = time.monotonic() + 2.0
+    while time.monotonic() < deadline:
+        found = {
+            (context, d["_id"]): d["held"][0]
+            for context in SERVICES
+            for d in lab.store.find(CONTEXTS[context].states, {"dead": True})
+        }
+        if not any(found.get(key) == head for key, head in heads.items()):
+            return
+        time.sleep(0.1)
+
+
+def _wait_for_quiet(lab: Lab, history: History, crew: Crew, progress: Progress) -> bool:
+    """Until every command has its last answer, every process its end, and nobody is behind."""
+    deadline = time.monotonic() + QUIET_SECONDS
+    still = time.monotonic()
+    before: Any = None
+    looked = 0.0
+    while time.monotonic() < deadline and time.monotonic() - still < STILL_SECONDS:
+        history.hear(0.05)
+        crew.tend(1.0)
+        lab.check()
+        if time.monotonic() - looked < 1.0:
+            continue
+        open_ones = {
+            saga: len(lab.store.find(f"{saga}.instances", {"ended": False})) for saga in PROCESSES
+        }
+        lags = [lab.lag(role, host) for role in ("handler", "projector") for host in SERVICES]
+        lags += [lab.lag("saga", saga) for saga in PROCESSES]
+        progress("answered", len(history) - history.unfinished, len(history))
+        looked = time.monotonic()
+        if crew.done and not history.unfinished and not any(open_ones.values()) and not any(lags):
+            return True
+        now = (len(history.heard), open_ones, lags, crew.report())
+        if now != before:
+            before, still = now, time.monotonic()
+    return False
+
+
+# --- the judgement
+
+
+def _judge(lab: Lab, history: History) -> dict[str, Any]:
+    adopted = sum(history.adopt(_commands(lab, context)) for context in SERVICES)
+    evidence = {context: gather(lab, context) for context in SERVICES}
+    verdicts: dict[str, list[Verdict]] = {}
+    for context in SERVICES:
+        for name, verdict in check(evidence[context], history).items():
+            verdicts.setdefault(name, []).append(verdict)
+    instances = {saga: lab.store.find(f"{saga}.instances", {}) for saga in PROCESSES}
+    verdicts["C11"] = [invariants.sagas(list(history), evidence, instances)]
+    order = sorted(verdicts, key=lambda name: int(name[1:]))
+    outcomes = Counter(c.outcome for e in evidence.values() for c in e.commits)
+    return {
+        "checkers": {n: msgspec.to_builtins(together(verdicts[n])) for n in order},
+        "parked": sum(
+            len(lab.store.find(CONTEXTS[context].states, {"dead": True})) for context in SERVICES
+        ),
+        "ignored_commits": lab.ignored_commits(),
+        "saga_commands": adopted,
+        "commits": sum(len(e.commits) for e in evidence.values()),
+        "aborted_commits": sum(len(e.aborted) for e in evidence.values()),
+        "outcomes": dict(sorted(outcomes.items())),
+        "streams": {context: len(evidence[context].states) for context in SERVICES},
+        "instances": {saga: len(found) for saga, found in instances.items()},
+    }
+
+
+def _commands(lab: Lab, context: str) -> Iterator[tuple[Token, Envelope[Any]]]:
+    """What lies in a commands topic, as far as it is a command to a service."""
+    source: Source = lab.broker.source(lab.topic_name(f"{context}.commands"))
+    try:
+        for partition in sorted(source.ends()):
+            for records in read(source, partition):
+                for record in records:
+                    try:
+                        envelope = CONTEXTS[context].codec.decode_command(record.value)
+                    except DecodeError:
+                        continue
+                    if not isinstance(envelope.body, ReleaseParked):
+                        yield Token(context, partition, record.offset), envelope
+    finally:
+        source.close()
+
+
+def _versions(lab: Lab) -> dict[str, str]:
+    dist = "confluent-kafka" if lab.client == "confluent" else "kafka-python"
+    found = {"labkit": metadata.version("cqrs-labkit"), dist: metadata.version(dist)}
+    return {"python": platform.python_version(), **found, **lab.server_versions()}
+
+
+def to_json(found: dict[str, Any]) -> bytes:
+    """The result, for ``--json``."""
+    return msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n"
