@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import rich.progress
 import typer
@@ -227,7 +227,7 @@ def _show_verdicts(found: dict[str, Any]) -> None:
         for line in verdict["violations"][:3]:
             print(f"{name}: {line}")
     for fault in found["faults"]:
-        struck = "" if fault["struck"] or fault["fault"] == "joins and leaves" else " (NOT struck)"
+        struck = "" if fault["struck"] else " (this has NOT happened)"
         print(f"{fault['worker']}: {fault['fault']}{struck}")
     print(
         f"{found['commands']:,} commands, {found['repeated']:,} of them twice, and "

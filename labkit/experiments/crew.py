@@ -177,6 +177,6 @@ class Crew:
     def report(self) -> list[dict[str, Any]]:
         """What befell each."""
         return [
-            {"worker": e.worker.name, "fault": e.fault, "struck": e.struck, "story": e.story}
+            {"worker": e.worker.name, "fault": e.fault, "struck": e.over, "story": e.story}
             for e in self.extras
         ]

@@ -38,6 +38,11 @@ class Call(NamedTuple):
     key: str = ""
     raw: bytes = b""
 
+    @property
+    def poison(self) -> bool:
+        """Whether its stream will be parked."""
+        return self.command is None or getattr(self.command, "reason", "") == CURSED
+
 
 class Load:
     """``count`` commands, the same ones for the same seed; a repeat is a call more."""

@@ -50,10 +50,10 @@ PLANTS = ("no-dedupe", "early-offsets", "no-fence", "checkpoint-apart", "random-
 #: Commands under way at once, at most; the client looks after so many calls.
 WINDOW = 4_000
 STRIDE = 200
-#: From this share of the load on the client takes its time until all faults have struck; from the
-#: second on it waits for them.
-SLOW_SHARE, HELD_SHARE = 0.6, 0.9
-SLOW_SECONDS = 0.25
+#: From this share of the load on the client takes its time until all faults have struck: it rests
+#: after so few calls. From the second share on it waits for them, and sends nothing.
+SLOW_SHARE, HELD_SHARE = 0.35, 0.9
+SLOW_STRIDE, SLOW_SECONDS = 20, 0.1
 #: A fault that has not struck by then, strikes no more; and the longest time without any change.
 FAULTS_SECONDS = 120.0
 STILL_SECONDS = 30.0
@@ -69,7 +69,6 @@ class Counts(Struct):
     repeated: int = 0
     poison: int = 0
     released: int = 0
-    kinds: Counter[str] = msgspec.field(default_factory=Counter)
 
 
 def verify_write(
@@ -194,14 +193,15 @@ def _drive(
         for number, call in enumerate(load):
             if call.command is None:
                 raw.send(lab.topic_name(f"{call.context}.commands"), call.key.encode(), call.raw)
-                counts.poison += 1
             else:
                 history.send(call.command, id=call.id, expected_version=call.expected_version)
                 counts.repeated += call.id in seen
                 seen.add(call.id)
             counts.sent += 1
-            if number % STRIDE == 0:
-                share = min(1.0, counts.sent / (load.count * 1.05))
+            counts.poison += call.poison
+            share = min(1.0, counts.sent / (load.count * 1.05))
+            slow = SLOW_SHARE < share and not crew.struck
+            if number % (SLOW_STRIDE if slow else STRIDE) == 0:
                 _keep_pace(lab, history, crew, share, time.monotonic() - began)
                 progress("sent", min(counts.sent - counts.repeated, load.count), load.count)
                 if share > 0.5 and not tended:
