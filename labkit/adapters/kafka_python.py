@@ -172,6 +172,7 @@ class KafkaPythonSource:
     ) -> None:
         self._bootstrap = bootstrap
         self._topic = topic
+        self._group = group
         self._assigned: set[int] = set()
         self._revoked: set[int] = set()
         self._positions: dict[int, int] = {}
@@ -186,10 +187,6 @@ class KafkaPythonSource:
             self._partitions = sorted(found)
             if group:
                 self._consumer.subscribe([topic], listener=_Listener(self))
-            else:
-                tps = [TopicPartition(topic, p) for p in self._partitions]
-                self._consumer.assign(tps)
-                self._consumer.pause(*tps)
 
     def _new_consumer(self, isolation: str, group: str | None = None) -> KafkaConsumer:
         return KafkaConsumer(
@@ -225,9 +222,12 @@ class KafkaPythonSource:
 
     def poll(self, limit: int, timeout: float) -> Batch:
         """At most ``limit`` records."""
+        batch = Batch()
+        if self._group is None and not self._positions:
+            time.sleep(timeout)
+            return batch
         with _translated(f"read {self._topic!r}", self._bootstrap):
             found = self._consumer.poll(timeout_ms=int(timeout * 1000), max_records=limit)
-            batch = Batch()
             for tp, records in found.items():
                 partition = tp.partition
                 batch.records.extend(
@@ -254,14 +254,25 @@ class KafkaPythonSource:
             if offset is None:
                 # Under read_committed this waits for a predecessor's pending offset commit.
                 offset = self._consumer.committed(tp, timeout_ms=3 * TRANSACTION_MS) or 0
+            self._positions[partition] = offset
+            if self._group is None:
+                self._assign()
             self._consumer.seek(tp, offset)
             self._consumer.resume(tp)
-        self._positions[partition] = offset
 
     def stop(self, partition: int) -> None:
         """Yield nothing more of it."""
-        self._consumer.pause(TopicPartition(self._topic, partition))
         self._positions.pop(partition, None)
+        if self._group is None:
+            self._assign()
+        else:
+            self._consumer.pause(TopicPartition(self._topic, partition))
+
+    def _assign(self) -> None:
+        """A reader in no group is assigned what it reads, and nothing is ever paused: kafka-python
+        3.0.12 puts the fetched records of a paused partition aside, and after ``resume`` may never
+        take them up again (where those of another partition were read to their end meanwhile)."""
+        self._consumer.assign([TopicPartition(self._topic, p) for p in sorted(self._positions)])
 
     def ends(self) -> dict[int, int]:
         """The high watermarks: only a ``read_uncommitted`` client is told those."""

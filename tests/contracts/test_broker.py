@@ -6,6 +6,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from random import Random
 
 import pytest
 
@@ -333,3 +334,27 @@ def test_a_worker_that_fell_out_of_its_group_commits_nothing(topics: Topics) -> 
     with pytest.raises(Fenced):
         log.commit(batch, echo(batch))
     assert topics.broker.committed(topics.commands, topics.group) == {}
+
+
+def test_a_reader_goes_to_and_fro_between_partitions(topics: Topics) -> None:
+    """It leaves one with records at hand that it has not taken yet, and comes back elsewhere."""
+    sender = topics.broker.sender()
+    for n in range(10_000):
+        sender.send(topics.commands, b"k%d" % (n % 50), b"x" * 200)
+    sender.flush(30)
+    sender.close()
+    reader = topics.source(topics.commands)
+    ends = reader.ends()
+    rng = Random(3)
+    for _ in range(100):
+        partition = rng.choice((1, 2))
+        start = rng.randrange(ends[partition] - 1)
+        stop = rng.choice((start + 1, ends[partition]))
+        got: list[int] = []
+        deadline = time.monotonic() + 15
+        reader.start(partition, start)
+        while len(got) < stop - start:
+            assert time.monotonic() < deadline, f"partition {partition} stands still, from {start}"
+            got += [r.offset for r in reader.poll(5_000, 0.2).records]
+        assert got[: stop - start] == list(range(start, stop))
+        reader.stop(partition)
