@@ -182,6 +182,9 @@ def _release(arrival: Arrival, command: Envelope[Any], body: int) -> Commit[Any]
     if not arrival.stream.parked:
         reason = f"stream {arrival.key!r} is not parked"
         return arrival.commit(command, "refused", reason, digest=body)
+    if command.body.head not in (None, arrival.stream.head):
+        reason = f"the command at offset {arrival.stream.head} is first, not {command.body.head}"
+        return arrival.commit(command, "refused", reason, digest=body)
     release = "drop" if command.body.drop else "replay"
     return arrival.commit(command, "accepted", digest=body, release=release)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, get_args
@@ -16,7 +17,7 @@ from labkit.decisions import Arrival, decide
 from labkit.domain import bank, catalog, inventory, orders
 from labkit.errors import DecodeError, Unreachable, UsageError
 from labkit.failpoints import Failpoint, hit
-from labkit.messages import Codec, Command, Commit, Decisions, Event, Upcasts
+from labkit.messages import MAX_ID, Codec, Command, Commit, Decisions, Event, Upcasts
 from labkit.ports import (
     Batch,
     Checkpoint,
@@ -133,9 +134,10 @@ class Handler(CrashOnly):
         polled, wall = self._clock.now(), self._clock.wall()
 
         # 2. Bring the states of cold streams, in one look-up; and what has waited and is due.
-        self._load({(_text(record.key), record.partition) for record in batch.records})
+        arrived = [(self._stream_of(record), record) for record in batch.records]
+        self._load((key, record.partition) for key, record in arrived)
         due = self._due(wall)
-        if not batch.records and not due:
+        if not arrived and not due:
             self._flush_if_due()
             return []
         hit(Failpoint.HANDLER_POLLED)
@@ -143,11 +145,11 @@ class Handler(CrashOnly):
         # 3. Decide one after the other; each sees what those before it in the batch did.
         work: dict[str, Stream] = {}
         made = [
-            self._handle(record, work, polled, wall)
-            for record in due
-            if self._working(work, record).may_go(record.offset, wall)
+            self._handle(key, record, work, polled, wall)
+            for key, record in due
+            if self._working(work, key).may_go(record.offset, wall)
         ]
-        made += [self._handle(record, work, polled, wall) for record in batch.records]
+        made += [self._handle(key, record, work, polled, wall) for key, record in arrived]
         hit(Failpoint.HANDLER_DECIDED)
 
         # 4. Commits and command offsets in one transaction: all, or nothing.
@@ -159,9 +161,7 @@ class Handler(CrashOnly):
             self._streams.pop(key)
             self._streams[key] = stream
             self._dirty[key] = None
-        for key in {c.stream for c, _ in made if not c.final or c.release} | {
-            _text(record.key) for record in due
-        }:
+        for key in {c.stream for c, _ in made if not c.final or c.release} | {k for k, _ in due}:
             self._agenda.note(work[key].next_due(), work[key].partition, key)
         self._snapshots.settle((commit for commit, _ in made), self._reached)
         for partition, position in batch.positions.items():
@@ -186,23 +186,36 @@ class Handler(CrashOnly):
 
     # --- one command
 
-    def _working(self, work: dict[str, Stream], record: Record) -> Stream:
-        """The stream of a record, as a copy that this batch may change."""
-        key = _text(record.key)
+    def _stream_of(self, record: Record) -> str:
+        """The stream that a record is about: its key, if it can be one and lies where it belongs.
+
+        Anything else gets a name of its own, which no key can have, so that whoever sent it cannot
+        get into the way of others.
+        """
+        key = record.key.decode("utf-8", "replace")[: MAX_ID + 1]
+        if 0 < len(key) <= MAX_ID and key[0] != "\0" and key.encode() == record.key:
+            known = self._streams.get(key)
+            home = known.partition if known else self._log.partition_for(record.key)
+            if home == record.partition:
+                return key
+        return "\0" + hashlib.sha256(b"%d:%b" % (record.partition, record.key)).hexdigest()
+
+    def _working(self, work: dict[str, Stream], key: str) -> Stream:
+        """A stream as a copy that this batch may change."""
         if (stream := work.get(key)) is None:
             stream = work[key] = self._streams[key].copy()
         return stream
 
     def _handle(
-        self, record: Record, work: dict[str, Stream], polled: int, wall: int
+        self, key: str, record: Record, work: dict[str, Stream], polled: int, wall: int
     ) -> tuple[Commit[Any], Record]:
-        stream = self._working(work, record)
-        arrival = Arrival(self.context, stream, _text(record.key), record, polled, wall)
+        stream = self._working(work, key)
+        arrival = Arrival(self.context, stream, key, record, polled, wall)
         commit, value = decide(arrival, self._clock)
         # Most streams never grow so long, and a call costs more than the comparison.
         if commit.last >= self._snapshots.every and self._snapshots.due(commit):
             self._snapshots.draft(commit, stream)
-        return commit, Record(record.partition, 0, record.key, value)
+        return commit, Record(record.partition, 0, key.encode(), value)
 
     # --- what to work on
 
@@ -229,7 +242,7 @@ class Handler(CrashOnly):
         self._take_over(batch.assigned)
         return batch
 
-    def _due(self, now: int) -> list[Record]:
+    def _due(self, now: int) -> list[tuple[str, Record]]:
         """The commands that waited for now, out of the topic that has kept them."""
         streams = self._agenda.pop(now)
         self._load(streams.items())
@@ -241,14 +254,14 @@ class Handler(CrashOnly):
                 self._agenda.note(now, partition, key)
             offsets.setdefault(partition, {}).update(dict.fromkeys(waiting[:room], key))
             room -= len(waiting[:room])
-        due: list[Record] = []
+        due: list[tuple[str, Record]] = []
         for partition, keys in offsets.items():
             if keys:
                 self._commands = self._commands or self._log.commands()
                 found = eventlog.fetch(self._commands, partition, keys)
                 # One that is gone decodes as nothing, and parks its stream.
                 due += [
-                    found.get(offset) or Record(partition, offset, key.encode(), b"")
+                    (key, found.get(offset) or Record(partition, offset, key.encode(), b""))
                     for offset, key in keys.items()
                 ]
         return due
@@ -339,17 +352,20 @@ class Handler(CrashOnly):
             commits += len(records)
         self._report(Recovered(partition, commits, time.monotonic() - began))
 
+    def _decode(self, record: Record) -> Commit[Any] | None:
+        try:
+            return self.context.codec.decode_commit(record.value)
+        except DecodeError:
+            return None
+
     def _replay(self, partition: int, records: Sequence[Record]) -> None:
-        self._load({(_text(record.key), partition) for record in records})
+        commits = [(record, self._decode(record)) for record in records]
+        self._load((commit.stream, partition) for _, commit in commits if commit is not None)
         reached = self._reached[partition]
         ignored = reached.ignored
-        for record in records:
-            try:
-                commit = self.context.codec.decode_commit(record.value)
-            except DecodeError:
-                commit = None
-            stream = self._streams[_text(record.key)]
-            if commit is None or commit.first != stream.version + 1:
+        for record, commit in commits:
+            stream = self._streams[commit.stream] if commit else None
+            if commit is None or stream is None or commit.first != stream.version + 1:
                 ignored += 1
                 continue
             stream.take(commit, self.context.evolve)
@@ -364,10 +380,6 @@ class Handler(CrashOnly):
         )
         self.ignored += ignored - reached.ignored
         self._flush_if_due()
-
-
-def _text(key: bytes) -> str:
-    return key.decode("utf-8", "backslashreplace")
 
 
 # --- The routing table: which context decides on which command, and how.

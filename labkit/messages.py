@@ -40,10 +40,13 @@ class ReleaseParked(Command, frozen=True):
     """Handle the commands that a parked stream holds, in order; with ``drop``, without the first.
 
     Every context takes it: a stream's owner handles it in the order of the log, like any command.
+    ``head`` is the offset of the first one, as far as the sender knows: with another one there, it
+    is refused, so that nobody drops what he has not seen.
     """
 
     id: str
     drop: bool = False
+    head: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] | None = None
 
     @property
     def stream(self) -> str:

@@ -108,7 +108,7 @@ def verify_write(
             crew = Crew(lab, marks, _extras())
             try:
                 counts, seconds = _drive(lab, history, Load(count, seed), crew, marks, progress)
-                quiet = _wait_for_quiet(lab, history, crew, progress)
+                quiet = _wait_for_quiet(lab, history, crew, counts, progress)
             finally:
                 crew.stop()
             report(f"{'quiet' if quiet else 'NOT quiet'}; the checkers look at it")
@@ -200,7 +200,7 @@ def _drive(
             counts.sent += 1
             counts.poison += call.poison
             share = min(1.0, counts.sent / (load.count * 1.05))
-            slow = SLOW_SHARE < share and not crew.struck
+            slow = share > SLOW_SHARE and not crew.struck
             if number % (SLOW_STRIDE if slow else STRIDE) == 0:
                 _keep_pace(lab, history, crew, share, time.monotonic() - began)
                 progress("sent", min(counts.sent - counts.repeated, load.count), load.count)
@@ -213,8 +213,7 @@ def _drive(
     progress("sent", load.count, load.count)
     _until(lambda: history.waiting == 0, lab, history, crew)
     seconds = time.monotonic() - began
-    (marks / REPAIRED).touch()
-    counts.released += _release(lab, history)
+    (marks / REPAIRED).touch()  # from now on a replay helps
     return counts, seconds
 
 
@@ -254,51 +253,30 @@ def _until(done: Callable[[], bool], lab: Lab, history: History, crew: Crew) -> 
 def _release(lab: Lab, history: History) -> int:
     """What somebody does about parked streams: what is no command is dropped, the rest replayed.
 
-    Behind one that is dropped the next may be stuck, so this goes on until nothing changes.
+    Handlers save their states some tenths of a second after a commit, so this may look at what has
+    changed since; then the release is refused, since it names the command that it is about.
     """
-    count = 0
-    stuck: dict[tuple[str, str], int] = {}
-    while True:
-        dead = [
-            (context, document)
-            for context in SERVICES
-            for document in lab.store.find(CONTEXTS[context].states, {"dead": True})
-            if stuck.get((context, document["_id"])) != document["held"][0]
-        ]
-        if not dead:
-            return count
-        for context, document in dead:
+    sent = []
+    for context in SERVICES:
+        for document in lab.store.find(CONTEXTS[context].states, {"dead": True}):
             drop = document["parked"].startswith("not a message")
-            # What was replayed and parked again has to wait until somebody has mended its rule.
-            if not drop:
-                stuck[context, document["_id"]] = document["held"][0]
-            sent = lab.bus.send(ReleaseParked(document["_id"], drop=drop), context=context)
-            token = sent.token()
-            deadline = time.monotonic() + STILL_SECONDS
-            while history.answer(token) is None:
-                history.hear(0.02)
-                if time.monotonic() > deadline:
-                    raise TimedOut(f"no answer to the release of {document['_id']!r} in {context}")
-            count += 1
-        _flushed(lab, {(context, d["_id"]): d["held"][0] for context, d in dead})
+            release = ReleaseParked(document["_id"], drop=drop, head=document["held"][0])
+            sent.append(lab.bus.send(release, context=context))
+    deadline = time.monotonic() + STILL_SECONDS
+    tokens = {delivery.token() for delivery in sent}
+    while missing := {token for token in tokens if history.answer(token) is None}:
+        history.hear(0.02)
+        if time.monotonic() > deadline:
+            raise TimedOut(f"no answer to {len(missing)} releases of parked streams, {missing}")
+    answers = [history.answer(token) for token in tokens]
+    return sum(answer is not None and answer.accepted for answer in answers)
 
 
-def _flushed(lab: Lab, heads: dict[tuple[str, str], int]) -> None:
-    """Handlers save their states some tenths of a second after a commit."""
-    deadline = time.monotonic() + 2.0
-    while time.monotonic() < deadline:
-        found = {
-            (context, d["_id"]): d["held"][0]
-            for context in SERVICES
-            for d in lab.store.find(CONTEXTS[context].states, {"dead": True})
-        }
-        if not any(found.get(key) == head for key, head in heads.items()):
-            return
-        time.sleep(0.1)
-
-
-def _wait_for_quiet(lab: Lab, history: History, crew: Crew, progress: Progress) -> bool:
-    """Until every command has its last answer, every process its end, and nobody is behind."""
+def _wait_for_quiet(
+    lab: Lab, history: History, crew: Crew, counts: Counts, progress: Progress
+) -> bool:
+    """Until no stream is parked, every command has its last answer, every process its end, and nobody
+    is behind."""
     deadline = time.monotonic() + QUIET_SECONDS
     still = time.monotonic()
     before: Any = None
@@ -315,8 +293,11 @@ def _wait_for_quiet(lab: Lab, history: History, crew: Crew, progress: Progress) 
         lags = [lab.lag(role, host) for role in ("handler", "projector") for host in SERVICES]
         lags += [lab.lag("saga", saga) for saga in PROCESSES]
         progress("answered", len(history) - history.unfinished, len(history))
+        released = _release(lab, history)
+        counts.released += released
         looked = time.monotonic()
-        if crew.done and not history.unfinished and not any(open_ones.values()) and not any(lags):
+        busy = released or history.unfinished or any(open_ones.values()) or any(lags)
+        if crew.done and not busy:
             return True
         now = (len(history.heard), open_ones, lags, crew.report())
         if now != before:
