@@ -9,7 +9,6 @@ import os
 import secrets
 import signal
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,11 +20,13 @@ from rich.console import Console
 from rich.table import Table
 
 from labkit import failpoints
+from labkit.deadletters_cli import app as dead_letters_app
 from labkit.errors import CheckFailed, LabkitError, UsageError
 from labkit.lab import worker_status
 from labkit.ports import DELIVERIES
+from labkit.results import check_writable, save
 from labkit.run import CLIENTS, DEFAULTS, ROLES, Settings, make_worker
-from labkit.runtime import Worker, work, write_whole
+from labkit.runtime import Worker, work
 from labkit.stack.commands import WORKERS
 from labkit.stack.commands import app as stack_app
 
@@ -44,6 +45,7 @@ bench = typer.Typer(help="Measure ratios side by side, on real servers.", no_arg
 app.add_typer(bench, name="bench")
 verify = typer.Typer(help="Does it hold? Load, faults, then checkers.", no_args_is_help=True)
 app.add_typer(verify, name="verify")
+app.add_typer(dead_letters_app, name="dead-letters")
 WORKERS.append(worker_status)
 
 
@@ -122,17 +124,13 @@ def demo(
         raise UsageError(f"--client must be one of {', '.join(CLIENTS)}, got {client!r}")
     purchases = _whole("--limit", limit, 1, ORDERS) if limit is not None else ORDERS
     for option, file in (("--json", json_file), ("--plot", plot_file)):
-        _check_writable(option, file)
+        check_writable(option, file)
     if plot_file and plot_file.suffix not in (".png", ".svg"):
         raise UsageError(f"--plot must end in .png or .svg, got {str(plot_file)!r}")
     with _bars() as (progress, say):
         found = demo(lab, client, purchases, progress, say, keep)
     _show(found)
-    if json_file:
-        try:
-            write_whole(json_file, to_json(found))
-        except OSError as error:
-            raise UsageError(f"--json {str(json_file)!r}: {error.strerror}") from None
+    save("--json", json_file, to_json(found))
     if plot_file:
         _draw(found, plot_file)
     if keep:
@@ -156,14 +154,10 @@ def bench_restart(
     if client not in CLIENTS:
         raise UsageError(f"--client must be one of {', '.join(CLIENTS)}, got {client!r}")
     sizes = Sizes().scaled(scale)
-    _check_writable("--json", json_file)
+    check_writable("--json", json_file)
     with _bars() as (progress, say):
         found = restart(lab, client, sizes, progress, say)
-    if json_file:
-        try:
-            write_whole(json_file, to_json(found))
-        except OSError as error:
-            raise UsageError(f"--json {str(json_file)!r}: {error.strerror}") from None
+    save("--json", json_file, to_json(found))
     print(
         f"The state of a stream of {found['snapshots']['events']:,} events comes "
         f"{found['snapshot_speedup']:,.1f} times faster from its newest snapshot."
@@ -197,14 +191,10 @@ def verify_write(
     if client not in CLIENTS:
         raise UsageError(f"--client must be one of {', '.join(CLIENTS)}, got {client!r}")
     count = _whole("--commands", commands, 100, 10_000_000)
-    _check_writable("--json", json_file)
+    check_writable("--json", json_file)
     with _bars() as (progress, say):
         found = verification.verify_write(lab, client, count, plant, seed, progress, say)
-    if json_file:
-        try:
-            write_whole(json_file, verification.to_json(found))
-        except OSError as error:
-            raise UsageError(f"--json {str(json_file)!r}: {error.strerror}") from None
+    save("--json", json_file, verification.to_json(found))
     _show_verdicts(found)
     if not found["ok"]:
         wrong = verification.red(found)
@@ -246,24 +236,6 @@ def _whole(option: str, text: str, least: int, most: int) -> int:
     except ValueError:
         pass
     raise UsageError(f"{option} must be a whole number from {least} to {most}, got {text!r}")
-
-
-def _check_writable(option: str, file: Path | None) -> None:
-    """Before a long run, not after it."""
-    if file is None:
-        return
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        if file.is_dir():
-            raise IsADirectoryError(21, "it is a folder")
-        with tempfile.TemporaryFile(dir=file.parent):
-            pass
-        if file.exists():
-            file.open("ab").close()
-    except OSError as error:
-        raise UsageError(
-            f"{option} {str(file)!r} cannot be written: {error.strerror}; choose another place"
-        ) from None
 
 
 @contextmanager

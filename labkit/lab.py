@@ -16,18 +16,21 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from labkit import stack
 from labkit.bus import CommandBus
+from labkit.deadletters import DeadLetter, DeadLetters, Waiting
 from labkit.errors import StackError, TimedOut, Unreachable, UsageError
 from labkit.eventlog import HISTORY, EventLog, peek
 from labkit.failpoints import Crash, Failpoint, armed
 from labkit.handlers import CONTEXTS, Context, Handler, route
+from labkit.messages import Answer
 from labkit.ports import Checkpoint, Source
 from labkit.projections import Projector
 from labkit.queries import Queries
@@ -93,6 +96,7 @@ class Lab(Run):
     ) -> None:
         self._workers: Workers | None = None
         self._pumping = False
+        self._stepping: str | None = None
         self._parts: dict[tuple[str, str], Any] = {}
         self._touched: dict[tuple[str, str], float] = {}
         self._event_logs: dict[str, EventLog] = {}
@@ -289,11 +293,13 @@ class Lab(Run):
             )
 
     def _pump(self) -> None:
-        """In memory and started: do what worker processes would do."""
+        """In memory and started: do what worker processes would do. Or step what is by hand."""
         if self._pumping:
             for role in ROLES:
                 for host in self.hosts(role):
                     self.by_hand(role, host).step(0)
+        elif self._stepping:
+            self.by_hand("handler", self._stepping).step(0.1)
 
     # --- looking
 
@@ -333,6 +339,59 @@ class Lab(Run):
         import pandas as pd
 
         return pd.DataFrame(self.log(context).history(stream), columns=HISTORY)
+
+    # --- dead letters
+
+    def dead_letters(self, context: str | None = None) -> pd.DataFrame:
+        """The parked streams, one row each; of all contexts, or of one."""
+        import pandas as pd
+
+        rows = []
+        for name in [context] if context else self.contexts:
+            if ("handler", name) in self._parts:
+                self.by_hand("handler", name).flush()
+            with closing(self.letters(name)) as letters:
+                rows += [structs.asdict(letter) for letter in letters.parked()]
+        return pd.DataFrame(rows, columns=list(DeadLetter.__struct_fields__))
+
+    def dead_letter(self, stream: str, context: str = "orders") -> pd.DataFrame:
+        """What waits in a parked stream, in order: one row a command."""
+        import pandas as pd
+
+        with closing(self.letters(context)) as letters:
+            rows = [structs.asdict(command) for command in letters.waiting(stream)]
+        return pd.DataFrame(rows, columns=list(Waiting.__struct_fields__))
+
+    def replay(self, stream: str, context: str = "orders") -> Answer:
+        """Let a parked stream go on with all that waits in it."""
+        return self._release(stream, context, drop=False)
+
+    def drop_dead_letter(self, stream: str, context: str = "orders") -> Answer:
+        """Let a parked stream go on without the first command that waits in it."""
+        return self._release(stream, context, drop=True)
+
+    def _release(self, stream: str, context: str, drop: bool) -> Answer:
+        """Where the handler is stepped by hand, it is stepped until it has answered."""
+        self._stepping = context if ("handler", context) in self._parts else None
+        try:
+            with closing(self.letters(context)) as letters:
+                return letters.release(stream, drop=drop)
+        finally:
+            self._stepping = None
+
+    def letters(self, context: str) -> DeadLetters:
+        """The dead letters of a context; close them."""
+        if context not in self.contexts:
+            raise UsageError(f"this run has no context {context!r}, but {', '.join(self.contexts)}")
+        topic = self.topic_name(f"{context}.commands")
+        return DeadLetters(
+            CONTEXTS[context],
+            self.store,
+            self.broker.source(topic),
+            topic,
+            self.bus,
+            self.broker.sender(),
+        )
 
     def collection(self, name: str) -> pd.DataFrame:
         """What a collection holds: one row a document."""

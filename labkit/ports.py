@@ -97,8 +97,10 @@ class Acknowledgement(Protocol):
 class Sender(Protocol):
     """Sends commands, acknowledged by all replicas."""
 
-    def send(self, topic: str, key: bytes, value: bytes) -> Acknowledgement:
-        """Queue one record."""
+    def send(
+        self, topic: str, key: bytes, value: bytes, partition: int | None = None
+    ) -> Acknowledgement:
+        """Queue one record; ``None``: for the partition that its key belongs to."""
 
     def flush(self, timeout: float) -> None:
         """Wait until all that was queued is acknowledged; raises ``Unreachable``."""

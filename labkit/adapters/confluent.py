@@ -394,12 +394,20 @@ class ConfluentSender:
             }
         )
 
-    def send(self, topic: str, key: bytes, value: bytes) -> ConfluentDelivery:
+    def send(
+        self, topic: str, key: bytes, value: bytes, partition: int | None = None
+    ) -> ConfluentDelivery:
         """Queue one record; a full queue waits."""
         delivery = ConfluentDelivery(self._producer, self._bootstrap)
         while True:
             try:
-                self._producer.produce(topic, value=value, key=key, on_delivery=delivery.done)
+                self._producer.produce(
+                    topic,
+                    value=value,
+                    key=key,
+                    partition=-1 if partition is None else partition,
+                    on_delivery=delivery.done,
+                )
                 break
             except BufferError:
                 self._producer.poll(0.1)

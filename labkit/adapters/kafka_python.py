@@ -434,10 +434,12 @@ class KafkaPythonSender:
                 metrics_enabled=False,
             )
 
-    def send(self, topic: str, key: bytes, value: bytes) -> KafkaPythonDelivery:
+    def send(
+        self, topic: str, key: bytes, value: bytes, partition: int | None = None
+    ) -> KafkaPythonDelivery:
         """Queue one record."""
         with _translated(f"send to {topic!r}", self._bootstrap):
-            future = self._producer.send(topic, key=key, value=value)
+            future = self._producer.send(topic, key=key, value=value, partition=partition)
         return KafkaPythonDelivery(future, self._bootstrap)
 
     def flush(self, timeout: float) -> None:

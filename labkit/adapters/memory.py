@@ -377,9 +377,12 @@ class MemorySender:
     def __init__(self, broker: MemoryBroker) -> None:
         self._broker = broker
 
-    def send(self, topic: str, key: bytes, value: bytes) -> MemoryDelivery:
+    def send(
+        self, topic: str, key: bytes, value: bytes, partition: int | None = None
+    ) -> MemoryDelivery:
         """Append one record."""
-        partition = self._broker.partition_for(topic, key)
+        if partition is None:
+            partition = self._broker.partition_for(topic, key)
         return MemoryDelivery(partition, self._broker.append(topic, partition, key, value, None))
 
     def flush(self, timeout: float) -> None:

@@ -206,7 +206,7 @@ def _drive(
                 progress("sent", min(counts.sent - counts.repeated, load.count), load.count)
                 if share > 0.5 and not tended:
                     tended = True
-                    counts.released += _release(lab, history)
+                    counts.released += _release(lab, history)[1]
         raw.flush(30)
     finally:
         raw.close()
@@ -250,11 +250,12 @@ def _until(done: Callable[[], bool], lab: Lab, history: History, crew: Crew) -> 
     return True
 
 
-def _release(lab: Lab, history: History) -> int:
+def _release(lab: Lab, history: History) -> tuple[int, int]:
     """What somebody does about parked streams: what is no command is dropped, the rest replayed.
 
     Handlers save their states some tenths of a second after a commit, so this may look at what has
     changed since; then the release is refused, since it names the command that it is about.
+    Returns how many streams seemed to be parked, and how many were released.
     """
     sent = []
     for context in SERVICES:
@@ -269,14 +270,14 @@ def _release(lab: Lab, history: History) -> int:
         if time.monotonic() > deadline:
             raise TimedOut(f"no answer to {len(missing)} releases of parked streams, {missing}")
     answers = [history.answer(token) for token in tokens]
-    return sum(answer is not None and answer.accepted for answer in answers)
+    return len(sent), sum(answer is not None and answer.accepted for answer in answers)
 
 
 def _wait_for_quiet(
     lab: Lab, history: History, crew: Crew, counts: Counts, progress: Progress
 ) -> bool:
-    """Until no stream is parked, every command has its last answer, every process its end, and nobody
-    is behind."""
+    """Until no stream is parked, every command has its last answer, every process its end, and
+    nobody is behind."""
     deadline = time.monotonic() + QUIET_SECONDS
     still = time.monotonic()
     before: Any = None
@@ -293,10 +294,10 @@ def _wait_for_quiet(
         lags = [lab.lag(role, host) for role in ("handler", "projector") for host in SERVICES]
         lags += [lab.lag("saga", saga) for saga in PROCESSES]
         progress("answered", len(history) - history.unfinished, len(history))
-        released = _release(lab, history)
+        parked, released = _release(lab, history)
         counts.released += released
         looked = time.monotonic()
-        busy = released or history.unfinished or any(open_ones.values()) or any(lags)
+        busy = parked or history.unfinished or any(open_ones.values()) or any(lags)
         if crew.done and not busy:
             return True
         now = (len(history.heard), open_ones, lags, crew.report())
