@@ -9,6 +9,8 @@ from typing import Any
 from bson.errors import BSONError
 from msgspec import structs
 from pymongo import IndexModel, MongoClient, ReadPreference, ReplaceOne, ReturnDocument
+from pymongo.client_session import ClientSession
+from pymongo.database import Database
 from pymongo.errors import (
     BulkWriteError,
     ConnectionFailure,
@@ -32,7 +34,8 @@ _DUPLICATE_KEY = 11_000
 
 
 @contextmanager
-def _translated(doing: str) -> Iterator[None]:
+def translated(doing: str) -> Iterator[None]:
+    """Errors of pymongo as ours."""
     try:
         yield
     except (BulkWriteError, DuplicateKeyError) as error:
@@ -58,28 +61,47 @@ def _short(error: PyMongoError) -> str:
     return str(error).split(", Topology Description")[0].split(", full error")[0]
 
 
+def connect(uri: str, database: str) -> tuple[MongoClient[Document], Database[Document]]:
+    """A client, and a database whose reads and writes cannot be undone by an election."""
+    with translated(f"connect to {uri.rpartition('@')[2]!r}"):
+        client: MongoClient[Document] = MongoClient(
+            uri,
+            serverSelectionTimeoutMS=SELECTION_MS,
+            socketTimeoutMS=SOCKET_MS,
+            appname="labkit",
+        )
+        # Whatever the URI prefers: decisions and waits rest on what cannot be undone.
+        return client, client.get_database(
+            database,
+            read_preference=ReadPreference.PRIMARY,
+            read_concern=ReadConcern("majority"),
+            write_concern=MAJORITY,
+        )
+
+
+@contextmanager
+def transaction(client: MongoClient[Document]) -> Iterator[ClientSession]:
+    """Everything in it, or nothing; what it reads is one snapshot."""
+    with (
+        client.start_session() as session,
+        session.start_transaction(
+            read_concern=ReadConcern("snapshot"),
+            write_concern=MAJORITY,
+            max_commit_time_ms=WRITE_MS,
+        ),
+    ):
+        yield session
+
+
 class MongoStore:
     """One database of a MongoDB replica set."""
 
     def __init__(self, uri: str, database: str) -> None:
-        with _translated(f"connect to {uri.rpartition('@')[2]!r}"):
-            self._client: MongoClient[Document] = MongoClient(
-                uri,
-                serverSelectionTimeoutMS=SELECTION_MS,
-                socketTimeoutMS=SOCKET_MS,
-                appname="labkit",
-            )
-            self._db = self._client.get_database(
-                database,
-                # Whatever the URI prefers: decisions and waits rest on what cannot be undone.
-                read_preference=ReadPreference.PRIMARY,
-                read_concern=ReadConcern("majority"),
-                write_concern=MAJORITY,
-            )
+        self._client, self._db = connect(uri, database)
 
     def claim(self, checkpoints: str, id: str) -> Checkpoint:
         """Raise the epoch."""
-        with _translated(f"claim {id!r}"):
+        with translated(f"claim {id!r}"):
             found = self._db[checkpoints].find_one_and_update(
                 {"_id": id},
                 {
@@ -95,15 +117,8 @@ class MongoStore:
         self, checkpoints: str, moves: Sequence[tuple[Checkpoint, Checkpoint]], writes: Writes
     ) -> None:
         """One MongoDB transaction. Checkpoints first: who lost them does no other work."""
-        with (
-            _translated(f"advance {[old.id for old, _ in moves]}"),
-            self._client.start_session() as session,
-            session.start_transaction(
-                read_concern=ReadConcern("snapshot"),
-                write_concern=MAJORITY,
-                max_commit_time_ms=WRITE_MS,
-            ),
-        ):
+        doing = f"advance {[old.id for old, _ in moves]}"
+        with translated(doing), transaction(self._client) as session:
             for old, new in moves:
                 expected = {"_id": old.id, "epoch": old.epoch, "position": old.position}
                 fields = structs.asdict(new)
@@ -129,7 +144,7 @@ class MongoStore:
 
     def checkpoints(self, checkpoints: str) -> list[Checkpoint]:
         """All checkpoints of a collection."""
-        with _translated(f"read {checkpoints!r}"):
+        with translated(f"read {checkpoints!r}"):
             return [_checkpoint(found) for found in self._db[checkpoints].find()]
 
     def load(self, collection: str, ids: Iterable[str]) -> dict[str, Document]:
@@ -137,7 +152,7 @@ class MongoStore:
         wanted = list(ids)
         if not wanted:
             return {}
-        with _translated(f"load from {collection!r}"):
+        with translated(f"load from {collection!r}"):
             found = self._db[collection].find({"_id": {"$in": wanted}})
             return {document["_id"]: document for document in found}
 
@@ -151,7 +166,7 @@ class MongoStore:
     ) -> list[Document]:
         """Equality, and upper bounds."""
         bounds = {name: {"$lte": most} for name, most in (at_most or {}).items()}
-        with _translated(f"find in {collection!r}"):
+        with translated(f"find in {collection!r}"):
             cursor = self._db[collection].find({**where, **bounds}, limit=limit)
             return list(cursor.sort(list(sort)) if sort else cursor)
 
@@ -164,35 +179,35 @@ class MongoStore:
         pipeline: list[Document] = [{"$group": {"_id": f"${by}", **sums}}, {"$sort": order}]
         if limit:
             pipeline.append({"$limit": limit})
-        with _translated(f"total {collection!r}"):
+        with translated(f"total {collection!r}"):
             return list(self._db[collection].aggregate(pipeline))
 
     def count(self, collection: str) -> int:
         """The number of documents."""
-        with _translated(f"count {collection!r}"):
+        with translated(f"count {collection!r}"):
             return self._db[collection].count_documents({})
 
     def index(
         self, collection: str, keys: Sequence[tuple[str, int]], *, sparse: bool = False
     ) -> None:
         """Make sure of an index."""
-        with _translated(f"index {collection!r}"):
+        with translated(f"index {collection!r}"):
             options = {"sparse": True} if sparse else {}  # MongoDB takes no False for _id
             self._db[collection].create_indexes([IndexModel(list(keys), **options)])
 
     def collections(self) -> list[str]:
         """The names of the collections."""
-        with _translated("list collections"):
+        with translated("list collections"):
             return sorted(self._db.list_collection_names())
 
     def version(self) -> str:
         """As the server says."""
-        with _translated("ask for the version"):
+        with translated("ask for the version"):
             return str(self._client.server_info()["version"])
 
     def drop(self) -> None:
         """Drop the database."""
-        with _translated(f"drop {self._db.name!r}"):
+        with translated(f"drop {self._db.name!r}"):
             self._client.drop_database(self._db.name)
 
     def close(self) -> None:
