@@ -25,7 +25,7 @@ from labkit.errors import CheckFailed, LabkitError, UsageError
 from labkit.lab import worker_status
 from labkit.ports import DELIVERIES
 from labkit.results import check_writable, save
-from labkit.run import CLIENTS, DEFAULTS, ROLES, Settings, make_worker
+from labkit.run import CLIENTS, DEFAULTS, LOGS, ROLES, Settings, make_worker
 from labkit.runtime import Worker, work
 from labkit.stack.commands import WORKERS
 from labkit.stack.commands import app as stack_app
@@ -60,6 +60,7 @@ def run(
         typer.Option(min=0, help="Never shared by two live workers; by default one of its own."),
     ] = None,
     client: Annotated[str, typer.Option(help=" or ".join(CLIENTS))] = DEFAULTS.client,
+    log: Annotated[str, typer.Option(help=" or ".join(LOGS))] = DEFAULTS.log,
     partitions: Annotated[int, typer.Option(help="Of the run's topics.")] = DEFAULTS.partitions,
     delivery: Annotated[str, typer.Option(help=", ".join(DELIVERIES))] = DEFAULTS.delivery,
     batch_size: Annotated[
@@ -86,6 +87,7 @@ def run(
         plant_from_environment()
     settings = Settings(
         client=client,
+        log=log,
         partitions=partitions,
         delivery=delivery,  # type: ignore[arg-type]  # checked with the rest
         batch_size=batch_size,

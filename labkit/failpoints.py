@@ -33,6 +33,7 @@ class Failpoint(StrEnum):
     PROJECTOR_APPLIED = "projector.applied"  # views changed in memory, nothing written
     PROJECTOR_ADVANCED = "projector.advanced"  # views and checkpoint written
     SAGA_SENT = "saga.sent"  # commands acknowledged, still in the outbox
+    RELAY_SENT = "relay.sent"  # records acknowledged, the resume token is not saved
 
 
 ALL = tuple(Failpoint)

@@ -31,7 +31,7 @@ from labkit.eventlog import HISTORY, EventLog, peek
 from labkit.failpoints import Crash, Failpoint, armed
 from labkit.handlers import CONTEXTS, Context, Handler, route
 from labkit.messages import Answer
-from labkit.ports import Checkpoint, Source
+from labkit.ports import Broker, Checkpoint, Source
 from labkit.projections import Projector
 from labkit.queries import Queries
 from labkit.run import ROLES, Role, Run, Settings, runs_folder
@@ -126,7 +126,7 @@ class Lab(Run):
             self._bus = CommandBus(
                 route(CONTEXTS[context] for context in self.contexts),
                 self.topic_name,
-                self.broker.sender(),
+                self.log_broker.sender(),
                 lambda context: self.broker.source(self.topic_name(f"{context}.events")),
                 pump=self._pump,
             )
@@ -205,7 +205,7 @@ class Lab(Run):
 
     def start(self, handlers: int = 1, projectors: int = 1, sagas: int = 1) -> None:
         """Start so many worker processes of each context, and of each saga of this run; wait until
-        they own all partitions.
+        they own all partitions. On the MongoDB log each context has one relay, too.
 
         In memory there are no processes: whoever waits for an answer steps the parts.
         """
@@ -215,7 +215,7 @@ class Lab(Run):
         if self._workers is not None:
             raise UsageError(f"the workers of run {self.run!r} are running already")
         self._close_parts()
-        counts = {"handler": handlers, "projector": projectors, "saga": sagas}
+        counts = {"handler": handlers, "relay": 1, "projector": projectors, "saga": sagas}
         workers = [
             Worker(role, host, slot)
             for role, count in counts.items()
@@ -228,6 +228,7 @@ class Lab(Run):
             logs=str(self.logs()),
             run=self.run,
             client=self.client,
+            log=self.settings.log,
             partitions=self.partitions,
             workers=workers,
             commands=[self.worker_command(worker) for worker in workers],
@@ -309,7 +310,7 @@ class Lab(Run):
         Rows hold ``partition``, ``offset``, ``key`` and ``value`` (JSON, or bytes where it is not).
         What is hidden belongs to transactions that are still open.
         """
-        source = self.broker.source(self.topic_name(name))
+        source = self.broker_of(name).source(self.topic_name(name))
         try:
             records, hidden = peek(source, STUCK_SECONDS if self.backend == "kafka" else 0.0)
         finally:
@@ -387,10 +388,10 @@ class Lab(Run):
         return DeadLetters(
             CONTEXTS[context],
             self.store,
-            self.broker.source(topic),
+            self.log_broker.source(topic),
             topic,
             self.bus,
-            self.broker.sender(),
+            self.log_broker.sender(),
         )
 
     def collection(self, name: str) -> pd.DataFrame:
@@ -404,15 +405,16 @@ class Lab(Run):
     def lag(self, role: str, context: str) -> int:
         """How many offsets the group of a role is behind; markers count too."""
         behind = 0
+        if role == "relay":
+            topic = self.topic_name(f"{context}.events")
+            published = self._ends(self.broker, topic)
+            written = self._ends(self.log_broker, topic)
+            return sum(written[partition] - published[partition] for partition in written)
         for reader in self.readers(role, context):
             topic = self.topic_name(reader.topic)
-            source: Source = self.broker.source(topic)
-            try:
-                ends = source.ends()
-            finally:
-                source.close()
+            ends = self._ends(self.broker_of(topic), topic)
             if role == "handler":
-                reached = self.broker.committed(topic, self.group(role, context))
+                reached = self.log_broker.committed(topic, self.group(role, context))
             else:
                 reached = {
                     int(c.id.rpartition(":")[2]): c.position
@@ -421,6 +423,13 @@ class Lab(Run):
                 }
             behind += sum(end - reached.get(partition, 0) for partition, end in ends.items())
         return behind
+
+    def _ends(self, broker: Broker, topic: str) -> dict[int, int]:
+        source: Source = broker.source(topic)
+        try:
+            return source.ends()
+        finally:
+            source.close()
 
     def server_versions(self) -> dict[str, str]:
         """Of Kafka and MongoDB."""
@@ -507,6 +516,7 @@ def worker_status(name: str) -> list[dict[str, Any]]:
                 name,
                 run=run,
                 client=found.client,
+                log=found.log,
                 contexts=contexts,
                 sagas=sagas,
                 partitions=found.partitions,

@@ -25,12 +25,15 @@ from labkit.errors import Unreachable, UsageError
 from labkit.handlers import CONTEXTS, Handler, Recovered
 from labkit.ports import DELIVERIES, Broker, Delivery, Store
 from labkit.projections import Projector
+from labkit.relay import Log as Publisher
+from labkit.relay import Relay
 from labkit.runtime import Worker
 from labkit.sagas import Saga, SagaOutbox, SagaProjection
 from labkit.views import PROJECTIONS
 
 CLIENTS = ("kafka-python", "confluent")
-Role = Literal["handler", "projector", "saga"]
+LOGS = ("kafka", "mongodb")
+Role = Literal["handler", "relay", "projector", "saga"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
 
@@ -39,6 +42,8 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     Args:
         client: ``kafka-python`` or ``confluent``.
+        log: ``kafka``, or ``mongodb``: commands and commits are kept there, and a relay publishes
+            the commits to Kafka.
         partitions: of each topic; fixed for the run's life.
         delivery: what a handler promises in a crash, see ``ports.Delivery``.
         batch_size: how many commands go into one transaction at most.
@@ -48,6 +53,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     """
 
     client: str = "kafka-python"
+    log: str = "kafka"
     partitions: int = 4
     delivery: Delivery = "exactly_once"
     batch_size: int = 4_000
@@ -59,6 +65,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         """The same settings; raises ``UsageError`` that names the one that cannot be."""
         if self.client not in CLIENTS:
             raise UsageError(f"client must be one of {', '.join(CLIENTS)}, got {self.client!r}")
+        if self.log not in LOGS:
+            raise UsageError(f"log must be one of {', '.join(LOGS)}, got {self.log!r}")
         if self.delivery not in DELIVERIES:
             raise UsageError(
                 f"delivery must be one of {', '.join(DELIVERIES)}, got {self.delivery!r}"
@@ -124,6 +132,8 @@ class Run:
         if unknown := set(sagas) - set(PROCESSES):
             raise UsageError(f"unknown saga {unknown.pop()!r}; known: {', '.join(PROCESSES)}")
         self.settings = settings.check()
+        if backend == "memory" and settings.log != "kafka":
+            raise UsageError(f"in memory there is one log; got log={settings.log!r}")
         self.name = name
         self.run = run or f"r{uuid.uuid4().hex[:7]}"
         self.backend = backend
@@ -132,11 +142,13 @@ class Run:
         self.contexts = tuple(dict.fromkeys([*contexts, *needed]))
         self.servers: stack.Servers | None = None
         self._started_servers = False
-        self.broker: Broker
+        self.broker: Broker  # where views, sagas and clients read the commits
+        self.log_broker: Broker  # where commands and commits are kept: the same, or MongoDB
         self.store: Store
         try:
             if backend == "memory":
-                self.broker, self.store = MemoryBroker(), MemoryStore()
+                self.broker = self.log_broker = MemoryBroker()
+                self.store = MemoryStore()
             else:
                 self._connect(report, start)
             if run is None:
@@ -163,16 +175,22 @@ class Run:
             from labkit.adapters.kafka_python import KafkaPythonBroker
 
             self.broker = KafkaPythonBroker(self.servers.bootstrap)
-        self.store = MongoStore(self.servers.mongo_uri, f"{self.name}_{self.run}")
+        database = f"{self.name}_{self.run}"
+        self.store = MongoStore(self.servers.mongo_uri, database)
+        self.log_broker = self.broker
+        if self.settings.log == "mongodb":
+            from labkit.adapters.mongo_log import MongoBroker
+
+            self.log_broker = MongoBroker(self.servers.mongo_uri, database)
 
     def _prepare(self) -> None:
-        self.broker.create(
-            {
-                self.topic_name(f"{context}.{kind}"): self.settings.partitions
-                for context in self.contexts
-                for kind in ("commands", "events")
-            }
+        events, commands = (
+            {self.topic_name(f"{c}.{kind}"): self.settings.partitions for c in self.contexts}
+            for kind in ("events", "commands")
         )
+        self.log_broker.create(events | commands)
+        if self.log_broker is not self.broker:
+            self.broker.create(events)
         # Collections exist before the first transaction: creating one inside is slow.
         for context in self.contexts:
             for field in ("waiting", "dead"):
@@ -211,6 +229,8 @@ class Run:
 
     def hosts(self, role: str) -> tuple[str, ...]:
         """What the workers of a role are named after: contexts, or sagas."""
+        if role == "relay" and self.log_broker is self.broker:
+            return ()
         return self.sagas if role == "saga" else self.contexts
 
     def readers(self, role: str, context: str) -> list[Reader]:
@@ -221,6 +241,8 @@ class Run:
         if role == "projector":
             name = PROJECTIONS[context].name
             return [Reader(f"{context}.events", CONTEXTS[context].checkpoints, name)]
+        if role == "relay":
+            return []
         return [
             Reader(f"{p.context}.events", f"{context}.checkpoints", p.name)
             for p in self._saga_projections(context)
@@ -231,6 +253,10 @@ class Run:
         if isinstance(process, Fulfilment):
             process = Fulfilment(self.settings.pay_within)
         return [SagaProjection(process, source) for source in process.sources]
+
+    def broker_of(self, name: str) -> Broker:
+        """Where a topic is to be read: commands where they are kept, events where all read them."""
+        return self.log_broker if name.endswith(".commands") else self.broker
 
     # --- parts
 
@@ -248,7 +274,7 @@ class Run:
         if worker.role == "handler":
             return Handler(
                 context,
-                self.broker.log(
+                self.log_broker.log(
                     commands, events, group, f"{group}-{worker.slot}", self.settings.delivery
                 ),
                 self.store,
@@ -256,6 +282,10 @@ class Run:
                 linger=self.settings.linger,
                 report=report,
             )
+        if worker.role == "relay":
+            if not isinstance(self.log_broker, Publisher):
+                raise UsageError("a relay is for log='mongodb'; this run's log is Kafka")
+            return Relay(self.log_broker, self.broker, events)
         return Projector(
             PROJECTIONS[worker.context],
             context.codec,
@@ -265,7 +295,7 @@ class Run:
         )
 
     def _make_saga(self, saga: str) -> Saga:
-        sender = self.broker.sender()
+        sender = self.log_broker.sender()
         checkpoints = f"{saga}.checkpoints"
         projectors = [
             Projector(
@@ -319,7 +349,7 @@ class Run:
 
     def close(self) -> None:
         """Let go of connections."""
-        for end in ("broker", "store"):
+        for end in ("broker", "log_broker", "store"):
             if hasattr(self, end):
                 getattr(self, end).close()
 

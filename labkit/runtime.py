@@ -85,6 +85,7 @@ class Registry(Struct):
     supervisor: int
     born: float
     client: str
+    log: str
     partitions: int
     workers: list[Alive]
 
@@ -96,6 +97,7 @@ class Order(Struct):
     logs: str
     run: str
     client: str
+    log: str
     partitions: int
     workers: list[Worker]
     commands: list[list[str]]
@@ -270,7 +272,13 @@ def _register(path: Path, order: Order, children: Sequence[_Child]) -> None:
         if c.process is not None
     ]
     state = Registry(
-        order.run, os.getpid(), _born(os.getpid()), order.client, order.partitions, workers
+        order.run,
+        os.getpid(),
+        _born(os.getpid()),
+        order.client,
+        order.log,
+        order.partitions,
+        workers,
     )
     write_whole(path, msgspec.json.encode(state))
 

@@ -33,7 +33,12 @@ from tests.test_checkers import assert_green, mixed, send
 CASES = [
     *(("kafka-python", point) for point in ALL if point.startswith(("handler.", "projector."))),
     *(("confluent", point) for point in ALL if point.startswith("handler.")),
+    ("mongodb", Failpoint.HANDLER_PRODUCED),
+    ("mongodb", Failpoint.HANDLER_OFFSETS),
+    ("mongodb", Failpoint.HANDLER_COMMITTED),
+    ("mongodb", Failpoint.RELAY_SENT),
 ]
+ROLE_OF: dict[str, Role] = {"handler": "handler", "projector": "projector", "relay": "relay"}
 AT_ONCE = 3
 QUIET_SECONDS = 30.0
 
@@ -52,14 +57,16 @@ class Survived(Struct):
 def crash_and_recover(client: str, point: Failpoint, seed: int) -> Survived:
     """Half of the commands, a crash at the failpoint, the other half, then the checkers."""
     started = time.monotonic()
-    role: Role = "handler" if point.startswith("handler.") else "projector"
-    lab = Lab(client=client, contexts=("orders",), partitions=2)
+    role = ROLE_OF[point.partition(".")[0]]
+    mongo = client == "mongodb"  # the log; its relay and the readers are on kafka-python
+    settings = {"log": "mongodb"} if mongo else {"client": client}
+    lab = Lab(contexts=("orders",), partitions=2, **settings)
     try:
         history = History(lab.bus)
         calls = mixed(seed, 240)
         send(history, calls[:120])
         history.acknowledge()
-        if role == "projector":
+        if role != "handler":
             done = 0
             while done < 120:
                 done += len(lab.handler.step())
@@ -87,7 +94,8 @@ def crash_and_recover(client: str, point: Failpoint, seed: int) -> Survived:
 def wait_until_quiet(lab: Lab) -> None:
     """Until nothing is under way, and the handler has saved its states."""
     deadline = time.monotonic() + QUIET_SECONDS
-    while lab.lag("handler", "orders") or lab.lag("projector", "orders"):
+    roles = ["handler", "projector", *(["relay"] if lab.hosts("relay") else [])]
+    while any(lab.lag(role, "orders") for role in roles):
         assert time.monotonic() < deadline, "the workers never caught up"
         time.sleep(0.1)
 

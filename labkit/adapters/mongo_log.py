@@ -19,7 +19,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bson import MaxKey
 from pymongo import IndexModel, MongoClient, ReturnDocument
@@ -33,6 +33,9 @@ from labkit.adapters.mongo_records import MongoSender, append, attempts, partiti
 from labkit.errors import Duplicate, Fenced
 from labkit.failpoints import Failpoint, hit
 from labkit.ports import Batch, Delivery, Document, Record
+
+if TYPE_CHECKING:
+    from labkit.adapters.mongo_changes import MongoChanges
 
 #: How often a member looks after its group; after ``SESSION_MS`` without it, it is out.
 LOOK_SECONDS = 0.5
@@ -107,6 +110,12 @@ class MongoBroker:
     ) -> MongoLog:
         """A handler's log."""
         return MongoLog(self._client, self._db, commands, events, group, transactional_id, delivery)
+
+    def changes(self, topic: str, ends: dict[int, int]) -> MongoChanges:
+        """What becomes part of a topic from now on: for the relay."""
+        from labkit.adapters.mongo_changes import MongoChanges
+
+        return MongoChanges(self._client, self._db, topic, ends)
 
     def committed(self, topic: str, group: str) -> dict[int, int]:
         """The offsets that a group has committed."""

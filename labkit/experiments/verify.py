@@ -186,7 +186,7 @@ def _drive(
     """Send everything; returns the counts, and the seconds from the first send to the last answer
     before anything is released at the end."""
     counts, seen = Counts(), set[str]()
-    raw = lab.broker.sender()
+    raw = lab.log_broker.sender()
     began = time.monotonic()
     tended = False
     try:
@@ -337,7 +337,7 @@ def _judge(lab: Lab, history: History) -> dict[str, Any]:
 
 def _commands(lab: Lab, context: str) -> Iterator[tuple[Token, Envelope[Any]]]:
     """What lies in a commands topic, as far as it is a command to a service."""
-    source: Source = lab.broker.source(lab.topic_name(f"{context}.commands"))
+    source: Source = lab.log_broker.source(lab.topic_name(f"{context}.commands"))
     try:
         for partition in sorted(source.ends()):
             for records in read(source, partition):
