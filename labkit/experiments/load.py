@@ -126,6 +126,7 @@ class Load:
                 return self._call(way(account, cents), guess)
             case "send":
                 to = self._pick("a") if rng.random() < 0.9 else "nobody"
+                to = "nobody" if to == account else to
                 return self._call(bank.SendMoney(account, cents, to, f"t{self._number}"))
         return self._call(inventory.ReceiveStock(product, pieces))
 

@@ -14,7 +14,7 @@ import signal
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -310,7 +310,7 @@ def _wait_for_quiet(
 
 
 def _judge(lab: Lab, history: History) -> dict[str, Any]:
-    adopted = sum(history.adopt(_commands(lab, context)) for context in SERVICES)
+    adopted = adopt_commands(lab, history, SERVICES)
     evidence = {context: gather(lab, context) for context in SERVICES}
     verdicts: dict[str, list[Verdict]] = {}
     for context in SERVICES:
@@ -333,6 +333,11 @@ def _judge(lab: Lab, history: History) -> dict[str, Any]:
         "streams": {context: len(evidence[context].states) for context in SERVICES},
         "instances": {saga: len(found) for saga, found in instances.items()},
     }
+
+
+def adopt_commands(lab: Lab, history: History, contexts: Iterable[str]) -> int:
+    """Take over what processes have sent, as it lies in the commands topics; how many there are."""
+    return sum(history.adopt(_commands(lab, context)) for context in contexts)
 
 
 def _commands(lab: Lab, context: str) -> Iterator[tuple[Token, Envelope[Any]]]:

@@ -1,0 +1,147 @@
+"""``labkit verify write``: green as it is, red with each bug that is planted."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from labkit import stack
+from labkit.experiments.load import INVALID, POISON, REPEATED, Load
+from labkit.experiments.plants import plant_from_environment
+from labkit.experiments.verify import PLANTS, SERVICES
+from labkit.handlers import ROUTES
+
+COMMANDS = 4_000
+
+
+def test_the_load_is_as_it_says() -> None:
+    calls = list(Load(20_000, seed=3))
+    first = {call.id: call for call in reversed(calls) if call.command is not None}
+    poison = [call for call in calls if call.poison]
+    assert len(first) + sum(c.command is None for c in calls) == 20_000
+    assert len(calls) - 20_000 == pytest.approx(20_000 * REPEATED, rel=0.1)
+    assert len({c.id or (c.key, c.raw) for c in poison}) == pytest.approx(20_000 * POISON, abs=8)
+    assert any("hot" in c.key for c in poison if c.command is None)
+    assert any("own" in c.key for c in poison if c.command is None)
+    invalid = [c for c in first.values() if c.command is not None and refused(c.command)]
+    assert len(invalid) == pytest.approx(20_000 * INVALID, rel=0.2)
+    services = Counter(ROUTES[type(c.command)].name for c in first.values())
+    assert set(services) == set(SERVICES)
+    assert min(services.values()) > 2_000
+    streams = Counter(c.command.stream for c in first.values() if c.command is not None)
+    hot = sum(count for stream, count in streams.items() if stream.startswith("hot"))
+    assert 0.3 < hot / 20_000 < 0.6
+    assert calls == list(Load(20_000, seed=3)), "the same seed, the same load"
+    assert calls != list(Load(20_000, seed=4))
+
+
+def refused(command: Any) -> bool:
+    from labkit.errors import Refused
+
+    try:
+        command.validate()
+    except Refused:
+        return True
+    return False
+
+
+def labkit(*arguments: str, **environment: str) -> tuple[int, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "labkit", *arguments],
+        capture_output=True,
+        text=True,
+        env=os.environ | environment,
+        stdin=subprocess.DEVNULL,
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["--plant", "weeds"], "--plant must be one of no-dedupe"),
+        (["--plant", "no-fence", "--client", "confluent"], "librdkafka always fences"),
+        (["--commands", "1"], "--commands must be a whole number from 100"),
+        (["--commands", "many"], "got 'many'"),
+        (["--client", "pigeon"], "got 'pigeon'"),
+        (["--json", "/"], "cannot be written"),
+    ],
+)
+def test_bad_arguments_are_named(arguments: list[str], what: str) -> None:
+    code, said = labkit("verify", "write", *arguments)
+    assert code == 2
+    assert what in " ".join(said.split())
+
+
+def test_an_unknown_plant_ends_a_worker(servers: stack.Servers) -> None:
+    code, said = labkit("run", "handler", "--run", "r0", LABKIT_PLANT="weeds")
+    assert (code, "LABKIT_PLANT must be of" in said) == (2, True)
+    code, said = labkit("run", "handler", "--run", "r0", LABKIT_PLANT="brittle")
+    assert (code, "needs LABKIT_PLANT_MARKS" in said) == (2, True)
+
+
+def test_every_plant_has_a_name_that_workers_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    from labkit.experiments import plants
+
+    assert set(PLANTS) < set(plants.PLANTS)
+    monkeypatch.delenv("LABKIT_PLANT", raising=False)
+    plant_from_environment()
+
+
+# --- the whole of it, on real servers
+
+EXPECTED = {
+    None: set(),
+    "no-dedupe": {"C2"},
+    "early-offsets": {"C1"},
+    "no-fence": {"C1"},
+    "checkpoint-apart": {"C9"},
+    "random-saga-ids": {"C11"},
+}
+
+
+def verify(folder: Path, *arguments: str) -> tuple[int, str, dict[str, Any]]:
+    file = folder / "out.json"
+    code, said = labkit(
+        "verify", "write", "--commands", str(COMMANDS), "--json", str(file), *arguments
+    )
+    return code, said, json.loads(file.read_bytes()) if file.exists() else {}
+
+
+@pytest.mark.servers
+@pytest.mark.slow
+@pytest.mark.parametrize("client", ["kafka-python", "confluent"])
+def test_nothing_is_lost_and_nothing_happens_twice(
+    servers: stack.Servers, tmp_path: Path, client: str
+) -> None:
+    code, said, found = verify(tmp_path, "--client", client)
+    red = {n: v["violations"][:3] for n, v in found["checkers"].items() if not v["ok"]}
+    assert not red, f"{red}\n{said}"
+    assert (code, found["ok"]) == (0, True), said
+    assert set(found["checkers"]) == {"C1", "C2", "C3", "C6", "C7", "C8", "C9", "C11"}
+    assert all(v["checked"] > 0 for v in found["checkers"].values())
+    assert (found["commands"], found["parked"], found["ignored_commits"]) == (COMMANDS, 0, 0)
+    assert found["repeated"] > 0
+    assert found["outcomes"]["dropped"] > 0, "some of the poison was never a command"
+    assert all(fault["struck"] for fault in found["faults"]), found["faults"]
+    assert found["aborted_commits"] > 0, "a handler was killed inside its transaction"
+    assert found["saga_commands"] > 0
+
+
+@pytest.mark.servers
+@pytest.mark.slow
+@pytest.mark.parametrize("plant", PLANTS)
+def test_a_planted_bug_is_seen(servers: stack.Servers, tmp_path: Path, plant: str) -> None:
+    code, said, found = verify(tmp_path, "--plant", plant)
+    red = {name for name, verdict in found["checkers"].items() if not verdict["ok"]}
+    assert EXPECTED[plant] <= red, f"red are {red}\n{said}"
+    assert code == 1
+    assert f"{', '.join(v for v in found['checkers'] if v in red)} turned red" in said
