@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from labkit import eventlog
 from labkit.bus import CommandBus
-from labkit.errors import Refused, UsageError
+from labkit.errors import CheckFailed, Refused, UsageError
 from labkit.eventlog import EPOCH
 from labkit.handlers import Context
 from labkit.messages import Answer, Envelope, ReleaseParked, Token, encode, new_id
@@ -37,7 +37,11 @@ class DeadLetter(Struct, frozen=True):
 
 
 class Waiting(Struct, frozen=True):
-    """A command that waits in a parked stream; ``id`` is empty where it cannot be read."""
+    """A command that waits in a parked stream.
+
+    ``body`` is an object. Where it cannot be read, ``id`` and ``command`` are empty, and ``body``
+    is the text that is there, with backslashes for bytes that are none.
+    """
 
     offset: int
     id: str
@@ -89,26 +93,43 @@ class DeadLetters:
         letter = self.find(stream)
         held = self._store.load(self._context.states, [stream])[stream]["held"][:limit]
         found = eventlog.fetch(self._commands, letter.partition, held)
-        return [_waiting(found[offset]) for offset in held if offset in found]
+        return [
+            _waiting(found[offset]) if offset in found else Waiting(offset, "", "", "(gone)")
+            for offset in held
+        ]
 
-    def release(self, stream: str, *, drop: bool = False, timeout: float = 30.0) -> Answer:
+    def release(
+        self, stream: str, *, drop: bool = False, head: int | None = None, timeout: float = 30.0
+    ) -> Answer:
         """Replay what waits in a stream; with ``drop``, without the first.
 
         The commands are handled one after the other; the next that gets stuck parks the stream
-        again. Raises ``Refused`` where the stream has changed since it was looked at, ``TimedOut``
-        without a handler.
+        again. ``head`` is the offset of the first as it was looked at; the default is what is saved
+        now. Raises ``Refused`` where another one is first by then, and ``TimedOut`` where no
+        handler has answered: the release is in the topic, and the next handler does it.
         """
         letter = self.find(stream)
-        head = eventlog.fetch(self._commands, letter.partition, [letter.head])[letter.head]
-        release = Envelope(new_id(), ReleaseParked(stream, drop=drop, head=letter.head))
+        key = self._key(letter)
+        first = letter.head if head is None else head
+        release = Envelope(new_id(), ReleaseParked(stream, drop=drop, head=first))
         self._bus.listen(self._context.name)
-        # Under the key of the stuck record and in its partition, which need not be those that the
-        # stream's name would lead to.
-        sent = self._sender.send(self._topic, head.key, encode(release), letter.partition)
+        sent = self._sender.send(self._topic, key, encode(release), letter.partition)
         answer = self._bus.answer(Token(self._context.name, *sent.result(timeout)), timeout)
         if not answer.accepted:
             raise Refused(f"{stream!r} was not released: {answer.reason}")
         return answer
+
+    def _key(self, letter: DeadLetter) -> bytes:
+        """The key of the stuck record: the stream's name need not be one."""
+        found = eventlog.fetch(self._commands, letter.partition, [letter.head])
+        if letter.head in found:
+            return found[letter.head].key
+        if letter.stream.startswith("\0"):
+            raise CheckFailed(
+                f"the command at offset {letter.head} of partition {letter.partition} is gone from "
+                f"{self._topic}, and with it the key under which its stream could be released"
+            )
+        return letter.stream.encode()
 
     def close(self) -> None:
         """Close the reader and the sender."""
@@ -132,8 +153,19 @@ def _waiting(record: Record) -> Waiting:
     """As far as it can be read: by any reader of JSON, whatever the schema says."""
     try:
         envelope = json.loads(record.value)
-        body = dict(envelope["body"])
-        return Waiting(record.offset, str(envelope.get("id", "")), str(body.pop("type", "")), body)
+        body = envelope["body"]
+        if isinstance(body, dict):
+            json.dumps(envelope, ensure_ascii=False).encode()  # half characters cannot be shown
+            name = str(body.pop("type", ""))
+            return Waiting(record.offset, str(envelope.get("id", "")), name, body)
     except (ValueError, KeyError, TypeError, RecursionError):
-        text = record.value[:SHOWN_BYTES].decode("utf-8", "backslashreplace")
-        return Waiting(record.offset, "", "", text)
+        pass
+    text = printable(record.value[:SHOWN_BYTES].decode("utf-8", "backslashreplace"))
+    size = len(record.value)
+    more = f"... ({size:,} bytes)" if size > SHOWN_BYTES else ""
+    return Waiting(record.offset, "", "", text + more)
+
+
+def printable(text: str) -> str:
+    """With backslashes for what is no visible character: poison may hold a terminal's codes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,8 +12,9 @@ import msgspec
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from labkit.deadletters import DeadLetter, DeadLetters
+from labkit.deadletters import DeadLetter, DeadLetters, printable
 from labkit.errors import CheckFailed, Refused, UsageError
 from labkit.handlers import CONTEXTS
 from labkit.lab import Lab
@@ -27,6 +28,9 @@ RunOption = Annotated[str, typer.Option("--run", help="The run; `labkit status` 
 LabOption = Annotated[str, typer.Option("--lab", help="The lab (its servers).")]
 ContextOption = Annotated[str, typer.Option("--context", help="The service.")]
 Stream = Annotated[str, typer.Argument(help="As `list` shows it.")]
+Patience = Annotated[
+    float, typer.Option("--timeout", min=0, help="Seconds to wait for a handler's answer.")
+]
 
 
 @app.command("list")
@@ -36,7 +40,10 @@ def list_(
     context: Annotated[str | None, typer.Option(help="One service; all by default.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write them as JSON.")] = None,
 ) -> None:
-    """The parked streams of a run, those that have waited longest first."""
+    """The parked streams of a run, those that have waited longest first.
+
+    Handlers save what they know some tenths of a second after they have decided.
+    """
     check_writable("--json", json_file)
     with _joined(lab, run, context) as joined:
         found: list[DeadLetter] = []
@@ -47,13 +54,20 @@ def list_(
     if not found:
         print(f"no stream of run {run} is parked")
         return
-    table = Table("context", "stream", "waiting", "since (UTC)", "reason")
-    for letter in found:
-        since = f"{letter.since:%Y-%m-%d %H:%M:%S}"
-        table.add_row(
-            letter.context, _shown(letter.stream), f"{letter.waiting:,}", since, letter.reason
-        )
-    Console().print(table)
+    _print(
+        ["context", "stream", "partition", "waiting", "since (UTC)", "reason"],
+        [
+            (
+                letter.context,
+                _shown(letter.stream),
+                f"{letter.partition}",
+                f"{letter.waiting:,}",
+                f"{letter.since:%Y-%m-%d %H:%M:%S}",
+                letter.reason,
+            )
+            for letter in found
+        ],
+    )
 
 
 @app.command()
@@ -67,18 +81,15 @@ def show(
     """What waits in a parked stream, in order."""
     check_writable("--json", json_file)
     with _letters(lab, run, context) as letters:
-        letter, waiting = (
-            letters.find(_name(letters, stream)),
-            letters.waiting(_name(letters, stream)),
-        )
+        letter = _find(letters, stream)
+        waiting = letters.waiting(letter.stream)
     found: dict[str, Any] = {**msgspec.to_builtins(letter), "commands": waiting}
     save("--json", json_file, msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")
-    print(f"{_shown(letter.stream)}: {letter.reason}")
-    table = Table("offset", "command id", "command", "body")
-    for command in waiting:
-        body = command.body if isinstance(command.body, str) else str(command.body)
-        table.add_row(f"{command.offset}", command.id, command.command, body)
-    Console().print(table)
+    print(f"{_shown(letter.stream)}: {printable(letter.reason)}")
+    _print(
+        ["offset", "command id", "command", "body"],
+        [(f"{c.offset}", c.id, c.command, str(c.body)) for c in waiting],
+    )
     if letter.waiting > len(waiting):
         print(f"and {letter.waiting - len(waiting):,} more")
 
@@ -90,20 +101,25 @@ def replay(
     every: Annotated[bool, typer.Option("--all", help="All streams of the context.")] = False,
     lab: LabOption = "lab",
     context: ContextOption = "orders",
+    timeout: Patience = 30.0,
 ) -> None:
     """Let a parked stream go on with all that waits; the next that is stuck parks it again."""
     if (stream is None) != every:
         raise UsageError(f"name one stream or give --all, got {stream!r} and --all={every}")
     with _letters(lab, run, context) as letters:
-        names = (
-            [letter.stream for letter in letters.parked()]
-            if every
-            else [_name(letters, stream or "")]
-        )
-        for name in names:
-            _release(letters, name, drop=False)
-    if every:
-        print(f"{len(names)} streams go on")
+        chosen = letters.parked() if every else [_find(letters, stream or "")]
+        refused = []
+        for letter in chosen:
+            try:
+                letters.release(letter.stream, head=letter.head, timeout=timeout)
+            except (Refused, UsageError) as no:  # by now it is another one, or none
+                refused.append(f"{no}")
+            else:
+                print(f"{_shown(letter.stream)} goes on")
+    if every and not chosen:
+        print(f"no stream of {context} is parked")
+    if refused:
+        raise CheckFailed("; ".join(refused) + "; look again")
 
 
 @app.command()
@@ -113,23 +129,22 @@ def drop(
     lab: LabOption = "lab",
     context: ContextOption = "orders",
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    timeout: Patience = 30.0,
 ) -> None:
     """Let a parked stream go on without the first command, which never takes effect."""
     with _letters(lab, run, context) as letters:
-        head = letters.waiting(_name(letters, stream), 1)[0]
+        letter = _find(letters, stream)
+        first = letters.waiting(letter.stream, 1)[0]
         if not yes:
             if not sys.stdin.isatty():
-                raise UsageError(f"give --yes to drop the command at offset {head.offset}")
-            typer.confirm(f"drop {head.command or 'what is no command'} {head.body}?", abort=True)
-        _release(letters, _name(letters, stream), drop=True)
-
-
-def _release(letters: DeadLetters, stream: str, drop: bool) -> None:
-    try:
-        letters.release(stream, drop=drop)
-    except Refused as no:
-        raise CheckFailed(f"{no}; look again") from None
-    print(f"{_shown(stream)} goes on{' without the first command' if drop else ''}")
+                raise UsageError(f"give --yes to drop the command at offset {first.offset}")
+            what = f"{first.command or 'what is no command'} {first.body}"
+            typer.confirm(f"drop {printable(what)}?", abort=True)
+        try:
+            letters.release(letter.stream, drop=True, head=first.offset, timeout=timeout)
+        except Refused as no:
+            raise CheckFailed(f"{no}; look again") from None
+    print(f"{_shown(letter.stream)} goes on without the first command")
 
 
 @contextmanager
@@ -158,13 +173,22 @@ def _letters(lab: str, run: str, context: str) -> Iterator[DeadLetters]:
 
 def _shown(stream: str) -> str:
     """A stream that no key can name has a name that begins with NUL, and is long: its beginning."""
-    return f"~{stream[1:13]}" if stream.startswith("\0") else stream
+    return f"~{stream[1:13]}" if stream.startswith("\0") else printable(stream)
 
 
-def _name(letters: DeadLetters, shown: str) -> str:
-    """The stream that was shown like this."""
-    if shown.startswith("~"):
-        for letter in letters.parked():
-            if _shown(letter.stream) == shown:
-                return letter.stream
-    return shown
+def _find(letters: DeadLetters, shown: str) -> DeadLetter:
+    """The parked stream of this name, or else the one that is shown like this."""
+    parked = letters.parked()
+    named = {_shown(letter.stream): letter for letter in parked}
+    named |= {letter.stream: letter for letter in parked}
+    return named.get(shown) or letters.find(shown)
+
+
+def _print(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table of plain text: what others have sent is no markup and no code of the terminal."""
+    table = Table()
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    Console().print(table)

@@ -25,7 +25,7 @@ from msgspec import Struct, structs
 
 from labkit import stack
 from labkit.bus import CommandBus
-from labkit.deadletters import DeadLetter, DeadLetters, Waiting
+from labkit.deadletters import DeadLetters, Waiting
 from labkit.errors import StackError, TimedOut, Unreachable, UsageError
 from labkit.eventlog import HISTORY, EventLog, peek
 from labkit.failpoints import Crash, Failpoint, armed
@@ -344,7 +344,10 @@ class Lab(Run):
     # --- dead letters
 
     def dead_letters(self, context: str | None = None) -> pd.DataFrame:
-        """The parked streams, one row each; of all contexts, or of one."""
+        """The parked streams, one row each; of all contexts, or of one.
+
+        Worker processes save what they know some tenths of a second after they have decided.
+        """
         import pandas as pd
 
         rows = []
@@ -353,10 +356,14 @@ class Lab(Run):
                 self.by_hand("handler", name).flush()
             with closing(self.letters(name)) as letters:
                 rows += [structs.asdict(letter) for letter in letters.parked()]
-        return pd.DataFrame(rows, columns=list(DeadLetter.__struct_fields__))
+        columns = ["context", "stream", "partition", "waiting", "since", "reason"]
+        return pd.DataFrame(rows, columns=columns)
 
     def dead_letter(self, stream: str, context: str = "orders") -> pd.DataFrame:
-        """What waits in a parked stream, in order: one row a command."""
+        """What waits in a parked stream, in order: one row a command, of the first 1,000.
+
+        Columns: offset, id, command, body.
+        """
         import pandas as pd
 
         with closing(self.letters(context)) as letters:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -15,11 +16,13 @@ import pytest
 from labkit import stack
 from labkit.domain import orders
 from labkit.domain.orders import PayOrder, PlaceOrder, ShipOrder
-from labkit.errors import Refused, UsageError
+from labkit.errors import CheckFailed, Refused, UsageError
 from labkit.lab import Lab
 from labkit.messages import Envelope, encode, new_id
 
 GARBAGE = b"\xff\x00 not JSON"
+#: What would be markup and a code of the terminal, in a table.
+CODES = b"[/bold]\x1b\xff"
 UNKNOWN = b'{"id":"x1","body":{"type":"Teleport","order_id":"o1"}}'
 
 
@@ -66,9 +69,11 @@ def test_poison_parks_its_stream_alone_until_it_is_dropped(lab: Lab, poison: byt
     send(lab, PayOrder("o1", 100), ShipOrder("o1"), PayOrder("o2", 100), ShipOrder("o2"))
     assert status(lab) == {"o1": "placed", "o2": "shipped"}
     (row,) = lab.dead_letters().to_dict("records")
-    assert (row["context"], row["stream"], row["head"], row["waiting"]) == ("orders", "o1", head, 3)
+    assert list(row) == ["context", "stream", "partition", "waiting", "since", "reason"]
+    assert (row["context"], row["stream"], row["waiting"]) == ("orders", "o1", 3)
     assert "not a message" in row["reason"]
     commands = lab.dead_letter("o1")
+    assert commands["offset"][0] == head
     assert list(commands["command"])[1:] == ["PayOrder", "ShipOrder"]
     assert commands["body"][1] == {"order_id": "o1", "cents": 100}
     assert lab.replay("o1").accepted, "it goes on, and gets stuck at the same place"
@@ -161,6 +166,43 @@ def test_nobody_drops_what_he_has_not_seen(lab: Lab) -> None:
     assert lab.dead_letters()["waiting"].to_list() == [1]
 
 
+@pytest.mark.parametrize(
+    ("value", "command", "body"),
+    [
+        (b'{"id":"x","body":{"type":"Go","n":[1,null]}}', "Go", {"n": [1, None]}),
+        (b"\xff\x00\x1b[2J\n", "", r"\xff\x00\x1b[2J\n"),
+        (b'{"id":"x","body":{"type":"Go","n":"\\ud800"}}', "", None),  # half a character
+        (b'{"id":"x","body":[["type","Go"]]}', "", '{"id":"x","body":[["type","Go"]]}'),
+        (b"7", "", "7"),
+        (b"x" * 501, "", "x" * 500 + "... (501 bytes)"),
+    ],
+)
+def test_what_waits_is_shown_as_far_as_it_can_be_read(
+    lab: Lab, value: bytes, command: str, body: Any
+) -> None:
+    put(lab, b"o1", value)
+    work(lab)
+    (row,) = lab.dead_letter("o1").to_dict("records")
+    assert row["command"] == command
+    assert row["body"] == (value.decode() if body is None else body)
+    json.dumps(row["body"], ensure_ascii=False).encode()
+
+
+def test_the_stream_of_a_command_that_is_gone_goes_on(lab: Lab) -> None:
+    """Topics are made to forget nothing; but others may have changed that."""
+    for key in (b"o1", b"\xff"):
+        put(lab, key, GARBAGE)
+    work(lab)
+    for slots in lab.broker.partitions(lab.topic_name("orders.commands")):  # type: ignore[attr-defined]
+        slots[:] = [type(slot)(None) for slot in slots]
+    assert lab.dead_letter("o1")["body"].to_list() == ["(gone)"]
+    lab.drop_dead_letter("o1")
+    work(lab)
+    (odd,) = lab.dead_letters()["stream"]
+    with pytest.raises(CheckFailed, match="is gone from"):
+        lab.drop_dead_letter(odd)
+
+
 def test_errors_name_the_value(lab: Lab) -> None:
     send(lab, place("o1"))
     work(lab)
@@ -176,7 +218,15 @@ def test_errors_name_the_value(lab: Lab) -> None:
 
 def labkit(*arguments: str, code: int = 0) -> str:
     command = [sys.executable, "-m", "labkit", "dead-letters", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        encoding="utf-8",
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "COLUMNS": "200"},
+        timeout=120,
+        check=False,
+    )
     assert done.returncode == code, f"{arguments}: {done.stdout}{done.stderr}"
     assert "Traceback" not in done.stderr
     return done.stdout + done.stderr
@@ -196,7 +246,7 @@ def test_the_command_line_shows_and_releases(servers: stack.Servers, tmp_path: P
         run, file = ("--run", lab.run), tmp_path / "letters.json"
         assert lab.bus.execute(place("o1")).accepted
         for key in (b"o1", b"\xff\xfe"):
-            put(lab, key, GARBAGE)
+            put(lab, key, CODES)
         assert lab.bus.execute(PayOrder("o1", 100)).outcome == "parked"
         until(lambda: len(lab.dead_letters()) == 2)
         until(lambda: lab.dead_letters()["waiting"].max() == 2)
@@ -206,10 +256,12 @@ def test_the_command_line_shows_and_releases(servers: stack.Servers, tmp_path: P
         assert (o1["stream"], o1["waiting"], o1["context"]) == ("o1", 2, "orders")
         shown = labkit("show", "o1", *run)
         assert "PayOrder" in shown
-        assert r"\xff" in shown
+        assert r"[/bold]\x1b\xff" in shown
         assert "give --yes" in labkit("drop", "o1", *run, code=2)
         assert "goes on" in labkit("replay", "o1", *run)
         until(lambda: lab.dead_letters()["waiting"].to_list().count(2) == 1)
+        assert labkit("replay", "--all", *run).count("goes on") == 2
+        until(lambda: sorted(lab.dead_letters()["waiting"]) == [1, 2])
         assert "without the first command" in labkit("drop", "o1", "--yes", *run)
         name = "~" + odd["stream"][1:13]
         assert name in listed
@@ -222,4 +274,10 @@ def test_the_command_line_shows_and_releases(servers: stack.Servers, tmp_path: P
         assert "must be one of" in labkit("list", *run, "--context", "sales", code=2)
         assert "has no topics" in labkit("list", "--run", "r0000000", code=2)
         assert "name one stream or give --all" in labkit("replay", *run, code=2)
+        assert "no stream of orders is parked" in labkit("replay", "--all", *run)
+        put(lab, b"o1", GARBAGE)
+        until(lambda: not lab.dead_letters().empty)
+        lab.stop()
+        said = labkit("drop", "o1", "--yes", "--timeout", "1", *run, code=1)
+        assert "is a handler of 'orders' running?" in said
         lab.drop()

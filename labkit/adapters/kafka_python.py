@@ -83,10 +83,8 @@ class KafkaPythonBroker:
         ]
         with _translated("create topics", self.bootstrap):
             if new:
-                try:
+                with suppress(errors.TopicAlreadyExistsError):  # somebody else was faster
                     self._admin().create_topics(new, timeout_ms=20_000)
-                except errors.TopicAlreadyExistsError:
-                    pass  # somebody else was faster
             self._admin().wait_for_topics(list(topics), timeout_ms=20_000)
 
     def drop(self, topics: Iterable[str]) -> None:
