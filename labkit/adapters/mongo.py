@@ -48,6 +48,8 @@ def translated(doing: str) -> Iterator[None]:
             raise OutcomeUnknown(f"{doing}: no answer to the commit") from error
         raise Unreachable(f"{doing}: MongoDB does not answer: {_short(error)}") from error
     except OperationFailure as error:
+        if error.has_error_label("UnknownTransactionCommitResult"):
+            raise OutcomeUnknown(f"{doing}: no majority answered the commit in time") from error
         if error.has_error_label("TransientTransactionError"):
             raise Conflict(f"{doing}: another writer was first") from error
         raise Unreachable(f"{doing}: MongoDB refused: {_short(error)}") from error

@@ -5,7 +5,7 @@ Collections::
     log.TOPIC       {_id: {p: partition, o: offset}, key, value, stream?, version?, command?}
     log.topics      {_id: topic, partitions}
     log.ends        {_id: "TOPIC|partition", next}                    the next offset
-    log.groups      {_id: "TOPIC|GROUP|partition", owner, epoch, offset}
+    log.groups      {_id: "TOPIC|GROUP|partition", owner, epoch, offset, commits}
     log.members     {_id: member, group: "TOPIC|GROUP", slot, seen}   seen: the server's clock
     log.producers   {_id: transactional id, epoch}
 
@@ -19,6 +19,8 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bson import MaxKey
@@ -29,8 +31,8 @@ from pymongo.errors import DuplicateKeyError
 
 from labkit.adapters.kafka import SESSION_MS, offsets_of, partition_of
 from labkit.adapters.mongo import connect, transaction, translated
-from labkit.adapters.mongo_records import MongoSender, append, attempts, partitions_of
-from labkit.errors import Duplicate, Fenced
+from labkit.adapters.mongo_records import MongoSender, append, attempts, partitions_of, unique
+from labkit.errors import Duplicate, Fenced, LabkitError
 from labkit.failpoints import Failpoint, hit
 from labkit.ports import Batch, Delivery, Document, Record
 
@@ -177,10 +179,15 @@ class MongoSource:
         return batch
 
     def _read(self, limit: int, batch: Batch) -> None:
+        ends = self._ends(self._positions) if self._positions else {}
         for partition, position in list(self._positions.items()):
             room = limit - len(batch.records)
             if room <= 0:
                 return
+            if position >= ends.get(partition, 0):
+                continue
+            # Who has brought something stands last in line: nobody holds up the others.
+            self._positions[partition] = self._positions.pop(partition)
             found = self._db[f"log.{self._topic}"].find(
                 {"_id": {"$gte": _place(partition, position), "$lt": _place(partition, MaxKey())}},
                 sort=[("_id", 1)],
@@ -206,19 +213,22 @@ class MongoSource:
 
     def ends(self) -> dict[int, int]:
         """The next offsets; nothing is ever open to readers here."""
-        ids = [f"{self._topic}|{partition}" for partition in range(self._count)]
         with translated(f"ends of {self._topic!r}"):
-            found = self._db["log.ends"].find({"_id": {"$in": ids}})
-            return {int(d["_id"].rpartition("|")[2]): d["next"] for d in found}
+            return self._ends(range(self._count))
+
+    def _ends(self, partitions: Iterable[int]) -> dict[int, int]:
+        ids = [f"{self._topic}|{partition}" for partition in partitions]
+        found = self._db["log.ends"].find({"_id": {"$in": ids}})
+        return {int(d["_id"].rpartition("|")[2]): d["next"] for d in found}
 
     def partition_for(self, key: bytes) -> int:
         """Kafka's default partitioner."""
         return partition_of(key, self._count)
 
     def close(self) -> None:
-        """Leave the group."""
+        """Leave the group; where the server is gone, its session ends by itself."""
         if self._group:
-            with translated(f"leave {self._group!r}"):
+            with suppress(LabkitError), translated(f"leave {self._group!r}"):
                 self._db["log.members"].delete_one({"_id": self._member})
                 for partition, epoch in self._owned.items():
                     self._let_go(partition, epoch)
@@ -238,9 +248,10 @@ class MongoSource:
             [{"$set": {"group": self._group, "slot": self._slot, "seen": "$$NOW"}}],
             upsert=True,
         )
-        alive = {d["_id"] for d in self._db["log.members"].find(self._alive())}
         ids = [f"{self._group}|{partition}" for partition in range(self._count)]
         documents = {d["_id"]: d for d in self._db["log.groups"].find({"_id": {"$in": ids}})}
+        # Only now: an owner says that it lives before it takes anything.
+        alive = {d["_id"] for d in self._db["log.members"].find(self._alive())}
         found = [documents.get(id, {"_id": id, "owner": "", "epoch": 0}) for id in ids]
         owners = {p: d["owner"] for p, d in enumerate(found) if d["owner"] in alive}
         mine = {
@@ -364,7 +375,8 @@ class MongoLog(MongoSource):
         done = self._db["log.producers"].update_one(own, {"$inc": {"commits": 1}}, session=session)
         if done.matched_count != 1:
             raise Fenced(f"transactional id {self._slot!r} has a newer owner")
-        _, ends = append(self._db, session, self._events, commits)
+        fields = partial(unique, once=self._delivery == "exactly_once")
+        _, ends = append(self._db, session, self._events, commits, fields)
         return ends
 
     def _move(self, positions: Mapping[int, int], batch: Batch, session: ClientSession) -> None:
@@ -372,7 +384,8 @@ class MongoLog(MongoSource):
             owned = {"owner": self._member, "epoch": (batch.fence or {}).get(partition)}
             done = self._db["log.groups"].update_one(
                 {"_id": f"{self._group}|{partition}", **owned},
-                {"$set": {"offset": position}},
+                # MongoDB leaves out a write that changes nothing, and that would fence nobody.
+                {"$set": {"offset": position}, "$inc": {"commits": 1}},
                 session=session,
             )
             if done.matched_count != 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -17,7 +17,7 @@ from pymongo.database import Database
 
 from labkit.adapters.kafka import partition_of
 from labkit.adapters.mongo import transaction, translated
-from labkit.errors import Conflict, LabkitError, TimedOut, Unreachable
+from labkit.errors import Conflict, LabkitError, Unreachable
 from labkit.ports import Document, Record
 
 #: A dead worker's transaction is ended by the server after 8 s; whoever meets it tries for longer.
@@ -40,23 +40,36 @@ class _Fact(Struct):
 _facts = msgspec.json.Decoder(_Fact)
 
 
-def _unique(value: bytes) -> Document:
+def unique(value: bytes, *, once: bool) -> Document:
+    """What of a commit there may be only one of; of bytes that are no commit nothing.
+
+    ``once``: a command has one final commit. Where its offset is moved by itself it may be
+    delivered again, and then it has another, which says that it is a repetition.
+    """
     try:
         fact = _facts.decode(value)
     except msgspec.MsgspecError:
-        return {}  # a command, say
+        return {}
     found: Document = {}
     if fact.last >= fact.first:
+        # A zombie decides on a version that the stream once had, so ``first`` tells both apart.
         found |= {"stream": fact.stream, "version": fact.first}
-    if fact.outcome not in ("scheduled", "parked"):
+    if once and fact.outcome not in ("scheduled", "parked"):
         found["command"] = f"{fact.partition}:{fact.offset}"
     return found
 
 
 def append(
-    db: Database[Document], session: ClientSession, topic: str, records: Sequence[Record]
+    db: Database[Document],
+    session: ClientSession,
+    topic: str,
+    records: Sequence[Record],
+    fields: Callable[[bytes], Document] = lambda _: {},
 ) -> tuple[list[int], dict[int, int]]:
-    """Draw offsets and write; the offsets in the order of ``records``, and the partitions' ends."""
+    """Draw offsets and write; the offsets in the order of ``records``, and the partitions' ends.
+
+    ``fields`` makes what is stored beside a value, for the indexes.
+    """
     counts = Counter(record.partition for record in records)
     following: dict[int, int] = {}
     for partition in sorted(counts):
@@ -77,7 +90,7 @@ def append(
                 "_id": {"p": record.partition, "o": offset},
                 "key": Binary(record.key),
                 "value": Binary(record.value),
-                **_unique(record.value),
+                **fields(record.value),
             }
         )
     if documents:
@@ -108,7 +121,7 @@ class MongoDelivery:
     def result(self, timeout: float) -> tuple[int, int]:
         """Partition and offset."""
         if not self._there.wait(timeout):
-            raise TimedOut(f"send to {self.topic!r}: no answer within {timeout:g} s")
+            raise Unreachable(f"send to {self.topic!r}: no answer within {timeout:g} s")
         if self._failed is not None:
             raise Unreachable(str(self._failed)) from self._failed
         return self.record.partition, self._offset
