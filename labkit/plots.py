@@ -117,6 +117,34 @@ def lag_distribution(lag_ms: Sequence[float] | pd.DataFrame, ax: Axes) -> Axes:
     return _finish(ax)
 
 
+def batch_sizes(batches: pd.DataFrame, ax: Axes) -> Axes:
+    """What larger batches gain: one bar a batch size.
+
+    ``batches`` has ``batch size`` and ``commands a second``, the smallest batch first; the labels
+    are factors over that one. Raises :class:`ValueError` for no batches.
+    """
+    if batches.empty:
+        raise ValueError("the speed of no batch cannot be drawn")
+    names = [f"{size:,} a batch" for size in batches["batch size"]]
+    speeds = batches["commands a second"].to_numpy()
+    factors = speeds / speeds[0]
+    at = np.arange(len(names))
+    ax.barh(at, speeds, color=SKY, edgecolor=BLUE, hatch="//", label="commands a second")
+    for place, speed, factor in zip(at, speeds, factors, strict=True):
+        ax.text(speed, float(place), f"  {speed:,.0f}  (× {factor:,.1f})", va="center", color=INK)
+    ax.set_yticks(at, names)
+    ax.invert_yaxis()
+    ax.set_xlim(0, 1.35 * float(speeds.max()))
+    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    ax.set_xlabel("commands a second, one handler")
+    best = int(factors.argmax())
+    ax.set_title(f"{names[best]} is {factors[best]:,.1f} times as fast as {names[0]}", fontsize=11)
+    ax.set_axisbelow(True)
+    ax.grid(axis="x", color="#dddddd")
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
 def demo_figure(
     months: pd.DataFrame,
     lag_ms: Sequence[float] | pd.DataFrame,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from labkit.errors import TimedOut
+from labkit.messages import Command
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -101,6 +103,38 @@ def catch_up(lab: Looked, timeout: float = 30.0) -> None:
         if time.monotonic() > deadline:
             raise TimedOut(f"the workers are still {behind} records behind after {timeout:g} s")
         time.sleep(0.05)
+
+
+def work(lab: Any, context: str = "orders", wait: float = 1.0) -> int:
+    """Step a handler by hand until nothing is left to do, and let it save its states.
+
+    Returns how many commands it decided on.
+    """
+    handler, done = lab.by_hand("handler", context), 0
+    while made := handler.step(wait):
+        done += len(made)
+    handler.flush()
+    return done
+
+
+def seconds_for(lab: Any, commands: Sequence[Command], wait: float = 10.0) -> float:
+    """Send commands to orders; then, by the clock, how long the handler takes to decide on all."""
+    for command in commands:
+        lab.bus.send(command)
+    lab.bus.flush()
+    handler, done, began = lab.handler, 0, time.perf_counter()
+    while done < len(commands):
+        done += len(handler.step(wait))
+    return time.perf_counter() - began
+
+
+def send_raw(lab: Any, stream: str, raw: bytes, context: str = "orders") -> None:
+    """Put bytes into a commands topic, past the bus and all its checks."""
+    sender = lab.log_broker.sender()
+    try:
+        sender.send(lab.topic_name(f"{context}.commands"), stream.encode(), raw).result(30)
+    finally:
+        sender.close()
 
 
 class Look:
