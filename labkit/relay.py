@@ -11,12 +11,15 @@ offset in the log. So at its start it asks Kafka how far it has come, and publis
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Iterable, Mapping
+from contextlib import closing
+from typing import Protocol, runtime_checkable
 
+from labkit import eventlog
 from labkit.crashonly import CrashOnly
 from labkit.errors import Fenced
 from labkit.failpoints import Failpoint, hit
-from labkit.ports import Broker, Record
+from labkit.ports import Broker, Record, Source
 
 SEND_SECONDS = 30.0
 BATCH = 2_000
@@ -25,8 +28,14 @@ BATCH = 2_000
 class Changes(Protocol):
     """What becomes part of a topic of the MongoDB log, in order; under an epoch of ownership."""
 
+    def start(self, ends: Mapping[int, int]) -> None:
+        """Begin after the saved token; where there is none that holds, at these offsets."""
+
     def poll(self, limit: int, timeout: float) -> list[Record]:
-        """The next records; those that were there before ``ends`` may come, too."""
+        """The next records of each partition; some from before ``ends`` may come, too."""
+
+    def check(self) -> None:
+        """Raises ``Fenced`` for an owner of before."""
 
     def save(self) -> None:
         """Remember that all that was polled is done; raises ``Fenced`` for an owner of before."""
@@ -39,19 +48,43 @@ class Changes(Protocol):
 class Log(Protocol):
     """What the relay asks of the MongoDB log."""
 
-    def changes(self, topic: str, ends: dict[int, int]) -> Changes:
-        """Claim a topic; go on after the saved token, or from these offsets where there is none."""
+    def changes(self, topic: str) -> Changes:
+        """Claim a topic."""
+
+    def source(self, topic: str, group: str | None = None, *, uncommitted: bool = False) -> Source:
+        """A reader of the topic."""
 
 
 class Relay(CrashOnly):
-    """Publishes one topic. One relay at a time: the newest owner fences those before it."""
+    """Publishes one topic. One relay at a time: the newest owner fences those before it.
+
+    Raises ``Fenced`` where Kafka holds something else than the log: there was another writer.
+    """
 
     def __init__(self, log: Log, target: Broker, topic: str) -> None:
         self._topic = topic
-        self._target = target.source(topic)
+        # Claimed first: whoever published before stops now, and only then Kafka is asked.
+        self._changes = log.changes(topic)
         self._sender = target.sender()
-        self._ends = self._target.ends()
-        self._changes = log.changes(topic, self._ends)
+        try:
+            with closing(target.source(topic)) as there, closing(log.source(topic)) as written:
+                self._ends = there.ends()
+                self._compare(there, written)
+            self._changes.start(self._ends)
+        except BaseException:
+            self.close()
+            raise
+
+    def _compare(self, there: Source, written: Source) -> None:
+        """A record too many would shift all that follow, and the next would seem to be there."""
+        written_ends = written.ends()
+        for partition, end in self._ends.items():
+            if end > written_ends[partition]:
+                text = f"it has {end} records, the log {written_ends[partition]}"
+                raise self._other_writer(partition, text)
+            last = [end - 1] if end else []
+            if eventlog.fetch(there, partition, last) != eventlog.fetch(written, partition, last):
+                raise self._other_writer(partition, f"record {end - 1} is another")
 
     def step(self, timeout: float = 0.5) -> int:
         """One batch; returns the number of records that it published.
@@ -63,37 +96,39 @@ class Relay(CrashOnly):
             if not records:
                 return 0
             new = [r for r in records if r.offset >= self._ends[r.partition]]
+            self._changes.check()
             self._publish(new)
             hit(Failpoint.RELAY_SENT)
             self._changes.save()
             return len(new)
 
-    def _publish(self, records: list[Record]) -> None:
-        sent: list[tuple[Record, Any]] = []
+    def _publish(self, records: Iterable[Record]) -> None:
+        """An idempotent producer keeps the order of a partition, however much is in flight."""
+        sent = []
         for record in records:
-            if record.offset != self._ends[record.partition]:
-                raise Fenced(
-                    f"{self._topic!r}:{record.partition} ends at {self._ends[record.partition]}, "
-                    f"the log goes on at {record.offset}: there was another writer"
-                )
-            self._ends[record.partition] += 1
-            sent.append(
-                (
-                    record,
-                    self._sender.send(self._topic, record.key, record.value, record.partition),
-                )
-            )
+            partition, end = record.partition, self._ends[record.partition]
+            if record.offset != end:
+                raise self._other_writer(partition, f"it ends at {end}, not at {record.offset}")
+            self._ends[partition] += 1
+            to = self._sender.send(self._topic, record.key, record.value, partition)
+            sent.append((record, to))
         self._sender.flush(SEND_SECONDS)
-        for record, acknowledgement in sent:
-            _, offset = acknowledgement.result(SEND_SECONDS)
+        for record, to in sent:
+            _, offset = to.result(SEND_SECONDS)
             if offset != record.offset:
-                raise Fenced(
-                    f"{self._topic!r}:{record.partition}: record {record.offset} of the log lies "
-                    f"at {offset} in Kafka: there was another writer"
-                )
+                text = f"record {record.offset} of the log lies at {offset}"
+                raise self._other_writer(record.partition, text)
+
+    def _other_writer(self, partition: int, text: str) -> Fenced:
+        return Fenced(
+            f"{self._topic!r}:{partition} in Kafka differs from the log: {text}; there was another "
+            "writer. Delete this topic in Kafka and create it anew: the relay fills it from the log"
+        )
+
+    def join(self, partitions: int) -> None:
+        """For those who step by hand: a relay owns its whole topic from the start."""
 
     def close(self) -> None:
         """Let go of both ends."""
         self._changes.close()
         self._sender.close()
-        self._target.close()

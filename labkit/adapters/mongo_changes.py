@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from pymongo import MongoClient, ReturnDocument
 from pymongo.change_stream import CollectionChangeStream
 from pymongo.database import Database
-from pymongo.errors import OperationFailure
+from pymongo.errors import OperationFailure, PyMongoError
 
 from labkit.adapters.mongo import translated
 from labkit.adapters.mongo_log import MongoSource
@@ -18,24 +20,22 @@ from labkit.ports import Document, Record
 #: The server has forgotten what came after a token (ChangeStreamHistoryLost, and its kin).
 _FORGOTTEN = (280, 286)
 #: How long the server waits for something new before it says that there is nothing.
-AWAIT_MS = 20
+AWAIT_MS = 100
 
 
 class MongoChanges:
     """The insertions of a topic. Collection ``log.relays``: {_id: topic, epoch, token}.
 
     Without a token, or with one that the server has forgotten, it first reads what lies in the
-    collection from ``ends`` on; the change stream is opened before that, so nothing falls between.
+    collection; the change stream is opened before that, so nothing falls between.
     """
 
-    def __init__(
-        self,
-        client: MongoClient[Document],
-        db: Database[Document],
-        topic: str,
-        ends: dict[int, int],
-    ) -> None:
+    def __init__(self, client: MongoClient[Document], db: Database[Document], topic: str) -> None:
         self._db, self._topic = db, topic
+        self._reader = MongoSource(client, db, topic, None)
+        self._stream: CollectionChangeStream[Document] | None = None
+        self._positions: dict[int, int] = {}
+        self._behind: dict[int, int] = {}  # partition -> where the collection ended
         with translated(f"follow {topic!r}"):
             found = db["log.relays"].find_one_and_update(
                 {"_id": topic},
@@ -43,74 +43,97 @@ class MongoChanges:
                 upsert=True,
                 return_document=ReturnDocument.AFTER,
             )
-            assert found is not None, "an upsert returns a document"
-            self._epoch = found["epoch"]
-            self._token: Any = found.get("token")
-            self._behind: MongoSource | None = None
+        assert found is not None, "an upsert returns a document"
+        self._epoch = found["epoch"]
+        self._token: Any = found.get("token")
+
+    def start(self, ends: Mapping[int, int]) -> None:
+        """After the token, or from ``ends`` on."""
+        self._positions = dict(ends)
+        with translated(f"follow {self._topic!r}"):
             self._stream = self._open()
         if self._token is None:
-            self._behind = MongoSource(client, db, topic, None)
-            self._left = {p: end for p, end in self._behind.ends().items() if end > ends[p]}
-            for partition in self._left:
-                self._behind.start(partition, ends[partition])
+            for partition, end in self._reader.ends().items():
+                if end > ends[partition]:
+                    self._behind[partition] = end
+                    self._reader.start(partition, ends[partition])
 
     def _open(self) -> CollectionChangeStream[Document]:
         try:
-            return self._watch(self._token)
+            return self._watch()
         except OperationFailure as error:
             if error.code not in _FORGOTTEN:
                 raise
             self._token = None
-            return self._watch(None)
+            return self._watch()
 
-    def _watch(self, token: Any) -> CollectionChangeStream[Document]:
+    def _watch(self) -> CollectionChangeStream[Document]:
         return self._db[f"log.{self._topic}"].watch(
             [{"$match": {"operationType": "insert"}}],
-            resume_after=token,
+            resume_after=self._token,
             max_await_time_ms=AWAIT_MS,
         )
 
     def poll(self, limit: int, timeout: float) -> list[Record]:
         """The next records, waiting up to ``timeout`` seconds for the first."""
-        if self._behind is not None:
+        if self._behind:
             return self._catch_up(limit)
+        assert self._stream is not None, "start comes first"
         deadline = time.monotonic() + timeout
         found: list[Record] = []
+        ends: dict[int, int] = {}
         with translated(f"follow {self._topic!r}"):
             while len(found) < limit:
-                change = self._stream.try_next()
-                if change is not None:
-                    found.append(_record(change["fullDocument"]))
+                if (change := self._stream.try_next()) is not None:
+                    record = _record(change["fullDocument"])
+                    found.append(record)
+                    self._reached(record.partition, record.offset + 1)
+                    # To ask for more than there is would wait for it.
+                    ends = ends or self._reader.ends()
+                    if all(self._positions[p] >= end for p, end in ends.items()):
+                        break
                 elif found or time.monotonic() >= deadline:
                     break
             self._token = self._stream.resume_token
         return found
 
     def _catch_up(self, limit: int) -> list[Record]:
-        assert self._behind is not None
-        batch = self._behind.poll(limit, 0)
+        batch = self._reader.poll(limit, 0)
         for partition, position in batch.positions.items():
-            if position >= self._left[partition]:
-                self._behind.stop(partition)
-                del self._left[partition]
-        if not self._left:
-            self._behind = None
+            self._reached(partition, position)
+            if position >= self._behind[partition]:
+                self._reader.stop(partition)
+                del self._behind[partition]
         return batch.records
+
+    def _reached(self, partition: int, position: int) -> None:
+        self._positions[partition] = max(position, self._positions[partition])
+
+    def check(self) -> None:
+        """Whether the epoch is still ours."""
+        with translated(f"look after the relay of {self._topic!r}"):
+            found = self._db["log.relays"].find_one({"_id": self._topic})
+        if found is None or found["epoch"] != self._epoch:
+            raise self._taken_over()
 
     def save(self) -> None:
         """Save the resume token; not before all that lay behind was read."""
-        if self._behind is not None:
+        if self._behind or self._token is None:
             return
         with translated(f"save the token of {self._topic!r}"):
             own = {"_id": self._topic, "epoch": self._epoch}
-            token = self._token or self._stream.resume_token
-            done = self._db["log.relays"].update_one(own, {"$set": {"token": token}})
+            done = self._db["log.relays"].update_one(own, {"$set": {"token": self._token}})
         if done.matched_count != 1:
-            raise Fenced(f"another relay of {self._topic!r} took over")
+            raise self._taken_over()
+
+    def _taken_over(self) -> Fenced:
+        return Fenced(f"another relay of {self._topic!r} took over")
 
     def close(self) -> None:
-        """Close the cursor."""
-        self._stream.close()
+        """Close the cursor; of a server that is gone there is none."""
+        with suppress(PyMongoError):
+            if self._stream is not None:
+                self._stream.close()
 
 
 def _record(document: Document) -> Record:

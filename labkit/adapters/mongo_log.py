@@ -113,11 +113,11 @@ class MongoBroker:
         """A handler's log."""
         return MongoLog(self._client, self._db, commands, events, group, transactional_id, delivery)
 
-    def changes(self, topic: str, ends: dict[int, int]) -> MongoChanges:
-        """What becomes part of a topic from now on: for the relay."""
+    def changes(self, topic: str) -> MongoChanges:
+        """What becomes part of a topic: for the relay, which claims it by this."""
         from labkit.adapters.mongo_changes import MongoChanges
 
-        return MongoChanges(self._client, self._db, topic, ends)
+        return MongoChanges(self._client, self._db, topic)
 
     def committed(self, topic: str, group: str) -> dict[int, int]:
         """The offsets that a group has committed."""
