@@ -16,6 +16,7 @@ from labkit.lab import Lab
 from labkit.ports import Broker, Record
 from labkit.relay import Relay
 from labkit.runtime import Worker
+from tests.test_runtime import until
 
 COMMANDS = 12
 
@@ -123,6 +124,23 @@ def test_a_token_that_the_server_has_forgotten_costs_nothing(lab: Lab) -> None:
     decide(lab, COMMANDS + 1, COMMANDS)
     publish(relay(lab), COMMANDS)
     same(lab, 2 * COMMANDS + 1)
+
+
+@pytest.mark.servers
+def test_a_topic_that_was_made_anew_is_filled_from_the_log(lab: Lab) -> None:
+    decide(lab, 0, COMMANDS)
+    publish(relay(lab), COMMANDS)
+    decide(lab, COMMANDS, 1)
+    publish(relay(lab), 1)  # from now on there is a token
+    lab._close_parts()
+    topic = lab.topic_name("orders.events")
+    lab.broker.drop([topic])
+    until("it is gone", lambda: topic not in lab.broker.topics())
+    lab.broker.create({topic: 3})
+    publish(relay(lab), COMMANDS + 1)
+    decide(lab, COMMANDS + 1, 1)
+    publish(relay(lab), 1)
+    same(lab, COMMANDS + 2)
 
 
 @pytest.mark.servers

@@ -24,10 +24,11 @@ AWAIT_MS = 100
 
 
 class MongoChanges:
-    """The insertions of a topic. Collection ``log.relays``: {_id: topic, epoch, token}.
+    """The insertions of a topic. Collection ``log.relays``: {_id: topic, epoch, token, positions}.
 
-    Without a token, or with one that the server has forgotten, it first reads what lies in the
-    collection; the change stream is opened before that, so nothing falls between.
+    Without a token, with one that the server has forgotten, or one that is ahead of what was
+    published, it first reads what lies in the collection; the change stream is opened before that,
+    so nothing falls between.
     """
 
     def __init__(self, client: MongoClient[Document], db: Database[Document], topic: str) -> None:
@@ -46,10 +47,13 @@ class MongoChanges:
         assert found is not None, "an upsert returns a document"
         self._epoch = found["epoch"]
         self._token: Any = found.get("token")
+        self._saved: list[list[int]] = found.get("positions", [])
 
     def start(self, ends: Mapping[int, int]) -> None:
         """After the token, or from ``ends`` on."""
         self._positions = dict(ends)
+        if any(ends[partition] < position for partition, position in self._saved):
+            self._token = None
         with translated(f"follow {self._topic!r}"):
             self._stream = self._open()
         if self._token is None:
@@ -122,7 +126,11 @@ class MongoChanges:
             return
         with translated(f"save the token of {self._topic!r}"):
             own = {"_id": self._topic, "epoch": self._epoch}
-            done = self._db["log.relays"].update_one(own, {"$set": {"token": self._token}})
+            reached = {
+                "token": self._token,
+                "positions": [list(p) for p in self._positions.items()],
+            }
+            done = self._db["log.relays"].update_one(own, {"$set": reached})
         if done.matched_count != 1:
             raise self._taken_over()
 
