@@ -153,10 +153,12 @@ def _joined(lab: str, run: str, context: str | None) -> Iterator[Lab]:
         raise UsageError(f"--context must be one of {', '.join(CONTEXTS)}, got {context!r}")
     registry = read_registry(runs_folder(lab) / f"{run}.json")
     client = DEFAULTS.client if registry is None else registry.client
-    log = DEFAULTS.log if registry is None else registry.log
-    with Lab(lab, run=run, contexts=list(CONTEXTS), start=False, client=client, log=log) as every:
-        topics = set(every.log_broker.topics())
-        present = [c for c in CONTEXTS if every.topic_name(f"{c}.commands") in topics]
+    with Lab(lab, run=run, contexts=list(CONTEXTS), start=False, client=client) as every:
+        topics = set(every.broker.topics())
+        present = [c for c in CONTEXTS if every.topic_name(f"{c}.events") in topics]
+        # Without workers a run is in no registry, but its topics tell where its commands are.
+        kept = any(every.topic_name(f"{c}.commands") in topics for c in present)
+        log = "kafka" if kept else "mongodb"
     if not present or context not in (None, *present):
         there = f"it has {', '.join(present)}" if present else "`labkit status` lists the runs"
         raise UsageError(f"run {run!r} of lab {lab!r} has no {context or 'topics'}; {there}")

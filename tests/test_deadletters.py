@@ -31,7 +31,7 @@ def place(order: str, cents: int = 100) -> PlaceOrder:
 
 
 def put(lab: Lab, key: bytes, value: bytes, partition: int | None = None) -> tuple[int, int]:
-    sender = lab.broker.sender()
+    sender = lab.log_broker.sender()
     try:
         return sender.send(lab.topic_name("orders.commands"), key, value, partition).result(20)
     finally:
@@ -240,8 +240,11 @@ def until(true: Any, seconds: float = 30.0) -> None:
 
 
 @pytest.mark.servers
-def test_the_command_line_shows_and_releases(servers: stack.Servers, tmp_path: Path) -> None:
-    with Lab(contexts=["orders"], start=False) as lab:
+@pytest.mark.parametrize("log", ["kafka", pytest.param("mongodb", marks=pytest.mark.slow)])
+def test_the_command_line_shows_and_releases(
+    servers: stack.Servers, tmp_path: Path, log: str
+) -> None:
+    with Lab(contexts=["orders"], start=False, log=log) as lab:
         lab.start()
         run, file = ("--run", lab.run), tmp_path / "letters.json"
         assert lab.bus.execute(place("o1")).accepted
