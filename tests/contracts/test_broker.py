@@ -375,3 +375,53 @@ def test_a_reader_goes_to_and_fro_between_partitions(topics: Topics) -> None:
             got += [r.offset for r in reader.poll(500, 0.2).records]
         assert got[: stop - start] == list(range(start, stop))
         reader.stop(partition)
+
+
+def test_a_partition_that_stays_goes_on_where_it_was(topics: Topics) -> None:
+    """Others join and leave; nobody is given again what was given, nor is anything passed over."""
+    source = topics.source(topics.commands, topics.group)
+    own(source)
+    seen: dict[int, list[int]] = {partition: [] for partition in range(PARTITIONS)}
+    moved: set[int] = set()
+
+    def take(batch: Batch) -> None:
+        moved.update(batch.revoked)
+        for record in batch.records:
+            seen[record.partition].append(record.offset)
+
+    sent = topics.send(*[f"k{n}" for n in range(400)])
+    until(source, lambda: sum(map(len, seen.values())) == len(sent), take)
+    other = topics.source(topics.commands, topics.group)
+    joined = threading.Event()
+    owned: set[int] = set()
+
+    def poll_other() -> None:
+        while not joined.is_set():
+            owned.update(other.poll(10, 0.1).assigned)
+        other.close()
+
+    thread = threading.Thread(target=poll_other)
+    if isinstance(topics.broker, MemoryBroker):
+        owned.update(other.poll(10, 0).assigned)
+        other.close()
+        source.poll(10, 0)
+        joined.set()
+    thread.start()
+    until(source, lambda: bool(owned), take)
+    joined.set()
+    thread.join()
+    back: set[int] = set()
+
+    def take_back(batch: Batch) -> None:
+        take(batch)
+        back.update(batch.assigned)
+
+    deadline = time.monotonic() + 5  # long enough for all that could come again
+    until(source, lambda: time.monotonic() > deadline, take_back)
+    stayed = set(range(PARTITIONS)) - moved - owned
+    for partition in stayed:
+        assert seen[partition] == sorted(set(seen[partition])), f"partition {partition} came again"
+    again = topics.send(*[f"k{n}" for n in range(400)])
+    wanted = [offset for partition, offset in sent + again if partition in stayed]
+    until(source, lambda: sum(len(seen[p]) for p in stayed) >= len(wanted), take)
+    assert sorted(o for p in stayed for o in seen[p]) == sorted(wanted)
