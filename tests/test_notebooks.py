@@ -27,11 +27,13 @@ from labkit import stack
 from labkit.adapters.kafka_python import KafkaPythonBroker
 from labkit.domain.orders import PlaceOrder
 from labkit.lab import Lab
+from tests.findings import handlers_under_stress
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 START = "00_start_here"
 STEPS = "01_one_command_step_by_step"
-NAMES = [START, STEPS]
+MORE = [handlers_under_stress]
+NAMES = [START, STEPS, *(one.NAME for one in MORE)]
 
 MAX_CELLS, MAX_LINES, MAX_CELL_LINES = 30, 120, 15
 CELL_SECONDS = 120
@@ -163,6 +165,7 @@ def findings_of_steps(book: TestbookNotebookClient) -> Findings:
 FINDINGS: dict[str, Callable[[TestbookNotebookClient], Findings]] = {
     START: findings_of_start,
     STEPS: findings_of_steps,
+    **{one.NAME: one.findings for one in MORE},
 }
 
 
@@ -182,7 +185,7 @@ def test_findings_on_real_servers(name: str, servers: stack.Servers) -> None:
             shown = book.cell_output_text("servers")
             assert servers.bootstrap in shown
             assert len(re.findall(r"process \d+", shown)) == 2
-        else:
+        if name == STEPS:
             shown = book.cell_output_text("crash-after")
             assert re.search(r"process \d+ died at handler\.committed by signal 9", shown)
     assert left_behind(servers, own) == []
@@ -428,6 +431,10 @@ TWINS = {
 }
 
 
+for one in MORE:
+    TWINS |= {bug: (one.NAME, *twin) for bug, twin in one.TWINS.items()}
+
+
 @pytest.mark.parametrize("bug", TWINS)
 def test_a_planted_bug_turns_its_findings_red(bug: str) -> None:
     name, after, code, expected = TWINS[bug]
@@ -435,12 +442,11 @@ def test_a_planted_bug_turns_its_findings_red(bug: str) -> None:
         assert red(name, book) == expected
 
 
-def test_every_finding_has_a_twin() -> None:
-    with run(START, "memory") as start, run(STEPS, "memory") as steps:
-        findings = {START: set(FINDINGS[START](start)), STEPS: set(FINDINGS[STEPS](steps))}
-    for name in NAMES:
-        broken = set().union(*(reds for of, _, _, reds in TWINS.values() if of == name))
-        assert broken == findings[name]
+@pytest.mark.parametrize("name", NAMES)
+def test_every_finding_has_a_twin(name: str) -> None:
+    with run(name, "memory") as book:
+        findings = set(FINDINGS[name](book))
+    assert findings == set().union(*(reds for of, _, _, reds in TWINS.values() if of == name))
 
 
 # --- their form
@@ -499,7 +505,8 @@ def test_the_first_cell_shows_a_picture_of_the_finding(name: str) -> None:
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     assert root.get("role") == "img"
     # What it draws is what the findings above assert.
-    for claim in {START: ("2 orders", "1 order"), STEPS: ("nobody may read it", "once")}[name]:
+    claims = {START: ("2 orders", "1 order"), STEPS: ("nobody may read it", "once")}
+    for claim in (claims | {one.NAME: one.CLAIMS for one in MORE})[name]:
         assert claim in words
 
 
