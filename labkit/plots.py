@@ -145,6 +145,36 @@ def batch_sizes(batches: pd.DataFrame, ax: Axes) -> Axes:
     return ax
 
 
+def money_on_its_way(steps: pd.DataFrame, ax: Axes) -> Axes:
+    """Where the money is after each step of a transfer: one bar a step, stacked.
+
+    ``steps`` has a row for each step (its index names it) and a column for each place, in cents.
+    Raises :class:`ValueError` for no steps.
+    """
+    if steps.empty:
+        raise ValueError("the money of no step cannot be drawn")
+    at, bottom = np.arange(len(steps)), np.zeros(len(steps))
+    looks = ((SKY, "//"), (ORANGE, "xx"), (BLUE, ""), (VERMILLION, ".."))
+    for (color, hatch), name in zip(looks, steps.columns, strict=False):
+        cents = steps[name].to_numpy(float)
+        ax.bar(at, cents, bottom=bottom, color=color, hatch=hatch, edgecolor="white", label=name)
+        bottom += cents
+    ax.set_xticks(at, [str(name).replace(", ", ",\n") for name in steps.index], fontsize=9)
+    ax.set_ylim(0, 1.15 * max(float(bottom.max()), 1))
+    ax.set_ylabel("cents")
+    total = bottom[0]
+    kept = bool((bottom == total).all())
+    ax.set_title(
+        f"{total:,.0f} cents at every step, wherever they are"
+        if kept
+        else f"{total:,.0f} cents at the start, {bottom[-1]:,.0f} at the end",
+        fontsize=11,
+    )
+    _finish(ax)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3, frameon=False, fontsize=9)
+    return ax
+
+
 def demo_figure(
     months: pd.DataFrame,
     lag_ms: Sequence[float] | pd.DataFrame,

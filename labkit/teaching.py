@@ -117,6 +117,27 @@ def work(lab: Any, context: str = "orders", wait: float = 1.0) -> int:
     return done
 
 
+def settle(lab: Any, wait: float = 0.3) -> int:
+    """Step every part of a lab by hand, in the order of a message, until nothing moves any more.
+
+    Commands that wait for an instant are left waiting. Returns how many steps found work.
+    """
+    steps = 0
+    while True:
+        busy = 0
+        for role in ("handler", "saga", "projector"):
+            for host in lab.hosts(role):
+                part = lab.by_hand(role, host)
+                while part.step(wait):
+                    busy += 1
+        if not busy:
+            break
+        steps += busy
+    for context in lab.contexts:
+        lab.by_hand("handler", context).flush()
+    return steps
+
+
 def seconds_for(lab: Any, commands: Sequence[Command], wait: float = 10.0) -> float:
     """Send commands to orders; then, by the clock, how long the handler takes to decide on all."""
     for command in commands:

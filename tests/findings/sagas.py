@@ -1,0 +1,69 @@
+"""What notebook 08 claims, and the bugs that turn each claim red."""
+
+from __future__ import annotations
+
+from testbook.client import TestbookNotebookClient
+
+from tests.findings.handlers_under_stress import FORGETS_IDS
+
+NAME = "08_sagas"
+CLAIMS = ("takes effect once", "StockReleased, once", "No transaction spans two streams")
+
+SHIPPED = "an order that is paid is shipped, and so are its goods"
+NO_STOCK = "an order without goods is called off by the saga"
+DEADLINE = "goods of an order that is not paid come back by themselves"
+ONCE = "a command that a killed saga sends twice takes effect once"
+RANDOM = "with random ids it would take effect twice"
+MONEY = "money on its way is on no account, and none is lost"
+
+
+def findings(book: TestbookNotebookClient) -> dict[str, bool]:
+    return {
+        SHIPPED: set(book.value("walked['event'].to_list()"))
+        == {"OrderPlaced.v2", "OrderPaid", "OrderShipped"}
+        | {"StockReceived", "StockReserved", "StockShipped"},
+        NO_STOCK: book.value("refused['command'].to_list()") == ["fulfilment:order-2:reserve"]
+        and "OrderCancelled" in book.cell_output_text("no-stock"),
+        DEADLINE: book.value("late['outcome'].to_list()") == ["accepted", "scheduled", "accepted"]
+        and book.value("back.loc['cd'].to_list()") == [3, 0, 2],
+        ONCE: book.value("list(reserve).count('fulfilment:order-4:reserve')") == 2
+        and book.value("twice['outcome'].to_list()") == ["accepted", "repeated"],
+        RANDOM: book.value("made.loc['grace'].to_list()") == [80, 0],
+        MONEY: book.value("money.values.tolist()")
+        == [[100, 0, 0], [30, 0, 70], [30, 40, 30], [60, 40, 0]],
+    }
+
+
+NO_RELEASE = """
+from labkit.domain.fulfilment import Fulfilment
+_next = Fulfilment._next
+Fulfilment._next = lambda *a: [send for send in _next(*a) if send.step != "release"]
+"""
+
+NO_CANCEL = """
+from labkit.domain.fulfilment import Fulfilment
+_next = Fulfilment._next
+Fulfilment._next = lambda *a: [send for send in _next(*a) if send.step != "cancel"]
+"""
+
+RANDOM_IDS = """
+from labkit.experiments.plants import random_saga_ids
+random_saga_ids()
+"""
+
+NOTHING_PLANTED = """
+from labkit.experiments import plants
+plants.random_saga_ids = lambda: None
+"""
+
+TWINS = {
+    "a stream forgets the ids of a saga": ("parameters", FORGETS_IDS, {ONCE}),
+    "nobody gives the goods back": ("parameters", NO_RELEASE, {DEADLINE}),
+    "nobody calls the order off": ("parameters", NO_CANCEL, {NO_STOCK}),
+    "every sending has another id": (
+        "parameters",
+        RANDOM_IDS,
+        {SHIPPED, NO_STOCK, DEADLINE, ONCE, MONEY},
+    ),
+    "the bug is not planted": ("parameters", NOTHING_PLANTED, {RANDOM}),
+}
