@@ -145,6 +145,35 @@ def batch_sizes(batches: pd.DataFrame, ax: Axes) -> Axes:
     return ax
 
 
+def through_versions(
+    versions: Sequence[int], cents: Sequence[int], snapshots: Sequence[int], ax: Axes
+) -> Axes:
+    """A stream's amount (in cents) at some of its versions, and where its snapshots lie.
+
+    Raises :class:`ValueError` for no versions.
+    """
+    if not versions:
+        raise ValueError("a stream without versions cannot be drawn")
+    amounts = np.asarray(cents, float) / 100
+    ax.plot(versions, amounts, color=BLUE, marker="o", ms=4, label="balance, folded from events")
+    for number, version in enumerate(snapshots):
+        name = "snapshot" if number == 0 else "_nolegend_"
+        ax.axvline(version, color=ORANGE, ls="--", lw=2, label=name)
+    ax.set_xlabel("version of the stream")
+    ax.set_ylabel("balance (whole units)")
+    ax.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    ax.set_title(
+        f"Any of {versions[-1]:,} states can be asked for; "
+        f"from {snapshots[0]:,} on, a snapshot is nearer than the start"
+        if snapshots
+        else f"Any of {versions[-1]:,} states can be asked for",
+        fontsize=11,
+    )
+    _finish(ax)
+    ax.legend(loc="upper left", frameon=False, fontsize=9)
+    return ax
+
+
 def money_on_its_way(steps: pd.DataFrame, ax: Axes) -> Axes:
     """Where the money is after each step of a transfer: one bar a step, stacked.
 

@@ -138,6 +138,24 @@ def settle(lab: Any, wait: float = 0.3) -> int:
     return steps
 
 
+def poll_all(consumer: Any, patience: float = 8.0, quiet: float = 1.5) -> list[Any]:
+    """Everything that a bare Kafka consumer is given, in the order of its coming.
+
+    It joins its group in the first polls, so it has ``patience`` seconds for the first record; then
+    it is done when nothing has come for ``quiet`` seconds.
+    """
+    found: list[Any] = []
+    last, patient = time.monotonic(), patience
+    while time.monotonic() - last < patient:
+        some = [r for records in consumer.poll(timeout_ms=200).values() for r in records]
+        if some:
+            found += some
+            last, patient = time.monotonic(), quiet
+        elif not found and consumer.assignment():
+            patient = min(patient, 3.0)
+    return found
+
+
 def seconds_for(lab: Any, commands: Sequence[Command], wait: float = 10.0) -> float:
     """Send commands to orders; then, by the clock, how long the handler takes to decide on all."""
     for command in commands:

@@ -27,12 +27,12 @@ from labkit import stack
 from labkit.adapters.kafka_python import KafkaPythonBroker
 from labkit.domain.orders import PlaceOrder
 from labkit.lab import Lab
-from tests.findings import handlers_under_stress, sagas
+from tests.findings import handlers_under_stress, sagas, the_event_log
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 START = "00_start_here"
 STEPS = "01_one_command_step_by_step"
-MORE = [handlers_under_stress, sagas]
+MORE = [the_event_log, handlers_under_stress, sagas]
 NAMES = [START, STEPS, *(one.NAME for one in MORE)]
 
 MAX_CELLS, MAX_LINES, MAX_CELL_LINES = 30, 120, 15
@@ -440,6 +440,14 @@ def test_a_planted_bug_turns_its_findings_red(bug: str) -> None:
     name, after, code, expected = TWINS[bug]
     with run(name, "memory", code, after=after) as book:
         assert red(name, book) == expected
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("bug", the_event_log.SERVER_TWINS)
+def test_a_planted_bug_on_real_servers(bug: str, servers: stack.Servers) -> None:
+    after, code, expected = the_event_log.SERVER_TWINS[bug]
+    with run(the_event_log.NAME, "kafka", code, after=after) as book:
+        assert red(the_event_log.NAME, book) == expected
 
 
 @pytest.mark.parametrize("name", NAMES)
