@@ -370,7 +370,7 @@ def test_a_registry_is_only_as_good_as_its_supervisor(tmp_path: Path) -> None:
     assert read_registry(path) is None
     born = psutil.Process().create_time()
     workers = [Alive("handler", "orders", 0, 1)]
-    state = Registry("r1", os.getpid(), born, "kafka-python", 4, workers)
+    state = Registry("r1", os.getpid(), born, "kafka-python", "kafka", 4, workers)
     write_whole(path, msgspec.json.encode(state))
     assert read_registry(path) == state
     dead = subprocess.Popen([sys.executable, "-c", ""])
