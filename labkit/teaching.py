@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from labkit.errors import TimedOut
+from labkit.eventlog import fetch
 from labkit.messages import Command
 
 if TYPE_CHECKING:
@@ -167,13 +168,38 @@ def seconds_for(lab: Any, commands: Sequence[Command], wait: float = 10.0) -> fl
     return time.perf_counter() - began
 
 
-def send_raw(lab: Any, stream: str, raw: bytes, context: str = "orders") -> None:
-    """Put bytes into a commands topic, past the bus and all its checks."""
+def send_raw(lab: Any, stream: str, raw: bytes, topic: str = "orders.commands") -> tuple[int, int]:
+    """Put bytes into a topic, past all checks; returns their place: partition and offset."""
     sender = lab.log_broker.sender()
     try:
-        sender.send(lab.topic_name(f"{context}.commands"), stream.encode(), raw).result(30)
+        place: tuple[int, int] = sender.send(lab.topic_name(topic), stream.encode(), raw).result(30)
     finally:
         sender.close()
+    return place
+
+
+def read_raw(lab: Any, topic: str, place: tuple[int, int]) -> bytes:
+    """The bytes that lie at a place of a topic."""
+    partition, offset = place
+    source = lab.log_broker.source(lab.topic_name(topic))
+    try:
+        return fetch(source, partition, [offset])[offset].value
+    finally:
+        source.close()
+
+
+def try_out(sentences: Sequence[Callable[[], None]]) -> dict[int, str]:
+    """Say which sentences (given, when, then) hold; the stories of the others, by their number."""
+    stories: dict[int, str] = {}
+    for number, sentence in enumerate(sentences, 1):
+        try:
+            sentence()
+        except AssertionError as story:
+            stories[number] = str(story)
+        print(f"sentence {number}", "is false:" if number in stories else "holds")
+        if number in stories:
+            print(stories[number])
+    return stories
 
 
 class Look:

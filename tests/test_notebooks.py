@@ -27,12 +27,12 @@ from labkit import stack
 from labkit.adapters.kafka_python import KafkaPythonBroker
 from labkit.domain.orders import PlaceOrder
 from labkit.lab import Lab
-from tests.findings import handlers_under_stress, sagas, the_event_log
+from tests.findings import decide_and_evolve, handlers_under_stress, sagas, the_event_log
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 START = "00_start_here"
 STEPS = "01_one_command_step_by_step"
-MORE = [the_event_log, handlers_under_stress, sagas]
+MORE = [decide_and_evolve, the_event_log, handlers_under_stress, sagas]
 NAMES = [START, STEPS, *(one.NAME for one in MORE)]
 
 MAX_CELLS, MAX_LINES, MAX_CELL_LINES = 30, 120, 15

@@ -1,0 +1,134 @@
+"""What notebook 02 claims, and the bugs that turn each claim red."""
+
+from __future__ import annotations
+
+from testbook.client import TestbookNotebookClient
+
+NAME = "02_decide_and_evolve"
+CLAIMS = ("no limit", "30 days", "returned", "refused", "same bytes")
+
+PURE = "to decide changes nothing, and says the same each time; to evolve makes the difference"
+PREFIX = "each number of first events folds to the state of that time"
+SENTENCES = "three sentences are rules, and the false one tells its story"
+RULES = "two orders of two days have two rules, and keep them to the end"
+PROMISE = "what was promised stands, though the rules were overwritten"
+UPCAST = "a record of the old schema is read as today's event"
+BYTES = "both schemas stand in one log, and the old bytes are what they were"
+REAL = "a real handler goes on where an older program left off"
+
+TOO_LATE = "order 'july' is of 1998-07-01 and can be returned for 30 days, got 1998-12-31"
+
+
+def findings(book: TestbookNotebookClient) -> dict[str, bool]:
+    stories = book.value("[list(item) for item in stories.items()]")
+    outcomes = ["accepted"] * 3
+    return {
+        PURE: book.value("first == second and [order.payment, paid_order.payment]")
+        == ["unpaid", "paid"]
+        and book.value("third") == "refused: order 'order-1' is paid already",
+        PREFIX: book.value("again == live and len(again) == len(past) + 1 > WISHES / 2")
+        and book.value("len(past) < len(wishes)"),
+        SENTENCES: [number for number, _ in stories] == [3]
+        and stories[0][1].startswith("given\n  OrderPlaced(")
+        and stories[0][1].endswith("refused: order 'order-1' is shipped"),
+        RULES: book.value("terms[['cents', 'discount', 'return_days']].values.tolist()")
+        == [[10_000, 0, None], [9_000, 1_000, 30]]
+        and book.value("[[s[-1].status, no] for _, s, no in lives.values()]")
+        == [["returned", []], ["shipped", [TOO_LATE]]],
+        PROMISE: book.value("[replayed == then[-1], later[-1].status, refusals]")
+        == [True, "returned", []]
+        and book.value("[fresh.cents, fresh.return_days]") == [10_000, 7],
+        UPCAST: book.value("read == promised[0]")
+        and book.value("b'return_days' not in written and b'discount' not in written"),
+        BYTES: book.value("stored == written")
+        and {"OrderPlaced", "OrderPlaced.v2"} < set(book.value("schemas['events'].to_list()")),
+        REAL: book.value("same") == [True, True]
+        and book.value("told.loc['june', 'outcome'].to_list()") == ["accepted", *outcomes]
+        and book.value("told.loc['july', 'outcome'].to_list()") == [*outcomes, "refused"]
+        and book.value("told.loc['july', 'reason'].to_list()")[-1] == TOO_LATE,
+    }
+
+
+IMPURE_DECIDE = """
+from itertools import count
+from msgspec import structs
+from labkit.domain import orders
+_pay, _calls = orders.pay, count()
+def pay(order, command):
+    (event,) = _pay(order, command)
+    return (structs.replace(event, cents=event.cents + next(_calls)),)
+orders.pay = orders.DECIDE[orders.PayOrder] = pay
+"""
+
+IMPURE_EVOLVE = """
+from itertools import count
+from msgspec import structs
+from labkit.handlers import CONTEXTS
+_evolve, _calls = CONTEXTS["bank"].evolve, count()
+def evolve(account, event):
+    evolved = _evolve(account, event)
+    return structs.replace(evolved, balance=evolved.balance + next(_calls) % 2)
+CONTEXTS["bank"].evolve = evolve
+"""
+
+SHIPPED_IS_CANCELLED = """
+from labkit.domain import orders
+def cancel(order, command):
+    facts = (command.order_id, order.customer_id, order.day, order.cents)
+    return (orders.OrderCancelled(*facts, order.cents, command.reason),)
+orders.DECIDE[orders.CancelOrder] = cancel
+"""
+
+NO_NEW_RULE = """
+from labkit.domain import orders
+orders.RULES = orders.RULES[:1]
+"""
+
+LOOKS_AT_THE_TABLE = """
+from msgspec import structs
+from labkit.domain import orders
+_send_back = orders.send_back
+def send_back(order, command):
+    rules = orders.rules(order.day)
+    return _send_back(structs.replace(order, return_days=rules.return_days), command)
+orders.DECIDE[orders.ReturnOrder] = send_back
+"""
+
+UPCAST_BY_GUESS = """
+from msgspec import structs
+from labkit.domain import orders
+orders.UPCASTS[orders.OrderPlacedV1] = lambda old: structs.replace(
+    orders.placed_v1(old), return_days=30
+)
+"""
+
+REWRITES_THE_LOG = """
+from labkit.adapters.memory import MemoryBroker
+from labkit.handlers import CONTEXTS
+from labkit.messages import encode
+_append = MemoryBroker.append
+def append(broker, topic, partition, *record):
+    if topic.endswith("orders.events"):
+        for slot in broker.partitions(topic)[partition]:
+            if slot.record:
+                today = CONTEXTS["orders"].codec.decode_commit(slot.record.value)
+                slot.record.value = encode(today)
+    return _append(broker, topic, partition, *record)
+MemoryBroker.append = append
+"""
+
+NO_REPLAY = """
+from labkit.handlers import Handler
+Handler._replay = lambda *_: None
+"""
+
+TWINS = {
+    "to decide leaves a trace": ("parameters", IMPURE_DECIDE, {PURE, SENTENCES}),
+    "an evolve that is not pure": ("parameters", IMPURE_EVOLVE, {PREFIX}),
+    "what is shipped can be called off": ("parameters", SHIPPED_IS_CANCELLED, {SENTENCES}),
+    "the new rule is missing": ("parameters", NO_NEW_RULE, {RULES, PROMISE, REAL}),
+    "a return looks at the table": ("parameters", LOOKS_AT_THE_TABLE, {PROMISE}),
+    "an upcaster guesses": ("parameters", UPCAST_BY_GUESS, {UPCAST, REAL}),
+    "a handler rewrites the old log": ("parameters", REWRITES_THE_LOG, {BYTES}),
+    "a handler knows nothing of before": ("parameters", NO_REPLAY, {REAL}),
+}
