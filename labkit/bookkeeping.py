@@ -155,8 +155,8 @@ class Stream(Struct):
             }
             if self.parked:
                 document["dead"] = True
-            if self.next_due() is not None:
-                document["waiting"] = self.partition
+            if (due := self.next_due()) is not None:
+                document |= {"waiting": self.partition, "due": due}
         return document
 
     @classmethod
@@ -199,10 +199,10 @@ class Agenda:
             return longest
         return min(longest, max(0, self._heap[0][0] - now) / 1000)
 
-    def pop(self, now: int) -> dict[str, int]:
-        """The streams whose instant has come, with their partitions."""
+    def pop(self, now: int, limit: int) -> dict[str, int]:
+        """At most ``limit`` streams whose instant has come, with their partitions."""
         found: dict[str, int] = {}
-        while self._heap and self._heap[0][0] <= now:
+        while self._heap and self._heap[0][0] <= now and len(found) < limit:
             _, partition, key = heapq.heappop(self._heap)
             found[key] = partition
         return found

@@ -43,7 +43,10 @@ MAX_TRIES = 8
 
 
 class Arrival(Struct, frozen=True):
-    """One delivery of a command: ``polled`` is monotonic, ``wall`` Unix milliseconds."""
+    """One delivery of a command: ``polled`` is monotonic, ``wall`` Unix milliseconds.
+
+    ``again``: this place in the log has its commit already (the group's offsets went back).
+    """
 
     context: Context
     stream: Stream
@@ -51,6 +54,7 @@ class Arrival(Struct, frozen=True):
     record: Record
     polled: int
     wall: int
+    again: bool = False
 
     def commit(
         self,
@@ -113,10 +117,14 @@ def _decide(arrival: Arrival, clock: Clock) -> Commit[Any]:
         if command.body.stream != arrival.key:
             raise DecodeError(f"it is for stream {command.body.stream!r}")
     except DecodeError as error:
+        if arrival.again:
+            return _as_it_stands(arrival, None)
         if stream.dropping and record.offset == stream.head:
             return arrival.commit(None, "dropped", stream.parked)
         full = len(stream.held) >= MAX_WAITING and not held
         return arrival.commit(None, "refused" if full else "parked", str(error))
+    if arrival.again and (scheduled or held or command.id not in stream.seen):
+        return _as_it_stands(arrival, command)
     if stream.dropping and record.offset == stream.head:
         return arrival.commit(command, "dropped", digest=digest(command.body))
 
@@ -130,11 +138,13 @@ def _decide(arrival: Arrival, clock: Clock) -> Commit[Any]:
             return arrival.commit(command, "refused", reason, digest=body)
         return arrival.commit(command, "repeated", digest=body, repeats=answer)
 
-    # 3. What holds it up: nothing overtakes a command that is stuck, but for its release.
+    # 3. What holds it up: nothing overtakes a command that is stuck, but for its release. What a
+    # process sends always has room: it would take a refusal for the word of a rule.
+    of_process = bool(command.correlation)
     if isinstance(command.body, ReleaseParked):
         return _release(arrival, command, body)
     if stream.held and not held:
-        if len(stream.held) >= MAX_WAITING:
+        if len(stream.held) >= MAX_WAITING and not of_process:
             reason = f"{len(stream.held)} commands wait in this stream, no more fit"
             return arrival.commit(command, "refused", reason, digest=body)
         reason = f"waits behind the command at offset {stream.head}: {stream.parked or 'retried'}"
@@ -142,10 +152,11 @@ def _decide(arrival: Arrival, clock: Clock) -> Commit[Any]:
 
     # 4. Not yet?
     if command.deliver_at is not None and not scheduled:
-        if no := _unreasonable(command.deliver_at - arrival.wall, len(stream.scheduled)):
+        ahead = command.deliver_at - arrival.wall
+        if not of_process and (no := _unreasonable(ahead, len(stream.scheduled))):
             reason = f"deliver_at {command.deliver_at} {no}"
             return arrival.commit(command, "refused", reason, digest=body)
-        if command.deliver_at > arrival.wall:
+        if ahead > 0:
             return arrival.commit(command, "scheduled", digest=body, due=command.deliver_at)
 
     # 5. Decide.
@@ -176,6 +187,20 @@ def _decide(arrival: Arrival, clock: Clock) -> Commit[Any]:
         polled=arrival.polled,
         decided=clock.now(),
     )
+
+
+def _as_it_stands(arrival: Arrival, command: Envelope[Any] | None) -> Commit[Any]:
+    """Of a command that has its commit, and whose answer is not at hand: change nothing."""
+    stream, offset = arrival.stream, arrival.record.offset
+    body = digest(command.body) if command else 0
+    if offset in stream.held:
+        retried = offset == stream.head and not stream.parked
+        due = (stream.retry_at or arrival.wall) if retried else 0
+        return arrival.commit(command, "parked", stream.parked or "waits", digest=body, due=due)
+    if offset in stream.scheduled:
+        return arrival.commit(command, "scheduled", digest=body, due=stream.scheduled[offset])
+    reason = "it was answered before, longer ago than this stream remembers"
+    return arrival.commit(command, "repeated", reason, digest=body)
 
 
 def _release(arrival: Arrival, command: Envelope[Any], body: int) -> Commit[Any]:

@@ -30,20 +30,28 @@ MOST = 2**63 - 1
 
 
 def read(
-    source: Source, partition: int, start: int = 0, timeout: float = READ_TIMEOUT
+    source: Source,
+    partition: int,
+    start: int = 0,
+    timeout: float = READ_TIMEOUT,
+    *,
+    end: int | None = None,
+    limit: int = 5_000,
 ) -> Iterator[list[Record]]:
     """The committed records from ``start`` to the high watermark at the time of the call.
 
     ``source`` is a reader in no group. Reading to the *high watermark*, not to the last stable
-    offset, waits for transactions that are being ended. Raises ``TimedOut`` where that never comes.
+    offset, waits for transactions that are being ended. ``end`` is one that is known already;
+    ``limit`` is how many records come at once, at most. Raises ``TimedOut`` where that never comes.
     """
-    end = source.ends()[partition]
+    if end is None:
+        end = source.ends()[partition]
     deadline = time.monotonic() + timeout
     position = start
     source.start(partition, start)
     try:
         while position < end:
-            batch = source.poll(5_000, 0.2)
+            batch = source.poll(limit, 0.2)
             position = batch.positions.get(partition, position)
             if records := [r for r in batch.records if r.partition == partition and r.offset < end]:
                 yield records
@@ -58,25 +66,21 @@ def read(
         source.stop(partition)
 
 
-def fetch(source: Source, partition: int, offsets: Iterable[int]) -> dict[int, Record]:
-    """The records at these offsets of a partition, as far as they are there.
+def fetch(source: Source, partition: int, offsets: Iterable[int]) -> dict[int, Record | None]:
+    """The records at these offsets of a partition; ``None`` where there is none any more.
 
     What lies near to each other is read in one stretch. Raises ``TimedOut``.
     """
-    wanted = sorted(offsets)
-    found: dict[int, Record] = {}
-    for number, offset in enumerate(wanted):
-        if number and offset - wanted[number - 1] <= STRETCH:
-            continue
-        stretch = [offset]
-        while len(stretch) + number < len(wanted):
-            following = wanted[number + len(stretch)]
-            if following - stretch[-1] > STRETCH:
-                break
-            stretch.append(following)
-        some = set(stretch)
-        for records in read(source, partition, offset):
-            found.update((r.offset, r) for r in records if r.offset in some)
+    wanted = sorted(set(offsets))
+    found: dict[int, Record | None] = dict.fromkeys(wanted)
+    end = source.ends()[partition] if wanted else 0
+    while wanted:
+        near = (n for n in range(1, len(wanted)) if wanted[n] - wanted[n - 1] > STRETCH)
+        length = next(near, len(wanted))
+        stretch, wanted = wanted[:length], wanted[length:]
+        span = min(5_000, stretch[-1] - stretch[0] + 1)
+        for records in read(source, partition, stretch[0], end=end, limit=span):
+            found.update((r.offset, r) for r in records if r.offset in found)
             if records[-1].offset >= stretch[-1]:
                 break
     return found

@@ -31,6 +31,9 @@ from labkit.ports import (
 )
 from labkit.snapshots import Snapshots
 
+#: Each takes a seek; so many of them take far less than the clients' poll interval.
+MAX_STRETCHES = 200
+
 
 class Context:
     """One bounded context: its messages, its decisions, its fold.
@@ -149,7 +152,10 @@ class Handler(CrashOnly):
             for key, record in due
             if self._working(work, key).may_go(record.offset, wall)
         ]
-        made += [self._handle(key, record, work, polled, wall) for key, record in arrived]
+        answered = {partition: at.command for partition, at in self._reached.items()}
+        for key, record in arrived:
+            again = record.offset <= answered[record.partition]
+            made.append(self._handle(key, record, work, polled, wall, again))
         hit(Failpoint.HANDLER_DECIDED)
 
         # 4. Commits and command offsets in one transaction: all, or nothing.
@@ -165,7 +171,8 @@ class Handler(CrashOnly):
             self._agenda.note(work[key].next_due(), work[key].partition, key)
         self._snapshots.settle((commit for commit, _ in made), self._reached)
         for partition, position in batch.positions.items():
-            self._reach(partition, command=position - 1)
+            command = max(position - 1, self._reached[partition].command)
+            self._reach(partition, command=command)
         for partition, end in ends.items():
             self._reach(partition, position=end)
 
@@ -207,10 +214,16 @@ class Handler(CrashOnly):
         return stream
 
     def _handle(
-        self, key: str, record: Record, work: dict[str, Stream], polled: int, wall: int
+        self,
+        key: str,
+        record: Record,
+        work: dict[str, Stream],
+        polled: int,
+        wall: int,
+        again: bool = False,
     ) -> tuple[Commit[Any], Record]:
         stream = self._working(work, key)
-        arrival = Arrival(self.context, stream, key, record, polled, wall)
+        arrival = Arrival(self.context, stream, key, record, polled, wall, again)
         commit, value = decide(arrival, self._clock)
         # Most streams never grow so long, and a call costs more than the comparison.
         if commit.last >= self._snapshots.every and self._snapshots.due(commit):
@@ -243,28 +256,32 @@ class Handler(CrashOnly):
         return batch
 
     def _due(self, now: int) -> list[tuple[str, Record]]:
-        """The commands that waited for now, out of the topic that has kept them."""
-        streams = self._agenda.pop(now)
+        """The commands that waited for now, out of the topic that has kept them.
+
+        As many as fit into a batch, in so many stretches of it; the others are looked at again in
+        the next step.
+        """
+        streams = self._agenda.pop(now, self._batch_size)
         self._load(streams.items())
-        offsets: dict[int, dict[int, str]] = {}
-        room = self._batch_size
+        due: list[tuple[str, int, int]] = []
+        stretches: set[tuple[int, int]] = set()
         for key, partition in streams.items():
-            waiting = self._streams[key].due(now)
-            if len(waiting) > room:
-                self._agenda.note(now, partition, key)
-            offsets.setdefault(partition, {}).update(dict.fromkeys(waiting[:room], key))
-            room -= len(waiting[:room])
-        due: list[tuple[str, Record]] = []
-        for partition, keys in offsets.items():
-            if keys:
-                self._commands = self._commands or self._log.commands()
-                found = eventlog.fetch(self._commands, partition, keys)
-                # One that is gone decodes as nothing, and parks its stream.
-                due += [
-                    (key, found.get(offset) or Record(partition, offset, key.encode(), b""))
-                    for offset, key in keys.items()
-                ]
-        return due
+            for offset in self._streams[key].due(now):
+                if len(due) == self._batch_size or len(stretches) == MAX_STRETCHES:
+                    self._agenda.note(now, partition, key)
+                    break
+                stretches.add((partition, offset // eventlog.STRETCH))
+                due.append((key, partition, offset))
+        found: dict[int, dict[int, Record | None]] = {}
+        for partition in {partition for _, partition, _ in due}:
+            self._commands = self._commands or self._log.commands()
+            offsets = (offset for _, p, offset in due if p == partition)
+            found[partition] = eventlog.fetch(self._commands, partition, offsets)
+        # One that is gone decodes as nothing, and parks its stream.
+        return [
+            (key, found[partition][offset] or Record(partition, offset, key.encode(), b""))
+            for key, partition, offset in due
+        ]
 
     # --- states and checkpoints
 
@@ -344,9 +361,9 @@ class Handler(CrashOnly):
         # This fetches the group's offset and waits for a predecessor's pending one; only after
         # that does the high watermark cover all that the predecessor committed.
         self._log.start(partition)
-        for document in self._store.find(self.context.states, {"waiting": partition}):
-            stream = Stream.load(document, self.context.state)
-            self._agenda.note(stream.next_due(), partition, document["_id"])
+        waiting = {"waiting": partition}
+        for document in self._store.find(self.context.states, waiting, fields=["due"]):
+            self._agenda.note(document["due"], partition, document["_id"])
         for records in eventlog.read(self._events, partition, checkpoint.position):
             self._replay(partition, records)
             commits += len(records)

@@ -19,6 +19,10 @@ Document = dict[str, Any]
 Delivery = Literal["at_most_once", "at_least_once", "exactly_once"]
 DELIVERIES: tuple[Delivery, ...] = get_args(Delivery)
 
+#: A poll ends with the record whose value brings it to this size, whatever its limit: a batch is
+#: one transaction, and one of a gigabyte would be undone at its time-out, over and over again.
+MAX_BATCH_BYTES = 16 << 20
+
 
 class Record(Struct, gc=False):
     """One record of a topic."""
@@ -50,7 +54,10 @@ class Source(Protocol):
     """A reader of one topic that sees committed records only; belongs to one thread."""
 
     def poll(self, limit: int, timeout: float) -> Batch:
-        """At most ``limit`` records, waiting up to ``timeout`` seconds for the first."""
+        """At most ``limit`` records, waiting up to ``timeout`` seconds for the first.
+
+        No more come once their values have ``MAX_BATCH_BYTES``.
+        """
 
     def start(self, partition: int, offset: int | None = None) -> None:
         """Begin to read an assigned partition; ``None``: where the group has committed."""
@@ -209,10 +216,12 @@ class Store(Protocol):
         sort: Sequence[tuple[str, int]] = (),
         limit: int = 0,
         at_most: Mapping[str, int] | None = None,
+        fields: Sequence[str] = (),
     ) -> list[Document]:
         """Documents whose fields equal those of ``where`` and are not above those of ``at_most``.
 
-        Directions of ``sort`` are 1 and -1; without ``limit`` all.
+        Directions of ``sort`` are 1 and -1; without ``limit`` all. With ``fields`` only these, and
+        ``_id``.
         """
 
     def totals(

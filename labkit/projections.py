@@ -31,6 +31,7 @@ class Docs:
         self._store = store
         self._documents: dict[str, dict[str, Document]] = {}
         self._stored: set[tuple[str, str]] = set()
+        self._removed: dict[str, list[str]] = {}
 
     def load(self, wanted: Iterable[tuple[str, str]]) -> None:
         """Bring the documents that exist among (collection, id), one look-up a collection."""
@@ -51,12 +52,17 @@ class Docs:
         self._documents.setdefault(collection, {})[document["_id"]] = document
         return document
 
+    def remove(self, collection: str, id: str) -> None:
+        """Take a document out, if there is one."""
+        if self._documents.get(collection, {}).pop(id, None) and (collection, id) in self._stored:
+            self._removed.setdefault(collection, []).append(id)
+
     def writes(self) -> Writes:
         """All documents of the batch: inserts where they are new, which is far cheaper.
 
         A shared document is raised to its next revision.
         """
-        writes = Writes()
+        writes = Writes(deletes=self._removed)
         for collection, documents in self._documents.items():
             for id, document in documents.items():
                 stored = (collection, id) in self._stored
@@ -101,7 +107,7 @@ class Projector(CrashOnly):
     """Runs one projection over the events of one context.
 
     With ``outbox`` it sends what the projection left there; with ``refusals`` the projection is
-    told of refused commands too.
+    told of refused and dropped commands too.
     """
 
     def __init__(
@@ -127,6 +133,8 @@ class Projector(CrashOnly):
         self._outbox = outbox
         self._refusals = refusals
         self._checkpoints: dict[int, Checkpoint] = {}
+        #: Partitions whose dead owner left commands in the outbox.
+        self.owed: set[int] = set()
 
     def step(self, timeout: float = 0.5) -> int:
         """One batch; returns the number of commits that it applied.
@@ -142,6 +150,7 @@ class Projector(CrashOnly):
         fetched = self._clock.now()
         for partition in batch.revoked:
             self._checkpoints.pop(partition, None)
+            self.owed.discard(partition)
         self._take_over(batch.assigned)
         reached = dict(self._checkpoints)
         for partition, position in batch.positions.items():
@@ -180,6 +189,17 @@ class Projector(CrashOnly):
                     return self._write(commits, reached, fetched, trust=False)
         raise AssertionError("a retry ends with a result or an error")
 
+    def ends(self) -> dict[str, int]:
+        """How far the log goes now, by the ids of the checkpoints."""
+        return {f"{self.projection.name}:{p}": end for p, end in self._source.ends().items()}
+
+    def send_owed(self) -> None:
+        """Send what dead owners left, and nobody has taken out of the outbox since."""
+        for partition in sorted(self.owed):
+            if self._outbox and (letters := self._outbox.leftovers(partition)):
+                self._outbox.send(letters)
+        self.owed.clear()
+
     def join(self, partitions: int) -> None:
         """Own ``partitions`` before the first step: for those who step by hand."""
         self._take_over(eventlog.join(self._source, partitions))
@@ -194,8 +214,8 @@ class Projector(CrashOnly):
             checkpoint = self._store.claim(self._collection, id)
             hit(Failpoint.PROJECTOR_CLAIMED)
             self._checkpoints[partition] = checkpoint
-            if self._outbox and (letters := self._outbox.leftovers(partition)):
-                self._outbox.send(letters)
+            if self._outbox and self._outbox.leftovers(partition):
+                self.owed.add(partition)
             self._source.start(partition, checkpoint.position)
 
     def _decode(self, record: Record) -> Commit[Any] | None:
@@ -212,7 +232,7 @@ class Projector(CrashOnly):
         *,
         trust: bool,
     ) -> tuple[int, list[Document]]:
-        """``trust``: a stream's first commit needs no look-up, its document is new."""
+        """``trust``: a stream's first events need no look-up, its document is new."""
         reached = dict(before)
         streams = self.projection.streams
         docs = Docs(self._store)
@@ -221,7 +241,7 @@ class Projector(CrashOnly):
             if commit is not None:
                 if self._concerns(commit):
                     wanted.extend(self.projection.touches(commit, record.partition))
-                if commit.first > 1 or not trust:
+                if commit.first > 1 or not commit.events or not trust:
                     wanted.append((streams, commit.stream))
         docs.load(wanted)
         now = self._clock.now()
@@ -260,5 +280,5 @@ class Projector(CrashOnly):
         return applied, letters
 
     def _concerns(self, commit: Commit[Any]) -> bool:
-        refused = self._refusals and commit.outcome == "refused"
-        return bool(commit.events) or refused
+        turned_down = self._refusals and commit.outcome in ("refused", "dropped")
+        return bool(commit.events) or turned_down

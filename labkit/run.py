@@ -33,6 +33,8 @@ from labkit.views import PROJECTIONS
 
 CLIENTS = ("kafka-python", "confluent")
 LOGS = ("kafka", "mongodb")
+#: In scheduled mode: a session lasts 6 s, and on the MongoDB log only polls keep it alive.
+MOST_SECONDS_BETWEEN = 5.0
 Role = Literal["handler", "relay", "projector", "saga"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
@@ -48,7 +50,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         delivery: what a handler promises in a crash, see ``ports.Delivery``.
         batch_size: how many commands go into one transaction at most.
         linger: seconds that a handler waits for a batch to fill.
-        every: seconds between two batches in scheduled mode; 0 is batch mode.
+        every: seconds between two batches in scheduled mode, at most ``MOST_SECONDS_BETWEEN``; 0 is
+            batch mode.
         pay_within: seconds that an order whose goods are reserved waits for its payment.
     """
 
@@ -75,6 +78,11 @@ class Settings(Struct, frozen=True, kw_only=True):
         for name, least in floors.items():
             if not least <= getattr(self, name) < math.inf:
                 raise UsageError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if self.every > MOST_SECONDS_BETWEEN:
+            raise UsageError(
+                f"every must be at most {MOST_SECONDS_BETWEEN:g} s, got {self.every}: "
+                "a worker that polls less often is taken for dead"
+            )
         return self
 
     def options(self) -> list[str]:
@@ -318,7 +326,7 @@ class Run:
             )
             for projection in self._saga_projections(saga)
         ]
-        return Saga(projectors, sender)
+        return Saga(projectors, sender, lambda: self.store.checkpoints(checkpoints))
 
     def worker_command(self, worker: Worker) -> list[str]:
         """The command line of a worker of this run."""

@@ -6,8 +6,10 @@ come out. Here these are kept::
     commit ──> state + checkpoint + outgoing commands, one MongoDB transaction ──> send ──> delete
 
 Whatever crashes between whichever two of them, a command goes out at least once, and its id is
-derived from the step it belongs to, so it takes effect once. Deadlines are commands with
-``deliver_at``: they wait in the stream that they are for, and survive like it.
+derived from the step it belongs to, so it takes effect once. Since a stream remembers only so many
+ids, a new owner first reads all answers that are there by then; each takes its command out of the
+outbox, and only what is left is sent again. Deadlines are commands with ``deliver_at``: they wait
+in the stream that they are for, and survive like it.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from labkit.crashonly import CrashOnly
 from labkit.domain.fulfilment import Process, Send, command_id
 from labkit.failpoints import Failpoint, hit
 from labkit.messages import Commit, Envelope, encode
-from labkit.ports import Document, Sender, Store, Writes
+from labkit.ports import Checkpoint, Document, Sender, Store, Writes
 from labkit.projections import Docs, Indexes, Projector
 
 SEND_SECONDS = 30.0
@@ -51,14 +53,18 @@ class SagaProjection:
         }
 
     def touches(self, commit: Commit[Any], partition: int) -> Iterable[tuple[str, str]]:
-        """The instance that the commit is about."""
+        """The instance that the commit is about, and the command that it answers."""
         instance = self.process.instance(self.context, commit)
-        return () if instance is None else [(self.instances, instance)]
+        if instance is not None:
+            yield self.instances, instance
+        if commit.correlation:
+            yield self.outbox, commit.id
 
     def apply(self, commit: Commit[Any], docs: Docs, fetched: int, now: int) -> None:
         """Let the process react; what it sends goes to the outbox."""
         if commit.events and docs.get(self.streams, commit.stream) is None:
             docs.add(self.streams, {"_id": commit.stream, "version": 0})
+        docs.remove(self.outbox, commit.id)  # what is answered was sent
         if (instance := self.process.instance(self.context, commit)) is None:
             return
         kept = docs.get(self.instances, instance)
@@ -128,11 +134,22 @@ class SagaOutbox:
 
 
 class Saga(CrashOnly):
-    """One process in one worker: a projector for each context that it listens to."""
+    """One process in one worker: a projector for each context that it listens to.
 
-    def __init__(self, projectors: Sequence[Projector], sender: Sender) -> None:
+    ``checkpoints`` says how far the projectors of all its workers have come.
+    """
+
+    def __init__(
+        self,
+        projectors: Sequence[Projector],
+        sender: Sender,
+        checkpoints: Callable[[], Iterable[Checkpoint]],
+    ) -> None:
         self._projectors = projectors
         self._sender = sender
+        self._checkpoints = checkpoints
+        self._owed: list[frozenset[int]] = []
+        self._ends: dict[str, int] = {}
 
     def step(self, timeout: float = 0.1) -> int:
         """One batch of each context; returns the number of commits that the process reacted to.
@@ -141,7 +158,22 @@ class Saga(CrashOnly):
         """
         with self.unbroken():
             share = timeout / len(self._projectors)
-            return sum(projector.step(share) for projector in self._projectors)
+            count = sum(projector.step(share) for projector in self._projectors)
+            if any(projector.owed for projector in self._projectors):
+                self._send_owed()
+            return count
+
+    def _send_owed(self) -> None:
+        """What dead owners left: once all is read that was in the log when it was taken over."""
+        owed = [frozenset(projector.owed) for projector in self._projectors]
+        if owed != self._owed:
+            self._owed = owed
+            self._ends = {k: end for one in self._projectors for k, end in one.ends().items()}
+        reached = {checkpoint.id: checkpoint.position for checkpoint in self._checkpoints()}
+        if all(reached.get(id, 0) >= end for id, end in self._ends.items()):
+            for projector in self._projectors:
+                projector.send_owed()
+            self._owed = []
 
     def join(self, partitions: int) -> None:
         """Own all partitions before the first step: for those who step by hand."""

@@ -183,9 +183,10 @@ def read_raw(lab: Any, topic: str, place: tuple[int, int]) -> bytes:
     partition, offset = place
     source = lab.log_broker.source(lab.topic_name(topic))
     try:
-        return fetch(source, partition, [offset])[offset].value
+        record = fetch(source, partition, [offset])[offset]
     finally:
         source.close()
+    return record.value if record else b""
 
 
 def try_out(sentences: Sequence[Callable[[], None]]) -> dict[int, str]:

@@ -784,3 +784,69 @@ def test_a_decision_is_pure() -> None:
             assert decide.__closure__ is None
     with pytest.raises(Refused):
         orders.ship(None, ShipOrder("o1"))
+
+
+# --- a second delivery of what was answered, longer ago than a stream remembers
+
+
+def many(rig: Rig, count: int) -> None:
+    """More commands to one stream than it remembers ids."""
+    rig.send(ListProduct("p", "a pen", 0), id="list")
+    for cents in range(1, count):
+        rig.send(catalog.ChangePrice("p", cents), id=f"c{cents}")
+
+
+def set_back(rig: Rig) -> None:
+    """Somebody sets the group's offsets back."""
+    for group in rig.broker._groups.values():
+        group.offsets = dict.fromkeys(group.offsets, 0)
+
+
+@pytest.mark.parametrize("saved", [True, False], ids=["flushed", "replayed"])
+def test_offsets_set_back_repeat_nothing(monkeypatch: Any, saved: bool) -> None:
+    monkeypatch.setattr(bookkeeping, "SEEN_WINDOW", 10)
+    rig = Rig(CONTEXTS["catalog"])
+    many(rig, 50)
+    handler = rig.handler()
+    handler.step(0)
+    if saved:
+        handler.flush()
+    handler.close()
+    set_back(rig)
+    handler = rig.handler()
+    outcomes = Counter(commit.outcome for commit in handler.step(0))
+    assert outcomes == {"repeated": 50}
+    newest, oldest = rig.answers("c49"), rig.answers("c1")
+    assert newest[0][1] == newest[1][1] == Answer("accepted", 50)
+    assert oldest[1][1].reason == "it was answered before, longer ago than this stream remembers"
+    assert EventLog(rig.context, rig.broker.source("events")).state("product-p").cents == 49
+    rig.send(catalog.ChangePrice("p", 100), id="new")
+    assert [c.outcome for c in handler.step(0)] == ["accepted"], "and then it goes on"
+
+
+def test_offsets_set_back_leave_what_waits_where_it_is(rig: Rig) -> None:
+    rig.send(place("o1"))
+    rig.put(b"o1", b"no command")
+    rig.send(PayOrder("o1", 5), id="pay")
+    later = encode(Envelope("later", ShipOrder("o2"), deliver_at=2**41))
+    rig.send(place("o2"))
+    rig.put(b"o2", later)
+    handler = rig.handler()
+    handler.step(0)
+    handler.close()
+    before = replayed(rig)
+    set_back(rig)
+    handler = rig.handler()
+    handler.step(0)
+    handler.close()
+    assert replayed(rig) == before
+
+
+def replayed(rig: Rig) -> dict[str, Any]:
+    """What a new life knows of what waits."""
+    handler = rig.handler()
+    found = {
+        key: (list(s.held), s.parked, s.scheduled, s.version) for key, s in handler._streams.items()
+    }
+    handler.close()
+    return found

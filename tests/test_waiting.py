@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from labkit import decisions, eventlog, handlers
 from labkit.bookkeeping import MAX_WAITING, Agenda, Stream
 from labkit.decisions import DAY_MS, FIRST_RETRY_MS, MAX_TRIES
 from labkit.domain import orders
@@ -407,6 +408,95 @@ def test_after_too_many_tries_the_stream_is_parked() -> None:
     assert rig.commits()[-1].due > rig.calendar.at, "a release starts the tries anew"
 
 
+# --- what a process sends
+
+
+def test_a_late_command_of_a_process_is_done_at_once(rig: Waiting) -> None:
+    """Everything may have been off for days; the goods must come back all the same."""
+    rig.send(place("o1"))
+    rig.later(-3 * DAY_MS, "client", orders.CancelOrder("o1"))
+    rig.later(-3 * DAY_MS, "process", orders.CancelOrder("o1"), correlation="o1")
+    assert rig.step()[1:] == [("client", "refused"), ("process", "accepted")]
+
+
+def test_a_full_queue_still_takes_what_a_process_sends(
+    rig: Waiting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process takes a refusal for the word of a rule, so it must be one."""
+    monkeypatch.setattr(decisions, "MAX_WAITING", 1)
+    rig.send(place("o1"))
+    rig.put(b"o1", b"poison")
+    rig.send(PayOrder("o1", 5), id="client")
+    value = encode(Envelope("process", orders.CancelOrder("o1"), correlation="o1"))
+    rig.put(b"o1", value)
+    assert rig.step()[2:] == [("client", "refused"), ("process", "parked")]
+
+
+# --- many at once
+
+
+def test_what_is_due_in_many_streams_goes_batch_by_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Waiting()
+    for n in range(50):
+        rig.later(1_000, f"c{n}", place(f"o{n}"))
+    rig.step()
+    rig.now.flush()
+    rig.now.close()
+    looked_up: list[int] = []
+    load = rig.store.load
+
+    def noted(collection: str, ids: Any) -> Any:
+        looked_up.append(len(wanted := list(ids)))
+        return load(collection, wanted)
+
+    monkeypatch.setattr(rig.store, "load", noted)
+    rig.now = rig.made(batch_size=20, max_streams=0)
+    assert [len(rig.step(1_000)) for _ in range(4)] == [20, 20, 10, 0]
+    assert looked_up == [20, 20, 10]
+
+
+def test_what_lies_far_apart_goes_in_several_steps(
+    rig: Waiting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(eventlog, "STRETCH", 2)
+    monkeypatch.setattr(handlers, "MAX_STRETCHES", 2)
+    for n in range(40):
+        rig.send(place("far"))
+        rig.later(1_000 - n, f"c{n}", place("o1"))
+    rig.step()
+    # Backwards, since the last one has the first instant; two stretches a step.
+    found = [[int(id[1:]) for id, _ in rig.step(1_000 if n == 0 else 0)] for n in range(30)]
+    assert [n for step in found for n in step] == list(range(39, -1, -1))
+    assert 1 < max(map(len, found)) <= 4
+
+
+def test_a_fetch_reads_what_it_needs_and_says_what_is_gone(rig: Waiting) -> None:
+    for n in range(100):
+        rig.put(b"one key", b"%d" % n)
+    source = rig.broker.source("commands")
+    partition = source.partition_for(b"one key")
+    read: list[int] = []
+    poll = source.poll
+
+    def noted(limit: int, timeout: float) -> Any:
+        batch = poll(limit, timeout)
+        read.append(len(batch.records))
+        return batch
+
+    source.poll = noted  # type: ignore[method-assign]
+    found = eventlog.fetch(source, partition, [10, 12, 11, 500])
+    assert {offset: record and record.value for offset, record in found.items()} == {
+        10: b"10",
+        11: b"11",
+        12: b"12",
+        500: None,
+    }
+    assert sum(read) <= 100
+    read.clear()
+    eventlog.fetch(source, partition, [10, 12])
+    assert read == [3]
+
+
 # --- whatever the order, live and replayed bookkeeping are the same
 
 
@@ -459,8 +549,9 @@ def test_an_agenda_brings_each_stream_once() -> None:
     agenda.note(None, 0, "never")
     agenda.note(4, 1, "b")
     assert agenda.wait(1, 10) == 0.002
-    assert agenda.pop(5) == {"a": 0, "b": 1}
+    assert agenda.pop(5, 1) == {"a": 0}
+    assert agenda.pop(5, 9) == {"a": 0, "b": 1}
     agenda.note(7, 1, "b")
     agenda.forget(frozenset({0}))
-    assert agenda.pop(100) == {"b": 1}
+    assert agenda.pop(100, 9) == {"b": 1}
     assert agenda.wait(0, 0.5) == 0.5

@@ -72,6 +72,7 @@ class MemoryStore:
         sort: Sequence[tuple[str, int]] = (),
         limit: int = 0,
         at_most: Mapping[str, int] | None = None,
+        fields: Sequence[str] = (),
     ) -> list[Document]:
         """Equality, and upper bounds."""
         present = self._collections.get(collection, {}).values()
@@ -80,6 +81,8 @@ class MemoryStore:
             found = [d for d in found if name in d and d[name] <= most]
         for key, direction in reversed(sort):
             found.sort(key=lambda d: d[key], reverse=direction < 0)
+        if fields:
+            found = [{k: v for k, v in d.items() if k in ("_id", *fields)} for d in found]
         return copy.deepcopy(found[: limit or None])
 
     def totals(

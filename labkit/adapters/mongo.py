@@ -165,11 +165,14 @@ class MongoStore:
         sort: Sequence[tuple[str, int]] = (),
         limit: int = 0,
         at_most: Mapping[str, int] | None = None,
+        fields: Sequence[str] = (),
     ) -> list[Document]:
         """Equality, and upper bounds."""
         bounds = {name: {"$lte": most} for name, most in (at_most or {}).items()}
         with translated(f"find in {collection!r}"):
-            cursor = self._db[collection].find({**where, **bounds}, limit=limit)
+            cursor = self._db[collection].find(
+                {**where, **bounds}, list(fields) or None, limit=limit
+            )
             return list(cursor.sort(list(sort)) if sort else cursor)
 
     def totals(

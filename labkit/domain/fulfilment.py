@@ -72,6 +72,13 @@ def _answers(process: str, instance: str, commit: Commit[Any], *steps: str) -> b
     }
 
 
+def _begins(process: str, instance: str, commit: Commit[Any], step: str) -> bool:
+    """The same of a first step, which may also have been dropped by somebody as a dead letter: what
+    was not begun can be called off. A dropped *last* step leaves the instance open, to be seen."""
+    dropped = commit.outcome == "dropped" and commit.id == command_id(process, instance, step)
+    return dropped or _answers(process, instance, commit, step)
+
+
 # --- an order and its goods
 
 
@@ -152,7 +159,7 @@ class Fulfilment:
     def _of_stock(self, state: Fulfilling | None, commit: Commit[Any]) -> Fulfilling | None:
         if state is None:
             return None
-        if _answers(self.name, commit.correlation, commit, "reserve"):
+        if _begins(self.name, commit.correlation, commit, "reserve"):
             stock: Literal["reserved", "gone"] = "reserved" if commit.events else "gone"
             return structs.replace(state, stock=stock)
         # Refused means that somebody else has shipped or released them: gone, in any case.
@@ -225,7 +232,7 @@ class Transfer:
         if state is None:
             return None, ()
         id = commit.correlation
-        if _answers(self.name, id, commit, "receive"):
+        if _begins(self.name, id, commit, "receive"):
             if commit.events:
                 confirm = ConfirmSent(state.source, id)
                 return structs.replace(state, status="received"), (_bank(confirm, "confirm"),)

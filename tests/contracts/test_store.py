@@ -119,6 +119,14 @@ def test_find_takes_upper_bounds(store: Store) -> None:
     assert store.find("docs", {}, newest, 1, at_most={"n": -1}) == []
 
 
+def test_find_gives_only_the_fields_that_were_asked_for(store: Store) -> None:
+    at = store.claim("checkpoints", "p:0")
+    docs = [{"_id": "a", "n": 1, "much": [1, 2, 3]}, {"_id": "b", "much": []}]
+    store.advance("checkpoints", [(at, moved(at, position=1))], Writes({"docs": docs}))
+    found = store.find("docs", {}, [("_id", 1)], fields=["n"])
+    assert found == [{"_id": "a", "n": 1}, {"_id": "b"}]
+
+
 def test_collections_are_known(store: Store) -> None:
     at = store.claim("checkpoints", "p:0")
     store.advance("checkpoints", [(at, moved(at, position=1))], Writes({"docs": [{"_id": "a"}]}))
