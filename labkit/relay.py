@@ -22,6 +22,7 @@ from labkit.failpoints import Failpoint, hit
 from labkit.ports import Broker, Record, Source
 
 SEND_SECONDS = 30.0
+#: Records in one step, unless they are large (``MAX_BATCH_BYTES``).
 BATCH = 2_000
 
 
@@ -32,7 +33,8 @@ class Changes(Protocol):
         """Begin after the saved token; where there is none that holds, at these offsets."""
 
     def poll(self, limit: int, timeout: float) -> list[Record]:
-        """The next records of each partition; some from before ``ends`` may come, too."""
+        """The next records of each partition, as ``Source.poll`` limits them; some from before
+        ``ends`` may come, too."""
 
     def check(self) -> None:
         """Raises ``Fenced`` for an owner of before."""
@@ -122,7 +124,8 @@ class Relay(CrashOnly):
     def _other_writer(self, partition: int, text: str) -> Fenced:
         return Fenced(
             f"{self._topic!r}:{partition} in Kafka differs from the log: {text}; there was another "
-            "writer. Delete this topic in Kafka and create it anew: the relay fills it from the log"
+            "writer. Delete this topic in Kafka and create it anew: the relay fills it from the "
+            "log; readers that went past this place begin anew as well (docs/adr/005)"
         )
 
     def join(self, partitions: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +12,7 @@ from msgspec import structs
 from pymongo.errors import ExecutionTimeout, OperationFailure
 
 from labkit import stack
-from labkit.adapters import mongo_log
+from labkit.adapters import mongo_log, mongo_records
 from labkit.adapters.mongo import translated
 from labkit.adapters.mongo_log import MongoBroker, MongoLog
 from labkit.adapters.mongo_records import MongoDelivery
@@ -19,15 +20,16 @@ from labkit.domain.orders import PlaceOrder, ShipOrder
 from labkit.errors import Fenced, OutcomeUnknown, Unreachable
 from labkit.failpoints import Crash, Failpoint, armed
 from labkit.lab import Lab
-from labkit.messages import Commit, encode
-from labkit.ports import Batch, Record
-from tests.contracts.test_broker import Topics, everything, gather, own, until
+from labkit.messages import MAX_COMMAND_BYTES, Commit, encode
+from labkit.ports import MAX_BATCH_BYTES, Batch, Record
+from tests.contracts.test_broker import PARTITIONS, Topics, everything, gather, own, until
 
 pytestmark = pytest.mark.servers
 
 COMMIT: Commit[Any] = Commit(
     stream="o", id="c", partition=0, offset=0, outcome="accepted", first=1, last=1, events=({},)
 )
+LARGE = b"x" * MAX_COMMAND_BYTES
 
 
 @pytest.fixture
@@ -184,6 +186,61 @@ def test_the_gaps_of_an_undone_batch_are_closed(topics: Topics) -> None:
         log.commit(batch, [record(COMMIT)])
     log.commit(batch, [record(COMMIT)])
     assert [r.offset for r in everything(topics, topics.events, 1)] == [0]
+
+
+def test_many_large_records_go_out_in_several_transactions(
+    topics: Topics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or one transaction is as long as the queue, and undone by the server each time."""
+    sizes: list[int] = []
+    queued = threading.Event()
+
+    def append(*args: Any) -> Any:
+        queued.wait(20)
+        sizes.append(sum(len(r.value) for r in args[3]))
+        return written(*args)
+
+    written = mongo_records.append
+    monkeypatch.setattr(mongo_records, "append", append)
+    sender = topics.broker.sender()
+    sent = [sender.send(topics.commands, b"k", LARGE) for _ in range(24)]
+    queued.set()
+    assert [delivery.result(20)[1] for delivery in sent] == list(range(24))
+    sender.close()
+    assert max(sizes) < MAX_BATCH_BYTES + len(LARGE)
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["what was there", "what comes"])
+def test_the_relay_is_given_many_large_records_in_parts(topics: Topics, before: bool) -> None:
+    """And what is saved after one of them leads to the next one."""
+    broker = topics.broker
+    assert isinstance(broker, MongoBroker)
+    published = dict.fromkeys(range(PARTITIONS), 0)
+    changes = broker.changes(topics.commands)
+    if not before:
+        changes.start(published)
+    sender = broker.sender()
+    for number in range(20):
+        sender.send(topics.commands, b"k", LARGE, number % PARTITIONS)
+    sender.flush(30)
+    sender.close()
+    if before:
+        changes.start(published)
+    sizes: list[int] = []
+    while True:
+        records = changes.poll(2_000, 10)
+        assert records, "nothing came"
+        sizes.append(sum(len(r.value) for r in records))
+        for record in records:
+            assert record.offset == published[record.partition]
+            published[record.partition] += 1
+        changes.save()
+        changes.close()
+        if sum(published.values()) == 20:
+            break
+        changes = broker.changes(topics.commands)
+        changes.start(published)
+    assert max(sizes) < MAX_BATCH_BYTES + len(LARGE)
 
 
 def test_a_server_that_is_gone_is_unreachable(topics: Topics) -> None:

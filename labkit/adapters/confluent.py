@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,7 +29,7 @@ from labkit.adapters.kafka import (
 from labkit.adapters.kafka_python import KafkaPythonBroker
 from labkit.errors import Fenced, OutcomeUnknown, Unreachable
 from labkit.failpoints import Failpoint, hit
-from labkit.ports import Batch, Delivery, Record
+from labkit.ports import MAX_BATCH_BYTES, Batch, Delivery, Record
 
 _FENCED = {
     KafkaError._FENCED,
@@ -63,6 +63,23 @@ def _translated(doing: str, bootstrap: str, unknown: bool = False) -> Iterator[N
 
 def _quiet(error: KafkaError) -> None:
     """librdkafka's own log lines are not for the user; what matters is raised."""
+
+
+def _produce(
+    producer: Producer,
+    topic: str,
+    key: bytes,
+    value: bytes,
+    partition: int,
+    on_delivery: Callable[[KafkaError | None, Any], None] | None,
+) -> None:
+    """Queue one record. A full queue waits: its records go, or time out, while it is polled."""
+    while True:
+        try:
+            producer.produce(topic, value, key, partition, on_delivery)
+            return
+        except BufferError:
+            producer.poll(0.1)
 
 
 class ConfluentBroker(KafkaPythonBroker):
@@ -158,10 +175,13 @@ class ConfluentSource:
         batch = Batch()
         with _translated(f"read {self._topic!r}", self._bootstrap):
             messages = []
+            size = 0
             message = self._consumer.poll(timeout)
             while message is not None:
                 messages.append(message)
-                message = self._consumer.poll(0) if len(messages) < limit else None
+                size += len(message.value() or b"")
+                more = len(messages) < limit and size < MAX_BATCH_BYTES
+                message = self._consumer.poll(0) if more else None
             for message in messages:
                 partition, offset = message.partition(), message.offset()
                 if (error := message.error()) is not None:
@@ -311,13 +331,8 @@ class ConfluentLog(ConfluentSource):
         last = {r.partition: number for number, r in enumerate(commits)}
         all_tell = self._delivery != "exactly_once"
         for number, r in enumerate(commits):
-            self._producer.produce(
-                self._events,
-                value=r.value,
-                key=r.key,
-                partition=r.partition,
-                on_delivery=on_delivery if all_tell or last[r.partition] == number else None,
-            )
+            tell = on_delivery if all_tell or last[r.partition] == number else None
+            _produce(self._producer, self._events, r.key, r.value, r.partition, tell)
         if left := self._producer.flush(DELIVERY_MS / 1000) + len(failed) + len(last) - len(ends):
             raise Unreachable(
                 f"{left} of {len(commits)} commits were not acknowledged within "
@@ -384,6 +399,7 @@ class ConfluentSender:
                 "partitioner": "murmur2_random",
                 "linger.ms": 1,
                 "batch.num.messages": 10_000,
+                "message.max.bytes": MAX_RECORD_BYTES,
                 "message.timeout.ms": 30_000,
                 "allow.auto.create.topics": False,
                 "error_cb": _quiet,
@@ -394,20 +410,11 @@ class ConfluentSender:
     def send(
         self, topic: str, key: bytes, value: bytes, partition: int | None = None
     ) -> ConfluentDelivery:
-        """Queue one record; a full queue waits."""
+        """Queue one record."""
         delivery = ConfluentDelivery(self._producer, self._bootstrap)
-        while True:
-            try:
-                self._producer.produce(
-                    topic,
-                    value=value,
-                    key=key,
-                    partition=-1 if partition is None else partition,
-                    on_delivery=delivery.done,
-                )
-                break
-            except BufferError:
-                self._producer.poll(0.1)
+        to = -1 if partition is None else partition
+        with _translated(f"send to {topic!r}", self._bootstrap):
+            _produce(self._producer, topic, key, value, to, delivery.done)
         self._producer.poll(0)
         return delivery
 

@@ -18,9 +18,9 @@ SESSION_MS = 6_000
 POLL_INTERVAL_MS = 60_000
 CLOSE_SECONDS = 2.0
 
-#: A lab never forgets, whatever the broker's defaults are.
 #: A command has at most 1 MB; its commit repeats some of it and must fit as well.
 MAX_RECORD_BYTES = 8 << 20
+#: A lab never forgets, whatever the broker's defaults are.
 TOPIC_CONFIG = {
     "retention.ms": "-1",
     "retention.bytes": "-1",

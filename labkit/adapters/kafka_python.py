@@ -199,6 +199,9 @@ class KafkaPythonSource:
             heartbeat_interval_ms=SESSION_MS // 3,
             max_poll_interval_ms=POLL_INTERVAL_MS,
             retry_backoff_ms=20,
+            # What bounds a batch: it is two fetches at most. Their checksums are made in Python, at
+            # 6 MB/s, and what is read in one batch is written in one, before `DELIVERY_MS`.
+            fetch_max_bytes=4 << 20,
             max_partition_fetch_bytes=4 << 20,
             allow_auto_create_topics=False,
             metrics_enabled=False,
@@ -425,6 +428,7 @@ class KafkaPythonSender:
                 acks="all",
                 linger_ms=1,
                 batch_size=128 << 10,
+                max_request_size=MAX_RECORD_BYTES,
                 max_block_ms=10_000,
                 delivery_timeout_ms=30_000,
                 request_timeout_ms=10_000,

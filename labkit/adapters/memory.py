@@ -13,7 +13,7 @@ from msgspec import Struct, field
 from labkit.adapters.kafka import offsets_of, partition_of
 from labkit.errors import Fenced, Unreachable
 from labkit.failpoints import Failpoint, hit
-from labkit.ports import Batch, Delivery, Record
+from labkit.ports import MAX_BATCH_BYTES, Batch, Delivery, Record
 
 
 class _Slot(Struct):
@@ -231,24 +231,25 @@ class MemorySource:
                 for partition in batch.revoked:
                     self._positions.pop(partition, None)
         for partition, position in self._positions.items():
-            position = self._read(partition, position, limit - len(batch.records), batch)
+            position = self._read(partition, position, limit, batch)
             if position != self._positions[partition]:
                 batch.positions[partition] = position
         self._positions.update(batch.positions)
         return batch
 
-    def _read(self, partition: int, position: int, room: int, batch: Batch) -> int:
+    def _read(self, partition: int, position: int, limit: int, batch: Batch) -> int:
         slots = self._broker.partitions(self._topic)[partition]
+        size = sum(len(record.value) for record in batch.records)
         while position < len(slots):
             slot = slots[position]
             state = slot.transaction.state if slot.transaction else "committed"
             if state == "open" and not self._uncommitted:
                 break
             if slot.record and (state == "committed" or self._uncommitted):
-                if room == 0:
+                if len(batch.records) >= limit or size >= MAX_BATCH_BYTES:
                     break
                 batch.records.append(slot.record)
-                room -= 1
+                size += len(slot.record.value)
             position += 1
         return position
 

@@ -15,7 +15,7 @@ from pymongo.errors import OperationFailure, PyMongoError
 from labkit.adapters.mongo import translated
 from labkit.adapters.mongo_log import MongoSource
 from labkit.errors import Fenced
-from labkit.ports import Document, Record
+from labkit.ports import MAX_BATCH_BYTES, Document, Record
 
 #: The server has forgotten what came after a token (ChangeStreamHistoryLost, and its kin).
 _FORGOTTEN = (280, 286)
@@ -85,12 +85,14 @@ class MongoChanges:
         assert self._stream is not None, "start comes first"
         deadline = time.monotonic() + timeout
         found: list[Record] = []
+        size = 0
         ends: dict[int, int] = {}
         with translated(f"follow {self._topic!r}"):
-            while len(found) < limit:
+            while len(found) < limit and size < MAX_BATCH_BYTES:
                 if (change := self._stream.try_next()) is not None:
                     record = _record(change["fullDocument"])
                     found.append(record)
+                    size += len(record.value)
                     self._reached(record.partition, record.offset + 1)
                     # To ask for more than there is would wait for it.
                     ends = ends or self._reader.ends()

@@ -34,7 +34,7 @@ from labkit.adapters.mongo import connect, transaction, translated
 from labkit.adapters.mongo_records import MongoSender, append, attempts, partitions_of, unique
 from labkit.errors import Duplicate, Fenced, LabkitError
 from labkit.failpoints import Failpoint, hit
-from labkit.ports import Batch, Delivery, Document, Record
+from labkit.ports import MAX_BATCH_BYTES, Batch, Delivery, Document, Record
 
 if TYPE_CHECKING:
     from labkit.adapters.mongo_changes import MongoChanges
@@ -180,24 +180,28 @@ class MongoSource:
 
     def _read(self, limit: int, batch: Batch) -> None:
         ends = self._ends(self._positions) if self._positions else {}
+        size = 0
         for partition, position in list(self._positions.items()):
             room = limit - len(batch.records)
-            if room <= 0:
+            if room <= 0 or size >= MAX_BATCH_BYTES:
                 return
             if position >= ends.get(partition, 0):
                 continue
             # Who has brought something stands last in line: nobody holds up the others.
             self._positions[partition] = self._positions.pop(partition)
-            found = self._db[f"log.{self._topic}"].find(
+            with self._db[f"log.{self._topic}"].find(
                 {"_id": {"$gte": _place(partition, position), "$lt": _place(partition, MaxKey())}},
                 sort=[("_id", 1)],
                 limit=room,
-            )
-            for document in found:
-                offset = document["_id"]["o"]
-                key, value = bytes(document["key"]), bytes(document["value"])
-                batch.records.append(Record(partition, offset, key, value))
-                self._positions[partition] = batch.positions[partition] = offset + 1
+            ) as found:
+                for document in found:
+                    offset = document["_id"]["o"]
+                    key, value = bytes(document["key"]), bytes(document["value"])
+                    batch.records.append(Record(partition, offset, key, value))
+                    self._positions[partition] = batch.positions[partition] = offset + 1
+                    size += len(value)
+                    if size >= MAX_BATCH_BYTES:
+                        break
 
     def start(self, partition: int, offset: int | None = None) -> None:
         """Begin to read a partition."""

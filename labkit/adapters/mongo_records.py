@@ -18,11 +18,11 @@ from pymongo.database import Database
 from labkit.adapters.kafka import partition_of
 from labkit.adapters.mongo import transaction, translated
 from labkit.errors import Conflict, LabkitError, Unreachable
-from labkit.ports import Document, Record
+from labkit.ports import MAX_BATCH_BYTES, Document, Record
 
 #: A dead worker's transaction is ended by the server after 8 s; whoever meets it tries for longer.
 PATIENCE_SECONDS = 20.0
-#: Records in one transaction of a sender.
+#: Records in one transaction of a sender, unless they are large (``MAX_BATCH_BYTES``).
 SENDER_BATCH = 2_000
 
 
@@ -173,13 +173,22 @@ class MongoSender:
                 self._changed.wait_for(lambda: self._waiting or self._closed)
                 if not self._waiting:
                     return
-                batch = self._waiting[:SENDER_BATCH]
-                del self._waiting[:SENDER_BATCH]
+                batch = self._take()
                 self._busy = True
             self._write(batch)
             with self._changed:
                 self._busy = False
                 self._changed.notify_all()
+
+    def _take(self) -> list[MongoDelivery]:
+        count = size = 0
+        for delivery in self._waiting[:SENDER_BATCH]:
+            count, size = count + 1, size + len(delivery.record.value)
+            if size >= MAX_BATCH_BYTES:
+                break
+        batch = self._waiting[:count]
+        del self._waiting[:count]
+        return batch
 
     def _write(self, batch: list[MongoDelivery]) -> None:
         topics: dict[str, list[MongoDelivery]] = {}
