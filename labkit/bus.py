@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -25,6 +26,10 @@ from labkit.ports import Acknowledgement, Clock, Sender, Source, SystemClock
 
 #: How many answers the bus keeps for those who ask late.
 HEARD_WINDOW = 10_000
+
+#: What nobody takes is shown in so many characters: with its beginning and its end.
+_repr = reprlib.Repr()
+_repr.maxother = 300
 
 
 class Sent:
@@ -94,15 +99,9 @@ class CommandBus:
         nanoseconds). Raises ``UsageError`` for what no handler would take.
         """
         to = self.context_of(command, context)
-        for name, text, least in (("id", id, 1), ("correlation", correlation, 0)):
-            if text is not None and not least <= len(text) <= MAX_ID:
-                raise UsageError(
-                    f"{name} must have {least} to {MAX_ID} characters, "
-                    f"got {len(text)}: {text[:60]!r}"
-                )
         sent = self._clock.now()
         envelope = Envelope(
-            id=id or new_id(),
+            id=new_id() if id is None else id,
             body=command,
             expected_version=expected_version,
             deliver_at=None if deliver_at is None else _unix_ms(deliver_at, self._clock.wall()),
@@ -110,14 +109,8 @@ class CommandBus:
             intended=intended or sent,
             sent=sent,
         )
-        value = encode(envelope)
-        if len(value) > MAX_COMMAND_BYTES:
-            raise UsageError(
-                f"{type(command).__name__} has {len(value)} bytes, at most {MAX_COMMAND_BYTES} fit"
-            )
-        delivery = self._sender.send(
-            self._topic(f"{to.name}.commands"), command.stream.encode(), value
-        )
+        value, stream = _wire(envelope, to)
+        delivery = self._sender.send(self._topic(f"{to.name}.commands"), stream.encode(), value)
         return Sent(envelope.id, to.name, delivery)
 
     def execute(
@@ -165,7 +158,9 @@ class CommandBus:
             except DecodeError:
                 continue
             found.append(commit)
-            self._heard[Token(context, commit.partition, commit.offset)] = commit.answer
+            token = Token(context, commit.partition, commit.offset)
+            if (known := self._heard.get(token)) is None or not known.final:
+                self._heard[token] = commit.answer
         while len(self._heard) > HEARD_WINDOW:
             del self._heard[next(iter(self._heard))]
         return found
@@ -199,6 +194,26 @@ class CommandBus:
         self._sender.close()
         for source in self._tails.values():
             source.close()
+
+
+def _wire(envelope: Envelope[Any], to: Context) -> tuple[bytes, str]:
+    """The JSON of a command and its stream, read with the eyes of the handler.
+
+    What it cannot read would park the stream, and all that others send to it would wait.
+    """
+    try:
+        value = encode(envelope)
+        if len(value) > MAX_COMMAND_BYTES:
+            raise DecodeError(f"it has {len(value)} bytes, at most {MAX_COMMAND_BYTES} fit")
+        stream: str = to.codec.decode_command(value).body.stream
+        if not 0 < len(stream) <= MAX_ID or stream[0] == "\0":
+            raise DecodeError(
+                f"stream must have 1 to {MAX_ID} characters and not begin with NUL, "
+                f"got {len(stream)}: {stream[:60]!r}"
+            )
+    except (DecodeError, ValueError, TypeError, RecursionError) as error:  # not all can be encoded
+        raise UsageError(f"no handler takes {_repr.repr(envelope)}: {error}") from error
+    return value, stream
 
 
 def _unix_ms(instant: datetime, now: int) -> int:

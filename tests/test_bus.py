@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from labkit import bus as bus_module
 from labkit.bus import CommandBus
+from labkit.domain.bank import Deposit, OpenAccount
 from labkit.domain.catalog import ListProduct
 from labkit.domain.orders import PayOrder, PlaceOrder, ShipOrder
 from labkit.errors import TimedOut, UsageError
 from labkit.handlers import CONTEXTS, ROUTES, route
 from labkit.lab import Lab
-from labkit.messages import Answer, Command, Token
+from labkit.messages import MAX_COMMAND_BYTES, Answer, Command, ReleaseParked, Token
 
 PLACE = PlaceOrder("o1", "ann", "1997-01-31", 1, 5)
 
@@ -38,6 +40,56 @@ def test_a_command_of_nobody_is_refused_before_it_is_sent(lab: Lab) -> None:
     with pytest.raises(UsageError, match="no context takes Command"):
         lab.bus.send(Command())
     assert set(ROUTES) == set(route(CONTEXTS.values()))
+
+
+BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
+    "a version before the first": (
+        Deposit("a", 5),
+        {"expected_version": -1},
+        "expected_version=-1",
+    ),
+    "a version of 2**63": (Deposit("a", 5), {"expected_version": 2**63}, f"{2**63}"),
+    "NaN": (Deposit("a", float("nan")), {}, "cents=nan"),  # type: ignore[arg-type]
+    "a text": (Deposit("a", "5"), {}, "cents='5'"),  # type: ignore[arg-type]
+    "a number for a stream": (Deposit(7, 5), {}, "account_id=7"),  # type: ignore[arg-type]
+    "what has no JSON": (Deposit("a", object()), {}, "cents=<object"),  # type: ignore[arg-type]
+    "5,000 digits": (Deposit("a", 10**5_000), {}, "4300 digits"),
+    "half a character": (Deposit("a\ud800", 5), {}, r"'a\ud800'"),
+    "half a character, as id": (Deposit("a", 5), {"id": "\ud800"}, r"id='\ud800'"),
+    "no id": (Deposit("a", 5), {"id": ""}, "id=''"),
+    "a long id": (Deposit("a", 5), {"id": "i" * 201}, "length <= 200 - at `$.id`"),
+    "a number for an id": (Deposit("a", 5), {"id": 7}, "id=7"),
+    "a long correlation": (Deposit("a", 5), {"correlation": "c" * 201}, "at `$.correlation`"),
+    "no stream": (Deposit("", 5), {}, "stream must have 1 to 200 characters"),
+    "a long stream": (Deposit("k" * 201, 5), {}, "got 201: 'kkk"),
+    "a hidden stream": (Deposit("\0a", 5), {}, r"got 2: '\x00a'"),
+    "no release of a stream": (ReleaseParked(""), {"context": "bank"}, "got 0: ''"),
+    "another's command": (Deposit("a", 5), {"context": "orders"}, "Deposit"),
+    "1 MB": (OpenAccount("a", "o" * MAX_COMMAND_BYTES), {}, "at most 1000000 fit"),
+}
+
+
+@pytest.mark.parametrize(("command", "options", "named"), BAD.values(), ids=BAD)
+def test_what_no_handler_takes_is_not_sent_and_harms_no_stream(
+    command: Command, options: dict[str, Any], named: str
+) -> None:
+    with Lab(backend="memory", contexts=["orders", "bank"]) as lab:
+        lab.start()
+        assert lab.bus.execute(OpenAccount("a", "ann")).accepted
+        with pytest.raises(UsageError) as told:
+            lab.bus.send(command, **options)
+        assert named in str(told.value)
+        assert len(str(told.value)) < 600
+        assert len(lab.topic("bank.commands")) == 1
+        assert lab.topic("orders.commands").empty
+        assert lab.bus.execute(Deposit("a", 5), id="good") == Answer("accepted", 2)
+
+
+@pytest.mark.parametrize("stream", ["k" * 200, "ö" * 200, "a b", "\t"])
+def test_what_can_be_a_stream_is_sent_and_answered_by_a_rule(stream: str) -> None:
+    with Lab(backend="memory", contexts=["bank"]) as lab:
+        lab.start()
+        assert lab.bus.execute(OpenAccount(stream, "ann")).final
 
 
 def test_every_command_has_an_id_and_the_instants_of_its_way(lab: Lab) -> None:
