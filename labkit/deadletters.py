@@ -79,6 +79,9 @@ class DeadLetters:
 
     def find(self, stream: str) -> DeadLetter:
         """A parked stream; raises ``UsageError`` where it is not one."""
+        return _letter(self._context.name, self._document(stream))
+
+    def _document(self, stream: str) -> Document:
         document = self._store.load(self._context.states, [stream]).get(stream)
         if document is None or not document.get("dead"):
             state = "has no commits" if document is None else "is not parked"
@@ -86,16 +89,16 @@ class DeadLetters:
                 f"stream {stream!r} of {self._context.name} {state}; "
                 "`labkit dead-letters list` shows those that are"
             )
-        return _letter(self._context.name, document)
+        return document
 
     def waiting(self, stream: str, limit: int = 1_000) -> list[Waiting]:
         """What waits in a parked stream, in order: the first ``limit`` commands."""
-        letter = self.find(stream)
-        held = self._store.load(self._context.states, [stream])[stream]["held"][:limit]
-        found = eventlog.fetch(self._commands, letter.partition, held)
+        document = self._document(stream)
+        held = document["held"][:limit]
+        found = eventlog.fetch(self._commands, document["partition"], held)
         return [
-            _waiting(found[offset]) if offset in found else Waiting(offset, "", "", "(gone)")
-            for offset in held
+            _waiting(record) if record is not None else Waiting(offset, "", "", "(gone)")
+            for offset, record in found.items()
         ]
 
     def release(
@@ -122,8 +125,8 @@ class DeadLetters:
     def _key(self, letter: DeadLetter) -> bytes:
         """The key of the stuck record: the stream's name need not be one."""
         found = eventlog.fetch(self._commands, letter.partition, [letter.head])
-        if letter.head in found:
-            return found[letter.head].key
+        if (record := found[letter.head]) is not None:
+            return record.key
         if letter.stream.startswith("\0"):
             raise CheckFailed(
                 f"the command at offset {letter.head} of partition {letter.partition} is gone from "

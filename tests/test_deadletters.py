@@ -84,6 +84,35 @@ def test_poison_parks_its_stream_alone_until_it_is_dropped(lab: Lab, poison: byt
     assert lab.dead_letters().empty
 
 
+@pytest.mark.parametrize("look", ["dead_letter", "replay", "drop_dead_letter"])
+def test_by_hand_each_look_knows_what_the_last_step_has_parked(lab: Lab, look: str) -> None:
+    put(lab, b"o1", GARBAGE)
+    lab.handler._flush_seconds = 1e9
+    lab.handler.step(0)
+    assert getattr(lab, look)("o1") is not None
+
+
+def test_a_stream_that_goes_on_while_somebody_looks_is_shown_as_it_was(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, head = put(lab, b"o1", GARBAGE)
+    work(lab)
+    letters, load = lab.letters("orders"), lab.store.load
+
+    def and_then_it_goes_on(collection: str, ids: Any) -> Any:
+        monkeypatch.undo()
+        found = load(collection, ids)
+        lab.drop_dead_letter("o1")
+        work(lab)
+        return found
+
+    monkeypatch.setattr(lab.store, "load", and_then_it_goes_on)
+    assert [command.offset for command in letters.waiting("o1")] == [head]
+    with pytest.raises(UsageError, match="is not parked"):
+        letters.waiting("o1")
+    letters.close()
+
+
 def test_a_rule_with_a_bug_is_replayed_when_it_is_mended(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
