@@ -14,7 +14,7 @@ from labkit.adapters.memory import MemoryLog
 from labkit.decisions import Arrival
 from labkit.domain import orders
 from labkit.domain.orders import CancelOrder, PayOrder, PlaceOrder, ReturnOrder, ShipOrder
-from labkit.errors import Fenced, Refused, UsageError
+from labkit.errors import DecodeError, Fenced, Refused, UsageError
 from labkit.experiments.accounts import ACCOUNTS, OrderAccount
 from labkit.experiments.checkers import (
     Evidence,
@@ -32,7 +32,7 @@ from labkit.experiments.verdict import NAMED
 from labkit.failpoints import Failpoint
 from labkit.handlers import CONTEXTS, Handler
 from labkit.lab import Lab
-from labkit.messages import Answer, Command, Commit, encode
+from labkit.messages import Answer, Command, Commit, Token, encode
 from labkit.ports import Batch, Checkpoint, Record, Writes
 from labkit.runtime import Worker
 from labkit.testing import fold
@@ -339,6 +339,38 @@ def test_a_planted_bug_turns_its_checkers_red(
     plant(monkeypatch)
     with Lab(backend="memory", contexts=("orders",)) as lab:
         assert red(check_all(lab, run(lab))) == expected
+
+
+class Skipping(Handler):
+    """What is no command of its schema is passed over, as if it had never been sent."""
+
+    def _gather(self, timeout: float) -> Batch:
+        batch = super()._gather(timeout)
+        batch.records = [record for record in batch.records if self._knows(record)]
+        return batch
+
+    def _knows(self, record: Record) -> bool:
+        try:
+            self.context.codec.decode_command(record.value)
+        except DecodeError:
+            return False
+        return True
+
+
+@pytest.mark.parametrize(("handler", "expected"), [(Handler, set()), (Skipping, {"C1"})])
+def test_what_is_no_command_must_have_its_commit_too(
+    handler: type[Handler], expected: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant_handler(monkeypatch, handler)
+    with Lab(backend="memory", contexts=("orders",)) as lab:
+        history = run(lab, mixed(1, 50))
+        topic = lab.topic_name("orders.commands")
+        place = lab.log_broker.sender().send(topic, b"own", b"\xff\x00 not JSON").result(0)
+        history.raw += [Token("orders", *place), Token("bank", 7, 7)]  # the other is not of here
+        quiet(lab)
+        verdicts = check_all(lab, history)
+        assert red(verdicts) == expected
+        assert not expected or f"at {[*place]} and has no commit" in verdicts["C1"].violations[0]
 
 
 class Stopped(BaseException):

@@ -7,16 +7,28 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from labkit import stack
+from labkit.domain.bank import Deposit, OpenAccount, SendMoney
+from labkit.experiments import plants
+from labkit.experiments import verify as verification
+from labkit.experiments.history import History
 from labkit.experiments.load import INVALID, POISON, REPEATED, Load
 from labkit.experiments.plants import plant_from_environment
-from labkit.experiments.verify import PLANTS, SERVICES
-from labkit.handlers import ROUTES
+from labkit.experiments.verify import PLANTS, PROCESSES, SERVICES
+from labkit.failpoints import Failpoint
+from labkit.handlers import ROUTES, Handler
+from labkit.lab import Lab
+from labkit.ports import Batch
+from labkit.sagas import SagaOutbox
+from labkit.teaching import settle, work
+from tests.test_checkers import Skipping, plant_handler
 
 COMMANDS = 4_000
 
@@ -89,11 +101,109 @@ def test_an_unknown_plant_ends_a_worker(servers: stack.Servers) -> None:
 
 
 def test_every_plant_has_a_name_that_workers_know(monkeypatch: pytest.MonkeyPatch) -> None:
-    from labkit.experiments import plants
-
     assert set(PLANTS) < set(plants.PLANTS)
     monkeypatch.delenv("LABKIT_PLANT", raising=False)
     plant_from_environment()
+
+
+# --- on the in-memory twin: nobody dies there, and the checkers look at the same
+
+
+@pytest.fixture
+def twin(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """No servers and no extra workers; the names of the runs that were dropped."""
+    dropped: list[str] = []
+    drop = Lab.drop
+
+    def noted(self: Lab) -> None:
+        dropped.append(self.run)
+        drop(self)
+
+    monkeypatch.setattr(Lab, "drop", noted)
+    monkeypatch.setattr(verification, "Lab", partial(Lab, backend="memory"))
+    monkeypatch.setattr(verification.stack, "borrowed", lambda *_: nullcontext())
+    monkeypatch.setattr(verification, "calm_gc", lambda: None)
+    monkeypatch.setattr(verification, "_extras", list)
+    monkeypatch.setattr(verification, "PAY_WITHIN", 0.1)
+    monkeypatch.setattr(verification, "STILL_SECONDS", 2.0)
+    return dropped
+
+
+def verify_twin(count: int = 300) -> dict[str, Any]:
+    return verification.verify_write(
+        "lab", "kafka-python", count, None, 1, lambda *_: None, lambda _: None
+    )
+
+
+def test_on_the_twin_all_is_green_and_gone_afterwards(twin: list[str]) -> None:
+    found = verify_twin()
+    assert not verification.red(found), found["checkers"]
+    assert found["ok"]
+    assert found["outcomes"]["dropped"] > 0
+    assert twin == [found["run"]]
+
+
+def test_poison_that_is_passed_over_is_a_lost_write(
+    twin: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant_handler(monkeypatch, Skipping)
+    found = verify_twin()
+    assert verification.red(found) == ["C1"]
+    assert not found["ok"]
+
+
+class Deaf(Handler):
+    """It hears of no release."""
+
+    def _gather(self, timeout: float) -> Batch:
+        batch = super()._gather(timeout)
+        batch.records = [r for r in batch.records if b'"ReleaseParked"' not in r.value]
+        return batch
+
+
+def test_a_release_that_is_lost_is_judged_like_all_else(
+    twin: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant_handler(monkeypatch, Deaf)
+    found = verify_twin()
+    assert verification.red(found) == ["C1"]
+    assert (found["ok"], found["quiet"], found["released"]) == (False, False, 0)
+    lost = "what was sent raw was acknowledged at"
+    assert any(lost in line for line in found["checkers"]["C1"]["violations"])
+    assert found["parked"] > 0
+    assert json.loads(verification.to_json(found))["ok"] is False
+    assert twin == [found["run"]]
+
+
+def test_whatever_happens_nothing_is_left(twin: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verification, "_judge", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        verify_twin(100)
+    assert len(twin) == 1
+
+
+def test_a_dead_saga_with_random_ids_has_a_second_effect(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SagaOutbox, "leftovers", SagaOutbox.leftovers)  # restored afterwards
+    plants.random_saga_ids()
+    with Lab(backend="memory", contexts=SERVICES, sagas=PROCESSES) as lab:
+        history = History(lab.bus)
+        history.listen(*SERVICES)
+        for command in (*map(OpenAccount, "ab", "ab"), Deposit("a", 100)):
+            history.send(command)
+        history.send(SendMoney("a", 10, "b", "t1"))
+        work(lab, "bank", 0)
+        lab.crash("saga", Failpoint.SAGA_SENT, context="transfer")
+        history.send(SendMoney("a", 10, "b", "t2"))
+        settle(lab, 0)
+        history.settle(0.01)
+        assert_second_effect(verification._judge(lab, history)["checkers"]["C11"]["violations"])
+
+
+def assert_second_effect(violations: list[str]) -> None:
+    """C11 is red for what was done twice, not for a process that waits for ever."""
+    twice = ("'MoneyReceived': 2", "'MoneyTakenBack': 2", "reserved 2")
+    assert any(what in line for what in twice for line in violations), violations
+    assert not any("has not ended" in line for line in violations), violations
 
 
 # --- the whole of it, on real servers
@@ -143,5 +253,7 @@ def test_a_planted_bug_is_seen(servers: stack.Servers, tmp_path: Path, plant: st
     code, said, found = verify(tmp_path, "--plant", plant)
     red = {name for name, verdict in found["checkers"].items() if not verdict["ok"]}
     assert EXPECTED[plant] <= red, f"red are {red}\n{said}"
+    if plant == "random-saga-ids":
+        assert_second_effect(found["checkers"]["C11"]["violations"])
     assert code == 1
     assert f"{', '.join(v for v in found['checkers'] if v in red)} turned red" in said

@@ -25,7 +25,7 @@ time, in plain dicts, and nothing of events.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -40,7 +40,7 @@ from labkit.experiments.history import Heard, History, Operation
 from labkit.experiments.verdict import Evidence, Verdict, verdict
 from labkit.handlers import CONTEXTS
 from labkit.lab import Lab
-from labkit.messages import Answer, Commit
+from labkit.messages import Answer, Commit, Token
 from labkit.ports import Document
 from labkit.views import PROJECTIONS
 
@@ -101,7 +101,7 @@ def check(evidence: Evidence, history: History) -> dict[str, Verdict]:
     context = evidence.context
     mine = [o for o in history if type(o.command) in CONTEXTS[context].decide]
     found = {
-        "C1": lost_writes(mine, evidence),
+        "C1": lost_writes(mine, evidence, [t for t in history.raw if t.context == context]),
         "C2": duplicates(mine, evidence),
         "C3": aborted_reads(history.heard, evidence),
         "C6": versions(mine, evidence),
@@ -130,8 +130,13 @@ MEANINGS = {
 # --- C1
 
 
-def lost_writes(operations: list[Operation], evidence: Evidence) -> Verdict:
-    """What was acknowledged has its commit; what was accepted is in states and views."""
+def lost_writes(
+    operations: list[Operation], evidence: Evidence, raw: Sequence[Token] = ()
+) -> Verdict:
+    """What was acknowledged has its commit; what was accepted is in states and views.
+
+    ``raw`` are places of acknowledged records that are no operations: they have a commit, too.
+    """
     wrong: list[str] = []
     context = CONTEXTS[evidence.context]
     by_place = {(c.partition, c.offset): c for c in evidence.commits}
@@ -153,6 +158,11 @@ def lost_writes(operations: list[Operation], evidence: Evidence) -> Verdict:
             wrong.append(f"{operation} was told {answer}, its commit says {commit.answer}")
         if answer.accepted and shown.get(operation.command.stream, 0) < answer.version:
             wrong.append(f"{operation} was accepted, and the view does not show it")
+    wrong += [
+        f"what was sent raw was acknowledged at {place} and has no commit"
+        for _, *place in raw
+        if tuple(place) not in by_place
+    ]
     ignored = sum(c.ignored for c in evidence.checkpoints)
     if ignored or evidence.misfits:
         wrong.append(f"readers ignored {ignored} commits, {len(evidence.misfits)} do not fit")
@@ -171,7 +181,7 @@ def lost_writes(operations: list[Operation], evidence: Evidence) -> Verdict:
                 stored += 1
                 if evidence.states.get(stream, {}).get("version") != version:
                     wrong.append(f"the stored state of {stream!r} is not of version {version}")
-    return verdict(len(operations) + stored + len(evidence.checkpoints), wrong)
+    return verdict(len(operations) + len(raw) + stored + len(evidence.checkpoints), wrong)
 
 
 # --- C2
@@ -185,7 +195,8 @@ def duplicates(operations: list[Operation], evidence: Evidence) -> Verdict:
     for commit in evidence.chain:
         body = commit.id, commit.digest
         if commit.outcome == "repeated":
-            if commit.repeats != newest.get(body):
+            # Without an answer it is a second delivery, longer ago than is remembered.
+            if commit.repeats not in (None, newest.get(body)):
                 wrong.append(f"{commit.id!r}: a repeat was answered unlike the first")
             continue
         if commit.outcome != "parked":

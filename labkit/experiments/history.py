@@ -65,12 +65,15 @@ class Heard(NamedTuple):
 class History:
     """The operations of the clients of one bus, in the order of their calls; and what they heard.
 
-    :meth:`hear` as often as possible: the bus itself keeps only the newest answers.
+    :meth:`hear` as often as possible: the bus itself keeps only the newest answers. ``raw`` are the
+    places of what this client sent beside its operations, and the broker acknowledged: bytes that
+    are no command, and releases of parked streams.
     """
 
     def __init__(self, bus: CommandBus | None = None) -> None:
         self.operations: list[Operation] = []
         self.heard: list[Heard] = []
+        self.raw: list[Token] = []
         self._bus = bus
         self._contexts: set[str] = set()
         self._sent: list[tuple[Operation, Sent]] = []
@@ -158,8 +161,10 @@ class History:
             for commit in self._with_bus().hear(context, timeout):
                 heard = Heard.of(context, commit)
                 self.heard.append(heard)
-                self._answers[heard.token] = heard.answer
-                self._take(heard.token, heard.answer)
+                known = self._answers.get(heard.token)
+                if known is None or not known.final:  # a second delivery tells nothing new
+                    self._answers[heard.token] = heard.answer
+                    self._take(heard.token, heard.answer)
                 count += 1
         return count
 

@@ -9,7 +9,7 @@ no-dedupe           a stream forgets the command ids that it has seen
 early-offsets       the command's offset is committed before its commit is written
 no-fence            offsets are sent under a bare group id, so that a zombie may commit
 checkpoint-apart    a view's checkpoint is written in a transaction of its own, before the view
-random-saga-ids     a saga gives a command another id each time it is sent
+random-saga-ids     what a dead saga left in its outbox is sent again at once, with other ids
 brittle             a rule has a bug until the file ``repaired`` is there: what poison is made of
 ==================  ========================================================================
 """
@@ -86,15 +86,17 @@ def checkpoint_apart() -> None:
 
 
 def random_saga_ids() -> None:
-    """The id is made when the command is sent, so that a second sending has another."""
+    """The first sending is proper, so its answer is heard; the second takes effect once more."""
     from labkit.sagas import SagaOutbox
 
-    send = SagaOutbox.send
+    leftovers = SagaOutbox.leftovers
 
-    def renamed(self: SagaOutbox, letters: list[dict[str, Any]]) -> None:
-        send(self, [{**letter, "value": _renamed(letter["value"])} for letter in letters])
+    def renamed(self: SagaOutbox, partition: int) -> list[dict[str, Any]]:
+        if letters := leftovers(self, partition):
+            self.send([{**letter, "value": _renamed(letter["value"])} for letter in letters])
+        return []
 
-    SagaOutbox.send = renamed  # type: ignore[method-assign]
+    SagaOutbox.leftovers = renamed  # type: ignore[method-assign]
 
 
 def _renamed(value: str) -> str:

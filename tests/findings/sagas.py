@@ -46,6 +46,15 @@ _next = Fulfilment._next
 Fulfilment._next = lambda *a: [send for send in _next(*a) if send.step != "cancel"]
 """
 
+ALL_IDS_ARE_RANDOM = """
+from labkit.messages import new_id
+from labkit.sagas import SagaOutbox
+_send = SagaOutbox.send
+def _renamed(letter):
+    return letter | {"value": letter["value"].replace(letter["_id"], new_id(), 1)}
+SagaOutbox.send = lambda self, letters: _send(self, [_renamed(letter) for letter in letters])
+"""
+
 RANDOM_IDS = """
 from labkit.experiments.plants import random_saga_ids
 random_saga_ids()
@@ -62,8 +71,9 @@ TWINS = {
     "nobody calls the order off": ("parameters", NO_CANCEL, {NO_STOCK}),
     "every sending has another id": (
         "parameters",
-        RANDOM_IDS,
+        ALL_IDS_ARE_RANDOM,
         {SHIPPED, NO_STOCK, DEADLINE, ONCE, MONEY},
     ),
+    "what is sent again has another id": ("parameters", RANDOM_IDS, {ONCE}),
     "the bug is not planted": ("parameters", NOTHING_PLANTED, {RANDOM}),
 }
