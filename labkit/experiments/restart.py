@@ -177,7 +177,7 @@ def _long_stream(lab: Lab, sizes: Sizes, progress: Progress) -> dict[str, Any]:
                 "from_snapshot": round(times[True][0], 4),
                 "from_start": round(times[False][0], 4),
             },
-            "same_state": taken == sizes.events // sizes.snapshot_every
+            "same_state": taken == total // sizes.snapshot_every
             and all(state == Entry("a pen", total - 1) for state in states),
         },
     }
