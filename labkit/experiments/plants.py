@@ -25,6 +25,7 @@ from typing import Any
 import msgspec
 
 from labkit.errors import UsageError
+from labkit.failpoints import Failpoint, arm_from_environment
 from labkit.messages import new_id
 from labkit.ports import Checkpoint, Writes
 
@@ -99,6 +100,28 @@ def random_saga_ids() -> None:
     SagaOutbox.leftovers = renamed  # type: ignore[method-assign]
 
 
+def random_saga_ids_and_a_death() -> None:
+    """A saga dies once with money for an account in its hands: a sure second effect, once renamed.
+
+    The crew kills one, too, but what that has in its hands may be without effect the second time.
+    """
+    from labkit.sagas import SagaOutbox
+
+    random_saga_ids()
+    send, mark = SagaOutbox.send, marks() / "in-its-hands"
+    fatal = {"LABKIT_FAILPOINT": Failpoint.SAGA_SENT, "LABKIT_FAILPOINT_MARK": str(mark)}
+
+    def last(self: SagaOutbox, letters: list[dict[str, Any]]) -> None:
+        # "nobody" has no account (``load.py``), and who is armed already dies in another way.
+        if "LABKIT_FAILPOINT" not in os.environ and any(
+            '"ReceiveMoney"' in letter["value"] and letter["key"] != "nobody" for letter in letters
+        ):
+            arm_from_environment(fatal)
+        send(self, letters)
+
+    SagaOutbox.send = last  # type: ignore[method-assign]
+
+
 def _renamed(value: str) -> str:
     envelope = msgspec.json.decode(value)
     return msgspec.json.encode({**envelope, "id": new_id()}).decode()
@@ -124,7 +147,7 @@ PLANTS: dict[str, Callable[[], None]] = {
     "early-offsets": early_offsets,
     "no-fence": no_fence,
     "checkpoint-apart": checkpoint_apart,
-    "random-saga-ids": random_saga_ids,
+    "random-saga-ids": random_saga_ids_and_a_death,
     "brittle": brittle,
 }
 
