@@ -119,21 +119,20 @@ def work(lab: Any, context: str = "orders", wait: float = 1.0) -> int:
 
 
 def settle(lab: Any, wait: float = 0.3) -> int:
-    """Step every part of a lab by hand, in the order of a message, until nothing moves any more.
+    """Step every part of a lab by hand, in the order of a message, until nobody is behind any more.
 
-    Commands that wait for an instant are left waiting. Returns how many steps found work.
+    Commands that wait for an instant are left waiting, unless it has come. Returns how many steps
+    found work.
     """
-    steps = 0
-    while True:
-        busy = 0
+    steps, moved = 0, True
+    while moved:
+        moved = False
         for role in ("handler", "saga", "projector"):
             for host in lab.hosts(role):
                 part = lab.by_hand(role, host)
-                while part.step(wait):
-                    busy += 1
-        if not busy:
-            break
-        steps += busy
+                while part.step(0) or lab.lag(role, host):
+                    moved = True
+                    steps += bool(part.step(wait))
     for context in lab.contexts:
         lab.by_hand("handler", context).flush()
     return steps

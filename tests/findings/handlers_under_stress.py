@@ -58,6 +58,14 @@ for _store in (MemoryStore, MongoStore):
     _store.find = find
 """
 
+#: Neither by its id nor by its place.
+KNOWS_NO_REPEAT = f"""{FORGETS_IDS}
+from msgspec import structs
+from labkit import handlers
+_decide = handlers.decide
+handlers.decide = lambda arrival, clock: _decide(structs.replace(arrival, again=False), clock)
+"""
+
 TAKES_FIVE = """
 from labkit.handlers import Handler
 _init = Handler.__init__
@@ -77,7 +85,7 @@ Lab.drop_dead_letter = Lab.replay
 """
 
 TWINS = {
-    "a handler under stress forgets the ids": ("parameters", FORGETS_IDS, {LEVELS}),
+    "a handler under stress knows no repeat": ("parameters", KNOWS_NO_REPEAT, {LEVELS}),
     "a new handler forgets what waits": (
         "parameters",
         FORGETS_WHAT_WAITS,
