@@ -19,6 +19,7 @@ from labkit.errors import DecodeError, Unreachable, UsageError
 from labkit.failpoints import Failpoint, hit
 from labkit.messages import MAX_ID, Codec, Command, Commit, Decisions, Event, Upcasts
 from labkit.ports import (
+    MAX_BATCH_BYTES,
     Batch,
     Checkpoint,
     Clock,
@@ -239,6 +240,8 @@ class Handler(CrashOnly):
         deadline = time.monotonic() + self._linger
         while batch.records and len(batch.records) < self._batch_size:
             if (left := deadline - time.monotonic()) <= 0:
+                break
+            if sum(len(record.value) for record in batch.records) >= MAX_BATCH_BYTES:
                 break
             more = self._poll(self._batch_size - len(batch.records), left)
             batch.records = [r for r in batch.records if r.partition not in more.revoked]
