@@ -8,9 +8,9 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
+from labkit.contexts import Context
 from labkit.decisions import DAY_MS, MAX_AHEAD_MS
 from labkit.errors import DecodeError, TimedOut, UsageError
-from labkit.handlers import Context
 from labkit.messages import (
     MAX_COMMAND_BYTES,
     MAX_ID,
@@ -218,8 +218,10 @@ def _wire(envelope: Envelope[Any], to: Context) -> tuple[bytes, str]:
 
 def _unix_ms(instant: datetime, now: int) -> int:
     """Unix milliseconds of an instant that lies ahead, and not too far."""
-    if instant.tzinfo is None:
-        raise UsageError(f"deliver_at {instant} has no time zone; use datetime.now(UTC) + ...")
+    if not isinstance(instant, datetime) or instant.tzinfo is None:
+        raise UsageError(
+            f"deliver_at {instant!r} is no datetime with a time zone; use datetime.now(UTC) + ..."
+        )
     at = int(instant.timestamp() * 1000)
     if not now <= at <= now + MAX_AHEAD_MS:
         raise UsageError(

@@ -14,9 +14,9 @@ from msgspec import Struct
 
 from labkit import eventlog
 from labkit.bus import CommandBus
+from labkit.contexts import Context
 from labkit.errors import CheckFailed, Refused, UsageError
 from labkit.eventlog import EPOCH
-from labkit.handlers import Context
 from labkit.messages import Answer, Envelope, ReleaseParked, Token, encode, new_id
 from labkit.ports import Document, Record, Sender, Source, Store
 

@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from labkit.contexts import CONTEXTS
 from labkit.deadletters import DeadLetter, DeadLetters, printable
 from labkit.errors import CheckFailed, Refused, UsageError
-from labkit.handlers import CONTEXTS
 from labkit.lab import Lab
 from labkit.results import check_writable, save
 from labkit.run import DEFAULTS, runs_folder

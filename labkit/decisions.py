@@ -6,11 +6,12 @@ this schema parks its stream, what the rules forbid is refused with the reason.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from msgspec import Struct
 
 from labkit.bookkeeping import MAX_WAITING, Stream
+from labkit.contexts import Context
 from labkit.errors import DecodeError, Refused, Transient
 from labkit.messages import (
     MAX_COMMAND_BYTES,
@@ -22,9 +23,6 @@ from labkit.messages import (
     encode,
 )
 from labkit.ports import Clock, Record
-
-if TYPE_CHECKING:
-    from labkit.handlers import Context
 
 #: Reasons repeat what was sent, and are kept with the stream.
 MAX_REASON = 500

@@ -6,17 +6,15 @@ import time
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
+from labkit.contexts import Context
 from labkit.errors import DecodeError, TimedOut, UsageError
 from labkit.messages import Commit
 from labkit.ports import Record, Source, Store
 from labkit.snapshots import Snapshot
-
-if TYPE_CHECKING:
-    from labkit.handlers import Context
 
 #: Longer than a dead worker's open transaction can hold readers back (design: about 20 s).
 READ_TIMEOUT = 60.0

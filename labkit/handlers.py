@@ -1,23 +1,23 @@
-"""The command handler: a numbered recipe, and at the end the routing table."""
+"""The command handler: a numbered recipe."""
 
 from __future__ import annotations
 
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, get_args
+from typing import Any
 
 import stamina
 from msgspec import Struct, structs
 
 from labkit import eventlog
 from labkit.bookkeeping import Agenda, Stream
+from labkit.contexts import Context
 from labkit.crashonly import CrashOnly
 from labkit.decisions import Arrival, decide
-from labkit.domain import bank, catalog, inventory, orders
-from labkit.errors import DecodeError, Unreachable, UsageError
+from labkit.errors import DecodeError, Unreachable
 from labkit.failpoints import Failpoint, hit
-from labkit.messages import MAX_ID, Codec, Command, Commit, Decisions, Event, Upcasts
+from labkit.messages import MAX_ID, Commit
 from labkit.ports import (
     MAX_BATCH_BYTES,
     Batch,
@@ -34,41 +34,6 @@ from labkit.snapshots import Snapshots
 
 #: Each takes a seek; so many of them take far less than the clients' poll interval.
 MAX_STRETCHES = 200
-
-
-class Context:
-    """One bounded context: its messages, its decisions, its fold.
-
-    ``fold`` is the schema version of the state; raising it makes handlers fold anew from the log.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        commands: Any,
-        events: Any,
-        state: type[Struct],
-        decide: Decisions,
-        evolve: Callable[[Any, Event], Any],
-        fold: int = 1,
-        upcasts: Upcasts | None = None,
-    ) -> None:
-        if set(get_args(commands)) != set(decide):
-            odd = sorted(c.__name__ for c in set(get_args(commands)) ^ set(decide))
-            raise UsageError(f"context {name!r}: not exactly one decision for {', '.join(odd)}")
-        self.name = name
-        self.decide: Decisions = decide
-        self.evolve = evolve
-        self.state = state
-        self.codec = Codec(commands, events, upcasts)
-        self.fold = fold
-        self.states = f"{name}.state.v{fold}"
-        self.snapshots = f"{name}.snapshots"
-        self.checkpoints = f"{name}.checkpoints"
-
-    def checkpoint(self, partition: int) -> str:
-        """The id of the handler's checkpoint."""
-        return f"{self.states}:{partition}"
 
 
 class Recovered(Struct, frozen=True):
@@ -400,62 +365,3 @@ class Handler(CrashOnly):
         )
         self.ignored += ignored - reached.ignored
         self._flush_if_due()
-
-
-# --- The routing table: which context decides on which command, and how.
-
-CONTEXTS: dict[str, Context] = {
-    context.name: context
-    for context in (
-        Context(
-            "orders",
-            commands=orders.COMMANDS,
-            events=orders.EVENTS,
-            state=orders.Order,
-            decide=orders.DECIDE,
-            evolve=orders.evolve,
-            upcasts=orders.UPCASTS,
-        ),
-        Context(
-            "catalog",
-            commands=catalog.COMMANDS,
-            events=catalog.EVENTS,
-            state=catalog.Entry,
-            decide=catalog.DECIDE,
-            evolve=catalog.evolve,
-        ),
-        Context(
-            "inventory",
-            commands=inventory.COMMANDS,
-            events=inventory.EVENTS,
-            state=inventory.Stock,
-            decide=inventory.DECIDE,
-            evolve=inventory.evolve,
-        ),
-        Context(
-            "bank",
-            commands=bank.COMMANDS,
-            events=bank.EVENTS,
-            state=bank.Account,
-            decide=bank.DECIDE,
-            evolve=bank.evolve,
-        ),
-    )
-}
-
-
-def route(contexts: Iterable[Context]) -> dict[type[Command], Context]:
-    """Which context a command goes to; a command that two of them claim is refused at start."""
-    routes: dict[type[Command], Context] = {}
-    for context in contexts:
-        for command in context.decide:
-            if command in routes:
-                raise UsageError(
-                    f"{command.__name__} is claimed by {routes[command].name!r} "
-                    f"and by {context.name!r}; leave it to one of them"
-                )
-            routes[command] = context
-    return routes
-
-
-ROUTES = route(CONTEXTS.values())

@@ -25,11 +25,12 @@ from msgspec import Struct, structs
 
 from labkit import stack
 from labkit.bus import CommandBus
+from labkit.contexts import CONTEXTS, Context, route
 from labkit.deadletters import DeadLetters, Waiting
 from labkit.errors import StackError, TimedOut, Unreachable, UsageError
 from labkit.eventlog import HISTORY, EventLog, peek
 from labkit.failpoints import Crash, Failpoint, armed
-from labkit.handlers import CONTEXTS, Context, Handler, route
+from labkit.handlers import Handler
 from labkit.messages import Answer
 from labkit.ports import Broker, Checkpoint, Source
 from labkit.projections import Projector

@@ -20,9 +20,10 @@ from msgspec import Struct
 from labkit import snapshots, stack
 from labkit.adapters.memory import MemoryBroker
 from labkit.adapters.memory_store import MemoryStore
+from labkit.contexts import CONTEXTS
 from labkit.domain.fulfilment import PROCESSES, Fulfilment, Process
 from labkit.errors import Unreachable, UsageError
-from labkit.handlers import CONTEXTS, Handler, Recovered
+from labkit.handlers import Handler, Recovered
 from labkit.ports import DELIVERIES, Broker, Delivery, Store
 from labkit.projections import Projector
 from labkit.relay import Log as Publisher

@@ -16,8 +16,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from labkit.contexts import Context
 from labkit.errors import Refused, UsageError
-from labkit.handlers import Context
 from labkit.messages import Command, Event
 
 

@@ -9,12 +9,12 @@ from hypothesis import given as any_of
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from labkit.contexts import CONTEXTS
 from labkit.domain import bank, inventory, orders
 from labkit.errors import Refused
 from labkit.experiments.accounts import ACCOUNTS
 from labkit.experiments.checkers import check_all
 from labkit.experiments.history import History
-from labkit.handlers import CONTEXTS
 from labkit.lab import Lab
 from labkit.messages import Command, Commit
 from labkit.ports import Document

@@ -9,11 +9,11 @@ import pytest
 
 from labkit import bus as bus_module
 from labkit.bus import CommandBus
+from labkit.contexts import CONTEXTS, ROUTES, route
 from labkit.domain.bank import Deposit, OpenAccount
 from labkit.domain.catalog import ListProduct
 from labkit.domain.orders import PayOrder, PlaceOrder, ShipOrder
 from labkit.errors import TimedOut, UsageError
-from labkit.handlers import CONTEXTS, ROUTES, route
 from labkit.lab import Lab
 from labkit.messages import MAX_COMMAND_BYTES, Answer, Command, ReleaseParked, Token
 

@@ -11,6 +11,7 @@ from msgspec import structs
 
 from labkit import decisions, failpoints
 from labkit.adapters.memory import MemoryLog
+from labkit.contexts import CONTEXTS
 from labkit.decisions import Arrival
 from labkit.domain import orders
 from labkit.domain.orders import CancelOrder, PayOrder, PlaceOrder, ReturnOrder, ShipOrder
@@ -30,7 +31,7 @@ from labkit.experiments.checkers import (
 )
 from labkit.experiments.verdict import NAMED
 from labkit.failpoints import Failpoint
-from labkit.handlers import CONTEXTS, Handler
+from labkit.handlers import Handler
 from labkit.lab import Lab
 from labkit.messages import Answer, Command, Commit, Token, encode
 from labkit.ports import Batch, Checkpoint, Record, Writes

@@ -11,6 +11,7 @@ from hypothesis import given as any_of
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from labkit.contexts import CONTEXTS
 from labkit.domain import bank
 from labkit.domain.bank import (
     MAX_BALANCE,
@@ -33,7 +34,6 @@ from labkit.domain.bank import (
 )
 from labkit.domain.bounds import MAX_CENTS, MAX_KEY
 from labkit.errors import Refused
-from labkit.handlers import CONTEXTS
 from labkit.messages import Command, Event
 from labkit.testing import fold, specification
 

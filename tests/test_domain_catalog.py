@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from labkit.contexts import CONTEXTS
 from labkit.domain import catalog
 from labkit.domain.bounds import MAX_CENTS
 from labkit.domain.catalog import (
@@ -15,7 +16,6 @@ from labkit.domain.catalog import (
     ProductListed,
     RegisterCustomer,
 )
-from labkit.handlers import CONTEXTS
 from labkit.messages import Command, Event
 from labkit.testing import fold, specification
 

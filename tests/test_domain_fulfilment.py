@@ -18,6 +18,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from msgspec import Struct
 
+from labkit.contexts import CONTEXTS
 from labkit.domain import inventory
 from labkit.domain.bank import (
     Account,
@@ -56,7 +57,6 @@ from labkit.domain.orders import (
     ShipOrder,
 )
 from labkit.errors import Refused, UsageError
-from labkit.handlers import CONTEXTS
 from labkit.messages import MAX_ID, Command, Commit
 
 
@@ -324,7 +324,7 @@ def test_what_is_put_off_or_foreign_says_nothing() -> None:
     process = Fulfilment(60)
     state = Fulfilling("cd", 2)
     id = command_id("fulfilment", "o1", "reserve")
-    for outcome in ("scheduled", "parked", "repeated", "dropped"):
+    for outcome in ("scheduled", "parked", "repeated"):
         commit: Commit[Any] = Commit("cd", id, 0, 0, outcome, 1, 0, correlation="o1")
         assert process.react(state, "inventory", commit) == (state, ())
     foreign: Commit[Any] = Commit("cd", "x", 0, 0, "refused", 1, 0, correlation="o1")
@@ -335,6 +335,21 @@ def test_what_is_put_off_or_foreign_says_nothing() -> None:
         "o1", "x", 0, 0, "accepted", 2, 2, (OrderPaid("o1", "ann", "1997-01-31", 10),)
     )
     assert process.react(None, "orders", paid) == (None, ()), "placed before we listened"
+
+
+def test_a_dropped_first_step_is_as_good_as_refused_and_a_dropped_last_one_is_not() -> None:
+    process = Fulfilment(60)
+
+    def dropped(step: str) -> Commit[Any]:
+        id = command_id("fulfilment", "o1", step)
+        return Commit("cd", id, 0, 0, "dropped", 1, 0, correlation="o1")
+
+    after, sends = process.react(Fulfilling("cd", 2), "inventory", dropped("reserve"))
+    assert after == Fulfilling("cd", 2, stock="gone")
+    assert [send.step for send in sends] == ["cancel"]
+    held = Fulfilling("cd", 2, "cancelled", "reserved")
+    assert process.react(held, "inventory", dropped("release")) == (held, ())
+    assert not process.ended(held), "the goods are still set aside, and somebody has to see that"
 
 
 @pytest.mark.parametrize("seconds", [-1, MAX_WAIT + 1, float("nan")])

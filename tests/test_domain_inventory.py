@@ -11,6 +11,7 @@ from hypothesis import given as any_of
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from labkit.contexts import CONTEXTS
 from labkit.domain import inventory
 from labkit.domain.bounds import MAX_KEY, MAX_QUANTITY
 from labkit.domain.inventory import (
@@ -27,7 +28,6 @@ from labkit.domain.inventory import (
     StockShipped,
 )
 from labkit.errors import Refused
-from labkit.handlers import CONTEXTS
 from labkit.messages import Command, Event
 from labkit.testing import fold, specification
 

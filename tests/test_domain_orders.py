@@ -12,6 +12,7 @@ from hypothesis import given as any_of
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from labkit.contexts import CONTEXTS
 from labkit.domain import orders
 from labkit.domain.bounds import MAX_CENTS, MAX_KEY, MAX_QUANTITY
 from labkit.domain.orders import (
@@ -29,7 +30,6 @@ from labkit.domain.orders import (
     ShipOrder,
 )
 from labkit.errors import Refused, UsageError
-from labkit.handlers import CONTEXTS
 from labkit.messages import Command, Commit, Event, encode
 from labkit.testing import fold, specification
 

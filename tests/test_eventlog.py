@@ -9,11 +9,11 @@ import pytest
 
 from labkit import eventlog
 from labkit.adapters.memory import MemoryBroker
+from labkit.contexts import CONTEXTS
 from labkit.domain.catalog import ListProduct
 from labkit.domain.orders import OrderPaid, OrderPlaced, OrderShipped, PayOrder, ShipOrder
 from labkit.errors import TimedOut, UsageError
 from labkit.eventlog import HISTORY, EventLog, join, read
-from labkit.handlers import CONTEXTS
 from labkit.lab import Lab
 from labkit.messages import Event, encode
 from labkit.ports import Batch

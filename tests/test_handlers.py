@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from labkit import bookkeeping, failpoints
 from labkit.adapters.memory import MemoryBroker
 from labkit.adapters.memory_store import MemoryStore
+from labkit.contexts import CONTEXTS, Context, route
 from labkit.domain import catalog, orders
 from labkit.domain.catalog import ListProduct
 from labkit.domain.orders import CancelOrder, PayOrder, PlaceOrder, ShipOrder
@@ -21,7 +22,7 @@ from labkit.errors import Fenced, LabkitError, Refused, UsageError
 from labkit.eventlog import EventLog
 from labkit.experiments.checkers import History, check_all
 from labkit.failpoints import ALL, Crash, Failpoint, armed
-from labkit.handlers import CONTEXTS, Context, Handler, route
+from labkit.handlers import Handler
 from labkit.lab import Lab
 from labkit.messages import Answer, Command, Commit, Envelope, encode
 from labkit.projections import Projector

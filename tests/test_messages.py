@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from labkit.contexts import CONTEXTS
 from labkit.domain import orders
 from labkit.domain.orders import OrderPaid, PayOrder, PlaceOrder, ShipOrder
 from labkit.errors import DecodeError
-from labkit.handlers import CONTEXTS
 from labkit.messages import Answer, Commit, Envelope, Token, encode, new_id
 
 CODEC = CONTEXTS["orders"].codec

@@ -10,10 +10,10 @@ from msgspec import structs
 
 from labkit.adapters.memory import MemoryBroker
 from labkit.adapters.memory_store import MemoryStore
+from labkit.contexts import CONTEXTS
 from labkit.domain.orders import OrderCancelled, OrderPaid, OrderPlaced
 from labkit.errors import Duplicate, Fenced
 from labkit.failpoints import ALL, Crash, Failpoint, armed
-from labkit.handlers import CONTEXTS
 from labkit.messages import Commit, Event, encode
 from labkit.ports import Checkpoint, Document, Writes
 from labkit.projections import Docs, Projector

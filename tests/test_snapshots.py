@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from msgspec import Struct
 
 from labkit import stack
+from labkit.contexts import CONTEXTS, Context
 from labkit.domain.catalog import ChangePrice, ListProduct
 from labkit.errors import Refused, UsageError
 from labkit.eventlog import EPOCH, EventLog
 from labkit.failpoints import Crash, Failpoint, armed
-from labkit.handlers import CONTEXTS, Context, Handler
+from labkit.handlers import Handler
 from labkit.lab import Lab
 from labkit.messages import Command, Event
 from tests.test_handlers import Rig

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from labkit import stack
+from labkit.contexts import ROUTES
 from labkit.domain.bank import Deposit, OpenAccount, SendMoney
 from labkit.experiments import plants
 from labkit.experiments import verify as verification
@@ -23,7 +24,7 @@ from labkit.experiments.load import INVALID, POISON, REPEATED, Load
 from labkit.experiments.plants import plant_from_environment
 from labkit.experiments.verify import PLANTS, PROCESSES, SERVICES
 from labkit.failpoints import Failpoint
-from labkit.handlers import ROUTES, Handler
+from labkit.handlers import Handler
 from labkit.lab import Lab
 from labkit.ports import Batch
 from labkit.sagas import SagaOutbox

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from labkit import decisions, eventlog, handlers
 from labkit.bookkeeping import MAX_WAITING, Agenda, Stream
+from labkit.contexts import Context
 from labkit.decisions import DAY_MS, FIRST_RETRY_MS, MAX_TRIES
 from labkit.domain import orders
 from labkit.domain.orders import PayOrder, ShipOrder
 from labkit.errors import Transient
-from labkit.handlers import Context, Handler
+from labkit.handlers import Handler
 from labkit.messages import MAX_COMMAND_BYTES, Command, Envelope, ReleaseParked, encode
 from tests.test_handlers import Rig, place
 

@@ -149,21 +149,9 @@ class KafkaPythonBroker:
         return self._admin_client
 
 
-class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
-    """Notes changes of ownership; all work on them happens outside the callback."""
-
-    def __init__(self, source: KafkaPythonSource) -> None:
-        self._source = source
-
-    def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
-        self._source.lost({tp.partition for tp in revoked})
-
-    def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
-        self._source.gained(list(assigned))
-
-
-class KafkaPythonSource:
-    """A reader of one topic."""
+class KafkaPythonSource(ConsumerRebalanceListener):  # type: ignore[misc]
+    """A reader of one topic. As a listener it notes changes of ownership; all work on them happens
+    outside the callback."""
 
     def __init__(
         self, bootstrap: str, topic: str, group: str | None, uncommitted: bool = False
@@ -184,7 +172,7 @@ class KafkaPythonSource:
                 raise Unreachable(f"topic {topic!r} does not exist at {bootstrap}; create it first")
             self._partitions = sorted(found)
             if group:
-                self._consumer.subscribe([topic], listener=_Listener(self))
+                self._consumer.subscribe([topic], listener=self)
 
     def _new_consumer(self, isolation: str, group: str | None = None) -> KafkaConsumer:
         return KafkaConsumer(
@@ -199,27 +187,28 @@ class KafkaPythonSource:
             heartbeat_interval_ms=SESSION_MS // 3,
             max_poll_interval_ms=POLL_INTERVAL_MS,
             retry_backoff_ms=20,
-            # What bounds a batch: it is two fetches at most. Their checksums are made in Python, at
-            # 6 MB/s, and what is read in one batch is written in one, before `DELIVERY_MS`.
+            # A batch is two fetches at most; with checksums at 6 MB/s it is written in time.
             fetch_max_bytes=4 << 20,
             max_partition_fetch_bytes=4 << 20,
             allow_auto_create_topics=False,
             metrics_enabled=False,
         )
 
-    def lost(self, partitions: set[int]) -> None:
+    def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
         """Called in a rebalance, from the client's own thread."""
+        partitions = {tp.partition for tp in revoked}
         with self._lock:
             self._assigned -= partitions
             self._revoked |= partitions
             for partition in partitions:
                 self._positions.pop(partition, None)
 
-    def gained(self, assigned: list[TopicPartition]) -> None:
+    def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
         """Called in a rebalance: nothing flows before ``start``."""
-        self._consumer.pause(*assigned)
+        partitions = list(assigned)
+        self._consumer.pause(*partitions)
         with self._lock:
-            self._assigned |= {tp.partition for tp in assigned}
+            self._assigned |= {tp.partition for tp in partitions}
 
     def poll(self, limit: int, timeout: float) -> Batch:
         """At most ``limit`` records."""
@@ -229,11 +218,11 @@ class KafkaPythonSource:
             return batch
         with _translated(f"read {self._topic!r}", self._bootstrap):
             found = self._consumer.poll(timeout_ms=int(timeout * 1000), max_records=limit)
-            for tp, records in found.items():
-                partition = tp.partition
-                batch.records.extend(
-                    [Record(partition, r.offset, r.key or b"", r.value or b"") for r in records]
-                )
+            batch.records = [
+                Record(tp.partition, r.offset, r.key or b"", r.value or b"")
+                for tp, records in found.items()
+                for r in records
+            ]
             # Rebalances are told from the client's own thread.
             for partition, before in list(self._positions.items()):
                 position = self._consumer.position(TopicPartition(self._topic, partition))

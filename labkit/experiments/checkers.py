@@ -32,13 +32,13 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from labkit.contexts import CONTEXTS
 from labkit.errors import DecodeError, UsageError
 from labkit.eventlog import EventLog, read
 from labkit.experiments import invariants
 from labkit.experiments.accounts import ACCOUNTS, Account
 from labkit.experiments.history import Heard, History, Operation
 from labkit.experiments.verdict import Evidence, Verdict, verdict
-from labkit.handlers import CONTEXTS
 from labkit.lab import Lab
 from labkit.messages import Answer, Commit, Token
 from labkit.ports import Document
@@ -139,7 +139,9 @@ def lost_writes(
     """
     wrong: list[str] = []
     context = CONTEXTS[evidence.context]
-    by_place = {(c.partition, c.offset): c for c in evidence.commits}
+    # A repeat without an answer is a second delivery, longer ago than is remembered.
+    told = [c for c in evidence.commits if c.outcome != "repeated" or c.repeats is not None]
+    by_place = {(c.partition, c.offset): c for c in told}
     misfits = {(c.partition, c.offset) for c, _ in evidence.misfits}
     shown = _versions(evidence.views[PROJECTIONS[evidence.context].streams])
     for operation in operations:
@@ -195,7 +197,6 @@ def duplicates(operations: list[Operation], evidence: Evidence) -> Verdict:
     for commit in evidence.chain:
         body = commit.id, commit.digest
         if commit.outcome == "repeated":
-            # Without an answer it is a second delivery, longer ago than is remembered.
             if commit.repeats not in (None, newest.get(body)):
                 wrong.append(f"{commit.id!r}: a repeat was answered unlike the first")
             continue

@@ -46,10 +46,11 @@ import psutil
 from msgspec import Struct
 
 from labkit import stack
+from labkit.contexts import CONTEXTS
 from labkit.domain.catalog import ChangePrice, Entry, ListProduct
 from labkit.errors import TimedOut, UsageError
 from labkit.eventlog import EventLog
-from labkit.handlers import CONTEXTS, Handler, Recovered
+from labkit.handlers import Handler, Recovered
 from labkit.lab import Lab
 from labkit.messages import Command, Envelope, encode
 from labkit.runtime import calm_gc

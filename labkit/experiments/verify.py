@@ -26,6 +26,7 @@ from msgspec import Struct
 
 from labkit import stack
 from labkit.bus import Sent
+from labkit.contexts import CONTEXTS
 from labkit.errors import DecodeError, UsageError
 from labkit.eventlog import read
 from labkit.experiments import invariants
@@ -37,7 +38,6 @@ from labkit.experiments.load import Load
 from labkit.experiments.plants import REPAIRED
 from labkit.experiments.verdict import Verdict, together
 from labkit.failpoints import Failpoint
-from labkit.handlers import CONTEXTS
 from labkit.lab import Lab
 from labkit.messages import Envelope, ReleaseParked, Token
 from labkit.ports import Source
