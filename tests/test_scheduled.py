@@ -10,7 +10,7 @@ import pytest
 
 from labkit import stack
 from labkit.domain.orders import PayOrder, PlaceOrder, ShipOrder
-from labkit.errors import Fenced
+from labkit.errors import Fenced, UsageError
 from labkit.experiments.checkers import History, check_all
 from labkit.lab import Lab
 from labkit.runtime import on_a_timer
@@ -51,6 +51,11 @@ def test_between_two_batches_it_waits() -> None:
 
     on_a_timer(step, 0.2, stop)
     assert all(b - a > 0.1 for a, b in pairwise(starts))
+
+
+def test_a_timer_on_which_a_worker_is_taken_for_dead_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"every must be at most 5 s, got 90\.0: a worker"):
+        Lab(backend="memory", every=90.0)
 
 
 def test_an_error_comes_through_and_ends_it() -> None:
