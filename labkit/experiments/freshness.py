@@ -50,7 +50,10 @@ from labkit.messages import Answer, Token
 from labkit.runtime import calm_gc
 
 CONTEXT = "bank"
-CLIENTS = 4
+#: A client waits most of its time for replies, so many of them share the cores; each makes at least
+#: ``LEAST_TRIES`` of each strategy.
+CLIENTS = 10
+LEAST_TRIES = 15
 #: Of each client; a try takes one of them.
 ACCOUNTS = 8
 LOAD_PER_SECOND = 200
@@ -101,13 +104,14 @@ def freshness(
     Starts servers that are not up, and stops what it started. Raises ``StackError`` and
     ``TimedOut`` where they, or a client, fail.
     """
+    clients = max(1, min(CLIENTS, tries // LEAST_TRIES))
     with stack.borrowed(name, report) as servers:
         found: dict[str, Any] = {
             "bench": "freshness",
             "client": client,
             "seed": seed,
             "settings": {
-                "clients": CLIENTS,
+                "clients": clients,
                 "accounts_of_each": ACCOUNTS,
                 "load_per_second": LOAD_PER_SECOND,
                 "read_timeout_s": READ_SECONDS,
@@ -120,10 +124,10 @@ def freshness(
         with Lab(name, client=client, contexts=[CONTEXT], partitions=4) as lab:
             try:
                 lab.start()
-                report(f"run {lab.run}: {tries:,} tries of each strategy by {CLIENTS} clients")
+                report(f"run {lab.run}: {tries:,} tries of each strategy by {clients} clients")
                 found["versions"] = _versions(lab)
                 began = time.monotonic()
-                reports, load = _run(lab, tries, seed, progress)
+                reports, load = _run(lab, clients, tries, seed, progress)
                 found["seconds"] = round(time.monotonic() - began, 1)
                 found["ignored_commits"] = lab.ignored_commits()
             finally:
@@ -179,11 +183,13 @@ def to_json(found: dict[str, Any]) -> bytes:
 # --- the processes
 
 
-def _run(lab: Lab, tries: int, seed: int, progress: Progress) -> tuple[list[Report], int]:
+def _run(
+    lab: Lab, count: int, tries: int, seed: int, progress: Progress
+) -> tuple[list[Report], int]:
     """The load beside the clients; their last reports, and how much the load sent until then."""
     settings: dict[str, Any] = {"name": lab.name, "run": lab.run, "client": lab.client}
     settings |= {"contexts": [CONTEXT], "partitions": lab.partitions}
-    shares = [tries // CLIENTS + (number < tries % CLIENTS) for number in range(CLIENTS)]
+    shares = [tries // count + (number < tries % count) for number in range(count)]
     with _process(_load, settings, seed) as load:
         _hear(lab, load)
         with ExitStack() as opened:
