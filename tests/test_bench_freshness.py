@@ -86,7 +86,7 @@ def test_bad_options_are_said_before_the_run(home: Path, tmp_path: Path) -> None
 )
 def test_a_tiny_bench(servers: stack.Servers, tmp_path: Path, client: str) -> None:
     file = tmp_path / "new" / "f.json"
-    options = ("--tries", "30", "--seed", "7", "--client", client, "--json", str(file))
+    options = ("--tries", "60", "--seed", "7", "--client", client, "--json", str(file))
     done = labkit("bench", "freshness", *options)
     assert done.returncode == 0, done.stderr
     found = json.loads(file.read_text())
@@ -95,21 +95,20 @@ def test_a_tiny_bench(servers: stack.Servers, tmp_path: Path, client: str) -> No
     assert set(found["strategies"]) == set(STRATEGIES)
     for strategy, row in found["strategies"].items():
         assert set(row) >= KEYS
-        assert row["tries"] == 30
+        assert row["tries"] == 60
         assert row["timeouts"] == 0
         assert 0 < row["p50_ms"] <= row["p99_ms"] <= row["max_ms"]
-        assert row["by_others"] == (14 if strategy == "linearizable" else 0)
+        assert row["by_others"] == (28 if strategy == "linearizable" else 0)
         if strategy != "eventual":
             assert row["stale"] == 0
-    assert found["strategies"]["eventual"]["stale"] > 0, "a projector cannot be ahead of the log"
-    assert found["checkers"]["C10"]["checked"] >= 4 * 30
+    assert found["checkers"]["C10"]["checked"] >= 4 * 60
     assert found["load"]["sent"] > 0
     assert found["ignored_commits"] == 0
     assert {"python", "labkit", "kafka", "mongodb", client.split("-")[0]} <= {
         name.split("-")[0] for name in found["versions"]
     }
     assert {"cores", "memory_bytes"} == set(found["machine"])
-    assert found["settings"]["clients"] == 2
+    assert found["settings"]["clients"] == 4
     with Lab() as lab:
         assert not [t for t in lab.broker.topics() if ".bank." in t], "its topics are gone"
         lab.drop()
@@ -131,17 +130,21 @@ def test_a_planted_bug_turns_the_bench_red(
     plant: str,
     stale: set[str],
 ) -> None:
-    """The clients are processes, which plant what they are told to."""
+    """The clients are processes, which plant what they are told to.
+
+    confluent-kafka hears of a commit so soon that most of the eventual reads are stale; with
+    kafka-python it may be few, and of so few tries none.
+    """
     monkeypatch.setenv("LABKIT_PLANT", plant)
     file = tmp_path / "f.json"
-    options = ["--tries", "60", "--json", str(file)]
+    options = ["--tries", "60", "--client", "confluent", "--json", str(file)]
     monkeypatch.setattr(sys, "argv", ["labkit", "bench", "freshness", *options])
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 1
     found = json.loads(file.read_text())
     assert found["ok"] is False
-    assert {s for s in PROMISING if found["strategies"][s]["stale"]} == stale
+    assert {s for s in STRATEGIES if found["strategies"][s]["stale"]} == {"eventual"} | stale
     assert found["checkers"]["C10"]["found"] > 0
     err = capsys.readouterr()
     assert "did not keep what it promises" in err.err
