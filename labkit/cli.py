@@ -174,6 +174,39 @@ def bench_restart(
         raise CheckFailed("the states differ from those that were expected; see the JSON")
 
 
+@bench.command("freshness")
+def bench_freshness(
+    tries: Annotated[str, typer.Option(metavar="N", help="Of each strategy.")] = "10000",
+    client: Annotated[str, typer.Option(help=" or ".join(CLIENTS))] = "kafka-python",
+    seed: Annotated[int, typer.Option(help="Of the order of the tries.")] = 1,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the result as JSON.")
+    ] = None,
+    lab: Annotated[str, typer.Option(help="The lab (its servers).")] = "lab",
+) -> None:
+    """How often a read is stale, and what it costs that it is not: four strategies under load."""
+    from labkit.experiments.freshness import freshness, to_json
+
+    if client not in CLIENTS:
+        raise UsageError(f"--client must be one of {', '.join(CLIENTS)}, got {client!r}")
+    count = _whole("--tries", tries, 1, 10_000_000)
+    check_writable("--json", json_file)
+    with _bars() as (progress, say):
+        found = freshness(lab, client, count, seed, progress, say)
+    save("--json", json_file, to_json(found))
+    table = Table(title="Reads just after the reply to a write")
+    for column in ("", "tries", "stale", "timed out", "p50 ms", "p99 ms"):
+        table.add_column(column, justify="right" if column else "left")
+    for strategy, row in found["strategies"].items():
+        counts = [f"{row[name]:,}" for name in ("tries", "stale", "timeouts")]
+        table.add_row(strategy, *counts, f"{row['p50_ms']:.1f}", f"{row['p99_ms']:.1f}")
+    Console().print(table)
+    for line in found["checkers"]["C10"]["violations"][:3]:
+        print(f"C10: {line}")
+    if not found["ok"]:
+        raise CheckFailed("a strategy did not keep what it promises; see the table and the JSON")
+
+
 @verify.command("write")
 def verify_write(
     commands: Annotated[str, typer.Option(metavar="N", help="How many.")] = "100000",

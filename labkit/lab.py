@@ -117,7 +117,7 @@ class Lab(Run):
             report=report,
             settings=Settings(**settings),
         )
-        self.queries = Queries(self.store, pump=self._pump)
+        self.queries = Queries(self.store, self._pump, self._watermarks)
 
     # --- the two ends
 
@@ -439,6 +439,13 @@ class Lab(Run):
         if key not in self._looks:
             self._looks[key] = broker.source(topic)
         return self._looks[key].ends()
+
+    def _watermarks(self, context: str) -> dict[int, int]:
+        """Of the events, where they are kept: on the MongoDB log a relay may be behind it, and a
+        record has the same offset in both."""
+        if context not in self.contexts:
+            raise UsageError(f"this run has no context {context!r}, but {', '.join(self.contexts)}")
+        return self._ends(self.log_broker, self.topic_name(f"{context}.events"))
 
     def server_versions(self) -> dict[str, str]:
         """Of Kafka and MongoDB."""

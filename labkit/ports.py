@@ -217,18 +217,29 @@ class Store(Protocol):
         limit: int = 0,
         at_most: Mapping[str, int] | None = None,
         fields: Sequence[str] = (),
+        after: Sequence[Any] = (),
     ) -> list[Document]:
         """Documents whose fields equal those of ``where`` and are not above those of ``at_most``.
 
         Directions of ``sort`` are 1 and -1; without ``limit`` all. With ``fields`` only these, and
-        ``_id``.
+        ``_id``. With ``after`` only what follows, in the order of ``sort``, on a document that has
+        these values in the fields of ``sort``: where a page ended, the next one begins.
         """
 
     def totals(
-        self, collection: str, by: str, fields: Sequence[str], sort: str = "", limit: int = 0
+        self,
+        collection: str,
+        by: str,
+        fields: Sequence[str],
+        sort: str = "",
+        limit: int = 0,
+        where: Document | None = None,
     ) -> list[Document]:
         """Sums of ``fields`` grouped by ``by`` (given back as ``_id``), the largest ``sort`` first;
-        without ``sort`` in the order of ``_id``."""
+        without ``sort`` in the order of ``_id``. Of those documents whose fields equal ``where``.
+
+        An index of ``by`` and ``fields`` holds all that it reads.
+        """
 
     def count(self, collection: str) -> int:
         """The number of documents."""

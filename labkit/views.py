@@ -1,13 +1,19 @@
 """The read models: what a commit does to documents, and the indexes that queries need.
 
 Aggregates over many streams keep one document for each (key, source partition) and are summed on
-read: projectors of different partitions then never write the same document.
+read: projectors of different partitions then never write the same document. For the same reason a
+view across services is joined on read: each service keeps documents of its own, under the key that
+the join asks for (``InventoryViews.held`` for an order).
+
+Beside its indexes each view declares the shard keys of its collections. What is written by its id
+is spread by a hash of that, so that a write goes to one shard; what is only inserted lies with the
+others of its kind, so that a page of them comes from one shard.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from labkit.domain import bank, catalog, inventory
 from labkit.domain.orders import (
@@ -21,6 +27,16 @@ from labkit.domain.orders import (
 from labkit.messages import Commit
 from labkit.ports import Document
 from labkit.projections import Docs, Indexes, Projection
+
+#: Collection -> the fields of its shard key, each with a direction or ``"hashed"``.
+ShardKeys = dict[str, list[tuple[str, int | str]]]
+BY_ID: list[tuple[str, int | str]] = [("_id", "hashed")]
+
+
+class View(Projection, Protocol):
+    """A projection that queries read."""
+
+    shard_keys: ClassVar[ShardKeys]
 
 
 class OrderViews:
@@ -42,10 +58,15 @@ class OrderViews:
     customers = "orders.view.customers"
     months = "orders.view.months"
     indexes: ClassVar[Indexes] = {
-        orders: [[("customer", 1), ("day", 1), ("_id", 1)]],
-        customers: [],
-        months: [],
+        orders: [
+            [("customer", 1), ("day", 1), ("_id", 1)],
+            [("customer", 1), ("cents", 1), ("_id", 1)],
+        ],
+        # With all that a sum reads: the documents themselves are not fetched for it.
+        customers: [[("customer", 1), ("orders", 1), ("quantity", 1), ("cents", 1)]],
+        months: [[("month", 1), ("orders", 1), ("cents", 1)]],
     }
+    shard_keys: ClassVar[ShardKeys] = {orders: BY_ID, customers: BY_ID, months: BY_ID}
 
     def touches(self, commit: Commit[Any], partition: int) -> Iterable[tuple[str, str]]:
         """The sums that change."""
@@ -136,6 +157,7 @@ class CatalogViews:
     name = "catalog.view"
     entries = streams = "catalog.view.entries"
     indexes: ClassVar[Indexes] = {entries: [[("kind", 1), ("id", 1)]]}
+    shard_keys: ClassVar[ShardKeys] = {entries: BY_ID}
 
     def touches(self, commit: Commit[Any], partition: int) -> Iterable[tuple[str, str]]:
         """Nothing but the stream's own document."""
@@ -159,19 +181,34 @@ class CatalogViews:
 
 
 class InventoryViews:
-    """The stock of each product, in pieces.
+    """The stock of each product, in pieces; and what each order holds, or held, of it.
 
-    Collection ``inventory.view.stock``: {_id: product id, version, on_hand, reserved, shipped,
-    received, adjusted}.
+    Collections::
+
+        inventory.view.stock  {_id: product id, version, on_hand, reserved, shipped, received,
+                               adjusted}
+        inventory.view.held   {_id: "order id<NUL>product id", order, product, quantity, status,
+                               version}
+
+    What is ``on_hand`` is free: a reservation takes its pieces off. In ``held`` the ``status`` is
+    reserved, released or shipped, and ``version`` the product's, at the last change. No id holds a
+    NUL (``domain.bounds``), so the two in one key cannot be mistaken.
     """
 
     name = "inventory.view"
     stock = streams = "inventory.view.stock"
-    indexes: ClassVar[Indexes] = {stock: []}
+    held = "inventory.view.held"
+    indexes: ClassVar[Indexes] = {
+        stock: [[("on_hand", 1), ("_id", 1)]],
+        held: [[("order", 1), ("product", 1)]],
+    }
+    shard_keys: ClassVar[ShardKeys] = {stock: BY_ID, held: BY_ID}
 
     def touches(self, commit: Commit[Any], partition: int) -> Iterable[tuple[str, str]]:
-        """Nothing but the stream's own document."""
-        return ()
+        """What the orders hold."""
+        for event in commit.events:
+            if isinstance(event, RESERVATION):
+                yield self.held, _held_id(event)
 
     def apply(self, commit: Commit[Any], docs: Docs, fetched: int, now: int) -> None:
         """Fold the commit's events."""
@@ -180,7 +217,14 @@ class InventoryViews:
             {"_id": commit.stream, "version": 0, "on_hand": 0, "reserved": 0}
             | {"shipped": 0, "received": 0, "adjusted": 0},
         )
-        for event in commit.events:
+        for version, event in enumerate(commit.events, commit.first):
+            if isinstance(event, RESERVATION):
+                held = docs.get(self.held, _held_id(event)) or docs.add(
+                    self.held,
+                    {"_id": _held_id(event), "order": event.order_id, "product": event.product_id},
+                )
+                status = STATUS[type(event)]
+                held.update(quantity=event.quantity, status=status, version=version)
             match event:
                 case inventory.StockReceived():
                     stock["received"] += event.quantity
@@ -194,6 +238,21 @@ class InventoryViews:
                     stock["reserved"] -= event.quantity
                     stock["shipped"] += event.quantity
             stock["on_hand"] = event.on_hand
+
+
+RESERVATION = inventory.StockReserved | inventory.StockReleased | inventory.StockShipped
+#: What has become of the pieces that an order held.
+STATUS = {
+    inventory.StockReserved: "reserved",
+    inventory.StockReleased: "released",
+    inventory.StockShipped: "shipped",
+}
+
+
+def _held_id(
+    event: inventory.StockReserved | inventory.StockReleased | inventory.StockShipped,
+) -> str:
+    return f"{event.order_id}\0{event.product_id}"
 
 
 class BankViews:
@@ -216,6 +275,7 @@ class BankViews:
         accounts: [],
         transactions: [[("account", 1), ("version", 1)], [("transfer_id", 1)]],
     }
+    shard_keys: ClassVar[ShardKeys] = {accounts: BY_ID, transactions: [("account", 1)]}
 
     def touches(self, commit: Commit[Any], partition: int) -> Iterable[tuple[str, str]]:
         """Nothing but the stream's own document; transactions are new."""
@@ -268,7 +328,7 @@ def _transaction(event: bank.MoneyEvent, version: int) -> Document:
 
 
 #: The projection of each context.
-PROJECTIONS: dict[str, Projection] = {
+PROJECTIONS: dict[str, View] = {
     "orders": OrderViews(),
     "catalog": CatalogViews(),
     "inventory": InventoryViews(),

@@ -152,6 +152,13 @@ def test_an_account_sees_what_is_wrong_in_a_view() -> None:
     stock["on_hand"] = 9
     (difference,) = side.differences()
     assert difference.startswith("product 's': the account says {'on_hand': 10")
+    side = Side("inventory")
+    assert side.send(BEGIN["inventory"][0])
+    assert side.send(inventory.ReserveStock("s", "o1", 3))
+    held = side.docs.get("inventory.view.held", "o1\0s")
+    assert held is not None
+    held["status"] = "shipped"
+    assert side.differences() == ["what orders hold of product 's': the account says 3, the view 0"]
 
 
 @pytest.mark.parametrize("context", ACCOUNTS)

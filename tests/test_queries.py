@@ -8,11 +8,15 @@ from collections.abc import Iterator
 
 import pytest
 
+from labkit.domain.bank import Deposit, OpenAccount, Withdraw
 from labkit.domain.catalog import ChangePrice, ListProduct, RegisterCustomer
+from labkit.domain.inventory import ReceiveStock, ReleaseStock, ReserveStock, ShipStock
 from labkit.domain.orders import CancelOrder, PayOrder, PlaceOrder
-from labkit.errors import TimedOut
+from labkit.errors import TimedOut, UsageError
+from labkit.freshness import LINEARIZABLE
 from labkit.lab import Lab
 from labkit.messages import Token
+from labkit.pages import Page
 
 
 @pytest.fixture
@@ -54,11 +58,35 @@ def test_the_trace_of_an_order_adds_up(shop: Lab) -> None:
     assert instants[0] > 0
 
 
-def test_the_orders_of_a_customer_by_day(shop: Lab) -> None:
-    found = shop.queries.orders_of("bob")
-    assert [d["_id"] for d in found] == ["o0", "o6", "o3", "o9"]
-    assert [d["_id"] for d in shop.queries.orders_of("bob", limit=2)] == ["o0", "o6"]
-    assert shop.queries.orders_of("nobody") == []
+def ids(page: Page) -> list[str]:
+    return [row["_id"] for row in page.rows]
+
+
+def test_the_orders_of_a_customer_by_day_and_by_cents(shop: Lab) -> None:
+    orders_of = shop.queries.orders_of
+    assert ids(orders_of("bob")) == ["o0", "o6", "o3", "o9"]
+    assert ids(orders_of("bob", sort="cents")) == ["o0", "o3", "o6", "o9"]
+    assert ids(orders_of("bob", descending=True)) == ["o9", "o3", "o6", "o0"]
+    assert orders_of("nobody") == Page([])
+    with pytest.raises(UsageError, match="sort must be day or cents, got 'name'"):
+        orders_of("bob", sort="name")  # type: ignore[arg-type]
+
+
+def test_the_orders_of_a_customer_filtered(shop: Lab) -> None:
+    orders_of = shop.queries.orders_of
+    assert ids(orders_of("bob", status="cancelled")) == ["o3"]
+    assert ids(orders_of("ann", payment="paid")) == ["o4"]
+    assert ids(orders_of("ann", status="placed", payment="paid")) == ["o4"]
+    assert ids(orders_of("bob", status="cancelled", payment="paid")) == []
+    page = orders_of("bob", status="placed", limit=2)
+    assert ids(page) == ["o0", "o6"]
+    assert ids(orders_of("bob", status="placed", limit=2, cursor=page.cursor)) == ["o9"]
+
+
+def test_one_customer(shop: Lab) -> None:
+    bob = {"_id": "bob", "orders": 3, "quantity": 18, "cents": 1_500}
+    assert shop.queries.customer("bob") == bob
+    assert shop.queries.customer("nobody") is None
 
 
 def test_sums_over_partitions(shop: Lab) -> None:
@@ -81,6 +109,106 @@ def test_products(lab: Lab) -> None:
     lab.bus.execute(ChangePrice("cd", 1_299))
     lab.bus.execute(RegisterCustomer("ann", "Ann"))
     assert [(d["id"], d["cents"]) for d in lab.queries.products()] == [("cd", 1_299), ("lp", 999)]
+
+
+@pytest.fixture
+def services() -> Iterator[Lab]:
+    with Lab(backend="memory", contexts=["orders", "inventory", "bank"]) as made:
+        made.start()
+        yield made
+
+
+def test_stock_and_low_stock(services: Lab) -> None:
+    for product, pieces in (("lp", 5), ("cd", 3), ("mc", 3), ("ep", 4)):
+        services.bus.execute(ReceiveStock(product, pieces))
+    services.bus.execute(ReserveStock("lp", "o1", 4))
+    queries = services.queries
+    stock = queries.stock("lp", LINEARIZABLE)
+    assert stock is not None
+    assert (stock["on_hand"], stock["reserved"], stock["received"]) == (1, 4, 5)
+    assert queries.stock("never") is None
+    assert ids(queries.low_stock(3)) == ["lp", "cd", "mc"], "what is held is not free"
+    page = queries.low_stock(3, limit=2)
+    assert ids(page) == ["lp", "cd"]
+    assert ids(queries.low_stock(3, limit=2, cursor=page.cursor)) == ["mc"]
+    assert ids(queries.low_stock(0)) == []
+
+
+def test_balances_and_a_statement(services: Lab) -> None:
+    for account in ("b", "a", "c"):
+        services.bus.execute(OpenAccount(account, "ann"))
+    for cents in (500, 30, 7):
+        services.bus.execute(Deposit("a", cents))
+    services.bus.execute(Withdraw("a", 37))
+    queries = services.queries
+    account = queries.account("a", LINEARIZABLE)
+    assert account is not None
+    assert account["balance"] == 500
+    assert queries.account("never") is None
+    page = queries.balances(limit=2)
+    assert [(d["_id"], d["balance"]) for d in page.rows] == [("a", 500), ("b", 0)]
+    assert ids(queries.balances(limit=2, cursor=page.cursor)) == ["c"]
+    lines = queries.statement("a", limit=3)
+    assert [(d["version"], d["kind"], d["balance"]) for d in lines.rows] == [
+        (2, "deposited", 500),
+        (3, "deposited", 530),
+        (4, "deposited", 537),
+    ]
+    rest = queries.statement("a", limit=3, cursor=lines.cursor)
+    assert [(d["version"], d["kind"], d["balance"]) for d in rest.rows] == [(5, "withdrawn", 500)]
+    assert rest.cursor == ""
+    newest = queries.statement("a", limit=1, descending=True)
+    assert [d["version"] for d in newest.rows] == [5]
+    assert queries.statement("b") == Page([])
+
+
+def test_an_order_with_its_stock_and_payment(services: Lab) -> None:
+    bus, queries = services.bus, services.queries
+    bus.execute(ReceiveStock("cd", 10))
+    bus.execute(place("o1", "ann", "1997-01-31", 100, 3))
+    whole = queries.order_with_stock("o1", LINEARIZABLE)
+    assert whole is not None
+    assert (whole["order"]["payment"], whole["held"]) == ("unpaid", [])
+    assert whole["stock"]["on_hand"] == 10
+    bus.execute(PayOrder("o1", 100))
+    bus.execute(ReserveStock("cd", "o1", 3))
+    whole = queries.order_with_stock("o1", LINEARIZABLE)
+    assert whole is not None
+    assert (whole["order"]["payment"], whole["stock"]["on_hand"]) == ("paid", 7)
+    held = [(h["product"], h["quantity"], h["status"], h["version"]) for h in whole["held"]]
+    assert held == [("cd", 3, "reserved", 2)]
+    bus.execute(ReleaseStock("cd", "o1"))
+    bus.execute(ReserveStock("cd", "o1", 2))
+    bus.execute(ShipStock("cd", "o1"))
+    whole = queries.order_with_stock("o1", LINEARIZABLE)
+    assert whole is not None
+    held = [(h["product"], h["quantity"], h["status"], h["version"]) for h in whole["held"]]
+    assert held == [("cd", 2, "shipped", 5)], "one document, of the last reservation"
+    assert queries.order_with_stock("never") is None
+
+
+def test_goods_may_be_held_before_the_order_is_seen(services: Lab) -> None:
+    services.bus.execute(ReceiveStock("cd", 10))
+    services.bus.execute(ReserveStock("cd", "o1", 3))
+    whole = services.queries.order_with_stock("o1", LINEARIZABLE)
+    assert whole is not None
+    assert whole["order"] is None
+    assert [h["quantity"] for h in whole["held"]] == [3]
+
+
+def test_what_two_orders_hold_is_kept_apart(services: Lab) -> None:
+    """Ids may hold any sign that a key could be joined with, but for NUL."""
+    pairs = [("a:b", "c"), ("a", "b:c"), ("a b", "c"), ("a", "b c")]
+    for product in {product for _, product in pairs}:
+        services.bus.execute(ReceiveStock(product, 10))
+    for pieces, (order, product) in enumerate(pairs, 1):
+        services.bus.execute(ReserveStock(product, order, pieces))
+    services.queries.orders_seen(LINEARIZABLE)
+    found = {
+        (h["order"], h["product"]): h["quantity"]
+        for h in services.store.find("inventory.view.held", {})
+    }
+    assert found == {pair: pieces for pieces, pair in enumerate(pairs, 1)}
 
 
 # --- the one wait

@@ -73,24 +73,33 @@ class MemoryStore:
         limit: int = 0,
         at_most: Mapping[str, int] | None = None,
         fields: Sequence[str] = (),
+        after: Sequence[Any] = (),
     ) -> list[Document]:
-        """Equality, and upper bounds."""
+        """Equality, upper bounds, and a place to go on from."""
         present = self._collections.get(collection, {}).values()
         found = [d for d in present if all(d.get(k) == v for k, v in where.items())]
         for name, most in (at_most or {}).items():
             found = [d for d in found if name in d and d[name] <= most]
         for key, direction in reversed(sort):
             found.sort(key=lambda d: d[key], reverse=direction < 0)
+        if after:
+            found = [d for d in found if _follows(d, sort, after)]
         if fields:
             found = [{k: v for k, v in d.items() if k in ("_id", *fields)} for d in found]
         return copy.deepcopy(found[: limit or None])
 
     def totals(
-        self, collection: str, by: str, fields: Sequence[str], sort: str = "", limit: int = 0
+        self,
+        collection: str,
+        by: str,
+        fields: Sequence[str],
+        sort: str = "",
+        limit: int = 0,
+        where: Document | None = None,
     ) -> list[Document]:
         """Sums by a field."""
         sums: dict[Any, Document] = {}
-        for document in self._collections.get(collection, {}).values():
+        for document in self.find(collection, where or {}):
             key = document[by]
             total = sums.setdefault(key, {"_id": key, **dict.fromkeys(fields, 0)})
             for name in fields:
@@ -125,3 +134,10 @@ class MemoryStore:
 
     def close(self) -> None:
         """Nothing to close: the documents live as long as this object."""
+
+
+def _follows(document: Document, sort: Sequence[tuple[str, int]], after: Sequence[Any]) -> bool:
+    for (field, direction), value in zip(sort, after, strict=True):
+        if document[field] != value:
+            return bool(document[field] > value) == (direction > 0)
+    return False

@@ -166,22 +166,36 @@ class MongoStore:
         limit: int = 0,
         at_most: Mapping[str, int] | None = None,
         fields: Sequence[str] = (),
+        after: Sequence[Any] = (),
     ) -> list[Document]:
-        """Equality, and upper bounds."""
-        bounds = {name: {"$lte": most} for name, most in (at_most or {}).items()}
+        """Equality, upper bounds, and a place to go on from."""
+        bounds: dict[str, Document] = {n: {"$lte": most} for n, most in (at_most or {}).items()}
+        further = _after(sort, after, bounds) if after else {}
         with translated(f"find in {collection!r}"):
             cursor = self._db[collection].find(
-                {**where, **bounds}, list(fields) or None, limit=limit
+                {**where, **bounds, **further}, list(fields) or None, limit=limit
             )
             return list(cursor.sort(list(sort)) if sort else cursor)
 
     def totals(
-        self, collection: str, by: str, fields: Sequence[str], sort: str = "", limit: int = 0
+        self,
+        collection: str,
+        by: str,
+        fields: Sequence[str],
+        sort: str = "",
+        limit: int = 0,
+        where: Document | None = None,
     ) -> list[Document]:
         """Sums by a field."""
         sums: dict[str, Any] = {name: {"$sum": f"${name}"} for name in fields}
         order = {sort: -1, "_id": 1} if sort else {"_id": 1}
-        pipeline: list[Document] = [{"$group": {"_id": f"${by}", **sums}}, {"$sort": order}]
+        pipeline: list[Document] = [
+            {"$match": where or {}},
+            # Asked for in this order, MongoDB reads the index and no document.
+            {"$sort": {by: 1}},
+            {"$group": {"_id": f"${by}", **sums}},
+            {"$sort": order},
+        ]
         if limit:
             pipeline.append({"$limit": limit})
         with translated(f"total {collection!r}"):
@@ -190,7 +204,7 @@ class MongoStore:
     def count(self, collection: str) -> int:
         """The number of documents."""
         with translated(f"count {collection!r}"):
-            return self._db[collection].count_documents({})
+            return self._db[collection].count_documents({}, hint="_id_")
 
     def index(
         self, collection: str, keys: Sequence[tuple[str, int]], *, sparse: bool = False
@@ -218,6 +232,23 @@ class MongoStore:
     def close(self) -> None:
         """Close the client."""
         self._client.close()
+
+
+def _after(
+    sort: Sequence[tuple[str, int]], after: Sequence[Any], bounds: dict[str, Document]
+) -> Document:
+    """What follows on a place: the first field bounds the scan of the index, the rest decides.
+
+    The bound goes to ``bounds``, beside the others of its field.
+    """
+    ways: list[Document] = []
+    same: Document = {}
+    for (field, direction), value in zip(sort, after, strict=True):
+        ways.append({**same, field: {"$gt" if direction > 0 else "$lt": value}})
+        same[field] = value
+    (first, direction), *_ = sort
+    bounds.setdefault(first, {})["$gte" if direction > 0 else "$lte"] = after[0]
+    return {"$or": ways}
 
 
 def _before(document: Document) -> Document:

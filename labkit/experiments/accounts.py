@@ -183,9 +183,17 @@ class InventoryAccount:
         return {field: document.get(field) for field in self._fields}
 
     def compare(self, streams: dict[str, Document], views: dict[str, list[Document]]) -> list[str]:
-        """Product by product."""
+        """Product by product; and what orders hold of it adds up to what is reserved."""
         shown = {d["_id"]: self.shown(d) for d in views[InventoryViews.stock]}
-        return list(_differences("product", streams, shown))
+        held = dict.fromkeys(streams, 0)
+        for entry in views[InventoryViews.held]:
+            pieces = entry["quantity"] * (entry["status"] == "reserved")
+            held[entry["product"]] = held.get(entry["product"], 0) + pieces
+        reserved = {product: books["reserved"] for product, books in streams.items()}
+        return [
+            *_differences("product", streams, shown),
+            *_differences("what orders hold of product", reserved, held),
+        ]
 
 
 class BankAccount:

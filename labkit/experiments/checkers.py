@@ -14,6 +14,7 @@ C2        duplicate: one effect a command id, one answer to all who asked
 C3        aborted read: nobody was told what an aborted transaction had written
 C6        versions: 1..n without gap; of two writers with one expected version one wins
 C9        views: equal to an account that is made of commands and replies alone
+C10       sessions: own writes, and never back (``sessions.py``)
 C7, C8    what stock and bank promise (``invariants.py``)
 C11       each process between streams ends, and compensates once (``invariants.py``)
 ========  ===========================================================================
@@ -123,6 +124,7 @@ MEANINGS = {
     "C7": "stock adds up",
     "C8": "money adds up",
     "C9": "views equal an independent account",
+    "C10": "readers see what they were promised",
     "C11": "processes end, and compensate once",
 }
 

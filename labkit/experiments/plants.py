@@ -10,6 +10,8 @@ early-offsets       the command's offset is committed before its commit is writt
 no-fence            offsets are sent under a bare group id, so that a zombie may commit
 checkpoint-apart    a view's checkpoint is written in a transaction of its own, before the view
 random-saga-ids     what a dead saga left in its outbox is sent again at once, with other ids
+no-wait             a query does not wait until the view is as fresh as it was asked for
+old-watermark       linearizable takes the ends of the log that it was told at its first call
 brittle             a rule has a bug until the file ``repaired`` is there: what poison is made of
 ==================  ========================================================================
 """
@@ -127,6 +129,29 @@ def _renamed(value: str) -> str:
     return msgspec.json.encode({**envelope, "id": new_id()}).decode()
 
 
+def no_wait() -> None:
+    """In the processes that ask."""
+    from labkit.queries import Queries
+
+    Queries.until = lambda *_: None  # type: ignore[method-assign]
+
+
+def old_watermark() -> None:
+    """As somebody might who wants to save a round trip to Kafka."""
+    from labkit.lab import Lab
+
+    watermarks = Lab._watermarks
+    told: dict[tuple[str, str], dict[int, int]] = {}
+
+    def kept(self: Lab, context: str) -> dict[int, int]:
+        key = (self.run, context)
+        if key not in told:
+            told[key] = watermarks(self, context)
+        return told[key]
+
+    Lab._watermarks = kept  # type: ignore[method-assign]
+
+
 def brittle() -> None:
     """Corrections for a certain reason raise, as if nobody had thought of them."""
     from labkit.domain.inventory import DECIDE, AdjustStock, Stock
@@ -148,6 +173,8 @@ PLANTS: dict[str, Callable[[], None]] = {
     "no-fence": no_fence,
     "checkpoint-apart": checkpoint_apart,
     "random-saga-ids": random_saga_ids_and_a_death,
+    "no-wait": no_wait,
+    "old-watermark": old_watermark,
     "brittle": brittle,
 }
 

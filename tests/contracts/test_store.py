@@ -10,7 +10,7 @@ from msgspec import structs
 
 from labkit.adapters.memory_store import MemoryStore
 from labkit.errors import Duplicate, Fenced
-from labkit.ports import Checkpoint, Store, Writes
+from labkit.ports import Checkpoint, Document, Store, Writes
 
 pytestmark = [pytest.mark.contract, pytest.mark.servers]
 
@@ -119,6 +119,37 @@ def test_find_takes_upper_bounds(store: Store) -> None:
     assert store.find("docs", {}, newest, 1, at_most={"n": -1}) == []
 
 
+@pytest.mark.parametrize("direction", [1, -1])
+@pytest.mark.parametrize("field", ["n", "at"])
+def test_pages_follow_each_other(store: Store, field: str, direction: int) -> None:
+    """Documents with one value are told apart by their id, and the last page is empty."""
+    at = store.claim("checkpoints", "p:0")
+    docs = [{"_id": f"d{n}", "kind": "even", "n": n // 3, "at": f"{n % 3}"} for n in range(9)]
+    docs.append({"_id": "odd", "kind": "odd", "n": 1, "at": "1"})
+    store.advance("checkpoints", [(at, moved(at, position=1))], Writes({"docs": docs}))
+    sort = [(field, direction), ("_id", direction)]
+    everything = store.find("docs", {"kind": "even"}, sort)
+    assert len(everything) == 9
+    found: list[Document] = []
+    after: list[object] = []
+    while page := store.find("docs", {"kind": "even"}, sort, 2, after=after):
+        found += page
+        after = [page[-1][field], page[-1]["_id"]]
+    assert found == everything
+
+
+def test_a_page_keeps_to_the_upper_bound(store: Store) -> None:
+    at = store.claim("checkpoints", "p:0")
+    docs = [{"_id": f"d{n}", "n": n} for n in range(6)]
+    store.advance("checkpoints", [(at, moved(at, position=1))], Writes({"docs": docs}))
+    rising = [("n", 1), ("_id", 1)]
+    found = store.find("docs", {}, rising, at_most={"n": 4}, after=[2, "d2"])
+    assert [d["_id"] for d in found] == ["d3", "d4"]
+    falling = [("n", -1), ("_id", -1)]
+    found = store.find("docs", {}, falling, at_most={"n": 4}, after=[5, "d5"])
+    assert [d["_id"] for d in found] == ["d4", "d3", "d2", "d1", "d0"]
+
+
 def test_find_gives_only_the_fields_that_were_asked_for(store: Store) -> None:
     at = store.claim("checkpoints", "p:0")
     docs = [{"_id": "a", "n": 1, "much": [1, 2, 3]}, {"_id": "b", "much": []}]
@@ -145,6 +176,8 @@ def test_totals_sum_by_key(store: Store) -> None:
     ]
     assert [d["_id"] for d in store.totals("docs", "who", ["cents"], "cents")] == ["b", "a", "c"]
     assert len(store.totals("docs", "who", ["cents"], "cents", 1)) == 1
+    assert store.totals("docs", "who", ["cents"], where={"who": "a"}) == [{"_id": "a", "cents": 5}]
+    assert store.totals("docs", "who", ["cents"], where={"who": "nobody"}) == []
 
 
 def test_the_store_keeps_copies(store: Store) -> None:

@@ -1,0 +1,264 @@
+"""The strategies: what each waits for, on all logs; a time-out says what was missing."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from labkit import stack
+from labkit.domain.orders import PayOrder, PlaceOrder
+from labkit.errors import TimedOut, UsageError
+from labkit.freshness import EVENTUAL, LINEARIZABLE, Fresh, Version
+from labkit.lab import Lab
+from labkit.messages import Token
+
+SOON = 0.02
+PATIENCE = 30.0
+ORDERS = [f"o{n}" for n in range(12)]  # in several partitions
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    with Lab(backend="memory") as made:
+        yield made
+
+
+def place(order: str) -> PlaceOrder:
+    return PlaceOrder(order, "ann", "1997-01-31", 1, 100)
+
+
+def linearizable(timeout: float = SOON) -> Fresh:
+    return Fresh("linearizable", timeout=timeout)
+
+
+def test_each_strategy_waits_for_its_own(lab: Lab) -> None:
+    queries = lab.queries
+    tokens = {order: lab.bus.send(place(order)).token() for order in ORDERS}
+    token = Fresh("token", (tokens["o1"],), SOON)
+    version = Fresh("version", (Version("orders", "o1", 1),), SOON)
+    assert queries.order("o1", EVENTUAL) is None
+    assert queries.order("o1", linearizable()) is None, "nothing is committed yet"
+    for fresh in (token, version):
+        with pytest.raises(TimedOut):
+            queries.order("o1", fresh)
+    lab.handler.step(0)
+    assert queries.order("o1", EVENTUAL) is None
+    for fresh in (token, version, linearizable()):
+        with pytest.raises(TimedOut):
+            queries.order("o1", fresh)
+    lab.projector.step(0)
+    for fresh in (EVENTUAL, token, version, linearizable()):
+        assert queries.order("o1", fresh)
+
+
+def test_a_time_out_says_what_it_waited_for(lab: Lab) -> None:
+    first = lab.bus.send(place("o1")).token()
+    lab.handler.step(0)
+    second = lab.bus.send(place("o1")).token()
+    partition = second.partition
+    at = f"of partition {partition} within 0.02 s, it is at"
+    asked: list[tuple[Fresh, str, str]] = [
+        (Fresh("token", (second,), SOON), f"command 1 {at} -1", f"command 1 {at} 0"),
+        (
+            Fresh("version", (Version("orders", "o1", 2),), SOON),
+            "version 2 of 'o1' within 0.02 s, it is at 0",
+            "version 2 of 'o1' within 0.02 s, it is at 1",
+        ),
+    ]
+    for fresh, before, _ in asked:
+        with pytest.raises(TimedOut, match=f"the view of 'orders' did not reach {before}"):
+            lab.queries.order("o1", fresh)
+    with pytest.raises(TimedOut, match=f"did not reach position 2 {at} 0; is its projector"):
+        lab.queries.order("o1", linearizable())
+    lab.projector.step(0)
+    lab.queries.order("o1", Fresh("token", (first,), SOON))
+    for fresh, _, after in asked:
+        with pytest.raises(TimedOut, match=f"the view of 'orders' did not reach {after}"):
+            lab.queries.order("o1", fresh)
+
+
+def test_linearizable_waits_for_every_partition(lab: Lab) -> None:
+    """One that nobody has read is behind, even if all others are there."""
+    for order in ORDERS:
+        lab.bus.send(place(order))
+    lab.handler.step(0)
+    ends = lab.queries._ends("orders")
+    assert all(end > 0 for end in ends.values())
+    projector = lab.projector
+    for partition in range(lab.partitions - 1):
+        projector._source.stop(partition)
+    projector.step(0)
+    with pytest.raises(TimedOut, match="position"):
+        lab.queries.orders_seen(linearizable())
+    for partition in range(lab.partitions - 1):
+        projector._source.start(partition, 0)
+    projector.step(0)
+    assert lab.queries.orders_seen(linearizable()) == len(ORDERS)
+
+
+def test_linearizable_looks_at_the_call_not_later(lab: Lab) -> None:
+    """Who waits is not held up by what is committed meanwhile."""
+    lab.bus.send(place("o1"))
+    lab.handler.step(0)
+    lab.projector.step(0)
+    goals = lab.queries._goals(linearizable(), ["orders"])
+    lab.bus.send(place("o1"))
+    lab.handler.step(0)
+    lab.queries.until(goals, SOON)
+    with pytest.raises(TimedOut):
+        lab.queries.order("o1", linearizable())
+
+
+def test_a_view_across_services_waits_for_both() -> None:
+    with Lab(backend="memory", contexts=["orders", "inventory"]) as lab:
+        from labkit.domain.inventory import ReceiveStock
+
+        lab.bus.send(ReceiveStock("cd", 1))
+        lab.by_hand("handler", "inventory").step(0)
+        assert lab.queries.orders_seen(linearizable()) == 0
+        with pytest.raises(TimedOut, match="view of 'inventory'"):
+            lab.queries.order_with_stock("o1", linearizable())
+        lab.by_hand("projector", "inventory").step(0)
+        assert lab.queries.order_with_stock("o1", linearizable()) is None
+
+
+def test_what_the_run_does_not_have_cannot_be_waited_for(lab: Lab) -> None:
+    assert lab.queries.account("a") is None
+    with pytest.raises(UsageError, match="no context 'bank'"):
+        lab.queries.account("a", LINEARIZABLE)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "goals"),
+    [
+        ("strong", ()),
+        ("token", ()),
+        ("version", ()),
+        ("token", (Version("orders", "o", 1),)),
+        ("version", (Token("orders", 0, 1),)),
+        ("token", (Token("orders", 0, 1), Version("orders", "o", 1))),
+        ("eventual", (Token("orders", 0, 1),)),
+        ("linearizable", (Token("orders", 0, 1),)),
+    ],
+)
+def test_goals_that_do_not_fit_are_refused(strategy: Any, goals: Any) -> None:
+    with pytest.raises(UsageError, match=strategy):
+        Fresh(strategy, goals)
+
+
+@pytest.mark.parametrize("strategy", ["token", "version", "linearizable"])
+def test_every_query_waits(strategy: str) -> None:
+    """None of them forgets what it was asked for: with nobody projecting, each must time out."""
+    with Lab(backend="memory", contexts=["orders", "inventory", "bank", "catalog"]) as lab:
+        goals: dict[str, Fresh] = {}
+        for context, command in commands().items():
+            token = lab.bus.send(command).token()
+            lab.by_hand("handler", context).step(0)
+            version = Version(context, command.stream, 1)
+            goals[context] = {
+                "token": Fresh("token", (token,), SOON),
+                "version": Fresh("version", (version,), SOON),
+                "linearizable": linearizable(),
+            }[strategy]
+        for name, (context, ask) in QUERIES.items():
+            with pytest.raises(TimedOut, match=f"the view of '{context}'"):
+                ask(lab, goals[context])
+            assert name in dir(lab.queries)
+        for context in goals:
+            lab.by_hand("projector", context).step(0)
+        for context, ask in QUERIES.values():
+            ask(lab, goals[context])
+
+
+def test_no_query_is_forgotten_here() -> None:
+    from labkit.queries import Queries
+
+    others = {"until", "reached", "checkpoints"}
+    public = {name for name in vars(Queries) if not name.startswith("_")}
+    assert public - others == set(QUERIES)
+
+
+def commands() -> dict[str, Any]:
+    from labkit.domain.bank import OpenAccount
+    from labkit.domain.catalog import ListProduct
+    from labkit.domain.inventory import ReceiveStock
+
+    return {
+        "orders": place("o1"),
+        "catalog": ListProduct("cd", "Disc", 1),
+        "inventory": ReceiveStock("cd", 1),
+        "bank": OpenAccount("a", "ann"),
+    }
+
+
+#: Every query with its context (of a view across services: the first), and how to ask it.
+QUERIES: dict[str, tuple[str, Callable[[Lab, Fresh], Any]]] = {
+    "order": ("orders", lambda lab, fresh: lab.queries.order("o1", fresh)),
+    "orders": ("orders", lambda lab, fresh: lab.queries.orders(["o1"], fresh)),
+    "orders_of": ("orders", lambda lab, fresh: lab.queries.orders_of("ann", fresh=fresh)),
+    "customer": ("orders", lambda lab, fresh: lab.queries.customer("ann", fresh)),
+    "customers": ("orders", lambda lab, fresh: lab.queries.customers(fresh=fresh)),
+    "revenue_by_month": ("orders", lambda lab, fresh: lab.queries.revenue_by_month(fresh)),
+    "orders_seen": ("orders", lambda lab, fresh: lab.queries.orders_seen(fresh)),
+    "order_with_stock": ("orders", lambda lab, fresh: lab.queries.order_with_stock("o1", fresh)),
+    "products": ("catalog", lambda lab, fresh: lab.queries.products(fresh)),
+    "stock": ("inventory", lambda lab, fresh: lab.queries.stock("cd", fresh)),
+    "low_stock": ("inventory", lambda lab, fresh: lab.queries.low_stock(1, fresh=fresh)),
+    "account": ("bank", lambda lab, fresh: lab.queries.account("a", fresh)),
+    "balances": ("bank", lambda lab, fresh: lab.queries.balances(fresh=fresh)),
+    "statement": ("bank", lambda lab, fresh: lab.queries.statement("a", fresh=fresh)),
+}
+
+
+# --- real servers, both logs
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("log", ["kafka", "mongodb"])
+def test_on_real_servers(servers: stack.Servers, log: str) -> None:
+    """The writer never tells the reader of its write; the reader sees it all the same."""
+    with Lab(log=log, contexts=["orders"]) as lab:
+        lab.start()
+        bus = lab.bus
+        assert lab.queries.orders_seen(linearizable(PATIENCE)) == 0
+        with Lab(run=lab.run, log=log, contexts=["orders"]) as other:
+            for number in range(20):
+                assert other.bus.execute(place(f"o{number}")).accepted
+                assert lab.queries.orders_seen(linearizable(PATIENCE)) == number + 1
+        token = bus.send(PayOrder("o1", 100)).token()
+        order = lab.queries.order("o1", Fresh("token", (token,), PATIENCE))
+        assert order is not None
+        assert order["payment"] == "paid"
+        answer = bus.execute(PayOrder("o2", 100))
+        version = Version("orders", "o2", answer.version)
+        order = lab.queries.order("o2", Fresh("version", (version,), PATIENCE))
+        assert order is not None
+        assert order["payment"] == "paid"
+        lab.drop()
+
+
+@pytest.mark.servers
+def test_on_the_mongodb_log_the_relay_is_waited_for(servers: stack.Servers) -> None:
+    """What Kafka does not hold yet is committed all the same: its own end would be too low."""
+    with Lab(log="mongodb", contexts=["orders"]) as lab:
+        lab.bus.send(place("o1")).token()
+        while not lab.handler.step():
+            pass
+        with pytest.raises(TimedOut, match="did not reach position 1"):
+            lab.queries.order("o1", linearizable(0.2))
+        relay, projector = lab.by_hand("relay"), lab.projector
+
+        def publish_and_project() -> None:
+            while not relay.step():
+                pass
+            while not projector.step():
+                pass
+
+        thread = threading.Thread(target=publish_and_project)
+        thread.start()
+        assert lab.queries.order("o1", linearizable(PATIENCE))
+        thread.join()
+        lab.drop()

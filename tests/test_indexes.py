@@ -1,0 +1,206 @@
+"""Every query on real MongoDB uses an index: what the server was sent is explained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pymongo
+import pytest
+from pymongo.monitoring import CommandListener
+
+from labkit import stack
+from labkit.freshness import EVENTUAL
+from labkit.lab import Lab
+from labkit.ports import Document, Writes
+from labkit.views import PROJECTIONS
+from tests.test_freshness import QUERIES
+
+COUNT = 300
+CONTEXTS = list(PROJECTIONS)
+
+
+class Heard(CommandListener):
+    """The reads that a client sent, as they went out."""
+
+    def __init__(self) -> None:
+        self.reads: list[dict[str, Any]] = []
+
+    def started(self, event: Any) -> None:
+        if event.command_name in ("find", "aggregate"):
+            self.reads.append(dict(event.command))
+
+    def succeeded(self, event: Any) -> None:
+        pass
+
+    def failed(self, event: Any) -> None:
+        pass
+
+
+def documents() -> dict[str, list[Document]]:
+    """Enough of each view that a wrong index would not do as well."""
+    some = range(COUNT)
+    return {
+        "orders.view.orders": [
+            {"_id": f"o{n}", "version": 1, "customer": "ann" if n % 2 else f"c{n}"}
+            | {"day": f"1997-01-{n % 28 + 1:02}", "cents": n % 7, "product": "cd"}
+            | {"status": "placed" if n % 3 else "shipped", "payment": "paid"}
+            for n in some
+        ],
+        "orders.view.customers": [
+            {"_id": f"c{n}:{p}", "customer": f"c{n}", "orders": n, "quantity": n, "cents": n % 9}
+            for n in some
+            for p in (0, 1)
+        ],
+        "orders.view.months": [
+            {"_id": f"m{n}:0", "month": f"m{n}", "orders": n, "cents": n} for n in some
+        ],
+        "catalog.view.entries": [
+            {"_id": f"{kind}-{n}", "version": 1, "kind": kind, "id": f"{n}"}
+            for n in some
+            for kind in ("product", "customer")
+        ],
+        "inventory.view.stock": [{"_id": f"p{n}", "version": 1, "on_hand": n % 9} for n in some],
+        "inventory.view.held": [
+            {"_id": f"o{n}\0cd", "order": f"o{n}", "product": "cd"} for n in some
+        ],
+        "bank.view.accounts": [{"_id": f"a{n}", "version": 1, "balance": n} for n in some],
+        "bank.view.transactions": [
+            {"_id": f"a{n % 5}:{n}", "account": "a" if n % 2 else f"a{n % 5}", "version": n}
+            | {"transfer_id": ""}
+            for n in some
+        ],
+    }
+
+
+@pytest.fixture(scope="module")
+def lab(servers: stack.Servers) -> Iterator[Lab]:
+    with Lab(contexts=CONTEXTS) as made:
+        made.store.advance("t.checkpoints", [], Writes(documents()))
+        yield made
+        made.drop()
+
+
+@pytest.fixture
+def heard(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Iterator[Heard]:
+    """The store's reads go through a client that is listened to."""
+    assert lab.servers is not None
+    listener = Heard()
+    store: Any = lab.store
+    with pymongo.MongoClient[Document](lab.servers.mongo_uri, event_listeners=[listener]) as client:
+        monkeypatch.setattr(store, "_db", client[store._db.name])
+        yield listener
+
+
+def stages(plan: Any) -> Iterator[str]:
+    """The names of all stages, at whatever depth the server shows them."""
+    if isinstance(plan, dict):
+        if isinstance(stage := plan.get("stage"), str):
+            yield stage
+        for key, value in plan.items():
+            if key not in ("rejectedPlans", "command", "slotBasedPlan"):
+                yield from stages(value)
+    elif isinstance(plan, list):
+        for value in plan:
+            yield from stages(value)
+
+
+def explained(lab: Lab, read: dict[str, Any]) -> set[str]:
+    """The stages of a read, as the server plans it."""
+    store: Any = lab.store
+    command = {k: v for k, v in read.items() if k not in ("lsid", "$clusterTime", "$db")}
+    command.pop("readConcern", None)
+    plan = store._db.command("explain", command, verbosity="queryPlanner")
+    return set(stages(plan))
+
+
+def by_index(found: set[str]) -> bool:
+    return bool(found & {"IXSCAN", "IDHACK", "COUNT_SCAN"}) and not found & {"COLLSCAN", "SORT"}
+
+
+MORE = {
+    "orders_of by cents": lambda lab, cursor: lab.queries.orders_of("ann", sort="cents"),
+    "orders_of, newest": lambda lab, cursor: lab.queries.orders_of("ann", descending=True),
+    "orders_of of a status": lambda lab, cursor: lab.queries.orders_of(
+        "ann", status="placed", payment="paid", sort="cents", descending=True
+    ),
+    "statement, newest": lambda lab, cursor: lab.queries.statement("a", descending=True),
+}
+#: Queries in pages: the second page is asked for, too.
+PAGED = {
+    "orders_of": lambda lab, cursor: lab.queries.orders_of("ann", limit=5, cursor=cursor),
+    "orders_of by cents": lambda lab, cursor: lab.queries.orders_of(
+        "ann", sort="cents", descending=True, limit=5, cursor=cursor
+    ),
+    "low_stock": lambda lab, cursor: lab.queries.low_stock(3, limit=5, cursor=cursor),
+    "balances": lambda lab, cursor: lab.queries.balances(limit=5, cursor=cursor),
+    "statement": lambda lab, cursor: lab.queries.statement("a", limit=5, cursor=cursor),
+}
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("name", QUERIES)
+def test_every_query_uses_an_index(lab: Lab, heard: Heard, name: str) -> None:
+    QUERIES[name][1](lab, EVENTUAL)
+    assert heard.reads
+    for read in heard.reads:
+        assert by_index(explained(lab, read)), (read, explained(lab, read))
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("name", MORE)
+def test_every_way_of_asking_uses_an_index(lab: Lab, heard: Heard, name: str) -> None:
+    MORE[name](lab, "")
+    (read,) = heard.reads
+    assert by_index(explained(lab, read)), (read, explained(lab, read))
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("name", PAGED)
+def test_a_later_page_uses_an_index(lab: Lab, heard: Heard, name: str) -> None:
+    first = PAGED[name](lab, "")
+    second = PAGED[name](lab, first.cursor)
+    assert len(first.rows) == len(second.rows) == 5
+    assert not {r["_id"] for r in first.rows} & {r["_id"] for r in second.rows}
+    for read in heard.reads:
+        assert by_index(explained(lab, read)), (read, explained(lab, read))
+
+
+@pytest.mark.servers
+def test_the_sums_of_customers_fetch_no_document(lab: Lab, heard: Heard) -> None:
+    lab.queries.customers(limit=3)
+    (read,) = heard.reads
+    assert "FETCH" not in explained(lab, read), explained(lab, read)
+
+
+@pytest.mark.servers
+def test_a_missing_index_is_seen(lab: Lab, heard: Heard) -> None:
+    """The test of the tests: the same queries without their indexes."""
+    store: Any = lab.store
+    asked = {
+        "orders.view.orders": lambda: lab.queries.orders_of("ann"),
+        "orders.view.customers": lambda: lab.queries.customers(),
+        "inventory.view.stock": lambda: lab.queries.low_stock(3),
+        "inventory.view.held": lambda: lab.queries.order_with_stock("o1"),
+        "bank.view.transactions": lambda: lab.queries.statement("a"),
+    }
+    for collection, ask in asked.items():
+        context = collection.partition(".")[0]
+        store._db[collection].drop_indexes()
+        try:
+            heard.reads.clear()
+            ask()
+            assert not all(by_index(explained(lab, read)) for read in heard.reads), collection
+        finally:
+            for keys in PROJECTIONS[context].indexes[collection]:
+                store.index(collection, keys)
+
+
+@pytest.mark.parametrize("context", PROJECTIONS)
+def test_every_collection_has_a_shard_key(context: str) -> None:
+    """MongoDB wants an index that begins with it; for ``_id`` hashed it makes one itself."""
+    view = PROJECTIONS[context]
+    assert set(view.shard_keys) == set(view.indexes)
+    for collection, key in view.shard_keys.items():
+        if key != [("_id", "hashed")]:
+            assert any(keys[: len(key)] == key for keys in view.indexes[collection])

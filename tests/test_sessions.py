@@ -1,0 +1,123 @@
+"""Sessions: a read shows the session's own writes, and nothing that it has shown is taken back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from labkit.adapters.memory_store import MemoryStore
+from labkit.domain.bank import Deposit, OpenAccount
+from labkit.domain.orders import PayOrder, PlaceOrder
+from labkit.errors import TimedOut
+from labkit.freshness import Fresh, Version
+from labkit.lab import Lab
+from labkit.messages import Token
+from labkit.sessions import Session
+
+SOON = Fresh(timeout=0.02)
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    with Lab(backend="memory", contexts=["orders", "bank"]) as made:
+        yield made
+
+
+def place(order: str) -> PlaceOrder:
+    return PlaceOrder(order, "ann", "1997-01-31", 1, 100)
+
+
+def work(lab: Lab, context: str = "orders") -> None:
+    lab.by_hand("handler", context).step(0)
+    lab.by_hand("projector", context).step(0)
+
+
+def begin_anew(lab: Lab, context: str = "orders") -> None:
+    """The view is lost, and its projector starts at the first record."""
+    lab._parts.pop(("projector", context)).close()
+    store = lab.store
+    assert isinstance(store, MemoryStore)
+    for name in store.collections():
+        if name.startswith(f"{context}.view."):
+            store._collections[name].clear()
+    checkpoints = store._checkpoints[f"{context}.checkpoints"]
+    for id in [id for id in checkpoints if id.startswith(f"{context}.view:")]:
+        del checkpoints[id]
+
+
+@pytest.mark.parametrize("by", ["token", "version"])
+def test_a_session_reads_what_it_wrote(lab: Lab, by: str) -> None:
+    session, other = Session(lab.queries), Session(lab.queries)
+    session.orders_seen(SOON)
+    token = lab.bus.send(place("o1")).token()
+    session.wrote(token if by == "token" else Version("orders", "o1", 1))
+    assert other.order("o1", SOON) is None, "nobody promised anything to others"
+    with pytest.raises(TimedOut):
+        session.order("o1", SOON)
+    work(lab)
+    assert session.order("o1", SOON)
+
+
+def test_every_write_counts_not_only_the_last(lab: Lab) -> None:
+    """An older token after a newer one lowers nothing; two partitions are two floors."""
+    session = Session(lab.queries)
+    tokens = [lab.bus.send(place(f"o{n}")).token() for n in range(12)]
+    assert len({token.partition for token in tokens}) == lab.partitions
+    for token in reversed(tokens):
+        session.wrote(token)
+    session.wrote(Version("orders", "o1", 2))
+    session.wrote(Version("orders", "o1", 1))
+    assert {t for t in session._writes.values() if isinstance(t, Token)} == {
+        max((t for t in tokens if t.partition == p), key=lambda t: t.offset)
+        for p in range(lab.partitions)
+    }
+    work(lab)
+    with pytest.raises(TimedOut, match="version 2 of 'o1'"):
+        session.orders_seen(SOON)
+    lab.bus.send(PayOrder("o1", 100))
+    work(lab)
+    assert session.orders_seen(SOON) == 12
+
+
+def test_a_session_never_goes_back(lab: Lab) -> None:
+    session = Session(lab.queries)
+    lab.bus.send(place("o1"))
+    work(lab)
+    assert session.order("o1", SOON)
+    begin_anew(lab)
+    assert lab.queries.order("o1", SOON) is None, "without a session it is gone"
+    with pytest.raises(TimedOut, match="did not reach position 2"):
+        session.order("o1", SOON)
+    with pytest.raises(TimedOut, match="did not reach position 2"):
+        session.orders_of("ann", fresh=SOON)
+    lab.projector.step(0)
+    assert session.order("o1", SOON)
+
+
+def test_a_session_does_not_wait_for_other_services(lab: Lab) -> None:
+    session = Session(lab.queries)
+    lab.bus.send(OpenAccount("a", "ann"))
+    work(lab, "bank")
+    assert session.account("a", SOON)
+    session.wrote(lab.bus.send(Deposit("a", 5)).token())
+    begin_anew(lab, "bank")
+    assert session.orders_seen(SOON) == 0
+    with pytest.raises(TimedOut, match="view of 'bank'"):
+        session.account("a", SOON)
+    work(lab, "bank")
+    account = session.account("a", SOON)
+    assert account is not None
+    assert account["balance"] == 5
+
+
+def test_a_strategy_comes_on_top(lab: Lab) -> None:
+    session = Session(lab.queries)
+    lab.bus.send(place("o1"))
+    work(lab)
+    session.order("o1", SOON)
+    lab.bus.send(PayOrder("o1", 100))
+    lab.handler.step(0)
+    assert session.order("o1", SOON)
+    with pytest.raises(TimedOut, match="did not reach position 4"):
+        session.order("o1", Fresh("linearizable", timeout=0.02))
