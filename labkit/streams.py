@@ -14,6 +14,7 @@ State lives in a folder of one run of the pipeline and comes back from Quix' cha
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import signal
@@ -36,6 +37,9 @@ with warnings.catch_warnings(record=True):  # authlib, deep below, has one for i
     from quixstreams import Application
     from quixstreams.dataframe.windows import Count, Sum
     from quixstreams.sinks import BatchingSink, SinkBatch
+
+# What librdkafka tries again by itself is no news; what fails is an exception all the same.
+logging.getLogger("quixstreams.kafka").setLevel(logging.ERROR)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
