@@ -94,18 +94,22 @@ class Wiring:
     def __init__(self, app: Application, topic_name: Callable[[str], str], store: Store) -> None:
         self._app, self._topic_name, self._store = app, topic_name, store
 
-    def read(self, name: str, form: Literal["json", "bytes"] = "json") -> StreamingDataFrame:
-        """The records of a topic, with their keys as text."""
+    def read(
+        self,
+        name: str,
+        values: Literal["json", "bytes"] = "json",
+        keys: Literal["str", "bytes"] = "bytes",
+    ) -> StreamingDataFrame:
+        """The records of a topic; what others have written is bytes until it is judged."""
+        topic = self._topic_name(name)
         return self._app.dataframe(
-            self._app.topic(self._topic_name(name), key_deserializer="str", value_deserializer=form)
+            self._app.topic(topic, key_deserializer=keys, value_deserializer=values)
         )
 
-    def write(
-        self, frame: StreamingDataFrame, name: str, key: Callable[[Any], str] | None = None
-    ) -> None:
-        """To a topic, and where documents are kept of it, to its collection."""
+    def write(self, frame: StreamingDataFrame, name: str, key: str = "id") -> None:
+        """To a topic, keyed by a field, and where documents are kept of it, to its collection."""
         topic: Topic = self._app.topic(self._topic_name(name), key_serializer="str")
-        frame = frame.to_topic(topic, key) if key else frame.to_topic(topic)
+        frame = frame.to_topic(topic, lambda value: value[key])
         if name in COLLECTIONS:
             frame.sink(Documents(self._store, f"streams.{name}"))
 
@@ -122,21 +126,21 @@ def validate(at: Wiring) -> None:
     judged = at.read("raw", "bytes").apply(judge)
     orders = judged.filter(lambda found: isinstance(found, Order)).apply(structs.asdict)
     orders = orders.set_timestamp(lambda order, *_: order["at"])
-    at.write(orders, "orders", lambda order: order["id"])
-    at.write(orders, "sales", lambda order: order["product"])
+    at.write(orders, "orders", key="id")
+    at.write(orders, "sales", key="product")
     at.write(_rejected(judged), "rejects")
 
 
 def revenue(at: Wiring) -> None:
     """Tumbling windows: what was sold in each minute, by product; summed on read."""
-    sales, missed = at.read("sales"), Missed("revenue")
+    sales, missed = at.read("sales", keys="str"), Missed("revenue")
     window = sales.tumbling_window(REVENUE.width, REVENUE.grace, "revenue", on_late=missed.note)
     _add_up(at, sales, window, missed)
 
 
 def top(at: Wiring) -> None:
     """Hopping windows: what sold best in ten minutes, looked at every five."""
-    sales, missed = at.read("sales"), Missed("top")
+    sales, missed = at.read("sales", keys="str"), Missed("top")
     window = sales.hopping_window(TOP.width, TOP.step, TOP.grace, "top", on_late=missed.note)
     _add_up(at, sales, window, missed)
 
@@ -169,10 +173,11 @@ def _placed(reject: Reject) -> Document:
     return {"id": f"{topic}:{at.partition}:{at.offset}", **structs.asdict(reject)}
 
 
-def _under_its_key(found: Any, key: str) -> Any:
+def _under_its_key(found: Any, key: bytes | None) -> Any:
     """A payment under another key would wait for its order in another partition, for ever."""
-    if isinstance(found, Payment) and found.order != key:
-        return Reject(f"the key is {key!r}, the order {found.order!r}", str(found))
+    if isinstance(found, Payment) and found.order.encode() != key:
+        shown = (key or b"").decode("utf-8", "backslashreplace")
+        return Reject(f"the key is {shown!r}, the order {found.order!r}", str(found))
     return found
 
 

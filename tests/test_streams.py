@@ -256,13 +256,21 @@ def test_a_planted_bug_is_seen(lab: Lab, bug: str, monkeypatch: pytest.MonkeyPat
     assert differences(lab) == expected
 
 
-def test_a_payment_under_another_key_is_a_reject(lab: Lab) -> None:
+def test_no_key_stops_a_pipeline_and_a_payment_under_another_key_is_a_reject(lab: Lab) -> None:
     payment = b'{"order": "order-000001", "at": 1769850000001, "cents": 5}'
     lab.streams.send("payments", [("order-000002", payment), ("order-000003", b"?")])
+    sender = lab.broker.sender()
+    sender.send(lab.streams.topic_name("payments"), b"\xff", payment)
+    sender.send(lab.streams.topic_name("raw"), b"\xff", b"\xff")  # as poor as a key can be
+    sender.flush(10)
+    sender.close()
+    assert lab.streams.run("validate") == ORDERS + 1
     lab.streams.run("settle")
-    reasons = {value["reason"] for value in values(lab, "rejects")}
-    assert "the key is 'order-000002', the order 'order-000001'" in reasons
-    assert len(reasons) == 2
+    found = [value for value in values(lab, "rejects") if value["id"].startswith("payments:")]
+    assert sorted(value["reason"] for value in found)[1:] == [
+        "the key is '\\\\xff', the order 'order-000001'",
+        "the key is 'order-000002', the order 'order-000001'",
+    ]
 
 
 def test_a_signal_stops_a_pipeline_and_the_next_run_goes_on(lab: Lab) -> None:
