@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -493,8 +494,8 @@ class Lab(Run):
         """Delete the run's topics and database, then close."""
         self.stop()
         self._close_parts()
-        own = self.topic_name("")
-        self.broker.drop([topic for topic in self.broker.topics() if topic.startswith(own)])
+        self.broker.drop([topic for topic in self.broker.topics() if self.owns(topic)])
+        shutil.rmtree(self.streams_folder(), ignore_errors=True)
         self.store.drop()
         self.close()
 

@@ -11,8 +11,9 @@ import os
 import sys
 import uuid
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import structlog
 from msgspec import Struct
@@ -31,6 +32,9 @@ from labkit.relay import Relay
 from labkit.runtime import Worker
 from labkit.sagas import Saga, SagaOutbox, SagaProjection
 from labkit.views import PROJECTIONS
+
+if TYPE_CHECKING:
+    from labkit.streams import Streams
 
 CLIENTS = ("kafka-python", "confluent")
 LOGS = ("kafka", "mongodb")
@@ -347,6 +351,37 @@ class Run:
             "LABKIT_BOOTSTRAP": self.servers.bootstrap,
             "LABKIT_MONGO_URI": self.servers.mongo_uri,
         }
+
+    @cached_property
+    def streams(self) -> Streams:
+        """Stream analysis beside this run (the extra ``streams``); its topics are made at once.
+
+        Raises ``UsageError`` in memory, or where Quix Streams is not installed.
+        """
+        if self.servers is None:
+            raise UsageError("streams run on real Kafka only; use backend='kafka'")
+        try:
+            from labkit.streams import Streams
+        except ImportError as error:
+            raise UsageError(f"{error}; install cqrs-labkit[streams]") from error
+        streams = Streams(
+            self.servers.bootstrap,
+            self.topic_name("streams."),
+            self.broker,
+            self.store,
+            self.partitions,
+            self.streams_folder(),
+        )
+        streams.prepare()
+        return streams
+
+    def streams_folder(self) -> Path:
+        """Where the pipelines of this run keep their states as long as they run."""
+        return runs_folder(self.name) / f"{self.run}.streams"
+
+    def owns(self, topic: str) -> bool:
+        """Whether a topic is of this run: one of its own, or what Quix keeps of a state in it."""
+        return topic.removeprefix("changelog__").startswith(self.topic_name(""))
 
     def registry(self) -> Path:
         """The file that names the workers of this run."""

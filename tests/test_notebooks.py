@@ -27,12 +27,18 @@ from labkit import stack
 from labkit.adapters.kafka_python import KafkaPythonBroker
 from labkit.domain.orders import PlaceOrder
 from labkit.lab import Lab
-from tests.findings import decide_and_evolve, handlers_under_stress, sagas, the_event_log
+from tests.findings import (
+    decide_and_evolve,
+    handlers_under_stress,
+    sagas,
+    streams,
+    the_event_log,
+)
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 START = "00_start_here"
 STEPS = "01_one_command_step_by_step"
-MORE = [decide_and_evolve, the_event_log, handlers_under_stress, sagas]
+MORE = [decide_and_evolve, the_event_log, handlers_under_stress, sagas, streams]
 NAMES = [START, STEPS, *(one.NAME for one in MORE)]
 
 MAX_CELLS, MAX_LINES, MAX_CELL_LINES = 30, 120, 15
@@ -440,6 +446,12 @@ TWINS = {
 for one in MORE:
     TWINS |= {bug: (one.NAME, *twin) for bug, twin in one.TWINS.items()}
 
+SERVER_TWINS = {
+    bug: (one.NAME, *twin)
+    for one in (the_event_log, streams)
+    for bug, twin in one.SERVER_TWINS.items()
+}
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("bug", TWINS)
@@ -451,11 +463,11 @@ def test_a_planted_bug_turns_its_findings_red(bug: str) -> None:
 
 @pytest.mark.servers
 @pytest.mark.slow
-@pytest.mark.parametrize("bug", the_event_log.SERVER_TWINS)
+@pytest.mark.parametrize("bug", SERVER_TWINS)
 def test_a_planted_bug_on_real_servers(bug: str, servers: stack.Servers) -> None:
-    after, code, expected = the_event_log.SERVER_TWINS[bug]
-    with run(the_event_log.NAME, "kafka", code, after=after) as book:
-        assert red(the_event_log.NAME, book) == expected
+    name, after, code, expected = SERVER_TWINS[bug]
+    with run(name, "kafka", code, after=after) as book:
+        assert red(name, book) == expected
 
 
 # --- their form

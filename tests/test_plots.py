@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from labkit.plots import demo_figure, lag_distribution, orders_by_month
+from labkit.plots import demo_figure, lag_distribution, orders_by_month, revenue_a_minute
 
 MONTHS = pd.DataFrame(
     {
@@ -182,3 +182,28 @@ def test_no_data_is_an_error_that_says_so() -> None:
         lag_distribution([], axes())
     with pytest.raises(ValueError, match="no month"):
         orders_by_month(MONTHS.head(0), axes())
+
+
+MINUTES = pd.DataFrame(
+    {"windows": [9_000, 4_000], "late": [0, 1_000], "pandas": [9_000, 5_000]},
+    index=pd.Index(["09:00", "09:01"], name="minute"),
+)
+
+
+def test_late_revenue_stands_on_its_window() -> None:
+    ax = revenue_a_minute(MINUTES, axes())
+    assert bars(ax) == [90, 40, 0, 10]
+    assert line(ax, "pandas")[1] == [90, 50]
+    assert ax.get_title() == (
+        "7.1 % of the revenue came too late for its window, and not a cent is missing"
+    )
+    assert "(UTC)" in ax.get_xlabel()
+    assert "whole units" in ax.get_ylabel()
+
+
+def test_a_minute_that_lacks_a_cent_is_marked() -> None:
+    ax = revenue_a_minute(MINUTES.assign(late=[0, 999]), axes())
+    assert ax.get_title().endswith("and 1 of 2 minutes differ from pandas")
+    assert line(ax, "they differ") == ([1], [50])
+    with pytest.raises(ValueError, match="the revenue of no minute cannot be drawn"):
+        revenue_a_minute(MINUTES.iloc[:0], axes())

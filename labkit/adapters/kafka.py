@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from kafka import errors
 from kafka.partitioner.default import murmur2
 
 from labkit.errors import Fenced, OutcomeUnknown
@@ -28,6 +30,12 @@ TOPIC_CONFIG = {
     "max.message.bytes": str(MAX_RECORD_BYTES),
 }
 
+_NO_COORDINATOR_YET = (
+    errors.CoordinatorNotAvailableError,
+    errors.CoordinatorLoadInProgressError,
+    errors.NotCoordinatorError,
+)
+
 
 def partition_of(key: bytes, partitions: int) -> int:
     """Where Kafka's default partitioner puts a key."""
@@ -44,6 +52,18 @@ def offsets_of(
             raise Fenced(f"partition {partition} has gone to another owner")
         found[partition] = standing[partition]
     return found
+
+
+def once_there(call: Callable[[], Any], seconds: float = 20.0) -> Any:
+    """What a call about a group returns, once the broker has made the topic of the offsets."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return call()
+        except _NO_COORDINATOR_YET:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
 
 
 def bounded(call: Callable[..., None], *args: Any, seconds: float = TRANSACTION_MS / 1000) -> None:

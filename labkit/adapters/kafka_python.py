@@ -24,6 +24,7 @@ from labkit.adapters.kafka import (
     TRANSACTION_MS,
     bounded,
     offsets_of,
+    once_there,
     partition_of,
 )
 from labkit.errors import Fenced, Unreachable
@@ -123,7 +124,9 @@ class KafkaPythonBroker:
     def committed(self, topic: str, group: str) -> dict[int, int]:
         """The offsets that a group has committed."""
         with _translated(f"offsets of {group!r}", self.bootstrap):
-            found = self._admin().list_group_offsets({group: None})[group]
+            # The first group ever makes the broker create the topic of the groups' offsets.
+            ask = self._admin().list_group_offsets
+            found = once_there(lambda: ask({group: None})[group])
         return {tp.partition: at.offset for tp, at in found.items() if tp.topic == topic}
 
     def version(self) -> str:

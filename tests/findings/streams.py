@@ -1,0 +1,102 @@
+"""What the notebook on streams claims, and the bugs in which each claim turns red."""
+
+from __future__ import annotations
+
+from testbook.client import TestbookNotebookClient
+
+NAME = "09_streams"
+CLAIMS = ("late records", "€ 45 = € 15 in its window + € 30 late", "says nothing twice")
+
+JUDGED = "each record is an order or a reject, and the orders are those of pandas"
+WINDOWS = "windows and late records are what pandas counts, minute by minute"
+DEALT = "an order of reading makes records late that no till has delayed"
+HOPPING = "each order counts in two hopping windows"
+JOINED = "a settlement is the same, whatever was read first, and that of pandas"
+
+# On real servers only.
+EQUAL = "what Quix wrote to MongoDB equals pandas, though a pipeline was killed"
+ONCE = "nothing is said twice, though a pipeline was killed"
+
+
+def findings(book: TestbookNotebookClient) -> dict[str, bool]:
+    late, late_by_id = book.value("[len(late), len(late_by_id)]")
+    found = {
+        JUDGED: book.value("len(orders) + len(rejects) == len(raw)")
+        and book.value("[order.id for order in orders] == by_pandas['id'].to_list()")
+        and book.value("len(rejects)") > 10,
+        WINDOWS: book.value(
+            "bool((minutes['windows'] + minutes['late'] == minutes['pandas']).all())"
+        )
+        and late > 10,
+        DEALT: late_by_id > 5 * late,
+        HOPPING: book.value("counted == 2 * len(orders)"),
+        JOINED: book.value("orders_first == payments_first")
+        and book.value("by_hand.to_dict() == joined['status'].value_counts().to_dict()"),
+    }
+    return found | (on_kafka(book) if book.value("ON_KAFKA") else {})
+
+
+def on_kafka(book: TestbookNotebookClient) -> dict[str, bool]:
+    return {
+        EQUAL: book.value("bool((compared['Quix Streams'] == compared['pandas']).all())"),
+        ONCE: book.value("twice") == 0 and 0 < book.value("half") < book.value("len(said)"),
+    }
+
+
+NO_RULES = """
+import labkit.sales
+labkit.sales.broken_rule = lambda found: ""
+"""
+
+DROPS_LATE_ONES = """
+_add_up = add_up
+add_up = lambda orders, window: (_add_up(orders, window)[0], [])
+"""
+
+ONE_PARTITION = "partition_of = lambda key, partitions: 0"
+
+TUMBLES = """
+_starts = Window.starts
+Window.starts = lambda window, at: _starts(window, at)[-1:]
+"""
+
+ONLY_WHAT_WAS_READ_BEFORE = """
+import labkit.sales
+_settle = labkit.sales.settle
+def settle(known, came):
+    return _settle(None if isinstance(came, Order) else known, came)
+labkit.sales.settle = settle
+"""
+
+TWINS = {
+    "there are no rules": ("set-up", NO_RULES, {JUDGED, WINDOWS, JOINED}),
+    "late records are dropped": ("set-up", DROPS_LATE_ONES, {WINDOWS, DEALT, HOPPING}),
+    "all read one partition": ("set-up", ONE_PARTITION, {DEALT}),
+    "a hopping window tumbles": ("set-up", TUMBLES, {HOPPING}),
+    "a join knows only what was read before": ("set-up", ONLY_WHAT_WAS_READ_BEFORE, {JOINED}),
+}
+
+AT_LEAST_ONCE = '''
+import sys
+from types import SimpleNamespace
+_subprocess = tills.subprocess
+PROGRAM = """
+import runpy
+from labkit import streams
+streams.GUARANTEE = "at-least-once"
+runpy.run_module("labkit.experiments.sales", run_name="__main__", alter_sys=True)
+"""
+def popen(command, **options):
+    return _subprocess.Popen([sys.executable, "-c", PROGRAM, *command[3:]], **options)
+tills.subprocess = SimpleNamespace(Popen=popen, PIPE=_subprocess.PIPE)
+'''
+
+LATE_ONES_VANISH = """
+from labkit import streams as quix
+quix.Missed.note = lambda *_, **__: False
+"""
+
+SERVER_TWINS = {
+    "a pipeline that dies is at-least-once": ("set-up", AT_LEAST_ONCE, {ONCE}),
+    "late records vanish on the stream": ("set-up", LATE_ONES_VANISH, {EQUAL}),
+}
