@@ -131,7 +131,12 @@ def test_a_pipeline_goes_on_where_it_stopped_with_its_state(lab: Lab) -> None:
 
 #: What is planted into the process that dies.
 NOTHING = ""
-AT_LEAST_ONCE = "streams.GUARANTEE = 'at-least-once'"
+AT_LEAST_ONCE = """
+import os, time
+streams.GUARANTEE = 'at-least-once'
+kill = os.kill
+os.kill = lambda *call: (time.sleep(1), kill(*call))  # what it had in hand is sent by then
+"""
 DIES_WITH_ITS_DOCUMENTS_WRITTEN = """
 import os, signal
 write, batches = streams.Documents.write, []

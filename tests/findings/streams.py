@@ -81,9 +81,11 @@ import sys
 from types import SimpleNamespace
 _subprocess = tills.subprocess
 PROGRAM = """
-import runpy
+import os, runpy, time
 from labkit import streams
 streams.GUARANTEE = "at-least-once"
+kill = os.kill
+os.kill = lambda *call: (time.sleep(1), kill(*call))  # what it had in hand is sent by then
 runpy.run_module("labkit.experiments.sales", run_name="__main__", alter_sys=True)
 """
 def popen(command, **options):
