@@ -122,8 +122,7 @@ def demo(
     from labkit.experiments.cdnow import ORDERS
     from labkit.experiments.demo import demo, to_json
 
-    if client not in CLIENTS:
-        raise UsageError(f"--client must be one of {', '.join(CLIENTS)}, got {client!r}")
+    _known(client)
     purchases = _whole("--limit", limit, 1, ORDERS) if limit is not None else ORDERS
     for option, file in (("--json", json_file), ("--plot", plot_file)):
         check_writable(option, file)
@@ -153,8 +152,7 @@ def bench_restart(
     """What snapshots save of a long stream, and whether a longer log slows a restart."""
     from labkit.experiments.restart import Sizes, restart, to_json
 
-    if client not in CLIENTS:
-        raise UsageError(f"--client must be one of {', '.join(CLIENTS)}, got {client!r}")
+    _known(client)
     sizes = Sizes().scaled(scale)
     check_writable("--json", json_file)
     with _bars() as (progress, say):
@@ -187,8 +185,7 @@ def bench_freshness(
     """How often a read is stale, and what it costs that it is not: four strategies under load."""
     from labkit.experiments.freshness import freshness, to_json
 
-    if client not in CLIENTS:
-        raise UsageError(f"--client must be one of {', '.join(CLIENTS)}, got {client!r}")
+    _known(client)
     count = _whole("--tries", tries, 1, 10_000_000)
     check_writable("--json", json_file)
     with _bars() as (progress, say):
@@ -223,8 +220,7 @@ def verify_write(
     """Three services under load and faults; what the client saw tells what was lost or doubled."""
     from labkit.experiments import verify as verification
 
-    if client not in CLIENTS:
-        raise UsageError(f"--client must be one of {', '.join(CLIENTS)}, got {client!r}")
+    _known(client)
     count = _whole("--commands", commands, 100, 10_000_000)
     check_writable("--json", json_file)
     with _bars() as (progress, say):
@@ -260,6 +256,11 @@ def _show_verdicts(found: dict[str, Any]) -> None:
         f"faults included. Parked: {found['parked']}; ignored commits: {found['ignored_commits']}; "
         f"{'quiet' if found['quiet'] else 'it never became quiet'}."
     )
+
+
+def _known(client: str) -> None:
+    if client not in CLIENTS:
+        raise UsageError(f"--client must be one of {', '.join(CLIENTS)}, got {client!r}")
 
 
 def _whole(option: str, text: str, least: int, most: int) -> int:
