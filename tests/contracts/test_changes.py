@@ -175,6 +175,7 @@ def test_what_is_written_between_the_first_read_and_its_answer_is_not_missed(
         answer = number(store)
         if (n := next(written, None)) is not None:
             write(*([{}] if n > 1 else []), {"docs": [{"_id": "a", "n": n}]})
+            store.claim("checkpoints", "p:1")
         return answer
 
     with closing(Subscription(store, {"docs": ["a"]}, ask)) as updates:
