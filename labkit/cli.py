@@ -75,6 +75,9 @@ def run(
     pay_within: Annotated[
         float, typer.Option(help="Seconds that reserved goods wait for their payment.")
     ] = DEFAULTS.pay_within,
+    cache: Annotated[
+        int, typer.Option(help="Answers that a query handler holds; 0: it reads each.")
+    ] = DEFAULTS.cache,
 ) -> None:
     """One worker of a run, until its standard input ends or SIGTERM comes."""
     worker = Worker(role, context, secrets.randbelow(10**9) if slot is None else slot)
@@ -94,6 +97,7 @@ def run(
         linger=linger,
         every=every,
         pay_within=pay_within,
+        cache=cache,
     )
     held, make = make_worker(lab, run, settings, worker)
     try:

@@ -31,11 +31,13 @@ from labkit.deadletters import DeadLetters, Waiting
 from labkit.errors import StackError, TimedOut, Unreachable, UsageError
 from labkit.eventlog import HISTORY, EventLog, peek
 from labkit.failpoints import Crash, Failpoint, armed
+from labkit.freshness import EVENTUAL, Fresh
 from labkit.handlers import Handler
 from labkit.messages import Answer
 from labkit.ports import Broker, Checkpoint, Source
 from labkit.projections import Projector
 from labkit.queries import Queries
+from labkit.querybus import QueryBus
 from labkit.run import ROLES, Role, Run, Settings, runs_folder
 from labkit.runtime import (
     Alive,
@@ -45,6 +47,8 @@ from labkit.runtime import (
     crash_worker,
     read_registry,
 )
+from labkit.sessions import Session
+from labkit.subscriptions import Subscription, follow
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -104,6 +108,7 @@ class Lab(Run):
         self._event_logs: dict[str, EventLog] = {}
         self._looks: dict[tuple[bool, str], Source] = {}
         self._bus: CommandBus | None = None
+        self._query_bus: QueryBus | None = None
         if unknown := set(settings) - set(Settings.__struct_fields__):
             raise UsageError(
                 f"unknown setting {unknown.pop()!r}; known: {', '.join(Settings.__struct_fields__)}"
@@ -134,6 +139,30 @@ class Lab(Run):
                 pump=self._pump,
             )
         return self._bus
+
+    @property
+    def query_bus(self) -> QueryBus:
+        """Where questions go in that are answered through Kafka, by the query handlers."""
+        if self._query_bus is None:
+            for context in self.contexts:
+                self.query_topics(context)
+            self._query_bus = QueryBus(
+                self.contexts,
+                self.topic_name,
+                self.broker.sender(),
+                lambda context: self.broker.source(self.topic_name(f"{context}.results")),
+                pump=self._pump,
+            )
+        return self._query_bus
+
+    def subscribe(
+        self, name: str, /, *, fresh: Fresh = EVENTUAL, **params: Any
+    ) -> Subscription[Any]:
+        """The answer to a query of the query bus, and then its updates, read here. Close it.
+
+        Monotonic: none shows less of the log than the one before.
+        """
+        return follow(self.store, Session(self.queries), name, fresh, params, self._pump)
 
     def log(self, context: str = "orders") -> EventLog:
         """What the events topic of a context says."""
@@ -206,9 +235,12 @@ class Lab(Run):
 
     # --- the parts, as processes
 
-    def start(self, handlers: int = 1, projectors: int = 1, sagas: int = 1) -> None:
+    def start(
+        self, handlers: int = 1, projectors: int = 1, sagas: int = 1, queries: int = 0
+    ) -> None:
         """Start so many worker processes of each context, and of each saga of this run; wait until
-        they own all partitions. On the MongoDB log each context has one relay, too.
+        they own all partitions (but for query handlers, which are only waited for by who asks). On
+        the MongoDB log each context has one relay, too.
 
         In memory there are no processes: whoever waits for an answer steps the parts.
         """
@@ -219,6 +251,7 @@ class Lab(Run):
             raise UsageError(f"the workers of run {self.run!r} are running already")
         self._close_parts()
         counts = {"handler": handlers, "relay": 1, "projector": projectors, "saga": sagas}
+        counts["query"] = queries
         workers = [
             Worker(role, host, slot)
             for role, count in counts.items()
@@ -420,6 +453,11 @@ class Lab(Run):
             published = self._ends(self.broker, topic)
             written = self._ends(self.log_broker, topic)
             return sum(written[partition] - published[partition] for partition in written)
+        if role == "query":
+            topic = self.topic_name(f"{context}.queries")
+            reached = self.broker.committed(topic, self.group(role, context))
+            ends = self._ends(self.broker, topic)
+            return sum(end - reached.get(partition, 0) for partition, end in ends.items())
         for reader in self.readers(role, context):
             topic = self.topic_name(reader.topic)
             ends = self._ends(self.broker_of(topic), topic)
@@ -485,6 +523,9 @@ class Lab(Run):
         if self._bus is not None:
             self._bus.close()
             self._bus = None
+        if self._query_bus is not None:
+            self._query_bus.close()
+            self._query_bus = None
         super().close()
         if self._started_servers and not running_runs(self.name):
             stack.down(self.name)

@@ -24,9 +24,12 @@ from labkit.adapters.memory_store import MemoryStore
 from labkit.contexts import CONTEXTS
 from labkit.domain.fulfilment import PROCESSES, Fulfilment, Process
 from labkit.errors import Unreachable, UsageError
+from labkit.eventlog import Watermarks
 from labkit.handlers import Handler, Recovered
 from labkit.ports import DELIVERIES, Broker, Delivery, Store
 from labkit.projections import Projector
+from labkit.queries import Queries
+from labkit.queryhandler import QueryHandler
 from labkit.relay import Log as Publisher
 from labkit.relay import Relay
 from labkit.runtime import Worker
@@ -40,7 +43,7 @@ CLIENTS = ("kafka-python", "confluent")
 LOGS = ("kafka", "mongodb")
 #: In scheduled mode: a session lasts 6 s, and on the MongoDB log only polls keep it alive.
 MOST_SECONDS_BETWEEN = 5.0
-Role = Literal["handler", "relay", "projector", "saga"]
+Role = Literal["handler", "relay", "projector", "saga", "query"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
 
@@ -58,6 +61,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         every: seconds between two batches in scheduled mode, at most ``MOST_SECONDS_BETWEEN``; 0 is
             batch mode.
         pay_within: seconds that an order whose goods are reserved waits for its payment.
+        cache: how many answers a query handler holds; 0: it reads each.
     """
 
     client: str = "kafka-python"
@@ -68,6 +72,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     linger: float = 0.0
     every: float = 0.0
     pay_within: float = 900.0
+    cache: int = 0
 
     def check(self) -> Settings:
         """The same settings; raises ``UsageError`` that names the one that cannot be."""
@@ -80,6 +85,7 @@ class Settings(Struct, frozen=True, kw_only=True):
                 f"delivery must be one of {', '.join(DELIVERIES)}, got {self.delivery!r}"
             )
         floors = {"partitions": 1, "batch_size": 1, "linger": 0, "every": 0, "pay_within": 0}
+        floors |= {"cache": 0}
         for name, least in floors.items():
             if not least <= getattr(self, name) < math.inf:
                 raise UsageError(f"{name} must be at least {least}, got {getattr(self, name)}")
@@ -254,7 +260,7 @@ class Run:
         if role == "projector":
             name = PROJECTIONS[context].name
             return [Reader(f"{context}.events", CONTEXTS[context].checkpoints, name)]
-        if role == "relay":
+        if role in ("relay", "query"):
             return []
         return [
             Reader(f"{p.context}.events", f"{context}.checkpoints", p.name)
@@ -279,6 +285,8 @@ class Run:
             raise UsageError(f"role must be one of {', '.join(ROLES)}, got {worker.role!r}")
         if worker.role == "saga":
             return self._make_saga(worker.context)
+        if worker.role == "query":
+            return self._make_query_handler(worker)
         context = CONTEXTS[worker.context]
         commands, events = (
             self.topic_name(f"{worker.context}.{kind}") for kind in ("commands", "events")
@@ -305,6 +313,28 @@ class Run:
             self.broker.source(events, group),
             self.store,
             context.checkpoints,
+        )
+
+    def query_topics(self, context: str) -> tuple[str, str]:
+        """Queries and results of a context; they are made when somebody needs them."""
+        queries, results = (self.topic_name(f"{context}.{kind}") for kind in ("queries", "results"))
+        self.broker.create({queries: self.partitions, results: self.partitions})
+        return queries, results
+
+    def _make_query_handler(self, worker: Worker) -> QueryHandler:
+        queries, results = self.query_topics(worker.context)
+        group = self.group("query", worker.context)
+        watermarks = Watermarks(lambda c: self.log_broker.source(self.topic_name(f"{c}.events")))
+        return QueryHandler(
+            worker.context,
+            self.broker.log(queries, results, group, f"{group}-{worker.slot}", "at_least_once"),
+            results,
+            self.partitions,
+            self.broker.sender(),
+            Queries(self.store, ends=watermarks),
+            self.store,
+            cache=self.settings.cache,
+            close=watermarks.close,
         )
 
     def _make_saga(self, saga: str) -> Saga:
