@@ -208,6 +208,43 @@ def bench_freshness(
         raise CheckFailed("a strategy did not keep what it promises; see the table and the JSON")
 
 
+@bench.command("cache")
+def bench_cache(
+    queries: Annotated[str, typer.Option(metavar="N", help="On each side.")] = "10000",
+    client: Annotated[str, typer.Option(help=" or ".join(CLIENTS))] = "kafka-python",
+    seed: Annotated[int, typer.Option(help="Of the questions.")] = 1,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the result as JSON.")
+    ] = None,
+    lab: Annotated[str, typer.Option(help="The lab (its servers).")] = "lab",
+) -> None:
+    """What a query handler gains by holding answers, and how often they are stale."""
+    from labkit.experiments.caching import cache
+    from labkit.experiments.freshness import to_json
+
+    _known(client)
+    count = _whole("--queries", queries, 100, 10_000_000)
+    check_writable("--json", json_file)
+    with _bars() as (progress, say):
+        found = cache(lab, client, count, seed, progress, say)
+    save("--json", json_file, to_json(found))
+    table = Table(title="The query bus with and without a cache, while the accounts change")
+    for column in ("cache", "answers/s", "p50 ms", "p99 ms", "held", "stale"):
+        table.add_column(column, justify="left" if column == "cache" else "right")
+    for side, row in found["sides"].items():
+        held = f"{row['cached'] / row['asked']:.1%}"
+        stale = f"{row['stale']:,} of {row['looked']:,}"
+        figures = (
+            f"{row['answers_per_second']:,.0f}",
+            f"{row['p50_ms']:.1f}",
+            f"{row['p99_ms']:.1f}",
+        )
+        table.add_row(side, *figures, held, stale)
+    Console().print(table)
+    if not found["ok"]:
+        raise CheckFailed("a side did not do what it should; see the table and the JSON")
+
+
 @verify.command("write")
 def verify_write(
     commands: Annotated[str, typer.Option(metavar="N", help="How many.")] = "100000",
@@ -236,6 +273,42 @@ def verify_write(
         raise CheckFailed(
             f"{', '.join(wrong)} turned red" if wrong else "no checker is red, but see the notes"
         )
+
+
+@verify.command("queries")
+def verify_queries(
+    queries: Annotated[str, typer.Option(metavar="N", help="How many are asked.")] = "10000",
+    plant: Annotated[
+        str | None, typer.Option(help="A bug that must be seen: swapped-answers, lost-answers.")
+    ] = None,
+    client: Annotated[str, typer.Option(help=" or ".join(CLIENTS))] = "kafka-python",
+    seed: Annotated[int, typer.Option(help="Of the questions.")] = 1,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the result as JSON.")
+    ] = None,
+    lab: Annotated[str, typer.Option(help="The lab (its servers).")] = "lab",
+) -> None:
+    """Each question its own answer over Kafka, though a handler is killed in the middle."""
+    from labkit.experiments.asking import verify_queries
+    from labkit.experiments.freshness import to_json
+
+    _known(client)
+    count = _whole("--queries", queries, 100, 10_000_000)
+    check_writable("--json", json_file)
+    with _bars() as (progress, say):
+        found = verify_queries(lab, client, count, plant, seed, progress, say)
+    save("--json", json_file, to_json(found))
+    print(
+        f"{found['answered']:,} of {found['asked']:,} questions were answered, "
+        f"{found['mismatched']} of them wrong; {found['timed_out']} timed out, "
+        f"{found['refused']} were refused. {found['answers_per_second']:,.0f} answers a second, "
+        f"the outage of {len(found['killed'])} killed handlers included; half of them after "
+        f"{found['p50_ms']:,.0f} ms."
+    )
+    for line in found["examples"]:
+        print(line)
+    if not found["ok"]:
+        raise CheckFailed("not each question got its own answer; see above and the JSON")
 
 
 def _show_verdicts(found: dict[str, Any]) -> None:

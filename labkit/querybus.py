@@ -162,10 +162,10 @@ class QueryBus:
                     self.dropped += 1
         return found
 
-    def drop(self, question: Question) -> None:
-        """Wait for it no more; its answer, if it was heard, is forgotten."""
-        self._open.discard(question.id)
-        self._heard.pop(question.id, None)
+    def forget(self, id: str) -> None:
+        """Wait for a question no more; its answer, if it was heard, is dropped."""
+        self._open.discard(id)
+        self._heard.pop(id, None)
 
     def subscribe(
         self, name: str, /, *, fresh: Fresh = EVENTUAL, lease: float = 10.0, **params: Any

@@ -210,13 +210,13 @@ def _ask(
             tally.kinds[way.name] += 1
         for result in bus.hear(0.02):
             question, way, began = under_way.pop(result.id)
-            bus.drop(question)
+            bus.forget(question.id)
             times.record_value(max(1, int((time.monotonic() - began) * 1e6)))
             _compare(way, result, tally)
         now = time.monotonic()
         for id, (question, _, _) in list(under_way.items()):
             if now > question.deadline:
-                bus.drop(question)
+                bus.forget(id)
                 del under_way[id]
                 tally.timed_out += 1
         done = tally.asked - len(under_way)

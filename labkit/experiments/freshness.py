@@ -222,7 +222,9 @@ def _gather(lab: Lab, clients: list[Connection], tries: int, progress: Progress)
     return [reports[client] for client in clients]
 
 
-def deposits(pipe: Connection, settings: dict[str, Any], seed: int) -> None:
+def deposits(
+    pipe: Connection, settings: dict[str, Any], seed: int, rate: float = LOAD_PER_SECOND
+) -> None:
     """Deposits at a steady rate, until it is told to stop; then it says how many."""
     rng = Random(f"{seed} load")
     with Lab(**settings, start=False) as lab:
@@ -233,7 +235,7 @@ def deposits(pipe: Connection, settings: dict[str, Any], seed: int) -> None:
         lab.bus.flush(PATIENCE_SECONDS)
         pipe.send_bytes(b"ready")
         began, sent = time.monotonic(), 0
-        while not pipe.poll(max(0.0, began + sent / LOAD_PER_SECOND - time.monotonic())):
+        while not pipe.poll(max(0.0, began + sent / rate - time.monotonic())):
             lab.bus.send(Deposit(rng.choice(accounts), 1))
             sent += 1
         lab.bus.flush(PATIENCE_SECONDS)
