@@ -22,13 +22,14 @@ from rich.table import Table
 from labkit import failpoints
 from labkit.deadletters_cli import app as dead_letters_app
 from labkit.errors import CheckFailed, LabkitError, UsageError
-from labkit.lab import worker_status
 from labkit.ports import DELIVERIES
 from labkit.results import check_writable, save
-from labkit.run import CLIENTS, DEFAULTS, LOGS, ROLES, Settings, make_worker
+from labkit.run import ROLES, make_worker
 from labkit.runtime import Worker, work
+from labkit.settings import CLIENTS, DEFAULTS, LOGS, Settings
 from labkit.stack.commands import WORKERS
 from labkit.stack.commands import app as stack_app
+from labkit.status import worker_status
 
 if TYPE_CHECKING:
     from labkit.experiments.demo import Demo

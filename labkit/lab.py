@@ -32,23 +32,26 @@ from labkit.errors import StackError, TimedOut, Unreachable, UsageError
 from labkit.eventlog import HISTORY, EventLog, peek
 from labkit.failpoints import Crash, Failpoint, armed
 from labkit.freshness import EVENTUAL, Fresh
+from labkit.generations import Views, of_reader
 from labkit.handlers import Handler
 from labkit.messages import Answer
 from labkit.ports import Broker, Checkpoint, Source
 from labkit.projections import Projector
 from labkit.queries import Queries
 from labkit.querybus import QueryBus
-from labkit.run import ROLES, Role, Run, Settings, runs_folder
+from labkit.rebuild import CLOSE, KEEP_SECONDS, Progress
+from labkit.run import ROLES, Role, Run, running_runs
 from labkit.runtime import (
     Alive,
     Order,
     Worker,
     Workers,
     crash_worker,
-    read_registry,
 )
 from labkit.sessions import Session
+from labkit.settings import Settings
 from labkit.subscriptions import Subscription, follow
+from labkit.views import PROJECTIONS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,7 +86,7 @@ class Lab(Run):
         sagas: which processes run between them; the services they need take part, too.
         start: start servers that are not up; otherwise that is ``Unreachable``.
         report: is given a line for each step of starting servers.
-        settings: how the parts work, by name: see ``run.Settings``.
+        settings: how the parts work, by name: see ``settings.Settings``.
 
     Raises ``UsageError`` for an unknown value and ``StackError`` where servers cannot be had.
     """
@@ -144,15 +147,7 @@ class Lab(Run):
     def query_bus(self) -> QueryBus:
         """Where questions go in that are answered through Kafka, by the query handlers."""
         if self._query_bus is None:
-            for context in self.contexts:
-                self.query_topics(context)
-            self._query_bus = QueryBus(
-                self.contexts,
-                self.topic_name,
-                self.broker.sender(),
-                lambda context: self.broker.source(self.topic_name(f"{context}.results")),
-                pump=self._pump,
-            )
+            self._query_bus = self.make_query_bus(self._pump)
         return self._query_bus
 
     def subscribe(
@@ -304,8 +299,15 @@ class Lab(Run):
             for host in self.hosts(role)
             for reader in self.readers(role, host)
         ]
-        collections = sorted({reader.checkpoints for reader in readers})
-        return [c for name in collections for c in self.store.checkpoints(name)]
+        wanted: dict[str, set[str]] = {}
+        for reader in readers:
+            wanted.setdefault(reader.checkpoints, set()).add(reader.name)
+        return [
+            checkpoint
+            for collection, names in sorted(wanted.items())
+            for checkpoint in self.store.checkpoints(collection)
+            if checkpoint.id.rpartition(":")[0] in names
+        ]
 
     def stop(self) -> None:
         """Stop the worker processes."""
@@ -337,6 +339,24 @@ class Lab(Run):
                     self.by_hand(role, host).step(0)
         elif self._stepping:
             self.by_hand("handler", self._stepping).step(0.1)
+
+    def rebuild_view(self, view: str, keep: float = KEEP_SECONDS) -> Progress:
+        """Build a view anew while it serves, and let the new generation serve.
+
+        The old one is kept for ``keep`` seconds, for those who are reading it.
+        """
+        rebuild = self.rebuild(view)
+        try:
+            while (progress := rebuild.step()).total - progress.done > CLOSE:
+                self.check()
+            rebuild.switch()
+            rebuild.serve(keep)
+            rebuild.drop_old()
+        finally:
+            rebuild.close()
+        if (part := self._parts.pop(("projector", view.partition(".")[0]), None)) is not None:
+            part.close()  # stepped by hand: its next life is of the new generation
+        return progress
 
     # --- looking
 
@@ -438,12 +458,19 @@ class Lab(Run):
         )
 
     def collection(self, name: str) -> pd.DataFrame:
-        """What a collection holds: one row a document."""
+        """What a collection holds, a view's in the generation that serves: one row a document."""
         import pandas as pd
 
         if name.endswith(".checkpoints"):
             return pd.DataFrame([msgspec.to_builtins(c) for c in self.store.checkpoints(name)])
-        return pd.DataFrame(self.store.find(name, {}, [("_id", 1)]))
+        return pd.DataFrame(self.store.find(self.where(name), {}, [("_id", 1)]))
+
+    def where(self, collection: str) -> str:
+        """Where a collection is: one of a view, in the generation that serves."""
+        views = {PROJECTIONS[context].name for context in self.contexts}
+        name, _, rest = collection.rpartition(".")
+        of_view = name in views and "@" not in rest
+        return Views(self.store).collection(collection) if of_view else collection
 
     def lag(self, role: str, context: str) -> int:
         """How many offsets the group of a role is behind; markers count too."""
@@ -464,11 +491,8 @@ class Lab(Run):
             if role == "handler":
                 reached = self.log_broker.committed(topic, self.group(role, context))
             else:
-                reached = {
-                    int(c.id.rpartition(":")[2]): c.position
-                    for c in self.store.checkpoints(reader.checkpoints)
-                    if c.id.rpartition(":")[0] == reader.name
-                }
+                known = of_reader(self.store.checkpoints(reader.checkpoints), reader.name)
+                reached = {partition: c.position for partition, c in known.items()}
             behind += sum(end - reached.get(partition, 0) for partition, end in ends.items())
         return behind
 
@@ -552,49 +576,6 @@ class Lab(Run):
         self.close()
 
 
-def running_runs(name: str) -> list[str]:
-    """The runs of a lab that have live workers."""
-    folder = runs_folder(name)
-    if not folder.is_dir():
-        return []
-    return [path.stem for path in sorted(folder.glob("r*.json")) if read_registry(path)]
-
-
-def worker_status(name: str) -> list[dict[str, Any]]:
-    """The workers of a lab, for ``labkit status``: run, role, context, slot, pid, restarts, lag.
-
-    ``lag`` is that of the worker's group; ``None`` where a server does not answer.
-    """
-    rows: list[dict[str, Any]] = []
-    for run in running_runs(name):
-        found = read_registry(runs_folder(name) / f"{run}.json")
-        if found is None:
-            continue
-        contexts = sorted({w.context for w in found.workers if w.role != "saga"})
-        sagas = sorted({w.context for w in found.workers if w.role == "saga"})
-        lags: dict[tuple[str, str], int] = {}
-        try:
-            with Lab(
-                name,
-                run=run,
-                client=found.client,
-                log=found.log,
-                contexts=contexts,
-                sagas=sagas,
-                partitions=found.partitions,
-                start=False,
-            ) as lab:
-                for role, context in sorted({(w.role, w.context) for w in found.workers}):
-                    lags[role, context] = lab.lag(role, context)
-        except StackError:
-            pass
-        rows += [
-            {"run": run, **msgspec.to_builtins(w), "lag": lags.get((w.role, w.context))}
-            for w in found.workers
-        ]
-    return rows
-
-
 def _readable(value: bytes) -> Any:
     try:
         return json.loads(value)
@@ -602,4 +583,4 @@ def _readable(value: bytes) -> Any:
         return value
 
 
-__all__ = ["Context", "Crashed", "Lab", "running_runs", "worker_status"]
+__all__ = ["Context", "Crashed", "Lab"]

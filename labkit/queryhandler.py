@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 from msgspec import Struct, structs
@@ -19,7 +20,7 @@ from labkit.conditions import Plan, plan, watched_by
 from labkit.contexts import CONTEXTS
 from labkit.crashonly import CrashOnly
 from labkit.errors import DecodeError, LabkitError, TimedOut, UsageError
-from labkit.freshness import EVENTUAL, Fresh, Goal, words
+from labkit.freshness import EVENTUAL, Fresh, Goal
 from labkit.messages import Query, Result, decode_return, encode, encode_value
 from labkit.ports import (
     Acknowledgement,
@@ -73,6 +74,17 @@ class Followed(Struct):
     due: bool = True
 
 
+class Settled(Queries):
+    """Queries that must show ``goals``, whatever else is committed by now."""
+
+    def __init__(self, queries: Queries) -> None:
+        super().__init__(queries._store)
+        self.goals: list[Goal] = []
+
+    def _goals(self, fresh: Fresh, contexts: list[str]) -> list[Goal]:
+        return self.goals
+
+
 class QueryHandler(CrashOnly):
     """Answers the queries of one context, as a member of a group.
 
@@ -109,6 +121,7 @@ class QueryHandler(CrashOnly):
         self._results = results
         self._sender = sender
         self._queries = queries
+        self._settled = Settled(queries)
         self._store = store
         self._clock = clock or SystemClock()
         self._answers = Answers(cache) if cache else None
@@ -267,21 +280,14 @@ class QueryHandler(CrashOnly):
     def _answer_ready(self) -> None:
         """One look at the views serves all that wait."""
         goals = list({goal for a in self._waiting for goal in a.goals})
-        behind = dict(self._queries._behind(goals)) if goals else {}
+        behind = self._queries.behind(goals) if goals else {}
         waiting, self._waiting = self._waiting, []
         for arrived in waiting:
-            missing = next((goal for goal in arrived.goals if goal in behind), None)
-            query = arrived.query
-            if missing is None:
-                self._answer(arrived)
-            elif time.monotonic() < arrived.until:
+            missing = any(goal in behind for goal in arrived.goals)
+            if missing and time.monotonic() < arrived.until:
                 self._waiting.append(arrived)
             else:
-                late = TimedOut(
-                    f"the view of {missing.context!r} did not reach {words(missing)} in time, it "
-                    f"is at {behind[missing]}; is its projector running?"
-                )
-                self._send(query, _failed(query, late, arrived.polled))
+                self._answer(arrived)
 
     def _answer(self, arrived: Arrived) -> None:
         query = arrived.query
@@ -303,7 +309,7 @@ class QueryHandler(CrashOnly):
         self._give(arrived, value, cached)
 
     def _read(self, arrived: Arrived) -> msgspec.Raw:
-        value = msgspec.Raw(encode_value(arrived.plan.ask(self._queries)))
+        value = msgspec.Raw(encode_value(self._ask(arrived)))
         if len(bytes(value)) > MAX_RESULT_BYTES:
             raise UsageError(
                 f"the answer has {len(bytes(value))} bytes, at most {MAX_RESULT_BYTES} fit: "
@@ -312,6 +318,15 @@ class QueryHandler(CrashOnly):
         if self._answers is not None and arrived.query.purpose == "ask":
             self._answers.put(arrived.plan, value)
         return value
+
+    def _ask(self, arrived: Arrived) -> Any:
+        """Whoever has waited, waits no more; a stream that a view holds back is noticed there."""
+        self._settled.goals = arrived.goals
+        try:
+            return arrived.plan.ask(self._settled, Fresh(timeout=0.0))
+        except TimedOut as late:
+            seconds = (arrived.query.fresh or EVENTUAL).timeout
+            raise TimedOut(str(late).replace("within 0 s", f"within {seconds:g} s")) from None
 
     def _give(self, arrived: Arrived, value: msgspec.Raw, cached: bool = False) -> None:
         query = arrived.query
@@ -339,7 +354,7 @@ class QueryHandler(CrashOnly):
                     followed.due = False
                     self._send(query, _failed(query, error, followed.arrived.polled))
                     continue
-                followed.due = False
+                followed.due, followed.arrived.goals = False, []
                 if (seen := bytes(value)) != followed.given:
                     followed.given = seen
                     self._give(followed.arrived, value)
