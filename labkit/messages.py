@@ -229,10 +229,11 @@ def _plain(value: Any) -> int:
     """MongoDB's large numbers are of a type of their own."""
     if isinstance(value, int):
         return int(value)
-    raise NotImplementedError(f"{type(value).__name__} has no wire form")
+    raise TypeError(f"no answer holds {value!r}")
 
 
-_encoder = msgspec.json.Encoder(enc_hook=_plain)
+_encoder = msgspec.json.Encoder()
+_values = msgspec.json.Encoder(enc_hook=_plain)
 _results = msgspec.json.Decoder(Result)
 _returns = msgspec.json.Decoder(Return)
 
@@ -244,7 +245,7 @@ def encode(message: Envelope[Any] | Commit[Any] | Query[Any] | Result) -> bytes:
 
 def encode_value(value: Any) -> bytes:
     """The JSON of an answer: documents, pages, numbers."""
-    return _encoder.encode(value)
+    return _values.encode(value)
 
 
 def decode_result(value: bytes) -> Result:

@@ -162,6 +162,11 @@ class QueryBus:
                     self.dropped += 1
         return found
 
+    def heard(self, question: Question) -> Result | None:
+        """Its answer, if that has come; ``answer`` still takes it."""
+        self.hear(0.0, question.row.context)
+        return self._heard.get(question.id)
+
     def forget(self, id: str) -> None:
         """Wait for a question no more; its answer, if it was heard, is dropped."""
         self._open.discard(id)
