@@ -21,14 +21,11 @@ checker C10 (``sessions.py``), which goes by versions and instants and knows not
 from __future__ import annotations
 
 import base64
-import multiprocessing
 import os
 import platform
-import signal
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from importlib import metadata
 from multiprocessing.connection import Connection, wait
 from random import Random
@@ -41,8 +38,8 @@ from msgspec import Struct
 
 from labkit import stack
 from labkit.domain.bank import Deposit, OpenAccount
-from labkit.errors import LabkitError, StackError, TimedOut
-from labkit.experiments.plants import plant_from_environment
+from labkit.errors import StackError, TimedOut
+from labkit.experiments.processes import PATIENCE_SECONDS, hear, process
 from labkit.experiments.sessions import Read, Write, sessions
 from labkit.freshness import STRATEGIES, Fresh, Strategy, Version
 from labkit.lab import Lab
@@ -58,9 +55,8 @@ LEAST_TRIES = 15
 ACCOUNTS = 8
 LOAD_PER_SECOND = 200
 LOAD_ACCOUNTS = 200
-#: A read waits so long for its freshness, and a client for anything else.
+#: A read waits so long for its freshness.
 READ_SECONDS = 10.0
-PATIENCE_SECONDS = 60.0
 #: At most so many of the reads may time out.
 TIMEOUTS = 0.001
 #: What a histogram can hold: microseconds from 1 to 100 s, with three digits.
@@ -190,58 +186,17 @@ def _run(
     settings: dict[str, Any] = {"name": lab.name, "run": lab.run, "client": lab.client}
     settings |= {"contexts": [CONTEXT], "partitions": lab.partitions}
     shares = [tries // count + (number < tries % count) for number in range(count)]
-    with _process(_load, settings, seed) as load:
-        _hear(lab, load)
+    with process(_load, settings, seed) as load:
+        hear(lab, load)
         with ExitStack() as opened:
             clients = [
-                opened.enter_context(_process(_client, settings, seed, number, share))
+                opened.enter_context(process(_client, settings, seed, number, share))
                 for number, share in enumerate(shares)
             ]
             reports = _gather(lab, clients, tries, progress)
         with suppress(BrokenPipeError):  # it is dead, as the next line finds
             load.send_bytes(b"stop")
-        return reports, int(_hear(lab, load))
-
-
-@contextmanager
-def _process(target: Callable[..., None], *args: Any) -> Iterator[Connection]:
-    """A process that talks through a pipe, and is gone afterwards."""
-    spawn = multiprocessing.get_context("spawn")
-    here, there = spawn.Pipe()
-    process = spawn.Process(target=_main, args=(target, there, *args), daemon=True)
-    process.start()
-    there.close()  # the other end is the child's alone: where it dies, we read an end of file
-    try:
-        yield here
-    finally:
-        here.close()
-        process.terminate()
-        process.join()
-
-
-def _main(target: Callable[..., None], pipe: Connection, *args: Any) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
-    if "LABKIT_PLANT" in os.environ:
-        plant_from_environment()
-    try:
-        target(pipe, *args)
-    except LabkitError as error:
-        print(f"{target.__name__.strip('_')}: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except (BrokenPipeError, EOFError):
-        pass  # the parent has gone, or has heard enough
-
-
-def _hear(lab: Lab, pipe: Connection) -> bytes:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not pipe.poll(1.0):
-        lab.check()
-        if time.monotonic() > deadline:
-            raise TimedOut(f"a process of the bench said nothing for {PATIENCE_SECONDS:g} s")
-    try:
-        return pipe.recv_bytes()
-    except EOFError:
-        raise StackError("a process of the bench died; its reason is above") from None
+        return reports, int(hear(lab, load))
 
 
 def _gather(lab: Lab, clients: list[Connection], tries: int, progress: Progress) -> list[Report]:
@@ -253,7 +208,7 @@ def _gather(lab: Lab, clients: list[Connection], tries: int, progress: Progress)
             raise TimedOut(f"no client said anything for {PATIENCE_SECONDS:g} s; see the logs")
         for client in ready:
             assert isinstance(client, Connection)
-            reports[client] = msgspec.json.decode(_hear(lab, client), type=Report)
+            reports[client] = msgspec.json.decode(hear(lab, client), type=Report)
             if reports[client].tallies:
                 waiting.discard(client)
         done = sum(found.done for found in reports.values())
