@@ -27,10 +27,11 @@ from msgspec import Struct, structs
 from labkit import stack
 from labkit.bus import CommandBus
 from labkit.contexts import CONTEXTS, Context, route
-from labkit.deadletters import DeadLetter, DeadLetters, Waiting, parked_by
+from labkit.deadletters import DeadLetter, DeadLetters, Waiting
 from labkit.errors import StackError, TimedOut, Unreachable, UsageError
 from labkit.eventlog import HISTORY, EventLog, peek
 from labkit.failpoints import Crash, Failpoint, armed
+from labkit.freshness import EVENTUAL, Fresh
 from labkit.generations import Views, of_reader
 from labkit.handlers import Handler
 from labkit.messages import Answer
@@ -38,7 +39,8 @@ from labkit.parts import Parts
 from labkit.ports import Broker, Checkpoint, Source
 from labkit.projections import Projector
 from labkit.queries import Queries
-from labkit.rebuild import CLOSE, KEEP_SECONDS, Progress
+from labkit.querybus import QueryBus
+from labkit.rebuild import KEEP_SECONDS, Progress
 from labkit.run import ROLES, Role, running_runs
 from labkit.runtime import (
     Alive,
@@ -47,7 +49,9 @@ from labkit.runtime import (
     Workers,
     crash_worker,
 )
+from labkit.sessions import Session
 from labkit.settings import Settings
+from labkit.subscriptions import Subscription, follow
 from labkit.views import PROJECTIONS
 
 if TYPE_CHECKING:
@@ -108,6 +112,7 @@ class Lab(Parts):
         self._event_logs: dict[str, EventLog] = {}
         self._looks: dict[tuple[bool, str], Source] = {}
         self._bus: CommandBus | None = None
+        self._query_bus: QueryBus | None = None
         if unknown := set(settings) - set(Settings.__struct_fields__):
             raise UsageError(
                 f"unknown setting {unknown.pop()!r}; known: {', '.join(Settings.__struct_fields__)}"
@@ -138,6 +143,22 @@ class Lab(Parts):
                 pump=self._pump,
             )
         return self._bus
+
+    @property
+    def query_bus(self) -> QueryBus:
+        """Where questions go in that are answered through Kafka, by the query handlers."""
+        if self._query_bus is None:
+            self._query_bus = self.make_query_bus(self._pump)
+        return self._query_bus
+
+    def subscribe(
+        self, name: str, /, *, fresh: Fresh = EVENTUAL, **params: Any
+    ) -> Subscription[Any]:
+        """The answer to a query of the query bus, and then its updates, read here. Close it.
+
+        Monotonic: none shows less of the log than the one before.
+        """
+        return follow(self.store, Session(self.queries), name, fresh, params, self._pump)
 
     def log(self, context: str = "orders") -> EventLog:
         """What the events topic of a context says."""
@@ -211,15 +232,21 @@ class Lab(Parts):
     # --- the parts, as processes
 
     def start(
-        self, handlers: int = 1, projectors: int = 1, sagas: int = 1, notifiers: int = 0
+        self,
+        handlers: int = 1,
+        projectors: int = 1,
+        sagas: int = 1,
+        notifiers: int = 0,
+        queries: int = 0,
     ) -> None:
         """Start so many worker processes of each context, and of each saga of this run; wait until
-        they own all partitions. On the MongoDB log each context has one relay, too.
+        they own all partitions (but for query handlers, which are only waited for by who asks). On
+        the MongoDB log each context has one relay, too.
 
         In memory there are no processes: whoever waits for an answer steps the parts.
         """
         counts: dict[Role, int] = {"handler": handlers, "relay": 1, "projector": projectors}
-        counts |= {"saga": sagas, "notifier": notifiers}
+        counts |= {"saga": sagas, "notifier": notifiers, "query": queries}
         if self.backend == "memory":
             self._pumping = [role for role, count in counts.items() if count]
             return
@@ -324,15 +351,8 @@ class Lab(Parts):
 
         The old one is kept for ``keep`` seconds, for those who are reading it.
         """
-        rebuild = self.rebuild(view)
-        try:
-            while (progress := rebuild.step()).total - progress.done > CLOSE:
-                self.check()
-            rebuild.switch()
-            rebuild.serve(keep)
-            rebuild.drop_old()
-        finally:
-            rebuild.close()
+        with closing(self.rebuild(view)) as rebuild:
+            progress = rebuild.run(keep, self.check)
         if (part := self._parts.pop(("projector", view.partition(".")[0]), None)) is not None:
             part.close()  # stepped by hand: its next life is of the new generation
         return progress
@@ -395,12 +415,7 @@ class Lab(Parts):
         for name in [context] if context else self.contexts:
             with closing(self.letters(name)) as letters:
                 found += letters.parked()
-        for role in ("projector", "saga", "notifier"):
-            for host in self.hosts(role):
-                for reader in self.readers(role, host):
-                    if context in (None, reader.context):
-                        found += parked_by(self.store, reader.name, reader.context, reader.parked)
-        return found
+        return found + [d for d in self.held_back() if context in (None, d.context)]
 
     def dead_letter(self, stream: str, context: str = "orders") -> pd.DataFrame:
         """What waits in a parked stream, in order: one row a command, of the first 1,000.
@@ -416,18 +431,6 @@ class Lab(Parts):
     def replay(self, stream: str, context: str = "orders") -> Answer:
         """Let a parked stream go on with all that waits in it."""
         return self._release(stream, context, drop=False)
-
-    def replay_reader(self, name: str, stream: str) -> int:
-        """Let a reader go on with a stream that it holds back; how many commits it has applied.
-
-        Raises ``UsageError`` where it does not, and ``Parked`` where it gets no further.
-        """
-        plain = name.partition("@")[0]
-        held = {d.stream: d for d in self.parked() if d.by.partition("@")[0] == plain}
-        if (letter := held.get(stream)) is None:
-            raise UsageError(f"{name} holds back no stream {stream!r}; dead_letters() shows those")
-        with closing(self.reader(plain)) as reader:
-            return reader.replay(letter.partition, stream)
 
     def drop_dead_letter(self, stream: str, context: str = "orders") -> Answer:
         """Let a parked stream go on without the first command that waits in it."""
@@ -481,6 +484,11 @@ class Lab(Parts):
             published = self._ends(self.broker, topic)
             written = self._ends(self.log_broker, topic)
             return sum(written[partition] - published[partition] for partition in written)
+        if role == "query":
+            topic = self.topic_name(f"{context}.queries")
+            reached = self.broker.committed(topic, self.group(role, context))
+            ends = self._ends(self.broker, topic)
+            return sum(end - reached.get(partition, 0) for partition, end in ends.items())
         for reader in self.readers(role, context):
             topic = self.topic_name(reader.topic)
             ends = self._ends(self.broker_of(topic), topic)
@@ -543,6 +551,9 @@ class Lab(Parts):
         if self._bus is not None:
             self._bus.close()
             self._bus = None
+        if self._query_bus is not None:
+            self._query_bus.close()
+            self._query_bus = None
         super().close()
         if self._started_servers and not running_runs(self.name):
             stack.down(self.name)

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import structlog
 
 from labkit.contexts import CONTEXTS
+from labkit.deadletters import DeadLetter, parked_by
 from labkit.domain.notices import NOTICES
 from labkit.errors import UsageError
+from labkit.eventlog import Watermarks
 from labkit.handlers import Handler, Recovered
 from labkit.notices import Module, Notifier
 from labkit.ports import Sender
 from labkit.projections import Projection, Projector
+from labkit.queries import Queries
+from labkit.querybus import QueryBus
+from labkit.queryhandler import QueryHandler
 from labkit.rebuild import Rebuild
 from labkit.relay import Log as Publisher
 from labkit.relay import Relay
@@ -35,6 +41,8 @@ class Parts(Run):
             return self._make_saga(worker.context)
         if worker.role == "notifier":
             return self._make_notifier(worker.context)
+        if worker.role == "query":
+            return self._make_query_handler(worker)
         context = CONTEXTS[worker.context]
         commands, events = (
             self.topic_name(f"{worker.context}.{kind}") for kind in ("commands", "events")
@@ -91,6 +99,40 @@ class Parts(Run):
             before.close()
         return begin()
 
+    def query_topics(self, context: str) -> tuple[str, str]:
+        """Queries and results of a context; they are made when somebody needs them."""
+        queries, results = (self.topic_name(f"{context}.{kind}") for kind in ("queries", "results"))
+        self.broker.create({queries: self.partitions, results: self.partitions})
+        return queries, results
+
+    def _make_query_handler(self, worker: Worker) -> QueryHandler:
+        queries, results = self.query_topics(worker.context)
+        group = self.group("query", worker.context)
+        watermarks = Watermarks(lambda c: self.log_broker.source(self.topic_name(f"{c}.events")))
+        return QueryHandler(
+            worker.context,
+            self.broker.log(queries, results, group, f"{group}-{worker.slot}", "at_least_once"),
+            results,
+            self.partitions,
+            self.broker.sender(),
+            Queries(self.store, ends=watermarks),
+            self.store,
+            cache=self.settings.cache,
+            close=watermarks.close,
+        )
+
+    def make_query_bus(self, pump: Callable[[], None]) -> QueryBus:
+        """A requester of this run's services."""
+        for context in self.contexts:
+            self.query_topics(context)
+        return QueryBus(
+            self.contexts,
+            self.topic_name,
+            self.broker.sender(),
+            lambda context: self.broker.source(self.topic_name(f"{context}.results")),
+            pump=pump,
+        )
+
     def reader(self, name: str) -> Projector:
         """One of ``readers``, in no group: for replays. Raises ``UsageError`` where it is not."""
         known = {PROJECTIONS[c].name: c for c in self.contexts}
@@ -105,6 +147,28 @@ class Parts(Run):
             if f"{context}.notices" == name:
                 return self._notifier(context, self.broker.sender(), None)
         raise UsageError(f"no reader {name!r} in run {self.run!r}; there are {', '.join(known)}")
+
+    def held_back(self) -> list[DeadLetter]:
+        """The streams that readers have parked."""
+        return [
+            letter
+            for role in ("projector", "saga", "notifier")
+            for host in self.hosts(role)
+            for reader in self.readers(role, host)
+            for letter in parked_by(self.store, reader.name, reader.context, reader.parked)
+        ]
+
+    def replay_reader(self, name: str, stream: str) -> int:
+        """Let a reader go on with a stream that it holds back; how many commits it has applied.
+
+        Raises ``UsageError`` where it does not, and ``Parked`` where it gets no further.
+        """
+        plain = name.partition("@")[0]
+        held = {d.stream: d for d in self.held_back() if d.by.partition("@")[0] == plain}
+        if (letter := held.get(stream)) is None:
+            raise UsageError(f"{name} holds back no stream {stream!r}; see `labkit dead-letters`")
+        with closing(self.reader(plain)) as reader:
+            return reader.replay(letter.partition, stream)
 
     def _make_saga(self, saga: str) -> Saga:
         sender = self.log_broker.sender()

@@ -249,6 +249,13 @@ class Queries:
         """
         self._wait(list(goals), timeout, lambda views: None, meanwhile)
 
+    def behind(self, goals: Iterable[Goal]) -> dict[Goal, int]:
+        """One look, for who must not wait here: the goals not reached, each with what is."""
+        wanted = list(goals)
+        with suppress(Conflict), self._store.snapshot() as reads:
+            return dict(_behind(Views(reads), wanted))
+        return dict.fromkeys(wanted, -1)
+
     def _wait(
         self,
         goals: list[Goal],

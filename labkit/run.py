@@ -32,7 +32,7 @@ from labkit.views import PROJECTIONS
 if TYPE_CHECKING:
     from labkit.streams import Streams
 
-Role = Literal["handler", "relay", "projector", "saga", "notifier"]
+Role = Literal["handler", "relay", "projector", "saga", "notifier", "query"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
 
@@ -204,7 +204,7 @@ class Run:
         if role == "projector":
             name = named(PROJECTIONS[context].name, self.serving(context))
             return [Reader(f"{context}.events", CONTEXTS[context].checkpoints, name)]
-        if role == "relay":
+        if role in ("relay", "query"):
             return []
         if role == "notifier":
             name = f"{context}.notices"

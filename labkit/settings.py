@@ -29,6 +29,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         every: seconds between two batches in scheduled mode, at most ``MOST_SECONDS_BETWEEN``; 0 is
             batch mode.
         pay_within: seconds that an order whose goods are reserved waits for its payment.
+        cache: how many answers a query handler holds; 0: it reads each.
     """
 
     client: str = "kafka-python"
@@ -39,6 +40,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     linger: float = 0.0
     every: float = 0.0
     pay_within: float = 900.0
+    cache: int = 0
 
     def check(self) -> Settings:
         """The same settings; raises ``UsageError`` that names the one that cannot be."""
@@ -51,7 +53,7 @@ class Settings(Struct, frozen=True, kw_only=True):
                 f"delivery must be one of {', '.join(DELIVERIES)}, got {self.delivery!r}"
             )
         floors = {"partitions": 1, "batch_size": 1, "linger": 0, "every": 0, "pay_within": 0}
-        for name, least in floors.items():
+        for name, least in {**floors, "cache": 0}.items():
             if not least <= getattr(self, name) < math.inf:
                 raise UsageError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if self.every > MOST_SECONDS_BETWEEN:

@@ -155,7 +155,7 @@ def test_a_process_that_dies_ends_the_bench(home: Path) -> None:
     """It says why on its own; who waits for it does not wait on."""
     with (
         Lab(backend="memory") as lab,
-        processes.process(freshness._load, {"name": "owl"}, 1) as pipe,
+        processes.process(freshness.deposits, {"name": "owl"}, 1) as pipe,
         pytest.raises(StackError, match="died; its reason is above"),
     ):
         processes.hear(lab, pipe)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from bson.errors import BSONError
@@ -23,7 +23,10 @@ from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
 from labkit.errors import Conflict, Duplicate, Fenced, OutcomeUnknown, Unreachable, Unstorable
-from labkit.ports import Checkpoint, Document, Reads, Writes
+from labkit.ports import Checkpoint, Document, Reads, Watched, Writes
+
+if TYPE_CHECKING:
+    from labkit.adapters.mongo_watch import MongoWatch
 
 #: How long a call looks for a server before it gives up.
 SELECTION_MS = 5_000
@@ -244,6 +247,12 @@ class MongoStore(MongoReads):
         for name in collections:
             with translated(f"drop {name!r}"):
                 self._db.drop_collection(name)
+
+    def changes(self, watched: Watched, pause: float = 0.05) -> MongoWatch:
+        """A change stream over the database."""
+        from labkit.adapters.mongo_watch import MongoWatch
+
+        return MongoWatch(self._client, self._db, watched, pause)
 
     def collections(self) -> list[str]:
         """The names of the collections."""

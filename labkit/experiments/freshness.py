@@ -121,7 +121,7 @@ def freshness(
             try:
                 lab.start()
                 report(f"run {lab.run}: {tries:,} tries of each strategy by {clients} clients")
-                found["versions"] = _versions(lab)
+                found["versions"] = versions(lab)
                 began = time.monotonic()
                 reports, load = _run(lab, clients, tries, seed, progress)
                 found["seconds"] = round(time.monotonic() - began, 1)
@@ -152,19 +152,25 @@ def judge(reports: list[Report], tries: int) -> dict[str, Any]:
     }
 
 
+def percentiles(times: HdrHistogram) -> dict[str, float]:
+    """In milliseconds, of a histogram in microseconds."""
+    at = {name: times.get_value_at_percentile(p) for name, p in PERCENTILES.items()}
+    return {f"{name}_ms": value / 1e3 for name, value in at.items()} | {
+        "max_ms": times.get_max_value() / 1e3
+    }
+
+
 def _together(tallies: list[Tally]) -> dict[str, Any]:
     """Histograms are merged, never their percentiles."""
     times = HdrHistogram(*RANGE)
     for tally in tallies:
         times.decode_and_add(base64.b64decode(tally.times))
-    at = {name: times.get_value_at_percentile(p) for name, p in PERCENTILES.items()}
     return {
         "tries": sum(tally.tries for tally in tallies),
         "stale": sum(tally.stale for tally in tallies),
         "timeouts": sum(tally.timeouts for tally in tallies),
         "by_others": sum(tally.by_others for tally in tallies),
-        **{f"{name}_ms": value / 1e3 for name, value in at.items()},
-        "max_ms": times.get_max_value() / 1e3,
+        **percentiles(times),
     }
 
 
@@ -186,8 +192,8 @@ def _run(
     settings: dict[str, Any] = {"name": lab.name, "run": lab.run, "client": lab.client}
     settings |= {"contexts": [CONTEXT], "partitions": lab.partitions}
     shares = [tries // count + (number < tries % count) for number in range(count)]
-    with process(_load, settings, seed) as load:
-        hear(lab, load)
+    with process(deposits, settings, seed) as loading:
+        hear(lab, loading)
         with ExitStack() as opened:
             clients = [
                 opened.enter_context(process(_client, settings, seed, number, share))
@@ -195,8 +201,8 @@ def _run(
             ]
             reports = _gather(lab, clients, tries, progress)
         with suppress(BrokenPipeError):  # it is dead, as the next line finds
-            load.send_bytes(b"stop")
-        return reports, int(hear(lab, load))
+            loading.send_bytes(b"stop")
+        return reports, int(hear(lab, loading))
 
 
 def _gather(lab: Lab, clients: list[Connection], tries: int, progress: Progress) -> list[Report]:
@@ -216,7 +222,9 @@ def _gather(lab: Lab, clients: list[Connection], tries: int, progress: Progress)
     return [reports[client] for client in clients]
 
 
-def _load(pipe: Connection, settings: dict[str, Any], seed: int) -> None:
+def deposits(
+    pipe: Connection, settings: dict[str, Any], seed: int, rate: float = LOAD_PER_SECOND
+) -> None:
     """Deposits at a steady rate, until it is told to stop; then it says how many."""
     rng = Random(f"{seed} load")
     with Lab(**settings, start=False) as lab:
@@ -227,7 +235,7 @@ def _load(pipe: Connection, settings: dict[str, Any], seed: int) -> None:
         lab.bus.flush(PATIENCE_SECONDS)
         pipe.send_bytes(b"ready")
         began, sent = time.monotonic(), 0
-        while not pipe.poll(max(0.0, began + sent / LOAD_PER_SECOND - time.monotonic())):
+        while not pipe.poll(max(0.0, began + sent / rate - time.monotonic())):
             lab.bus.send(Deposit(rng.choice(accounts), 1))
             sent += 1
         lab.bus.flush(PATIENCE_SECONDS)
@@ -315,7 +323,8 @@ class Client:
         return Report(done, self._tallies, self._reads, self._writes)
 
 
-def _versions(lab: Lab) -> dict[str, str]:
+def versions(lab: Lab) -> dict[str, str]:
+    """Of what the figures depend on."""
     names = {"labkit": "cqrs-labkit", "pymongo": "pymongo", "hdrhistogram": "hdrhistogram"}
     names[lab.client] = "confluent-kafka" if lab.client == "confluent" else lab.client
     found = {key: metadata.version(distribution) for key, distribution in names.items()}

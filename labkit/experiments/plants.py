@@ -12,6 +12,8 @@ checkpoint-apart    a view's checkpoint is written in a transaction of its own, 
 random-saga-ids     what a dead saga left in its outbox is sent again at once, with other ids
 no-wait             a query does not wait until the view is as fresh as it was asked for
 old-watermark       linearizable takes the ends of the log that it was told at its first call
+swapped-answers     a query handler gives each the answer to the query before
+lost-answers        a query handler forgets one query in twenty
 brittle             a rule has a bug until the file ``repaired`` is there: what poison is made of
 ==================  ========================================================================
 """
@@ -20,7 +22,9 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +156,35 @@ def old_watermark() -> None:
     Lab._watermarks = kept  # type: ignore[method-assign]
 
 
+def swapped_answers() -> None:
+    """Right values, to the wrong ones."""
+    from labkit.queryhandler import Arrived, QueryHandler
+
+    give = QueryHandler._give
+    before: list[msgspec.Raw] = []
+
+    def swap(
+        self: QueryHandler, arrived: Arrived, value: msgspec.Raw, cached: bool = False
+    ) -> None:
+        before.append(value)
+        give(self, arrived, before[-2:][0], cached)
+
+    QueryHandler._give = swap  # type: ignore[method-assign]
+
+
+def lost_answers() -> None:
+    """As if it committed their offsets, and died."""
+    from labkit.queryhandler import Arrived, QueryHandler
+
+    answer = QueryHandler._answer
+
+    def forget(self: QueryHandler, arrived: Arrived) -> None:
+        if arrived.offset % 20:
+            answer(self, arrived)
+
+    QueryHandler._answer = forget  # type: ignore[method-assign]
+
+
 def brittle() -> None:
     """Corrections for a certain reason raise, as if nobody had thought of them."""
     from labkit.domain.inventory import DECIDE, AdjustStock, Stock
@@ -175,6 +208,8 @@ PLANTS: dict[str, Callable[[], None]] = {
     "random-saga-ids": random_saga_ids_and_a_death,
     "no-wait": no_wait,
     "old-watermark": old_watermark,
+    "swapped-answers": swapped_answers,
+    "lost-answers": lost_answers,
     "brittle": brittle,
 }
 
@@ -185,6 +220,22 @@ def plant_from_environment() -> None:
         if name not in PLANTS:
             raise UsageError(f"LABKIT_PLANT must be of {', '.join(PLANTS)}, got {name!r}")
         PLANTS[name]()
+
+
+@contextmanager
+def planted(*names: str | None) -> Iterator[Path]:
+    """The environment of the workers that are started in it; and the folder of the marks."""
+    with tempfile.TemporaryDirectory(prefix="labkit-verify-") as folder:
+        wanted = {"LABKIT_PLANT": ",".join(filter(None, names)), "LABKIT_PLANT_MARKS": folder}
+        before = {name: os.environ.get(name) for name in wanted}
+        os.environ.update(wanted)
+        try:
+            yield Path(folder)
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name, None)
+                if value is not None:
+                    os.environ[name] = value
 
 
 def marks() -> Path:
