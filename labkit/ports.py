@@ -309,8 +309,8 @@ class Store(Reads, Protocol):
     def changes(self, watched: Watched, pause: float = 0.05) -> Changes:
         """From now on, what changes in these collections and in their generations (``name@1``).
 
-        Generations are told by the plain name. ``pause`` is how many seconds it listens for more,
-        once it has heard something: what comes in one burst is told at once.
+        Generations are told by the plain name. A burst is told at once: it ends with the first
+        pause of so many seconds.
         """
 
     def collections(self) -> list[str]:

@@ -52,6 +52,9 @@ def test_what_an_answer_is_read_from_are_collections_of_its_contexts(name: str) 
 def test_a_word_about_money_is_a_payment() -> None:
     asked = plan("orders_of", {"customer": "ann", "status": " PAID "}).arguments
     assert (asked["status"], asked["payment"]) == ("", "paid")
+    assert plan(
+        "orders_of", {"customer": "ann", "status": "paid", "payment": "PAID"}
+    ).arguments == (asked)
     asked = plan("orders_of", {"customer": "ann", "status": "Shipped", "payment": "paid"}).arguments
     assert (asked["status"], asked["payment"]) == ("shipped", "paid")
 
