@@ -27,7 +27,7 @@ from msgspec import Struct, structs
 from labkit import stack
 from labkit.bus import CommandBus
 from labkit.contexts import CONTEXTS, Context, route
-from labkit.deadletters import DeadLetters, Waiting
+from labkit.deadletters import DeadLetter, DeadLetters, Waiting
 from labkit.errors import StackError, TimedOut, Unreachable, UsageError
 from labkit.eventlog import HISTORY, EventLog, peek
 from labkit.failpoints import Crash, Failpoint, armed
@@ -35,12 +35,13 @@ from labkit.freshness import EVENTUAL, Fresh
 from labkit.generations import Views, of_reader
 from labkit.handlers import Handler
 from labkit.messages import Answer
+from labkit.parts import Parts
 from labkit.ports import Broker, Checkpoint, Source
 from labkit.projections import Projector
 from labkit.queries import Queries
 from labkit.querybus import QueryBus
-from labkit.rebuild import CLOSE, KEEP_SECONDS, Progress
-from labkit.run import ROLES, Role, Run, running_runs
+from labkit.rebuild import KEEP_SECONDS, Progress
+from labkit.run import ROLES, Role, running_runs
 from labkit.runtime import (
     Alive,
     Order,
@@ -75,7 +76,7 @@ class Crashed(Struct, frozen=True):
     signal: int
 
 
-class Lab(Run):
+class Lab(Parts):
     """One run: its topics, its database, its parts.
 
     Args:
@@ -104,7 +105,7 @@ class Lab(Run):
         **settings: Any,
     ) -> None:
         self._workers: Workers | None = None
-        self._pumping = False
+        self._pumping: list[Role] = []
         self._stepping: str | None = None
         self._parts: dict[tuple[str, str], Any] = {}
         self._touched: dict[tuple[str, str], float] = {}
@@ -231,7 +232,12 @@ class Lab(Run):
     # --- the parts, as processes
 
     def start(
-        self, handlers: int = 1, projectors: int = 1, sagas: int = 1, queries: int = 0
+        self,
+        handlers: int = 1,
+        projectors: int = 1,
+        sagas: int = 1,
+        notifiers: int = 0,
+        queries: int = 0,
     ) -> None:
         """Start so many worker processes of each context, and of each saga of this run; wait until
         they own all partitions (but for query handlers, which are only waited for by who asks). On
@@ -239,14 +245,14 @@ class Lab(Run):
 
         In memory there are no processes: whoever waits for an answer steps the parts.
         """
+        counts: dict[Role, int] = {"handler": handlers, "relay": 1, "projector": projectors}
+        counts |= {"saga": sagas, "notifier": notifiers, "query": queries}
         if self.backend == "memory":
-            self._pumping = True
+            self._pumping = [role for role, count in counts.items() if count]
             return
         if self._workers is not None:
             raise UsageError(f"the workers of run {self.run!r} are running already")
         self._close_parts()
-        counts = {"handler": handlers, "relay": 1, "projector": projectors, "saga": sagas}
-        counts["query"] = queries
         workers = [
             Worker(role, host, slot)
             for role, count in counts.items()
@@ -312,7 +318,7 @@ class Lab(Run):
     def stop(self) -> None:
         """Stop the worker processes."""
         workers, self._workers = self._workers, None
-        self._pumping = False
+        self._pumping = []
         if workers is not None:
             workers.stop()
 
@@ -334,7 +340,7 @@ class Lab(Run):
     def _pump(self) -> None:
         """In memory and started: do what worker processes would do. Or step what is by hand."""
         if self._pumping:
-            for role in ROLES:
+            for role in self._pumping:
                 for host in self.hosts(role):
                     self.by_hand(role, host).step(0)
         elif self._stepping:
@@ -345,15 +351,8 @@ class Lab(Run):
 
         The old one is kept for ``keep`` seconds, for those who are reading it.
         """
-        rebuild = self.rebuild(view)
-        try:
-            while (progress := rebuild.step()).total - progress.done > CLOSE:
-                self.check()
-            rebuild.switch()
-            rebuild.serve(keep)
-            rebuild.drop_old()
-        finally:
-            rebuild.close()
+        with closing(self.rebuild(view)) as rebuild:
+            progress = rebuild.run(keep, self.check)
         if (part := self._parts.pop(("projector", view.partition(".")[0]), None)) is not None:
             part.close()  # stepped by hand: its next life is of the new generation
         return progress
@@ -406,12 +405,17 @@ class Lab(Run):
         """
         import pandas as pd
 
-        rows = []
+        rows = [structs.asdict(letter) for letter in self.parked(context)]
+        columns = ["context", "stream", "partition", "waiting", "since", "by", "reason"]
+        return pd.DataFrame(rows, columns=columns)
+
+    def parked(self, context: str | None = None) -> list[DeadLetter]:
+        """The same, as they are: first those of the handlers, then those of the readers."""
+        found: list[DeadLetter] = []
         for name in [context] if context else self.contexts:
             with closing(self.letters(name)) as letters:
-                rows += [structs.asdict(letter) for letter in letters.parked()]
-        columns = ["context", "stream", "partition", "waiting", "since", "reason"]
-        return pd.DataFrame(rows, columns=columns)
+                found += letters.parked()
+        return found + [d for d in self.held_back() if context in (None, d.context)]
 
     def dead_letter(self, stream: str, context: str = "orders") -> pd.DataFrame:
         """What waits in a parked stream, in order: one row a command, of the first 1,000.

@@ -147,6 +147,15 @@ class Rebuild:
         except Fenced:
             time.sleep(max(0.0, until - time.monotonic()))
 
+    def run(self, keep: float = KEEP_SECONDS, check: Callable[[], None] = lambda: None) -> Progress:
+        """All of it; ``check`` is called after each batch."""
+        while (progress := self.step()).total - progress.done > CLOSE:
+            check()
+        self.switch()
+        self.serve(keep)
+        self.drop_old()
+        return progress
+
     def drop_old(self) -> None:
         """Drop the old generation."""
         self._discard(self.generation - 1)

@@ -19,7 +19,7 @@ from labkit import cli, stack
 from labkit.experiments import cdnow, demo
 from labkit.lab import Lab
 from labkit.ports import Writes
-from labkit.status import worker_status
+from labkit.runs import worker_status
 from labkit.views import OrderViews
 from tests.conftest import new_home
 from tests.test_cli import labkit

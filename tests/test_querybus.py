@@ -30,7 +30,7 @@ from labkit.queryhandler import QueryHandler
 def lab() -> Iterator[Lab]:
     """Started: whoever asks, steps all parts."""
     with Lab(backend="memory", contexts=["orders", "bank"], partitions=2) as made:
-        made.start()
+        made.start(queries=1)
         yield made
 
 

@@ -26,9 +26,9 @@ from labkit.errors import LabkitError, StackError
 from labkit.experiments.checkers import History, check_all
 from labkit.lab import Lab
 from labkit.run import running_runs, runs_folder
+from labkit.runs import worker_status
 from labkit.runtime import Alive, Registry, Worker, read_registry, write_whole
 from labkit.stack.processes import is_alive
-from labkit.status import worker_status
 from tests.conftest import new_home
 from tests.test_checkers import assert_green, mixed, send
 from tests.test_failpoints import wait_until_quiet

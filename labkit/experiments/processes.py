@@ -1,4 +1,4 @@
-"""Processes of an experiment: each talks through a pipe, and is gone with who started it."""
+"""Processes beside an experiment: load, clients, probes; each talks through a pipe."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from labkit.errors import LabkitError, StackError, TimedOut
 from labkit.experiments.plants import plant_from_environment
 from labkit.lab import Lab
 
-#: Whoever waits for another process, or for a server, waits so long.
+#: Whoever says nothing for so long hangs.
 PATIENCE_SECONDS = 60.0
 
 
 @contextmanager
 def process(target: Callable[..., None], *args: Any) -> Iterator[Connection]:
-    """A process that talks through a pipe, and is gone afterwards."""
+    """A process that runs ``target(pipe, *args)`` beside us, and is gone afterwards."""
     spawn = multiprocessing.get_context("spawn")
     here, there = spawn.Pipe()
-    child = spawn.Process(target=_main, args=(target, there, *args), daemon=True)
-    child.start()
+    process = spawn.Process(target=_main, args=(target, there, *args), daemon=True)
+    process.start()
     there.close()  # the other end is the child's alone: where it dies, we read an end of file
     try:
         yield here
     finally:
         here.close()
-        child.terminate()
-        child.join()
+        process.terminate()
+        process.join()
 
 
 def _main(target: Callable[..., None], pipe: Connection, *args: Any) -> None:
@@ -50,7 +50,7 @@ def _main(target: Callable[..., None], pipe: Connection, *args: Any) -> None:
 
 
 def hear(lab: Lab, pipe: Connection) -> bytes:
-    """What a process says next; raises ``StackError`` where it has died, and ``TimedOut``."""
+    """What it says next. Raises ``TimedOut``, and ``StackError`` where it, or a server, is gone."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not pipe.poll(1.0):
         lab.check()
