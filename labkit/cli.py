@@ -25,8 +25,9 @@ from labkit.errors import CheckFailed, LabkitError, UsageError
 from labkit.lab import worker_status
 from labkit.ports import DELIVERIES
 from labkit.results import check_writable, save
-from labkit.run import CLIENTS, DEFAULTS, LOGS, ROLES, Settings, make_worker
+from labkit.run import ROLES, make_worker
 from labkit.runtime import Worker, work
+from labkit.settings import CLIENTS, DEFAULTS, LOGS, Settings
 from labkit.stack.commands import WORKERS
 from labkit.stack.commands import app as stack_app
 

@@ -19,8 +19,9 @@ from labkit.deadletters import DeadLetter, DeadLetters, printable
 from labkit.errors import CheckFailed, Refused, UsageError
 from labkit.lab import Lab
 from labkit.results import check_writable, save
-from labkit.run import DEFAULTS, runs_folder
+from labkit.run import runs_folder
 from labkit.runtime import read_registry
+from labkit.settings import DEFAULTS
 
 app = typer.Typer(help="Parked streams: list, show, replay, drop.", no_args_is_help=True)
 

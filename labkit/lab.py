@@ -31,12 +31,14 @@ from labkit.deadletters import DeadLetters, Waiting
 from labkit.errors import StackError, TimedOut, Unreachable, UsageError
 from labkit.eventlog import HISTORY, EventLog, peek
 from labkit.failpoints import Crash, Failpoint, armed
+from labkit.generations import Views, of_reader
 from labkit.handlers import Handler
 from labkit.messages import Answer
 from labkit.ports import Broker, Checkpoint, Source
 from labkit.projections import Projector
 from labkit.queries import Queries
-from labkit.run import ROLES, Role, Run, Settings, runs_folder
+from labkit.rebuild import CLOSE, KEEP_SECONDS, Progress
+from labkit.run import ROLES, Role, Run, runs_folder
 from labkit.runtime import (
     Alive,
     Order,
@@ -45,6 +47,8 @@ from labkit.runtime import (
     crash_worker,
     read_registry,
 )
+from labkit.settings import Settings
+from labkit.views import PROJECTIONS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,7 +83,7 @@ class Lab(Run):
         sagas: which processes run between them; the services they need take part, too.
         start: start servers that are not up; otherwise that is ``Unreachable``.
         report: is given a line for each step of starting servers.
-        settings: how the parts work, by name: see ``run.Settings``.
+        settings: how the parts work, by name: see ``settings.Settings``.
 
     Raises ``UsageError`` for an unknown value and ``StackError`` where servers cannot be had.
     """
@@ -271,8 +275,15 @@ class Lab(Run):
             for host in self.hosts(role)
             for reader in self.readers(role, host)
         ]
-        collections = sorted({reader.checkpoints for reader in readers})
-        return [c for name in collections for c in self.store.checkpoints(name)]
+        wanted: dict[str, set[str]] = {}
+        for reader in readers:
+            wanted.setdefault(reader.checkpoints, set()).add(reader.name)
+        return [
+            checkpoint
+            for collection, names in sorted(wanted.items())
+            for checkpoint in self.store.checkpoints(collection)
+            if checkpoint.id.rpartition(":")[0] in names
+        ]
 
     def stop(self) -> None:
         """Stop the worker processes."""
@@ -304,6 +315,24 @@ class Lab(Run):
                     self.by_hand(role, host).step(0)
         elif self._stepping:
             self.by_hand("handler", self._stepping).step(0.1)
+
+    def rebuild_view(self, view: str, keep: float = KEEP_SECONDS) -> Progress:
+        """Build a view anew while it serves, and let the new generation serve.
+
+        The old one is kept for ``keep`` seconds, for those who are reading it.
+        """
+        rebuild = self.rebuild(view)
+        try:
+            while (progress := rebuild.step()).total - progress.done > CLOSE:
+                self.check()
+            rebuild.switch()
+            rebuild.serve(keep)
+            rebuild.drop_old()
+        finally:
+            rebuild.close()
+        if (part := self._parts.pop(("projector", view.partition(".")[0]), None)) is not None:
+            part.close()  # stepped by hand: its next life is of the new generation
+        return progress
 
     # --- looking
 
@@ -405,12 +434,19 @@ class Lab(Run):
         )
 
     def collection(self, name: str) -> pd.DataFrame:
-        """What a collection holds: one row a document."""
+        """What a collection holds, a view's in the generation that serves: one row a document."""
         import pandas as pd
 
         if name.endswith(".checkpoints"):
             return pd.DataFrame([msgspec.to_builtins(c) for c in self.store.checkpoints(name)])
-        return pd.DataFrame(self.store.find(name, {}, [("_id", 1)]))
+        return pd.DataFrame(self.store.find(self.where(name), {}, [("_id", 1)]))
+
+    def where(self, collection: str) -> str:
+        """Where a collection is: one of a view, in the generation that serves."""
+        views = {PROJECTIONS[context].name for context in self.contexts}
+        name, _, rest = collection.rpartition(".")
+        of_view = name in views and "@" not in rest
+        return Views(self.store).collection(collection) if of_view else collection
 
     def lag(self, role: str, context: str) -> int:
         """How many offsets the group of a role is behind; markers count too."""
@@ -426,11 +462,8 @@ class Lab(Run):
             if role == "handler":
                 reached = self.log_broker.committed(topic, self.group(role, context))
             else:
-                reached = {
-                    int(c.id.rpartition(":")[2]): c.position
-                    for c in self.store.checkpoints(reader.checkpoints)
-                    if c.id.rpartition(":")[0] == reader.name
-                }
+                known = of_reader(self.store.checkpoints(reader.checkpoints), reader.name)
+                reached = {partition: c.position for partition, c in known.items()}
             behind += sum(end - reached.get(partition, 0) for partition, end in ends.items())
         return behind
 

@@ -6,7 +6,6 @@ a notebook around it.
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 import uuid
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import structlog
-from msgspec import Struct
 
 from labkit import snapshots, stack
 from labkit.adapters.memory import MemoryBroker
@@ -24,82 +22,23 @@ from labkit.adapters.memory_store import MemoryStore
 from labkit.contexts import CONTEXTS
 from labkit.domain.fulfilment import PROCESSES, Fulfilment, Process
 from labkit.errors import Unreachable, UsageError
+from labkit.generations import named, serving
 from labkit.handlers import Handler, Recovered
-from labkit.ports import DELIVERIES, Broker, Delivery, Store
-from labkit.projections import Projector
+from labkit.ports import Broker, Store
+from labkit.projections import PARKED_INDEX, Projection, Projector, parked_in
+from labkit.rebuild import Rebuild
 from labkit.relay import Log as Publisher
 from labkit.relay import Relay
 from labkit.runtime import Worker
 from labkit.sagas import Saga, SagaOutbox, SagaProjection
+from labkit.settings import DEFAULTS, Settings
 from labkit.views import PROJECTIONS
 
 if TYPE_CHECKING:
     from labkit.streams import Streams
 
-CLIENTS = ("kafka-python", "confluent")
-LOGS = ("kafka", "mongodb")
-#: In scheduled mode: a session lasts 6 s, and on the MongoDB log only polls keep it alive.
-MOST_SECONDS_BETWEEN = 5.0
 Role = Literal["handler", "relay", "projector", "saga"]
 ROLES: tuple[Role, ...] = get_args(Role)
-
-
-class Settings(Struct, frozen=True, kw_only=True):
-    """How the parts of a run work; every worker of a run is given the same.
-
-    Args:
-        client: ``kafka-python`` or ``confluent``.
-        log: ``kafka``, or ``mongodb``: commands and commits are kept there, and a relay publishes
-            the commits to Kafka.
-        partitions: of each topic; fixed for the run's life.
-        delivery: what a handler promises in a crash, see ``ports.Delivery``.
-        batch_size: how many commands go into one transaction at most.
-        linger: seconds that a handler waits for a batch to fill.
-        every: seconds between two batches in scheduled mode, at most ``MOST_SECONDS_BETWEEN``; 0 is
-            batch mode.
-        pay_within: seconds that an order whose goods are reserved waits for its payment.
-    """
-
-    client: str = "kafka-python"
-    log: str = "kafka"
-    partitions: int = 4
-    delivery: Delivery = "exactly_once"
-    batch_size: int = 4_000
-    linger: float = 0.0
-    every: float = 0.0
-    pay_within: float = 900.0
-
-    def check(self) -> Settings:
-        """The same settings; raises ``UsageError`` that names the one that cannot be."""
-        if self.client not in CLIENTS:
-            raise UsageError(f"client must be one of {', '.join(CLIENTS)}, got {self.client!r}")
-        if self.log not in LOGS:
-            raise UsageError(f"log must be one of {', '.join(LOGS)}, got {self.log!r}")
-        if self.delivery not in DELIVERIES:
-            raise UsageError(
-                f"delivery must be one of {', '.join(DELIVERIES)}, got {self.delivery!r}"
-            )
-        floors = {"partitions": 1, "batch_size": 1, "linger": 0, "every": 0, "pay_within": 0}
-        for name, least in floors.items():
-            if not least <= getattr(self, name) < math.inf:
-                raise UsageError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        if self.every > MOST_SECONDS_BETWEEN:
-            raise UsageError(
-                f"every must be at most {MOST_SECONDS_BETWEEN:g} s, got {self.every}: "
-                "a worker that polls less often is taken for dead"
-            )
-        return self
-
-    def options(self) -> list[str]:
-        """As options of ``labkit run``, those that are not the default."""
-        found: list[str] = []
-        for name in self.__struct_fields__:
-            if (value := getattr(self, name)) != getattr(DEFAULTS, name):
-                found += [f"--{name.replace('_', '-')}", str(value)]
-        return found
-
-
-DEFAULTS = Settings()
 
 
 class Reader(NamedTuple):
@@ -210,15 +149,18 @@ class Run:
                 self.store.index(CONTEXTS[context].states, [(field, 1)], sparse=True)
             self.store.index(CONTEXTS[context].checkpoints, [("_id", 1)])
             self.store.index(CONTEXTS[context].snapshots, snapshots.INDEX)
-            for collection, indexes in PROJECTIONS[context].indexes.items():
-                for keys in indexes or [[("_id", 1)]]:
-                    self.store.index(collection, keys)
+            self.prepare(PROJECTIONS[context])
         for saga in self.sagas:
             self.store.index(f"{saga}.checkpoints", [("_id", 1)])
             for projection in self._saga_projections(saga):
-                for collection, indexes in projection.indexes.items():
-                    for keys in indexes or [[("_id", 1)]]:
-                        self.store.index(collection, keys)
+                self.prepare(projection)
+
+    def prepare(self, projection: Projection, generation: int = 0) -> None:
+        """Make sure of the collections of a projection, and of their indexes."""
+        self.store.index(named(parked_in(projection.name), generation), PARKED_INDEX)
+        for collection, indexes in projection.indexes.items():
+            for keys in indexes or [[("_id", 1)]]:
+                self.store.index(named(collection, generation), keys)
 
     @property
     def client(self) -> str:
@@ -252,7 +194,7 @@ class Run:
             states = CONTEXTS[context].states
             return [Reader(f"{context}.commands", CONTEXTS[context].checkpoints, states)]
         if role == "projector":
-            name = PROJECTIONS[context].name
+            name = named(PROJECTIONS[context].name, self.serving(context))
             return [Reader(f"{context}.events", CONTEXTS[context].checkpoints, name)]
         if role == "relay":
             return []
@@ -260,6 +202,11 @@ class Run:
             Reader(f"{p.context}.events", f"{context}.checkpoints", p.name)
             for p in self._saga_projections(context)
         ]
+
+    def serving(self, context: str) -> int:
+        """The generation of a context's view that serves."""
+        checkpoints = self.store.checkpoints(CONTEXTS[context].checkpoints)
+        return serving(checkpoints, PROJECTIONS[context].name)
 
     def _saga_projections(self, saga: str) -> list[SagaProjection]:
         process: Process = PROCESSES[saga]
@@ -299,13 +246,41 @@ class Run:
             if not isinstance(self.log_broker, Publisher):
                 raise UsageError("a relay is for log='mongodb'; this run's log is Kafka")
             return Relay(self.log_broker, self.broker, events)
+        return self._projector(worker.context, self.serving(worker.context), group)
+
+    def _projector(self, context: str, generation: int, group: str | None) -> Projector:
+        """Of a view: as a member of a group, or beside it."""
         return Projector(
-            PROJECTIONS[worker.context],
-            context.codec,
-            self.broker.source(events, group),
+            PROJECTIONS[context],
+            CONTEXTS[context].codec,
+            self.broker.source(self.topic_name(f"{context}.events"), group),
             self.store,
-            context.checkpoints,
+            CONTEXTS[context].checkpoints,
+            generation=generation,
         )
+
+    def rebuild(self, view: str, *, anew: bool = False) -> Rebuild:
+        """Begin to build a view anew, or go on with it; ``anew``: drop what was built so far.
+
+        Raises ``UsageError`` for a view that this run has not.
+        """
+        views = {PROJECTIONS[context].name: context for context in self.contexts}
+        if (context := views.get(view)) is None:
+            raise UsageError(f"view must be one of {', '.join(sorted(views))}, got {view!r}")
+        checkpoints = CONTEXTS[context].checkpoints
+
+        def build(generation: int) -> Projector:
+            self.prepare(PROJECTIONS[context], generation)
+            return self._projector(context, generation, None)
+
+        def begin() -> Rebuild:
+            return Rebuild(PROJECTIONS[context], self.store, checkpoints, build)
+
+        if anew:
+            before = begin()
+            before.discard()
+            before.close()
+        return begin()
 
     def _make_saga(self, saga: str) -> Saga:
         sender = self.log_broker.sender()

@@ -20,11 +20,12 @@ from typing import Any
 import msgspec
 
 from labkit.crashonly import CrashOnly
+from labkit.documents import Docs
 from labkit.domain.fulfilment import Process, Send, command_id
 from labkit.failpoints import Failpoint, hit
 from labkit.messages import Commit, Envelope, encode
 from labkit.ports import Checkpoint, Document, Sender, Store, Writes
-from labkit.projections import Docs, Indexes, Projector
+from labkit.projections import Indexes, Projector
 
 SEND_SECONDS = 30.0
 

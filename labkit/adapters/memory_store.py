@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from msgspec import structs
 
 from labkit.errors import Conflict, Duplicate, Fenced
-from labkit.ports import Checkpoint, Document, Writes
+from labkit.ports import Checkpoint, Document, Reads, Writes
 
 
 class MemoryStore:
@@ -49,7 +50,8 @@ class MemoryStore:
                     raise Conflict(f"{document['_id']!r} in {collection!r} is of revision {rev}")
         for collection, ids in writes.deletes.items():
             for id in ids:
-                self._collections.setdefault(collection, {}).pop(id, None)
+                self._collections.get(collection, {}).pop(id, None)
+                self._checkpoints.get(collection, {}).pop(id, None)
         for group in (writes.inserts, writes.replaces):
             for collection, documents in group.items():
                 present = self._collections.setdefault(collection, {})
@@ -113,11 +115,20 @@ class MemoryStore:
         """The number of documents."""
         return len(self._collections.get(collection, {}))
 
+    def snapshot(self) -> AbstractContextManager[Reads]:
+        """In one thread nothing changes meanwhile."""
+        return nullcontext(self)
+
     def index(
         self, collection: str, keys: Sequence[tuple[str, int]], *, sparse: bool = False
     ) -> None:
         """Creates the collection; a dictionary needs no index."""
         self._collections.setdefault(collection, {})
+
+    def discard(self, collections: Iterable[str]) -> None:
+        """Drop collections."""
+        for name in collections:
+            self._collections.pop(name, None)
 
     def collections(self) -> list[str]:
         """The names of the collections."""
