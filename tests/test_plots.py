@@ -216,7 +216,7 @@ def test_a_minute_that_lacks_a_cent_is_marked() -> None:
 
 
 READS = pd.DataFrame(
-    [("eventual", 0, ms, stale) for ms, stale in ((1, True), (2, True), (3, True), (4, False))]
+    [("eventual", 0, ms, stale) for ms, stale in ((1, True), (2, True), (3, True), (9, False))]
     + [("eventual", 20, ms, stale) for ms, stale in ((21, True), (22, False), (23, False), (24, 0))]
     + [("token", 0, float(ms), False) for ms in range(101)]
     + [("linearizable", 0, 7.0, False)],

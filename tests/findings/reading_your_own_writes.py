@@ -77,6 +77,11 @@ from labkit.experiments.plants import no_wait
 no_wait()
 """
 
+ASKS_FOR_NOTHING = """
+from labkit.queries import Queries as _Queries
+_Queries._goals = lambda *_: []
+"""
+
 SAYS_NOTHING = """
 from labkit import queries as _queries
 _queries.words = lambda goal: "its goal"
@@ -112,7 +117,11 @@ _Session.turn_to = turn_to
 
 TWINS = {
     "a handler tells the view itself": ("set-up", TOLD_WHEN_SHOWN, {STALE, WAYS, VAIN, ANOTHER}),
-    "nobody waits": ("parameters", NOBODY_WAITS, {WAYS, VAIN, TOKEN, ANOTHER, SESSION, BACK}),
+    "a query forgets what was asked for": (
+        "parameters",
+        ASKS_FOR_NOTHING,
+        {WAYS, VAIN, TOKEN, ANOTHER},
+    ),
     "a time-out says nothing": ("parameters", SAYS_NOTHING, {VAIN}),
     "tokens are one too low": ("parameters", ONE_TOO_LOW, {WAYS, VAIN}),
     "nobody asks for the ends of the log": ("parameters", NO_ENDS, {WAYS, VAIN, ANOTHER}),
