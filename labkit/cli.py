@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import secrets
 import signal
+import statistics
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,10 +23,11 @@ from rich.table import Table
 from labkit import failpoints
 from labkit.deadletters_cli import app as dead_letters_app
 from labkit.errors import CheckFailed, LabkitError, UsageError
-from labkit.lab import worker_status
 from labkit.ports import DELIVERIES
+from labkit.rebuild_cli import rebuild
 from labkit.results import check_writable, save
 from labkit.run import ROLES, make_worker
+from labkit.runs import worker_status
 from labkit.runtime import Worker, work
 from labkit.settings import CLIENTS, DEFAULTS, LOGS, Settings
 from labkit.stack.commands import WORKERS
@@ -47,6 +49,7 @@ app.add_typer(bench, name="bench")
 verify = typer.Typer(help="Does it hold? Load, faults, then checkers.", no_args_is_help=True)
 app.add_typer(verify, name="verify")
 app.add_typer(dead_letters_app, name="dead-letters")
+app.command()(rebuild)
 WORKERS.append(worker_status)
 
 
@@ -203,6 +206,45 @@ def bench_freshness(
         print(f"C10: {line}")
     if not found["ok"]:
         raise CheckFailed("a strategy did not keep what it promises; see the table and the JSON")
+
+
+@bench.command("rebuild")
+def bench_rebuild(
+    events: Annotated[str, typer.Option(metavar="N", help="In the log at first.")] = "200000",
+    rounds: Annotated[str, typer.Option(metavar="N", help="That count.")] = "3",
+    probes: Annotated[str, typer.Option(metavar="N", help="Reads meanwhile, at least.")] = "10000",
+    client: Annotated[str, typer.Option(help=" or ".join(CLIENTS))] = "kafka-python",
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the result as JSON.")
+    ] = None,
+    lab: Annotated[str, typer.Option(help="The lab (its servers).")] = "lab",
+) -> None:
+    """A view is built anew while it serves: how fast beside a bare loop, and is it noticed?"""
+    from labkit.experiments.rebuild import rebuild, to_json
+
+    _known(client)
+    sizes = (
+        _whole("--events", events, 1, 10_000_000),
+        _whole("--rounds", rounds, 1, 100),
+        _whole("--probes", probes, 1, 10_000_000),
+    )
+    check_writable("--json", json_file)
+    with _bars() as (progress, say):
+        found = rebuild(lab, client, sizes, progress, say)
+    save("--json", json_file, to_json(found))
+    speed = {arm: statistics.median(each) for arm, each in found["events_per_second"].items()}
+    print(
+        f"{speed['rebuild']:,.0f} events a second are rebuilt, {speed['bare']:,.0f} by a bare loop "
+        f"(ratio {found['ratio_to_bare']:.2f})."
+    )
+    print(
+        f"{found['probes']:,} reads meanwhile, {found['availability']:.2%} of them answered; the "
+        f"slowest took {found['slowest_probe_ms']:.0f} ms."
+    )
+    for line in [*found["trouble"], *found["checkers"]["C9"]["violations"]][:5]:
+        print(line)
+    if not found["ok"]:
+        raise CheckFailed("the rebuild was noticed, or the view is wrong; see above")
 
 
 @verify.command("write")

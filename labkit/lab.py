@@ -27,7 +27,7 @@ from msgspec import Struct, structs
 from labkit import stack
 from labkit.bus import CommandBus
 from labkit.contexts import CONTEXTS, Context, route
-from labkit.deadletters import DeadLetters, Waiting
+from labkit.deadletters import DeadLetter, DeadLetters, Waiting, parked_by
 from labkit.errors import StackError, TimedOut, Unreachable, UsageError
 from labkit.eventlog import HISTORY, EventLog, peek
 from labkit.failpoints import Crash, Failpoint, armed
@@ -38,14 +38,13 @@ from labkit.ports import Broker, Checkpoint, Source
 from labkit.projections import Projector
 from labkit.queries import Queries
 from labkit.rebuild import CLOSE, KEEP_SECONDS, Progress
-from labkit.run import ROLES, Role, Run, runs_folder
+from labkit.run import ROLES, Role, Run, running_runs
 from labkit.runtime import (
     Alive,
     Order,
     Worker,
     Workers,
     crash_worker,
-    read_registry,
 )
 from labkit.settings import Settings
 from labkit.views import PROJECTIONS
@@ -382,12 +381,22 @@ class Lab(Run):
         """
         import pandas as pd
 
-        rows = []
+        rows = [structs.asdict(letter) for letter in self.parked(context)]
+        columns = ["context", "stream", "partition", "waiting", "since", "by", "reason"]
+        return pd.DataFrame(rows, columns=columns)
+
+    def parked(self, context: str | None = None) -> list[DeadLetter]:
+        """The same, as they are: first those of the handlers, then those of the readers."""
+        found: list[DeadLetter] = []
         for name in [context] if context else self.contexts:
             with closing(self.letters(name)) as letters:
-                rows += [structs.asdict(letter) for letter in letters.parked()]
-        columns = ["context", "stream", "partition", "waiting", "since", "reason"]
-        return pd.DataFrame(rows, columns=columns)
+                found += letters.parked()
+        for role in ("projector", "saga"):
+            for host in self.hosts(role):
+                for reader in self.readers(role, host):
+                    if context in (None, reader.context):
+                        found += parked_by(self.store, reader.name, reader.context, reader.parked)
+        return found
 
     def dead_letter(self, stream: str, context: str = "orders") -> pd.DataFrame:
         """What waits in a parked stream, in order: one row a command, of the first 1,000.
@@ -403,6 +412,18 @@ class Lab(Run):
     def replay(self, stream: str, context: str = "orders") -> Answer:
         """Let a parked stream go on with all that waits in it."""
         return self._release(stream, context, drop=False)
+
+    def replay_reader(self, name: str, stream: str) -> int:
+        """Let a reader go on with a stream that it holds back; how many commits it has applied.
+
+        Raises ``UsageError`` where it does not, and ``Parked`` where it gets no further.
+        """
+        plain = name.partition("@")[0]
+        held = {d.stream: d for d in self.parked() if d.by.partition("@")[0] == plain}
+        if (letter := held.get(stream)) is None:
+            raise UsageError(f"{name} holds back no stream {stream!r}; dead_letters() shows those")
+        with closing(self.reader(plain)) as reader:
+            return reader.replay(letter.partition, stream)
 
     def drop_dead_letter(self, stream: str, context: str = "orders") -> Answer:
         """Let a parked stream go on without the first command that waits in it."""
@@ -544,49 +565,6 @@ class Lab(Run):
         self.close()
 
 
-def running_runs(name: str) -> list[str]:
-    """The runs of a lab that have live workers."""
-    folder = runs_folder(name)
-    if not folder.is_dir():
-        return []
-    return [path.stem for path in sorted(folder.glob("r*.json")) if read_registry(path)]
-
-
-def worker_status(name: str) -> list[dict[str, Any]]:
-    """The workers of a lab, for ``labkit status``: run, role, context, slot, pid, restarts, lag.
-
-    ``lag`` is that of the worker's group; ``None`` where a server does not answer.
-    """
-    rows: list[dict[str, Any]] = []
-    for run in running_runs(name):
-        found = read_registry(runs_folder(name) / f"{run}.json")
-        if found is None:
-            continue
-        contexts = sorted({w.context for w in found.workers if w.role != "saga"})
-        sagas = sorted({w.context for w in found.workers if w.role == "saga"})
-        lags: dict[tuple[str, str], int] = {}
-        try:
-            with Lab(
-                name,
-                run=run,
-                client=found.client,
-                log=found.log,
-                contexts=contexts,
-                sagas=sagas,
-                partitions=found.partitions,
-                start=False,
-            ) as lab:
-                for role, context in sorted({(w.role, w.context) for w in found.workers}):
-                    lags[role, context] = lab.lag(role, context)
-        except StackError:
-            pass
-        rows += [
-            {"run": run, **msgspec.to_builtins(w), "lag": lags.get((w.role, w.context))}
-            for w in found.workers
-        ]
-    return rows
-
-
 def _readable(value: bytes) -> Any:
     try:
         return json.loads(value)
@@ -594,4 +572,4 @@ def _readable(value: bytes) -> Any:
         return value
 
 
-__all__ = ["Context", "Crashed", "Lab", "running_runs", "worker_status"]
+__all__ = ["Context", "Crashed", "Lab"]

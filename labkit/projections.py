@@ -217,12 +217,14 @@ class Projector(CrashOnly):
             for count, entry in enumerate(waiting):
                 following = [later.record.offset for later in waiting[count + 1 :]]
                 try:
-                    self._as_one([entry], {}, self._clock.now(), waiting=following)
+                    _, letters = self._as_one([entry], {}, self._clock.now(), waiting=following)
                 except _Poison as poison:
                     raise Parked(
                         f"{stream!r} stays parked in {self.name!r}, at offset "
                         f"{entry.record.offset} of partition {partition}: {poison}"
                     ) from poison
+                if self._outbox and letters:
+                    self._outbox.send(letters)
             return len(waiting)
 
     @property

@@ -24,12 +24,12 @@ from labkit.domain.fulfilment import PROCESSES, Fulfilment, Process
 from labkit.errors import Unreachable, UsageError
 from labkit.generations import named, serving
 from labkit.handlers import Handler, Recovered
-from labkit.ports import Broker, Store
+from labkit.ports import Broker, Sender, Store
 from labkit.projections import PARKED_INDEX, Projection, Projector, parked_in
 from labkit.rebuild import Rebuild
 from labkit.relay import Log as Publisher
 from labkit.relay import Relay
-from labkit.runtime import Worker
+from labkit.runtime import Worker, read_registry
 from labkit.sagas import Saga, SagaOutbox, SagaProjection
 from labkit.settings import DEFAULTS, Settings
 from labkit.views import PROJECTIONS
@@ -47,6 +47,17 @@ class Reader(NamedTuple):
     topic: str
     checkpoints: str
     name: str
+
+    @property
+    def context(self) -> str:
+        """Whose topic it reads."""
+        return self.topic.partition(".")[0]
+
+    @property
+    def parked(self) -> str:
+        """The collection of the streams that it holds back; of a handler there is none."""
+        name, _, generation = self.name.partition("@")
+        return named(parked_in(name), int(generation or 0))
 
 
 class Run:
@@ -282,31 +293,45 @@ class Run:
             before.close()
         return begin()
 
+    def reader(self, name: str) -> Projector:
+        """One of ``readers``, in no group: for replays. Raises ``UsageError`` where it is not."""
+        known = {PROJECTIONS[c].name: c for c in self.contexts}
+        if (context := known.get(name)) is not None:
+            return self._projector(context, self.serving(context), None)
+        for saga in self.sagas:
+            for projection in self._saga_projections(saga):
+                if projection.name == name:
+                    return self._saga_projector(saga, projection, self.log_broker.sender(), None)
+                known[projection.name] = saga
+        raise UsageError(f"no reader {name!r} in run {self.run!r}; there are {', '.join(known)}")
+
     def _make_saga(self, saga: str) -> Saga:
         sender = self.log_broker.sender()
-        checkpoints = f"{saga}.checkpoints"
         projectors = [
-            Projector(
+            self._saga_projector(saga, p, sender, self.group("saga", p.name))
+            for p in self._saga_projections(saga)
+        ]
+        return Saga(projectors, sender, lambda: self.store.checkpoints(f"{saga}.checkpoints"))
+
+    def _saga_projector(
+        self, saga: str, projection: SagaProjection, sender: Sender, group: str | None
+    ) -> Projector:
+        checkpoints = f"{saga}.checkpoints"
+        return Projector(
+            projection,
+            CONTEXTS[projection.context].codec,
+            self.broker.source(self.topic_name(f"{projection.context}.events"), group),
+            self.store,
+            checkpoints,
+            outbox=SagaOutbox(
                 projection,
-                CONTEXTS[projection.context].codec,
-                self.broker.source(
-                    self.topic_name(f"{projection.context}.events"),
-                    self.group("saga", projection.name),
-                ),
                 self.store,
                 checkpoints,
-                outbox=SagaOutbox(
-                    projection,
-                    self.store,
-                    checkpoints,
-                    sender,
-                    lambda context: self.topic_name(f"{context}.commands"),
-                ),
-                refusals=True,
-            )
-            for projection in self._saga_projections(saga)
-        ]
-        return Saga(projectors, sender, lambda: self.store.checkpoints(checkpoints))
+                sender,
+                lambda context: self.topic_name(f"{context}.commands"),
+            ),
+            refusals=True,
+        )
 
     def worker_command(self, worker: Worker) -> list[str]:
         """The command line of a worker of this run."""
@@ -376,6 +401,14 @@ class Run:
 def runs_folder(name: str) -> Path:
     """Where the registries of a lab's runs are."""
     return stack.home() / "labs" / name / "runs"
+
+
+def running_runs(name: str) -> list[str]:
+    """The runs of a lab that have live workers."""
+    folder = runs_folder(name)
+    if not folder.is_dir():
+        return []
+    return [path.stem for path in sorted(folder.glob("r*.json")) if read_registry(path)]
 
 
 def _log_recovery(recovered: Recovered) -> None:

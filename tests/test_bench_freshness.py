@@ -13,7 +13,7 @@ from hdrh.histogram import HdrHistogram
 
 from labkit import cli, stack
 from labkit.errors import StackError, UsageError
-from labkit.experiments import freshness
+from labkit.experiments import freshness, processes
 from labkit.experiments.freshness import Report, Tally, judge
 from labkit.experiments.sessions import Read, Write
 from labkit.freshness import STRATEGIES
@@ -163,7 +163,7 @@ def test_a_process_that_dies_ends_the_bench(home: Path) -> None:
     """It says why on its own; who waits for it does not wait on."""
     with (
         Lab(backend="memory") as lab,
-        freshness._process(freshness._load, {"name": "owl"}, 1) as pipe,
+        processes.process(freshness._load, {"name": "owl"}, 1) as pipe,
         pytest.raises(StackError, match="died; its reason is above"),
     ):
-        freshness._hear(lab, pipe)
+        processes.hear(lab, pipe)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from labkit import stack
 from labkit.domain.orders import OrderPlaced, PayOrder, PlaceOrder
 from labkit.errors import Fenced, Parked, UsageError
 from labkit.freshness import LINEARIZABLE, Fresh, Version
@@ -15,6 +19,7 @@ from labkit.ports import Document
 from labkit.projections import parked_in
 from labkit.queries import Queries
 from labkit.views import OrderViews
+from tests.test_cli import labkit, refused
 from tests.test_projections import VIEW, Rig, paid, placed
 
 LETTERS = parked_in(VIEW.name)
@@ -199,3 +204,46 @@ def test_a_query_for_a_parked_stream_says_so_and_does_not_wait() -> None:
                 lab.queries.order("o1", fresh)
         assert lab.queries.order("o2", LINEARIZABLE) is None, "others are as ever"
         assert isinstance(lab.queries, Queries)
+
+
+# --- on real servers, by the command line
+
+
+@pytest.mark.servers
+def test_status_shows_what_is_parked_and_a_replay_mends_it(
+    servers: stack.Servers, tmp_path: Path
+) -> None:
+    """Foreign bytes among the events: first unreadable for everybody, then skipped by nobody."""
+    file = tmp_path / "letters.json"
+    with Lab(contexts=["orders"], start=False) as lab:
+        lab.start()
+        run = ("--run", lab.run)
+        assert lab.bus.execute(PlaceOrder("o1", "ann", "1997-01-31", 1, 100)).accepted
+        partition = lab.broker.source(lab.topic_name("orders.events")).partition_for(b"o1")
+        with closing(lab.broker.sender()) as sender:
+            sender.send(lab.topic_name("orders.events"), b"o1", b"junk", partition).result(30)
+        token = lab.bus.send(PlaceOrder("o2", "ann", "1997-01-31", 1, 100)).token()
+        assert lab.queries.order("o2", Fresh("token", (token,), 30)) is not None
+        lab.queries.orders_of("ann", fresh=Fresh("linearizable", timeout=30))
+        status = labkit("status", "--json")
+        workers = json.loads(status.stdout)["workers"]
+        assert {w["role"]: w["parked"] for w in workers} == {"handler": 0, "projector": 1}
+        assert "parked" in labkit("status").stdout
+        assert labkit("dead-letters", "list", *run, "--json", str(file)).returncode == 0
+        (letter,) = json.loads(file.read_bytes())
+        assert (letter["stream"], letter["by"], letter["waiting"]) == ("o1", "orders.view", 1)
+        stuck = labkit("dead-letters", "replay", "o1", "--by", "orders.view", *run)
+        assert stuck.returncode == 1
+        assert "'o1' stays parked in 'orders.view'" in stuck.stderr
+        for by, name, says in (
+            ("orders.view", "o7", "holds back no stream 'o7'"),
+            ("owl", "o1", "owl holds back no stream"),
+        ):
+            refused(labkit("dead-letters", "replay", name, "--by", by, *run), says)
+        none = labkit("dead-letters", "replay", "--all", "--by", "catalog.view", *run)
+        assert (none.returncode, none.stdout) == (0, "catalog.view holds back no stream\n")
+        # The workers, whose checkpoint was claimed by the replay, have rejoined.
+        token = lab.bus.send(PlaceOrder("o3", "ann", "1997-01-31", 1, 100)).token()
+        assert lab.queries.order("o3", Fresh("token", (token,), 30)) is not None
+        lab.stop()
+        lab.drop()

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from msgspec import structs
 
+from labkit import stack
+from labkit.domain.catalog import ListProduct
 from labkit.domain.orders import PayOrder, PlaceOrder
 from labkit.errors import CheckFailed, Fenced, UsageError
 from labkit.experiments.checkers import check_all
@@ -18,6 +26,7 @@ from labkit.lab import Lab
 from labkit.rebuild import Rebuild
 from labkit.sessions import Session
 from labkit.views import PROJECTIONS, OrderViews
+from tests.test_cli import labkit, refused
 
 VIEW = "orders.view"
 DAY = "1997-01-31"
@@ -290,3 +299,50 @@ def test_a_rebuild_beside_workers_and_writers_loses_nothing() -> None:
 
 def test_the_view_names_are_those_of_the_projections() -> None:
     assert [view.name for view in PROJECTIONS.values()] == [f"{c}.view" for c in PROJECTIONS]
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("cancel", [signal.SIGINT, signal.SIGKILL])
+def test_a_rebuild_by_the_command_line_is_cancelled_and_goes_on(
+    servers: stack.Servers, tmp_path: Path, cancel: signal.Signals
+) -> None:
+    file = tmp_path / "rebuild.json"
+    count = 20_000
+    with Lab(contexts=["catalog"], start=False, client="confluent") as lab:
+        lab.start()
+        for n in range(count):
+            lab.bus.send(ListProduct(f"p{n}", "a pen", 5))
+        lab.bus.flush()
+        lab.queries.products(fresh=Fresh("linearizable", timeout=90))
+        command = ["rebuild", "catalog.view", "--run", lab.run, "--json", str(file)]
+        begun = subprocess.Popen(
+            [sys.executable, "-m", "labkit", *command], stderr=subprocess.PIPE, text=True
+        )
+        built = "catalog.view.entries@1"
+        while begun.poll() is None and not lab.store.find(built, {}, limit=1):
+            time.sleep(0.01)
+        begun.send_signal(cancel)
+        _, said = begun.communicate(timeout=60)
+        if cancel == signal.SIGINT:
+            assert begun.returncode == 130
+            assert "interrupted" in said
+        assert "Traceback" not in said
+        assert not file.exists()
+        there = lab.store.count(built)
+        assert 0 < there < count
+        assert lab.where("catalog.view.entries") == "catalog.view.entries"
+        done = labkit(*command)
+        assert done.returncode == 0, done.stderr
+        assert "went on at offset" in done.stdout
+        assert "catalog.view serves from generation 1" in done.stdout
+        found = json.loads(file.read_bytes())
+        assert found["generation"] == 1
+        assert found["applied"] <= count - there
+        assert lab.store.count(built) == count
+        assert lab.where("catalog.view.entries") == built
+        lab.bus.execute(ListProduct("late", "a pen", 5))
+        assert len(lab.queries.products(fresh=Fresh("linearizable", timeout=60))) == count + 1
+        assert lab.ignored_commits() == 0
+        refused(labkit("rebuild", "owl", "--run", lab.run), "catalog.view", "'owl'")
+        refused(labkit("rebuild", "catalog.view", "--run", "r0000000"), "has no topics")
+        lab.drop()

@@ -24,14 +24,11 @@ also sleep before it asks.
 from __future__ import annotations
 
 import base64
-import multiprocessing
 import os
 import platform
-import signal
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from importlib import metadata
 from multiprocessing.connection import Connection, wait
 from random import Random
@@ -44,8 +41,8 @@ from msgspec import Struct, structs
 
 from labkit import stack
 from labkit.domain.bank import Deposit, OpenAccount
-from labkit.errors import LabkitError, StackError, TimedOut, UsageError
-from labkit.experiments.plants import plant_from_environment
+from labkit.errors import StackError, TimedOut, UsageError
+from labkit.experiments.processes import PATIENCE_SECONDS, hear, process
 from labkit.experiments.sessions import Read, Write, sessions
 from labkit.freshness import LINEARIZABLE, STRATEGIES, Fresh, Strategy, Version
 from labkit.lab import Lab
@@ -64,9 +61,8 @@ LEAST_TRIES = 15
 ACCOUNTS = 8
 LOAD_PER_SECOND = 200
 LOAD_ACCOUNTS = 200
-#: A read waits so long for its freshness, and a client for anything else.
+#: A read waits so long for its freshness.
 READ_SECONDS = 10.0
-PATIENCE_SECONDS = 60.0
 #: At most so many of the reads may time out.
 TIMEOUTS = 0.001
 #: What a histogram can hold: microseconds from 1 to 100 s, with three digits.
@@ -174,10 +170,10 @@ def sample(lab: Lab, tries: int, seed: int, pauses_ms: Sequence[int] = ()) -> pd
     ways += [("eventual", pause) for pause in pauses_ms]
     rows = []
     with (
-        _process(_load, _settings(lab), seed) as load,
+        process(_load, _settings(lab), seed) as load,
         Lab(**_settings(lab), start=False) as second,
     ):
-        _hear(lab, load)
+        hear(lab, load)
         client = Client("client", lab, second, rng)
         lab.queries.account("none", LINEARIZABLE)  # the first one opens a reader
         for round in range(tries):
@@ -186,7 +182,7 @@ def sample(lab: Lab, tries: int, seed: int, pauses_ms: Sequence[int] = ()) -> pd
                 done = client.attempt(strategy, of_another=of_another, pause_ms=pause)
                 rows.append(structs.asdict(done))
         load.send_bytes(b"stop")
-        _hear(lab, load)
+        hear(lab, load)
     return pd.DataFrame(rows, columns=Try.__struct_fields__)
 
 
@@ -240,64 +236,23 @@ def _run(
     """The load beside the clients; their last reports, and how much the load sent until then."""
     settings = _settings(lab)
     shares = [tries // count + (number < tries % count) for number in range(count)]
-    with _process(_load, settings, seed) as load:
-        _hear(lab, load)
+    with process(_load, settings, seed) as load:
+        hear(lab, load)
         with ExitStack() as opened:
             clients = [
-                opened.enter_context(_process(_client, settings, seed, number, share))
+                opened.enter_context(process(_client, settings, seed, number, share))
                 for number, share in enumerate(shares)
             ]
             reports = _gather(lab, clients, tries, progress)
         with suppress(BrokenPipeError):  # it is dead, as the next line finds
             load.send_bytes(b"stop")
-        return reports, int(_hear(lab, load))
+        return reports, int(hear(lab, load))
 
 
 def _settings(lab: Lab) -> dict[str, Any]:
     """With which a process joins the run of a lab."""
     settings: dict[str, Any] = {"name": lab.name, "run": lab.run, "client": lab.client}
     return settings | {"contexts": [CONTEXT], "partitions": lab.partitions}
-
-
-@contextmanager
-def _process(target: Callable[..., None], *args: Any) -> Iterator[Connection]:
-    """A process that talks through a pipe, and is gone afterwards."""
-    spawn = multiprocessing.get_context("spawn")
-    here, there = spawn.Pipe()
-    process = spawn.Process(target=_main, args=(target, there, *args), daemon=True)
-    process.start()
-    there.close()  # the other end is the child's alone: where it dies, we read an end of file
-    try:
-        yield here
-    finally:
-        here.close()
-        process.terminate()
-        process.join()
-
-
-def _main(target: Callable[..., None], pipe: Connection, *args: Any) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
-    if "LABKIT_PLANT" in os.environ:
-        plant_from_environment()
-    try:
-        target(pipe, *args)
-    except LabkitError as error:
-        print(f"{target.__name__.strip('_')}: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except (BrokenPipeError, EOFError):
-        pass  # the parent has gone, or has heard enough
-
-
-def _hear(lab: Lab, pipe: Connection) -> bytes:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not pipe.poll(1.0):
-        lab.check()
-        if time.monotonic() > deadline:
-            raise TimedOut(f"a process of the bench said nothing for {PATIENCE_SECONDS:g} s")
-    try:
-        return pipe.recv_bytes()
-    except EOFError:
-        raise StackError("a process of the bench died; its reason is above") from None
 
 
 def _gather(lab: Lab, clients: list[Connection], tries: int, progress: Progress) -> list[Report]:
@@ -309,7 +264,7 @@ def _gather(lab: Lab, clients: list[Connection], tries: int, progress: Progress)
             raise TimedOut(f"no client said anything for {PATIENCE_SECONDS:g} s; see the logs")
         for client in ready:
             assert isinstance(client, Connection)
-            reports[client] = msgspec.json.decode(_hear(lab, client), type=Report)
+            reports[client] = msgspec.json.decode(hear(lab, client), type=Report)
             if reports[client].tallies:
                 waiting.discard(client)
         done = sum(found.done for found in reports.values())
