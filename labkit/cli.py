@@ -23,10 +23,11 @@ from rich.table import Table
 from labkit import failpoints
 from labkit.deadletters_cli import app as dead_letters_app
 from labkit.errors import CheckFailed, LabkitError, UsageError
+from labkit.parts import make_worker
 from labkit.ports import DELIVERIES
 from labkit.rebuild_cli import rebuild
 from labkit.results import check_writable, save
-from labkit.run import ROLES, make_worker
+from labkit.run import ROLES
 from labkit.runs import worker_status
 from labkit.runtime import Worker, work
 from labkit.settings import CLIENTS, DEFAULTS, LOGS, Settings

@@ -34,11 +34,12 @@ from labkit.failpoints import Crash, Failpoint, armed
 from labkit.generations import Views, of_reader
 from labkit.handlers import Handler
 from labkit.messages import Answer
+from labkit.parts import Parts
 from labkit.ports import Broker, Checkpoint, Source
 from labkit.projections import Projector
 from labkit.queries import Queries
 from labkit.rebuild import CLOSE, KEEP_SECONDS, Progress
-from labkit.run import ROLES, Role, Run, running_runs
+from labkit.run import ROLES, Role, running_runs
 from labkit.runtime import (
     Alive,
     Order,
@@ -71,7 +72,7 @@ class Crashed(Struct, frozen=True):
     signal: int
 
 
-class Lab(Run):
+class Lab(Parts):
     """One run: its topics, its database, its parts.
 
     Args:
@@ -100,7 +101,7 @@ class Lab(Run):
         **settings: Any,
     ) -> None:
         self._workers: Workers | None = None
-        self._pumping = False
+        self._pumping: list[Role] = []
         self._stepping: str | None = None
         self._parts: dict[tuple[str, str], Any] = {}
         self._touched: dict[tuple[str, str], float] = {}
@@ -209,19 +210,22 @@ class Lab(Run):
 
     # --- the parts, as processes
 
-    def start(self, handlers: int = 1, projectors: int = 1, sagas: int = 1) -> None:
+    def start(
+        self, handlers: int = 1, projectors: int = 1, sagas: int = 1, notifiers: int = 0
+    ) -> None:
         """Start so many worker processes of each context, and of each saga of this run; wait until
         they own all partitions. On the MongoDB log each context has one relay, too.
 
         In memory there are no processes: whoever waits for an answer steps the parts.
         """
+        counts: dict[Role, int] = {"handler": handlers, "relay": 1, "projector": projectors}
+        counts |= {"saga": sagas, "notifier": notifiers}
         if self.backend == "memory":
-            self._pumping = True
+            self._pumping = [role for role, count in counts.items() if count]
             return
         if self._workers is not None:
             raise UsageError(f"the workers of run {self.run!r} are running already")
         self._close_parts()
-        counts = {"handler": handlers, "relay": 1, "projector": projectors, "saga": sagas}
         workers = [
             Worker(role, host, slot)
             for role, count in counts.items()
@@ -287,7 +291,7 @@ class Lab(Run):
     def stop(self) -> None:
         """Stop the worker processes."""
         workers, self._workers = self._workers, None
-        self._pumping = False
+        self._pumping = []
         if workers is not None:
             workers.stop()
 
@@ -309,7 +313,7 @@ class Lab(Run):
     def _pump(self) -> None:
         """In memory and started: do what worker processes would do. Or step what is by hand."""
         if self._pumping:
-            for role in ROLES:
+            for role in self._pumping:
                 for host in self.hosts(role):
                     self.by_hand(role, host).step(0)
         elif self._stepping:
@@ -391,7 +395,7 @@ class Lab(Run):
         for name in [context] if context else self.contexts:
             with closing(self.letters(name)) as letters:
                 found += letters.parked()
-        for role in ("projector", "saga"):
+        for role in ("projector", "saga", "notifier"):
             for host in self.hosts(role):
                 for reader in self.readers(role, host):
                     if context in (None, reader.context):

@@ -1,7 +1,7 @@
-"""One run: its names, its connections, and how its parts are wired. The only place that wires.
+"""One run: its names and its connections.
 
-A :class:`Run` is all that a worker process needs; a ``Lab`` (``lab.py``) is a run with the tools of
-a notebook around it.
+With its parts (``parts.py``) it is all that a worker process needs; a ``Lab`` (``lab.py``) has the
+tools of a notebook around both.
 """
 
 from __future__ import annotations
@@ -12,32 +12,27 @@ import uuid
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
-
-import structlog
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 from labkit import snapshots, stack
 from labkit.adapters.memory import MemoryBroker
 from labkit.adapters.memory_store import MemoryStore
 from labkit.contexts import CONTEXTS
 from labkit.domain.fulfilment import PROCESSES, Fulfilment, Process
+from labkit.domain.notices import NOTICES
 from labkit.errors import Unreachable, UsageError
 from labkit.generations import named, serving
-from labkit.handlers import Handler, Recovered
-from labkit.ports import Broker, Sender, Store
-from labkit.projections import PARKED_INDEX, Projection, Projector, parked_in
-from labkit.rebuild import Rebuild
-from labkit.relay import Log as Publisher
-from labkit.relay import Relay
+from labkit.ports import Broker, Store
+from labkit.projections import PARKED_INDEX, Projection, parked_in
 from labkit.runtime import Worker, read_registry
-from labkit.sagas import Saga, SagaOutbox, SagaProjection
+from labkit.sagas import SagaProjection
 from labkit.settings import DEFAULTS, Settings
 from labkit.views import PROJECTIONS
 
 if TYPE_CHECKING:
     from labkit.streams import Streams
 
-Role = Literal["handler", "relay", "projector", "saga"]
+Role = Literal["handler", "relay", "projector", "saga", "notifier"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
 
@@ -163,7 +158,7 @@ class Run:
             self.prepare(PROJECTIONS[context])
         for saga in self.sagas:
             self.store.index(f"{saga}.checkpoints", [("_id", 1)])
-            for projection in self._saga_projections(saga):
+            for projection in self.saga_projections(saga):
                 self.prepare(projection)
 
     def prepare(self, projection: Projection, generation: int = 0) -> None:
@@ -197,6 +192,8 @@ class Run:
         """What the workers of a role are named after: contexts, or sagas."""
         if role == "relay" and self.log_broker is self.broker:
             return ()
+        if role == "notifier":
+            return tuple(context for context in self.contexts if context in NOTICES)
         return self.sagas if role == "saga" else self.contexts
 
     def readers(self, role: str, context: str) -> list[Reader]:
@@ -209,9 +206,12 @@ class Run:
             return [Reader(f"{context}.events", CONTEXTS[context].checkpoints, name)]
         if role == "relay":
             return []
+        if role == "notifier":
+            name = f"{context}.notices"
+            return [Reader(f"{context}.events", f"{name}.checkpoints", name)]
         return [
             Reader(f"{p.context}.events", f"{context}.checkpoints", p.name)
-            for p in self._saga_projections(context)
+            for p in self.saga_projections(context)
         ]
 
     def serving(self, context: str) -> int:
@@ -219,7 +219,8 @@ class Run:
         checkpoints = self.store.checkpoints(CONTEXTS[context].checkpoints)
         return serving(checkpoints, PROJECTIONS[context].name)
 
-    def _saga_projections(self, saga: str) -> list[SagaProjection]:
+    def saga_projections(self, saga: str) -> list[SagaProjection]:
+        """A process, for each of the contexts that it listens to."""
         process: Process = PROCESSES[saga]
         if isinstance(process, Fulfilment):
             process = Fulfilment(self.settings.pay_within)
@@ -229,109 +230,7 @@ class Run:
         """Where a topic is to be read: commands where they are kept, events where all read them."""
         return self.log_broker if name.endswith(".commands") else self.broker
 
-    # --- parts
-
-    def make(self, worker: Worker, report: Callable[[Recovered], None] = lambda _: None) -> Any:
-        """Wire one part; ``report`` is told what a handler's take-overs took."""
-        if worker.role not in ROLES:
-            raise UsageError(f"role must be one of {', '.join(ROLES)}, got {worker.role!r}")
-        if worker.role == "saga":
-            return self._make_saga(worker.context)
-        context = CONTEXTS[worker.context]
-        commands, events = (
-            self.topic_name(f"{worker.context}.{kind}") for kind in ("commands", "events")
-        )
-        group = self.group(worker.role, worker.context)
-        if worker.role == "handler":
-            return Handler(
-                context,
-                self.log_broker.log(
-                    commands, events, group, f"{group}-{worker.slot}", self.settings.delivery
-                ),
-                self.store,
-                batch_size=self.settings.batch_size,
-                linger=self.settings.linger,
-                report=report,
-            )
-        if worker.role == "relay":
-            if not isinstance(self.log_broker, Publisher):
-                raise UsageError("a relay is for log='mongodb'; this run's log is Kafka")
-            return Relay(self.log_broker, self.broker, events)
-        return self._projector(worker.context, self.serving(worker.context), group)
-
-    def _projector(self, context: str, generation: int, group: str | None) -> Projector:
-        """Of a view: as a member of a group, or beside it."""
-        return Projector(
-            PROJECTIONS[context],
-            CONTEXTS[context].codec,
-            self.broker.source(self.topic_name(f"{context}.events"), group),
-            self.store,
-            CONTEXTS[context].checkpoints,
-            generation=generation,
-        )
-
-    def rebuild(self, view: str, *, anew: bool = False) -> Rebuild:
-        """Begin to build a view anew, or go on with it; ``anew``: drop what was built so far.
-
-        Raises ``UsageError`` for a view that this run has not.
-        """
-        views = {PROJECTIONS[context].name: context for context in self.contexts}
-        if (context := views.get(view)) is None:
-            raise UsageError(f"view must be one of {', '.join(sorted(views))}, got {view!r}")
-        checkpoints = CONTEXTS[context].checkpoints
-
-        def build(generation: int) -> Projector:
-            self.prepare(PROJECTIONS[context], generation)
-            return self._projector(context, generation, None)
-
-        def begin() -> Rebuild:
-            return Rebuild(PROJECTIONS[context], self.store, checkpoints, build)
-
-        if anew:
-            before = begin()
-            before.discard()
-            before.close()
-        return begin()
-
-    def reader(self, name: str) -> Projector:
-        """One of ``readers``, in no group: for replays. Raises ``UsageError`` where it is not."""
-        known = {PROJECTIONS[c].name: c for c in self.contexts}
-        if (context := known.get(name)) is not None:
-            return self._projector(context, self.serving(context), None)
-        for saga in self.sagas:
-            for projection in self._saga_projections(saga):
-                if projection.name == name:
-                    return self._saga_projector(saga, projection, self.log_broker.sender(), None)
-                known[projection.name] = saga
-        raise UsageError(f"no reader {name!r} in run {self.run!r}; there are {', '.join(known)}")
-
-    def _make_saga(self, saga: str) -> Saga:
-        sender = self.log_broker.sender()
-        projectors = [
-            self._saga_projector(saga, p, sender, self.group("saga", p.name))
-            for p in self._saga_projections(saga)
-        ]
-        return Saga(projectors, sender, lambda: self.store.checkpoints(f"{saga}.checkpoints"))
-
-    def _saga_projector(
-        self, saga: str, projection: SagaProjection, sender: Sender, group: str | None
-    ) -> Projector:
-        checkpoints = f"{saga}.checkpoints"
-        return Projector(
-            projection,
-            CONTEXTS[projection.context].codec,
-            self.broker.source(self.topic_name(f"{projection.context}.events"), group),
-            self.store,
-            checkpoints,
-            outbox=SagaOutbox(
-                projection,
-                self.store,
-                checkpoints,
-                sender,
-                lambda context: self.topic_name(f"{context}.commands"),
-            ),
-            refusals=True,
-        )
+    # --- its workers and files
 
     def worker_command(self, worker: Worker) -> list[str]:
         """The command line of a worker of this run."""
@@ -409,25 +308,3 @@ def running_runs(name: str) -> list[str]:
     if not folder.is_dir():
         return []
     return [path.stem for path in sorted(folder.glob("r*.json")) if read_registry(path)]
-
-
-def _log_recovery(recovered: Recovered) -> None:
-    structlog.get_logger().info(
-        "recovered",
-        partition=recovered.partition,
-        commits=recovered.commits,
-        seconds=round(recovered.seconds, 3),
-    )
-
-
-def make_worker(
-    name: str, run: str, settings: Settings, worker: Worker
-) -> tuple[Run, Callable[[], Any]]:
-    """What ``labkit run ROLE`` needs: the run it belongs to, and how to make its part."""
-    if worker.role == "saga":
-        joined = Run(
-            name, run=run, contexts=[], sagas=[worker.context], start=False, settings=settings
-        )
-    else:
-        joined = Run(name, run=run, contexts=[worker.context], start=False, settings=settings)
-    return joined, lambda: joined.make(worker, _log_recovery)

@@ -96,4 +96,6 @@ def _holder(letter: DeadLetter) -> tuple[str, str]:
     reader = letter.by.partition(".")[0]
     if letter.by == "handler":
         return "handler", letter.context
+    if letter.by.endswith(".notices"):
+        return "notifier", letter.context
     return ("saga", reader) if reader in PROCESSES else ("projector", letter.context)

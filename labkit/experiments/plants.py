@@ -90,16 +90,16 @@ def checkpoint_apart() -> None:
 
 def random_saga_ids() -> None:
     """The first sending is proper, so its answer is heard; the second takes effect once more."""
-    from labkit.sagas import SagaOutbox
+    from labkit.sagas import LetterBox
 
-    leftovers = SagaOutbox.leftovers
+    leftovers = LetterBox.leftovers
 
-    def renamed(self: SagaOutbox, partition: int) -> list[dict[str, Any]]:
+    def renamed(self: LetterBox, partition: int) -> list[dict[str, Any]]:
         if letters := leftovers(self, partition):
             self.send([{**letter, "value": _renamed(letter["value"])} for letter in letters])
         return []
 
-    SagaOutbox.leftovers = renamed  # type: ignore[method-assign]
+    LetterBox.leftovers = renamed  # type: ignore[method-assign]
 
 
 def random_saga_ids_and_a_death() -> None:
@@ -107,13 +107,13 @@ def random_saga_ids_and_a_death() -> None:
 
     The crew kills one, too, but what that has in its hands may be without effect the second time.
     """
-    from labkit.sagas import SagaOutbox
+    from labkit.sagas import LetterBox
 
     random_saga_ids()
-    send, mark = SagaOutbox.send, marks() / "in-its-hands"
+    send, mark = LetterBox.send, marks() / "in-its-hands"
     fatal = {"LABKIT_FAILPOINT": Failpoint.SAGA_SENT, "LABKIT_FAILPOINT_MARK": str(mark)}
 
-    def last(self: SagaOutbox, letters: list[dict[str, Any]]) -> None:
+    def last(self: LetterBox, letters: list[dict[str, Any]]) -> None:
         # "nobody" has no account (``load.py``), and who is armed already dies in another way.
         if "LABKIT_FAILPOINT" not in os.environ and any(
             '"ReceiveMoney"' in letter["value"] and letter["key"] != "nobody" for letter in letters
@@ -121,7 +121,7 @@ def random_saga_ids_and_a_death() -> None:
             arm_from_environment(fatal)
         send(self, letters)
 
-    SagaOutbox.send = last  # type: ignore[method-assign]
+    LetterBox.send = last  # type: ignore[method-assign]
 
 
 def _renamed(value: str) -> str:
