@@ -170,7 +170,7 @@ def sample(lab: Lab, tries: int, seed: int, pauses_ms: Sequence[int] = ()) -> pd
     ways += [("eventual", pause) for pause in pauses_ms]
     rows = []
     with (
-        process(_load, _settings(lab), seed) as load,
+        process(deposits, _settings(lab), seed) as load,
         Lab(**_settings(lab), start=False) as second,
     ):
         hear(lab, load)
