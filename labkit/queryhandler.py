@@ -249,6 +249,8 @@ class QueryHandler(CrashOnly):
             followed.arrived.query = query
             followed.until = now + query.lease
             return None
+        if left <= 0 and query.purpose == "subscribe":
+            return None  # whoever is still there has sent another renewal, or will
         fresh = query.fresh or EVENTUAL
         try:
             if left <= 0:
