@@ -7,7 +7,7 @@ twins; the contract suites in ``tests/contracts`` hold them all to it.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol, get_args
 
 import msgspec
@@ -187,6 +187,44 @@ class Writes(Struct):
     deletes: dict[str, list[str]] = msgspec.field(default_factory=dict)
 
 
+class Change(Struct, frozen=True):
+    """A document that was written or taken out; without an id, any of its collection may be."""
+
+    collection: str
+    id: str = ""
+
+
+class Noticed(Struct, frozen=True):
+    """What one ``poll`` of changes brought, each of them once.
+
+    ``lost``: some may have been missed, so whatever was read before must be read anew.
+    """
+
+    changes: frozenset[Change] = frozenset()
+    lost: bool = False
+
+    def __bool__(self) -> bool:
+        return self.lost or bool(self.changes)
+
+
+#: Collections, each with the ids that matter; ``None``: all of them.
+Watched = Mapping[str, Collection[str] | None]
+
+
+class Changes(Protocol):
+    """Tells what was written since it was opened; belongs to one thread.
+
+    Whoever opens it first and reads then misses nothing: what the read does not show, it tells. It
+    may tell a little more: the newest change before it was opened.
+    """
+
+    def poll(self, timeout: float) -> Noticed:
+        """What changed, waiting up to ``timeout`` seconds for the first."""
+
+    def close(self) -> None:
+        """Bounded in time."""
+
+
 class Store(Protocol):
     """Documents and checkpoints; ids are in ``_id``."""
 
@@ -250,6 +288,13 @@ class Store(Protocol):
         """Make sure of an index; also creates the collection.
 
         ``sparse``: of the documents that have the field, which costs the others nothing.
+        """
+
+    def changes(self, watched: Watched, pause: float = 0.05) -> Changes:
+        """From now on, what changes in these collections and in their generations (``name@1``).
+
+        Generations are told by the plain name. ``pause`` is how many seconds it listens for more,
+        once it has heard something: what comes in one burst is told at once.
         """
 
     def collections(self) -> list[str]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from msgspec import structs
 
 from labkit.errors import Conflict, Duplicate, Fenced
-from labkit.ports import Checkpoint, Document, Writes
+from labkit.ports import Change, Checkpoint, Document, Noticed, Watched, Writes
 
 
 class MemoryStore:
@@ -18,12 +19,14 @@ class MemoryStore:
     def __init__(self) -> None:
         self._collections: dict[str, dict[str, Document]] = {}
         self._checkpoints: dict[str, dict[str, Checkpoint]] = {}
+        self._listeners: list[MemoryChanges] = []
 
     def claim(self, checkpoints: str, id: str) -> Checkpoint:
         """Raise the epoch."""
         known = self._checkpoints.setdefault(checkpoints, {})
         at = known.get(id, Checkpoint(id, 0))
         known[id] = structs.replace(at, epoch=at.epoch + 1)
+        self._tell(checkpoints, [id])
         return known[id]
 
     def advance(
@@ -55,6 +58,12 @@ class MemoryStore:
                 present = self._collections.setdefault(collection, {})
                 present.update({d["_id"]: copy.deepcopy(d) for d in documents})
         known.update({new.id: new for _, new in moves})
+        self._tell(checkpoints, [new.id for _, new in moves])
+        for group in (writes.inserts, writes.replaces):
+            for collection, documents in group.items():
+                self._tell(collection, [document["_id"] for document in documents])
+        for collection, ids in writes.deletes.items():
+            self._tell(collection, ids)
 
     def checkpoints(self, checkpoints: str) -> list[Checkpoint]:
         """All checkpoints of a collection."""
@@ -119,6 +128,16 @@ class MemoryStore:
         """Creates the collection; a dictionary needs no index."""
         self._collections.setdefault(collection, {})
 
+    def changes(self, watched: Watched, pause: float = 0.05) -> MemoryChanges:
+        """Whatever is written from now on."""
+        listener = MemoryChanges(watched, self._listeners)
+        self._listeners.append(listener)
+        return listener
+
+    def _tell(self, collection: str, ids: Iterable[str]) -> None:
+        for listener in self._listeners:
+            listener.hear(collection, ids)
+
     def collections(self) -> list[str]:
         """The names of the collections."""
         return sorted({*self._collections, *self._checkpoints})
@@ -129,11 +148,56 @@ class MemoryStore:
 
     def drop(self) -> None:
         """Delete everything."""
+        for collection in self.collections():
+            self._tell(collection, [""])
         self._collections.clear()
         self._checkpoints.clear()
 
     def close(self) -> None:
         """Nothing to close: the documents live as long as this object."""
+
+
+#: A listener that is not asked for so many changes is told that some were lost.
+MOST_CHANGES = 10_000
+#: Without anything to tell, a poll waits for so long at most: other threads may write meanwhile.
+IDLE_SECONDS = 0.005
+
+
+class MemoryChanges:
+    """What was written to the collections of one listener."""
+
+    def __init__(self, watched: Watched, listeners: list[MemoryChanges]) -> None:
+        self._watched = watched
+        self._listeners = listeners
+        self._heard: set[Change] = set()
+        self._lost = False
+
+    def hear(self, collection: str, ids: Iterable[str]) -> None:
+        """Called by the store."""
+        name = collection.partition("@")[0]
+        if name not in self._watched:
+            return
+        wanted = self._watched[name]
+        self._heard |= {Change(name, id) for id in ids if wanted is None or not id or id in wanted}
+        if len(self._heard) > MOST_CHANGES:
+            self.forget()
+
+    def forget(self) -> None:
+        """As if the server had forgotten what came after the token."""
+        self._heard, self._lost = set(), True
+
+    def poll(self, timeout: float) -> Noticed:
+        """What there is."""
+        if not self._heard and not self._lost:
+            time.sleep(min(timeout, IDLE_SECONDS))
+        found = Noticed(frozenset(self._heard), self._lost)
+        self._heard, self._lost = set(), False
+        return found
+
+    def close(self) -> None:
+        """Hear nothing more."""
+        if self in self._listeners:
+            self._listeners.remove(self)
 
 
 def _follows(document: Document, sort: Sequence[tuple[str, int]], after: Sequence[Any]) -> bool:

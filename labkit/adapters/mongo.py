@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bson.errors import BSONError
 from msgspec import structs
@@ -22,7 +22,10 @@ from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
 from labkit.errors import Conflict, Duplicate, Fenced, OutcomeUnknown, StackError, Unreachable
-from labkit.ports import Checkpoint, Document, Writes
+from labkit.ports import Checkpoint, Document, Watched, Writes
+
+if TYPE_CHECKING:
+    from labkit.adapters.mongo_watch import MongoWatch
 
 #: How long a call looks for a server before it gives up.
 SELECTION_MS = 5_000
@@ -213,6 +216,12 @@ class MongoStore:
         with translated(f"index {collection!r}"):
             options = {"sparse": True} if sparse else {}  # MongoDB takes no False for _id
             self._db[collection].create_indexes([IndexModel(list(keys), **options)])
+
+    def changes(self, watched: Watched, pause: float = 0.05) -> MongoWatch:
+        """A change stream over the database."""
+        from labkit.adapters.mongo_watch import MongoWatch
+
+        return MongoWatch(self._client, self._db, watched, pause)
 
     def collections(self) -> list[str]:
         """The names of the collections."""
