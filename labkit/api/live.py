@@ -1,0 +1,7 @@
+"""The live page."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+router = APIRouter()
