@@ -88,7 +88,7 @@ class Subscription(Generic[T]):
 
 def looks(answer: Any) -> bytes:
     """What tells two answers apart, whoever changes a document that he was given."""
-    return msgspec.json.encode(answer)
+    return msgspec.json.encode(answer, enc_hook=int)  # MongoDB's large numbers are ints of its own
 
 
 def of_views(watched: Watched) -> Watched:

@@ -34,6 +34,18 @@ class EventStream(Response):
     media_type = "text/event-stream"
 
 
+#: One event as OpenAPI 3.2 sees it: ``data`` is JSON.
+EVENT = {
+    "type": "object",
+    "properties": {
+        "data": {"type": "string"},
+        "id": {"type": "string"},
+        "event": {"type": "string"},
+        "retry": {"type": "integer", "minimum": 0},
+    },
+}
+
+
 def _header(description: str) -> dict[str, Any]:
     return {"description": description, "schema": {"type": "string"}}
 
@@ -67,7 +79,7 @@ ONE: Responses = {
 
 def stream(of: str) -> Responses:
     """Server-sent events."""
-    content = {"text/event-stream": {"schema": {"type": "string"}}}
+    content = {"text/event-stream": {"schema": EVENT}}
     return {200: {"description": of, "content": content}, **problems(404, 422, 503)}
 
 
@@ -119,7 +131,19 @@ def describe(app: FastAPI) -> None:
                 ref_template="#/components/schemas/{model}",
             )
             document.setdefault("components", {}).setdefault("schemas", {}).update(extra["$defs"])
+            for path in document["paths"].values():
+                for operation in path.values():
+                    for parameter in operation.get("parameters", ()):
+                        parameter["schema"] = _without_null(parameter["schema"])
             app.openapi_schema = document
         return app.openapi_schema
 
     app.openapi = made  # type: ignore[method-assign]
+
+
+def _without_null(of: dict[str, Any]) -> dict[str, Any]:
+    """A parameter that is not needed is left out; it is never ``null``."""
+    choices = [choice for choice in of.get("anyOf", ()) if choice.get("type") != "null"]
+    if len(choices) != 1:
+        return of
+    return {**{k: v for k, v in of.items() if k != "anyOf"}, **choices[0]}

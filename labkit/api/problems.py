@@ -29,6 +29,7 @@ import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from labkit.errors import StackError, TimedOut, UsageError
@@ -126,7 +127,20 @@ async def _invalid(request: Request, error: Exception) -> Response:
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     kind = TYPES.get(error.status_code, "http")
-    return Problem(error.status_code, kind, str(error.detail), dict(error.headers or {})).response()
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        # The framework names the methods of the first route of this path alone.
+        headers["Allow"] = ", ".join(sorted(_methods(request)))
+    return Problem(error.status_code, kind, str(error.detail), headers).response()
+
+
+def _methods(request: Request) -> set[str]:
+    found: set[str] = set()
+    for route in request.app.router.routes:
+        match, _ = route.matches(request.scope)
+        if match is not Match.NONE:
+            found |= set(route.methods or ())
+    return found
 
 
 async def _unusable(request: Request, error: Exception) -> Response:

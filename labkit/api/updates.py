@@ -12,7 +12,6 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import anyio
-import msgspec
 from anyio import to_thread
 from fastapi import Response
 from fastapi.responses import StreamingResponse
@@ -94,5 +93,4 @@ def _version(answer: Answer) -> str:
 
 
 def _json(answer: Answer, shape: Callable[[Document], BaseModel]) -> str:
-    value = None if answer is None else shape(answer).model_dump()
-    return msgspec.json.encode(value).decode()
+    return "null" if answer is None else shape(answer).model_dump_json()
