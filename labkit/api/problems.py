@@ -29,7 +29,7 @@ import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.routing import Match
+from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from labkit.errors import StackError, TimedOut, UsageError
@@ -135,11 +135,12 @@ async def _http(request: Request, error: Exception) -> Response:
 
 
 def _methods(request: Request) -> set[str]:
-    found: set[str] = set()
-    for route in request.app.router.routes:
-        match, _ = route.matches(request.scope)
-        if match is not Match.NONE:
-            found |= set(route.methods or ())
+    """All that this path knows, by the description of the API; the page has no place in that."""
+    found = {"GET"} if request.scope["path"] == "/" else set[str]()
+    for path, operations in request.app.openapi()["paths"].items():
+        pattern, *_ = compile_path(path)
+        if pattern.match(request.scope["path"]):
+            found |= {method.upper() for method in operations}
     return found
 
 

@@ -17,6 +17,7 @@ from labkit.api import openapi, schema
 from labkit.api.problems import not_found
 from labkit.api.schema import (
     AccountId,
+    AtMost,
     Cursor,
     CustomerId,
     Direction,
@@ -25,12 +26,10 @@ from labkit.api.schema import (
     OrderId,
     ProductId,
     Seconds,
-    Whole,
 )
 from labkit.api.service import Here, Service
 from labkit.api.updates import updates
 from labkit.api.wishes import Many, One, OneWishes
-from labkit.domain.bounds import MAX_QUANTITY
 from labkit.freshness import Fresh, Version
 from labkit.pages import Page
 from labkit.ports import Document
@@ -208,7 +207,7 @@ def low_stock(
     request: Request,
     here: Here,
     wishes: Many,
-    at_most: Annotated[int, Whole, Query(ge=0, le=MAX_QUANTITY)] = 10,
+    at_most: AtMost = 10,
     limit: Limit = 100,
     cursor: Cursor = None,
 ) -> Response:

@@ -29,28 +29,27 @@ TOKEN = rf"^({'|'.join(CONTEXTS)})-[0-9]{{1,4}}-[0-9]{{1,18}}$"
 CURSOR = r"^[A-Za-z0-9_-]+$"
 
 
-def _digits(value: Any) -> Any:
-    """Parameters come as text; a whole number is digits, without blanks or a point."""
+def _whole(value: Any) -> Any:
+    """Parameters come as text: a whole number is digits, without blanks or a point.
+
+    In JSON Schema 5.0 is one, too.
+    """
     if isinstance(value, str) and not value.removeprefix("-").isdecimal():
         raise ValueError("must be a whole number")
-    return value
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _number(value: Any) -> Any:
-    if isinstance(value, str) and not value.replace(".", "", 1).isdecimal():
-        raise ValueError("must be a number")
-    return value
-
-
-Whole = BeforeValidator(_digits)
+#: To be put behind the bounds, or OpenAPI would not show them.
+WHOLE = BeforeValidator(_whole)
 
 Id = Annotated[str, Field(min_length=1, max_length=MAX_KEY, pattern=ID)]
 Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT, pattern=TEXT)]
 Reason = Annotated[str, Field(max_length=MAX_TEXT, pattern=TEXT)]
 Day = Annotated[str, Field(min_length=10, max_length=10, pattern=DAY)]
-Cents = Annotated[int, Field(ge=0, le=MAX_CENTS)]
-Amount = Annotated[int, Field(ge=1, le=MAX_CENTS)]
-Pieces = Annotated[int, Field(ge=1, le=MAX_QUANTITY)]
+Cents = Annotated[int, Field(ge=0, le=MAX_CENTS), WHOLE]
+Amount = Annotated[int, Field(ge=1, le=MAX_CENTS), WHOLE]
+Pieces = Annotated[int, Field(ge=1, le=MAX_QUANTITY), WHOLE]
+Difference = Annotated[int, Field(ge=-MAX_QUANTITY, le=MAX_QUANTITY), WHOLE]
 
 
 class Body(BaseModel):
@@ -115,7 +114,7 @@ class Adjustment(Body):
     """By how many pieces the books are corrected, up or down."""
 
     model_config = _example(quantity=-1, reason="counted")
-    quantity: Annotated[int, Field(ge=-MAX_QUANTITY, le=MAX_QUANTITY)]
+    quantity: Difference
     reason: Text
 
 
@@ -333,7 +332,10 @@ AccountId = Annotated[str, Path(min_length=1, max_length=MAX_KEY, pattern=ID)]
 CustomerId = Annotated[str, Path(min_length=1, max_length=MAX_KEY, pattern=ID)]
 TokenInPath = Annotated[str, Path(pattern=TOKEN, description="As a command's answer gave it.")]
 
-Limit = Annotated[int, Whole, Query(ge=1, le=MAX_PAGE, description="Rows of the page at most.")]
+Limit = Annotated[
+    int, Field(ge=1, le=MAX_PAGE), WHOLE, Query(description="Rows of the page at most.")
+]
+AtMost = Annotated[int, Field(ge=0, le=MAX_QUANTITY), WHOLE, Query()]
 Cursor = Annotated[
     str | None,
     Query(max_length=4_000, pattern=CURSOR, description="From the `Link` of the page before."),
@@ -341,7 +343,6 @@ Cursor = Annotated[
 Direction = Annotated[Literal["rising", "falling"], Query()]
 Seconds = Annotated[
     float | None,
-    BeforeValidator(_number),
     Query(ge=0, le=86_400, allow_inf_nan=False, description="End the stream after so long."),
 ]
 Prefer = Annotated[
@@ -356,8 +357,8 @@ Prefer = Annotated[
 IfMatch = Annotated[
     str | None,
     Header(
-        description="The version that the command is meant for, as an `ETag` gave it.",
-        pattern=r'^"[0-9]{1,18}"$',
+        description="The version that the command is meant for, as an `ETag` gave it; just one.",
+        max_length=200,
         examples=['"1"'],
     ),
 ]
@@ -386,12 +387,10 @@ Tokens = Annotated[
     Query(max_length=20, description="Show what these commands led to, or more."),
 ]
 AtVersion = Annotated[
-    int | None,
-    Whole,
-    Query(ge=1, le=MOST, description="Show this version, or a later one."),
+    Annotated[int, Field(ge=1, le=MOST), WHOLE] | None,
+    Query(description="Show this version, or a later one."),
 ]
 Timeout = Annotated[
     float,
-    BeforeValidator(_number),
     Query(ge=0, le=MAX_WAIT_SECONDS, allow_inf_nan=False, description="Seconds to wait for it."),
 ]

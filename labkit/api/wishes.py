@@ -9,6 +9,7 @@ from typing import Annotated
 
 from fastapi import Depends
 
+from labkit.api.problems import Problem
 from labkit.api.schema import (
     MAX_WAIT_SECONDS,
     AtVersion,
@@ -20,8 +21,10 @@ from labkit.api.schema import (
     Timeout,
     Tokens,
 )
+from labkit.errors import UsageError
 from labkit.freshness import WAIT_SECONDS
 
+_ETAG = re.compile(r'"([0-9]{1,18})"')
 _WAIT = re.compile(r'(?:^|[,;\s])wait\s*=\s*"?([0-9]{1,9})\b', re.IGNORECASE)
 
 
@@ -52,8 +55,18 @@ class ChangeWishes(Wishes):
 
     @property
     def expected_version(self) -> int | None:
-        """Of the ``ETag`` that the sender has seen."""
-        return None if self.if_match is None else int(self.if_match.strip('"'))
+        """Of the ``ETag`` that the sender has seen.
+
+        Raises a problem: 412 for what no ``ETag`` of ours is, ``UsageError`` for more than one.
+        """
+        if self.if_match is None:
+            return None
+        if "," in self.if_match or self.if_match.strip() == "*":
+            raise UsageError(f"If-Match takes one ETag, got {self.if_match!r}")
+        found = _ETAG.fullmatch(self.if_match.strip())
+        if found is None:
+            raise Problem(412, "precondition", f"no version has the ETag {self.if_match!r}")
+        return int(found[1])
 
 
 @dataclass
