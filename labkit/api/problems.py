@@ -135,8 +135,8 @@ async def _http(request: Request, error: Exception) -> Response:
 
 
 def _methods(request: Request) -> set[str]:
-    """All that this path knows, by the description of the API; the page has no place in that."""
-    found = {"GET"} if request.scope["path"] == "/" else set[str]()
+    """All that this path knows, by the description of the API; the live page is not in it."""
+    found = {"GET"} if request.scope["path"] in ("/", "/live") else set[str]()
     for path, operations in request.app.openapi()["paths"].items():
         pattern, *_ = compile_path(path)
         if pattern.match(request.scope["path"]):

@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from labkit.contexts import CONTEXTS
 from labkit.domain.bounds import MAX_CENTS, MAX_KEY, MAX_QUANTITY
 from labkit.freshness import Strategy
+from labkit.messages import Token
 from labkit.pages import MAX_PAGE
 
 MAX_TEXT = 200
@@ -41,6 +42,12 @@ def _whole(value: Any) -> Any:
 
 #: To be put behind the bounds, or OpenAPI would not show them.
 WHOLE = BeforeValidator(_whole)
+
+
+def written(token: Token) -> str:
+    """``orders-3-17``: service, partition and offset of the command."""
+    return "-".join(str(part) for part in token)
+
 
 Id = Annotated[str, Field(min_length=1, max_length=MAX_KEY, pattern=ID)]
 Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT, pattern=TEXT)]

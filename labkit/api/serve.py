@@ -11,11 +11,14 @@ from msgspec import structs
 from labkit.api.app import create_app
 from labkit.contexts import CONTEXTS
 from labkit.domain.fulfilment import PROCESSES
+from labkit.domain.inventory import ReceiveStock
 from labkit.errors import StackError, UsageError
 from labkit.lab import Lab
 from labkit.run import Settings, runs_folder
 from labkit.runtime import read_registry
 
+#: What a run of its own has in stock, so that the first orders can be shipped.
+STOCK = ReceiveStock("cd", 1_000)
 #: Requests that are under way when the server ends get so long; streams end at once.
 GRACE_SECONDS = 5
 
@@ -81,6 +84,7 @@ def api(
         try:
             if run is None:
                 lab.start()
+                lab.bus.send(STOCK).token()
             print(f"{address(at)} is the live page of run {lab.run}; /docs is the API", flush=True)
             serve(lab, at)
         finally:

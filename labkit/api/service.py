@@ -15,9 +15,10 @@ from fastapi.responses import JSONResponse
 
 from labkit import eventlog
 from labkit.api.desk import Desk
+from labkit.api.feed import Live
 from labkit.api.metrics import Metrics
 from labkit.api.problems import Problem
-from labkit.api.schema import CommandStatus
+from labkit.api.schema import CommandStatus, written
 from labkit.api.updates import Streams
 from labkit.api.wishes import FreshWishes, Wishes
 from labkit.bookkeeping import Stream
@@ -51,6 +52,7 @@ class Service:
         self.desk = Desk(lab)
         self.metrics = Metrics()
         self.streams = Streams()
+        self.live = Live(self)
         self.closing = threading.Event()
         self._commands: dict[str, Source] = {}
         # Views are read by the threads of the requests; what Kafka has to say, by the desk alone.
@@ -247,11 +249,6 @@ class Service:
             self.queries.until([version], 0)
         except TimedOut as error:
             raise Problem(404, "not-found", f"there is no such version: {error}") from None
-
-
-def written(token: Token) -> str:
-    """``orders-3-17``: service, partition and offset of the command."""
-    return "-".join(str(part) for part in token)
 
 
 def derived(what: str, key: str, principal: str = "anonymous") -> str:
