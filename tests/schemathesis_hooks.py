@@ -10,6 +10,8 @@ import schemathesis
 #: Problems of a request that fits its description, and yet says what cannot be.
 EXPLAINED = {"/problems/unusable", "/problems/key-reused"}
 numbers = itertools.count()
+#: The newest token that was given out: a drawn one is hardly ever that of a command.
+tokens: list[str] = []
 
 
 def positive(case: schemathesis.Case) -> bool:
@@ -22,8 +24,15 @@ def before_call(context: Any, case: schemathesis.Case, kwargs: dict[str, Any]) -
         return
     if case.operation.path.endswith("/updates"):  # a stream lasts as long as it is wanted
         case.query = {**(case.query or {}), "seconds": 0.05}
+    if tokens and case.query and case.query.get("token"):
+        case.query = {**case.query, "token": tokens[-1:]}
     if case.headers and "idempotency-key" in case.headers:  # the simplest key is drawn every time
         case.headers["idempotency-key"] = f"{case.headers['idempotency-key'][:150]}-{next(numbers)}"
+
+
+@schemathesis.hook
+def after_call(context: Any, case: schemathesis.Case, response: schemathesis.Response) -> None:
+    tokens.extend(response.headers.get("labkit-token", ()))
 
 
 @schemathesis.check

@@ -40,14 +40,19 @@ from labkit.domain.orders import CancelOrder, PayOrder, PlaceOrder, ReturnOrder,
 
 router = APIRouter()
 
-ORDER = openapi.command("getOrder", "order_id")
-NEW_ORDER = openapi.command("getOrder", "order_id", creates=True)
-STOCK = openapi.command("getStock", "product_id")
-ACCOUNT = openapi.command("getAccount", "account_id")
-NEW_ACCOUNT = openapi.command("getAccount", "account_id", creates=True)
+ORDER_NEXT = ("payOrder", "shipOrder", "cancelOrder", "returnOrder", "getFulfilment", "followOrder")
+ACCOUNT_NEXT = ("deposit", "withdraw", "transfer", "listTransactions", "followAccount")
+
+ORDER = openapi.command("getOrder", "order_id", then=ORDER_NEXT)
+NEW_ORDER = openapi.command("getOrder", "order_id", creates=True, then=ORDER_NEXT)
+STOCK = openapi.command("getStock", "product_id", then=("adjustStock", "followStock"))
+ACCOUNT = openapi.command("getAccount", "account_id", then=ACCOUNT_NEXT)
+NEW_ACCOUNT = openapi.command("getAccount", "account_id", creates=True, then=ACCOUNT_NEXT)
 NEW_CUSTOMER = openapi.command("getCustomer", "customer_id", creates=True)
 PRODUCT = openapi.command("getProduct", "product_id")
-NEW_PRODUCT = openapi.command("getProduct", "product_id", creates=True)
+NEW_PRODUCT = openapi.command(
+    "getProduct", "product_id", creates=True, then=("changePrice", "receiveStock")
+)
 
 
 # --- orders

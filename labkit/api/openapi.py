@@ -83,10 +83,13 @@ def stream(of: str) -> Responses:
     return {200: {"description": of, "content": content}, **problems(404, 422, 503)}
 
 
-def command(get: str, parameter: str, *, creates: bool = False) -> Responses:
-    """What a command may be answered, with links to what it made or changed (operation ``get``)."""
+def command(
+    get: str, parameter: str, *, creates: bool = False, then: tuple[str, ...] = ()
+) -> Responses:
+    """What a command may be answered, with links to what it made or changed (operation ``get``),
+    and to the commands that come ``then``."""
     status = {"application/json": {"schema": {"$ref": "#/components/schemas/CommandStatus"}}}
-    links = {
+    links: dict[str, Any] = {
         get: {
             "operationId": get,
             "parameters": {
@@ -99,6 +102,9 @@ def command(get: str, parameter: str, *, creates: bool = False) -> Responses:
             "parameters": {"token": "$response.body#/token"},
         },
     }
+    for operation in then:
+        of_this = {parameter: "$response.body#/id"}
+        links[operation] = {"operationId": operation, "parameters": of_this}
     done = {
         "description": "Done, after a wait for it.",
         "content": status,

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Callable
 
 import uvicorn
+from fastapi import FastAPI
 from msgspec import structs
 
 from labkit.api.app import create_app
@@ -60,9 +61,8 @@ def address(at: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def serve(lab: Lab, at: socket.socket) -> None:
-    """Serve a lab until SIGINT or SIGTERM, which is then raised again."""
-    app = create_app(lab)
+def server(app: FastAPI) -> Server:
+    """Serves an app until SIGINT or SIGTERM, which is then raised again."""
     config = uvicorn.Config(
         app,
         log_level="warning",
@@ -70,7 +70,7 @@ def serve(lab: Lab, at: socket.socket) -> None:
         server_header=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
-    Server(config, app.state.service.end).run(sockets=[at])
+    return Server(config, app.state.service.end)
 
 
 def api(
@@ -86,7 +86,7 @@ def api(
                 lab.start()
                 lab.bus.send(STOCK).token()
             print(f"{address(at)} is the live page of run {lab.run}; /docs is the API", flush=True)
-            serve(lab, at)
+            server(create_app(lab)).run(sockets=[at])
         finally:
             if run is None:
                 lab.drop()
