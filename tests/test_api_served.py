@@ -173,6 +173,34 @@ def test_the_end_lets_streams_and_those_who_wait_go(servers: stack.Servers) -> N
         idle.drop()
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_servers_may_go_and_come_back(home: Path) -> None:
+    """While they are away: 503 and when to try again. Afterwards: no new start is needed."""
+    stack.up("away")
+    with Lab("away", contexts=["orders"], start=False, partitions=1) as lab:
+        lab.start()
+        with serving(lab) as served, httpx2.Client(base_url=served.url, timeout=PATIENCE) as api:
+            assert api.post("/orders", json=new_order(), headers=WAIT).status_code == 201
+            stack.down("away")
+            assert api.get("/health/live").status_code == 200
+            for answer in (
+                api.get("/health/ready"),
+                api.get("/orders/o1"),
+                api.get("/orders/o1?freshness=linearizable"),
+                api.post("/orders", json=new_order()),
+            ):
+                problem(answer, 503, "unreachable")
+                assert answer.headers["retry-after"] == "2"
+            stack.up("away")
+            deadline = time.monotonic() + 5 * PATIENCE
+            while api.post("/orders", json=new_order(), headers=WAIT).status_code != 201:
+                assert time.monotonic() < deadline
+            assert api.get("/health/ready").status_code == 200
+        lab.drop()
+    stack.down("away", purge=True)
+
+
 # --- the command line
 
 

@@ -31,6 +31,8 @@ from labkit.ports import Source, Writes
 from labkit.queries import Queries
 from labkit.run import ROLES
 
+#: Who asks whether it is ready waits no longer.
+PROBE_SECONDS = 5.0
 #: Idempotency keys with what they were used for, kept as long as the run.
 KEYS = "api.keys"
 CHECKPOINTS = "api.checkpoints"
@@ -89,7 +91,7 @@ class Service:
         """How many offsets the workers are behind, by role and context."""
         lab = self.lab
         places = [(role, host) for role in ROLES for host in lab.hosts(role)]
-        return self.desk.call(lambda: {place: lab.lag(*place) for place in places})
+        return self.desk.call(lambda: {place: lab.lag(*place) for place in places}, PROBE_SECONDS)
 
     # --- commands
 
