@@ -9,24 +9,25 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
-import rich.progress
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from labkit import failpoints
+from labkit.bench_cli import bars, bench, known, verify, whole
 from labkit.deadletters_cli import app as dead_letters_app
 from labkit.errors import CheckFailed, LabkitError, UsageError
-from labkit.lab import worker_status
+from labkit.parts import make_worker
 from labkit.ports import DELIVERIES
+from labkit.rebuild_cli import rebuild
 from labkit.results import check_writable, save
-from labkit.run import CLIENTS, DEFAULTS, LOGS, ROLES, Settings, make_worker
+from labkit.run import ROLES
+from labkit.runs import worker_status
 from labkit.runtime import Worker, work
+from labkit.settings import CLIENTS, DEFAULTS, LOGS, Settings
 from labkit.stack.commands import WORKERS, say
 from labkit.stack.commands import app as stack_app
 
@@ -41,11 +42,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(stack_app)
-bench = typer.Typer(help="Measure ratios side by side, on real servers.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
-verify = typer.Typer(help="Does it hold? Load, faults, then checkers.", no_args_is_help=True)
 app.add_typer(verify, name="verify")
 app.add_typer(dead_letters_app, name="dead-letters")
+app.command()(rebuild)
 WORKERS.append(worker_status)
 
 
@@ -75,6 +75,9 @@ def run(
     pay_within: Annotated[
         float, typer.Option(help="Seconds that reserved goods wait for their payment.")
     ] = DEFAULTS.pay_within,
+    cache: Annotated[
+        int, typer.Option(help="Answers that a query handler holds; 0: it reads each.")
+    ] = DEFAULTS.cache,
 ) -> None:
     """One worker of a run, until its standard input ends or SIGTERM comes."""
     worker = Worker(role, context, secrets.randbelow(10**9) if slot is None else slot)
@@ -94,6 +97,7 @@ def run(
         linger=linger,
         every=every,
         pay_within=pay_within,
+        cache=cache,
     )
     held, make = make_worker(lab, run, settings, worker)
     try:
@@ -122,13 +126,13 @@ def demo(
     from labkit.experiments.cdnow import ORDERS
     from labkit.experiments.demo import demo, to_json
 
-    _known(client)
-    purchases = _whole("--limit", limit, 1, ORDERS) if limit is not None else ORDERS
+    known(client)
+    purchases = whole("--limit", limit, 1, ORDERS) if limit is not None else ORDERS
     for option, file in (("--json", json_file), ("--plot", plot_file)):
         check_writable(option, file)
     if plot_file and plot_file.suffix not in (".png", ".svg"):
         raise UsageError(f"--plot must end in .png or .svg, got {str(plot_file)!r}")
-    with _bars() as (progress, say):
+    with bars() as (progress, say):
         found = demo(lab, client, purchases, progress, say, keep)
     _show(found)
     save("--json", json_file, to_json(found))
@@ -157,160 +161,6 @@ def api(
     settings = Settings(client=client, partitions=partitions).check()
     with serve.listen(host, port) as at:
         serve.api(lab, run, at, settings, say)
-
-
-@bench.command("restart")
-def bench_restart(
-    client: Annotated[str, typer.Option(help=" or ".join(CLIENTS))] = "kafka-python",
-    scale: Annotated[float, typer.Option(help="Of all sizes; below 1 it is a try.")] = 1.0,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the result as JSON.")
-    ] = None,
-    lab: Annotated[str, typer.Option(help="The lab (its servers).")] = "lab",
-) -> None:
-    """What snapshots save of a long stream, and whether a longer log slows a restart."""
-    from labkit.experiments.restart import Sizes, restart, to_json
-
-    _known(client)
-    sizes = Sizes().scaled(scale)
-    check_writable("--json", json_file)
-    with _bars() as (progress, say):
-        found = restart(lab, client, sizes, progress, say)
-    save("--json", json_file, to_json(found))
-    print(
-        f"The state of a stream of {found['snapshots']['events']:,} events comes "
-        f"{found['snapshot_speedup']:,.1f} times faster from its newest snapshot."
-    )
-    restarts = found["restart_s"]
-    print(
-        f"A handler of {sizes.streams:,} streams restarts in {restarts['short_log']:.2f} s; on a "
-        f"log {sizes.times_longer} times longer in {restarts['long_log']:.2f} s "
-        f"(ratio {found['restart_ratio']:.2f})."
-    )
-    if not found["same_state"]:
-        raise CheckFailed("the states differ from those that were expected; see the JSON")
-
-
-@bench.command("freshness")
-def bench_freshness(
-    tries: Annotated[str, typer.Option(metavar="N", help="Of each strategy.")] = "10000",
-    client: Annotated[str, typer.Option(help=" or ".join(CLIENTS))] = "kafka-python",
-    seed: Annotated[int, typer.Option(help="Of the order of the tries.")] = 1,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the result as JSON.")
-    ] = None,
-    lab: Annotated[str, typer.Option(help="The lab (its servers).")] = "lab",
-) -> None:
-    """How often a read is stale, and what it costs that it is not: four strategies under load."""
-    from labkit.experiments.freshness import freshness, to_json
-
-    _known(client)
-    count = _whole("--tries", tries, 1, 10_000_000)
-    check_writable("--json", json_file)
-    with _bars() as (progress, say):
-        found = freshness(lab, client, count, seed, progress, say)
-    save("--json", json_file, to_json(found))
-    table = Table(title="Reads just after the reply to a write")
-    for column in ("", "tries", "stale", "timed out", "p50 ms", "p99 ms"):
-        table.add_column(column, justify="right" if column else "left")
-    for strategy, row in found["strategies"].items():
-        counts = [f"{row[name]:,}" for name in ("tries", "stale", "timeouts")]
-        table.add_row(strategy, *counts, f"{row['p50_ms']:.1f}", f"{row['p99_ms']:.1f}")
-    Console().print(table)
-    for line in found["checkers"]["C10"]["violations"][:3]:
-        print(f"C10: {line}")
-    if not found["ok"]:
-        raise CheckFailed("a strategy did not keep what it promises; see the table and the JSON")
-
-
-@verify.command("write")
-def verify_write(
-    commands: Annotated[str, typer.Option(metavar="N", help="How many.")] = "100000",
-    plant: Annotated[
-        str | None, typer.Option(help="A bug that a checker must see; see the documentation.")
-    ] = None,
-    client: Annotated[str, typer.Option(help=" or ".join(CLIENTS))] = "kafka-python",
-    seed: Annotated[int, typer.Option(help="Of the load.")] = 1,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the result as JSON.")
-    ] = None,
-    lab: Annotated[str, typer.Option(help="The lab (its servers).")] = "lab",
-) -> None:
-    """Three services under load and faults; what the client saw tells what was lost or doubled."""
-    from labkit.experiments import verify as verification
-
-    _known(client)
-    count = _whole("--commands", commands, 100, 10_000_000)
-    check_writable("--json", json_file)
-    with _bars() as (progress, say):
-        found = verification.verify_write(lab, client, count, plant, seed, progress, say)
-    save("--json", json_file, verification.to_json(found))
-    _show_verdicts(found)
-    if not found["ok"]:
-        wrong = verification.red(found)
-        raise CheckFailed(
-            f"{', '.join(wrong)} turned red" if wrong else "no checker is red, but see the notes"
-        )
-
-
-def _show_verdicts(found: dict[str, Any]) -> None:
-    from labkit.experiments.checkers import MEANINGS
-
-    table = Table(title="What must hold, by what the client saw")
-    for column, justify in (("", "left"), ("", "left"), ("facts", "right"), ("", "left")):
-        table.add_column(column, justify=justify)  # type: ignore[arg-type]
-    for name, verdict in found["checkers"].items():
-        mark = "[green]holds[/]" if verdict["ok"] else f"[bold red]{verdict['found']} WRONG[/]"
-        table.add_row(name, MEANINGS[name], f"{verdict['checked']:,}", mark)
-    Console().print(table)
-    for name, verdict in found["checkers"].items():
-        for line in verdict["violations"][:3]:
-            print(f"{name}: {line}")
-    for fault in found["faults"]:
-        struck = "" if fault["struck"] else " (this has NOT happened)"
-        print(f"{fault['worker']}: {fault['fault']}{struck}")
-    print(
-        f"{found['commands']:,} commands, {found['repeated']:,} of them twice, and "
-        f"{found['saga_commands']:,} by processes; {found['commands_per_second']:,.0f} a second, "
-        f"faults included. Parked: {found['parked']}; ignored commits: {found['ignored_commits']}; "
-        f"{'quiet' if found['quiet'] else 'it never became quiet'}."
-    )
-
-
-def _known(client: str) -> None:
-    if client not in CLIENTS:
-        raise UsageError(f"--client must be one of {', '.join(CLIENTS)}, got {client!r}")
-
-
-def _whole(option: str, text: str, least: int, most: int) -> int:
-    """Typer's own message does not name the value."""
-    try:
-        number = int(text)
-        if least <= number <= most:
-            return number
-    except ValueError:
-        pass
-    raise UsageError(f"{option} must be a whole number from {least} to {most}, got {text!r}")
-
-
-@contextmanager
-def _bars() -> Iterator[tuple[Callable[[str, int, int], None], Callable[[str], None]]]:
-    """A progress bar a stage, on stderr; and a way to print above them."""
-    with rich.progress.Progress(
-        rich.progress.TextColumn("{task.description:<9}"),
-        rich.progress.BarColumn(),
-        rich.progress.MofNCompleteColumn(),
-        rich.progress.TimeElapsedColumn(),
-        console=Console(stderr=True),
-    ) as bars:
-        tasks: dict[str, rich.progress.TaskID] = {}
-
-        def progress(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total)
-            bars.update(tasks[stage], completed=done)
-
-        yield progress, lambda line: bars.console.print(line, highlight=False, markup=False)
 
 
 def _show(found: Demo) -> None:

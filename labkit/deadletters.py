@@ -25,7 +25,10 @@ SHOWN_BYTES = 500
 
 
 class DeadLetter(Struct, frozen=True):
-    """A parked stream: ``waiting`` commands, of which the one at offset ``head`` is stuck."""
+    """A parked stream: ``waiting`` commands, of which the one at offset ``head`` is stuck.
+
+    ``by`` is who parked it: the handler, or a reader. What waits there are commits.
+    """
 
     context: str
     stream: str
@@ -34,6 +37,25 @@ class DeadLetter(Struct, frozen=True):
     waiting: int
     since: datetime
     reason: str
+    by: str = "handler"
+
+
+def parked_by(store: Store, reader: str, context: str, collection: str) -> list[DeadLetter]:
+    """The streams that a reader holds back, those that have waited longest first."""
+    found = [
+        DeadLetter(
+            context,
+            letter["_id"],
+            letter["partition"],
+            letter["offset"],
+            letter["waiting"],
+            EPOCH + timedelta(milliseconds=letter["since"]),
+            letter["reason"],
+            reader,
+        )
+        for letter in store.find(collection, {})
+    ]
+    return sorted(found, key=lambda letter: (letter.since, letter.stream))
 
 
 class Waiting(Struct, frozen=True):

@@ -14,13 +14,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from labkit.contexts import CONTEXTS
 from labkit.deadletters import DeadLetter, DeadLetters, printable
-from labkit.errors import CheckFailed, Refused, UsageError
-from labkit.lab import Lab
+from labkit.errors import CheckFailed, Parked, Refused, UsageError
 from labkit.results import check_writable, save
-from labkit.run import DEFAULTS, runs_folder
-from labkit.runtime import read_registry
+from labkit.runs import joined
 
 app = typer.Typer(help="Parked streams: list, show, replay, drop.", no_args_is_help=True)
 
@@ -45,21 +42,19 @@ def list_(
     Handlers save what they know some tenths of a second after they have decided.
     """
     check_writable("--json", json_file)
-    with _joined(lab, run, context) as joined:
-        found: list[DeadLetter] = []
-        for name in joined.contexts:
-            with closing(joined.letters(name)) as letters:
-                found += letters.parked()
+    with joined(lab, run, context) as held:
+        found = held.parked(context)
     save("--json", json_file, msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")
     if not found:
         print(f"no stream of run {run} is parked")
         return
     _print(
-        ["context", "stream", "partition", "waiting", "since (UTC)", "reason"],
+        ["context", "stream", "by", "partition", "waiting", "since (UTC)", "reason"],
         [
             (
                 letter.context,
                 _shown(letter.stream),
+                letter.by,
                 f"{letter.partition}",
                 f"{letter.waiting:,}",
                 f"{letter.since:%Y-%m-%d %H:%M:%S}",
@@ -101,11 +96,15 @@ def replay(
     every: Annotated[bool, typer.Option("--all", help="All streams of the context.")] = False,
     lab: LabOption = "lab",
     context: ContextOption = "orders",
+    by: Annotated[str, typer.Option(help="Who parked it: the handler, or a reader.")] = "handler",
     timeout: Patience = 30.0,
 ) -> None:
     """Let a parked stream go on with all that waits; the next that is stuck parks it again."""
     if (stream is None) != every:
         raise UsageError(f"name one stream or give --all, got {stream!r} and --all={every}")
+    if by != "handler":
+        _replay_reader(lab, run, by, stream)
+        return
     with _letters(lab, run, context) as letters:
         chosen = letters.parked() if every else [_find(letters, stream or "")]
         refused = []
@@ -120,6 +119,24 @@ def replay(
         print(f"no stream of {context} is parked")
     if refused:
         raise CheckFailed("; ".join(refused) + "; look again")
+
+
+def _replay_reader(lab: str, run: str, by: str, stream: str | None) -> None:
+    """The reader applies them here; its owner is fenced, and rejoins."""
+    with joined(lab, run) as held:
+        parked = [letter.stream for letter in held.parked() if letter.by == by]
+        stuck = []
+        for name in parked if stream is None else [stream]:
+            try:
+                count = held.replay_reader(by, name)
+            except Parked as no:
+                stuck.append(str(no))
+            else:
+                print(f"{_shown(name)} goes on in {by}: {count:,} commits applied")
+    if stream is None and not parked:
+        print(f"{by} holds back no stream")
+    if stuck:
+        raise CheckFailed("; ".join(stuck))
 
 
 @app.command()
@@ -148,28 +165,8 @@ def drop(
 
 
 @contextmanager
-def _joined(lab: str, run: str, context: str | None) -> Iterator[Lab]:
-    if context is not None and context not in CONTEXTS:
-        raise UsageError(f"--context must be one of {', '.join(CONTEXTS)}, got {context!r}")
-    registry = read_registry(runs_folder(lab) / f"{run}.json")
-    client = DEFAULTS.client if registry is None else registry.client
-    with Lab(lab, run=run, contexts=list(CONTEXTS), start=False, client=client) as every:
-        topics = set(every.broker.topics())
-        present = [c for c in CONTEXTS if every.topic_name(f"{c}.events") in topics]
-        # Without workers a run is in no registry, but its topics tell where its commands are.
-        kept = any(every.topic_name(f"{c}.commands") in topics for c in present)
-        log = "kafka" if kept else "mongodb"
-    if not present or context not in (None, *present):
-        there = f"it has {', '.join(present)}" if present else "`labkit status` lists the runs"
-        raise UsageError(f"run {run!r} of lab {lab!r} has no {context or 'topics'}; {there}")
-    names = [context] if context else present
-    with Lab(lab, run=run, contexts=names, start=False, client=client, log=log) as joined:
-        yield joined
-
-
-@contextmanager
 def _letters(lab: str, run: str, context: str) -> Iterator[DeadLetters]:
-    with _joined(lab, run, context) as joined, closing(joined.letters(context)) as letters:
+    with joined(lab, run, context) as run_, closing(run_.letters(context)) as letters:
         yield letters
 
 

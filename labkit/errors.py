@@ -5,13 +5,15 @@
     LabkitError                     one line for the user: the value, and what to do
     ├── UsageError                  a bad argument or file                (exit code 2)
     ├── StackError                  a server is missing, busy or refuses  (exit code 2)
-    │   └── Unreachable             it was there, or should be, and does not answer
+    │   ├── Unreachable             it was there, or should be, and does not answer
+    │   └── Unstorable              a document that the store cannot hold
     ├── CheckFailed                 the run went through, its result is wrong (exit code 1)
     ├── DecodeError                 bytes that are not a message of this schema
     ├── Refused                     a business rule said no; carries the reason
     ├── Transient                   a rule could not decide now: try again after a while
     ├── Duplicate                   an insert met a document that exists; all of it was undone
     ├── Conflict                    another writer changed a shared document first; all undone
+    ├── Parked                      a reader holds this stream back; says why
     ├── TimedOut                    a wait ended; says what it waited for
     └── Fenced                      this worker is no longer the owner: close, rejoin, replay
         └── OutcomeUnknown          a commit timed out: it may have happened, or not
@@ -34,6 +36,10 @@ class StackError(LabkitError):
 
 class Unreachable(StackError):
     """A server that does not answer."""
+
+
+class Unstorable(StackError):
+    """A document that the store cannot hold."""
 
 
 class CheckFailed(LabkitError):
@@ -60,6 +66,12 @@ class Conflict(LabkitError):
 
 class Duplicate(LabkitError):
     """An insert met a document that exists; the whole transaction was undone."""
+
+
+class Parked(LabkitError):
+    """A stream that a view holds back, since an event of it could not be applied."""
+
+    exit_code = 1
 
 
 class TimedOut(LabkitError):

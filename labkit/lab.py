@@ -27,24 +27,32 @@ from msgspec import Struct, structs
 from labkit import stack
 from labkit.bus import CommandBus
 from labkit.contexts import CONTEXTS, Context, route
-from labkit.deadletters import DeadLetters, Waiting
+from labkit.deadletters import DeadLetter, DeadLetters, Waiting
 from labkit.errors import StackError, TimedOut, Unreachable, UsageError
 from labkit.eventlog import HISTORY, EventLog, peek
 from labkit.failpoints import Crash, Failpoint, armed
+from labkit.freshness import EVENTUAL, Fresh
+from labkit.generations import Views, of_reader
 from labkit.handlers import Handler
 from labkit.messages import Answer
+from labkit.parts import Parts
 from labkit.ports import Broker, Checkpoint, Source
 from labkit.projections import Projector
 from labkit.queries import Queries
-from labkit.run import ROLES, Role, Run, Settings, runs_folder
+from labkit.querybus import QueryBus
+from labkit.rebuild import KEEP_SECONDS, Progress
+from labkit.run import ROLES, Role, running_runs
 from labkit.runtime import (
     Alive,
     Order,
     Worker,
     Workers,
     crash_worker,
-    read_registry,
 )
+from labkit.sessions import Session
+from labkit.settings import Settings
+from labkit.subscriptions import Subscription, follow
+from labkit.views import PROJECTIONS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,7 +76,7 @@ class Crashed(Struct, frozen=True):
     signal: int
 
 
-class Lab(Run):
+class Lab(Parts):
     """One run: its topics, its database, its parts.
 
     Args:
@@ -79,7 +87,7 @@ class Lab(Run):
         sagas: which processes run between them; the services they need take part, too.
         start: start servers that are not up; otherwise that is ``Unreachable``.
         report: is given a line for each step of starting servers.
-        settings: how the parts work, by name: see ``run.Settings``.
+        settings: how the parts work, by name: see ``settings.Settings``.
 
     Raises ``UsageError`` for an unknown value and ``StackError`` where servers cannot be had.
     """
@@ -97,13 +105,14 @@ class Lab(Run):
         **settings: Any,
     ) -> None:
         self._workers: Workers | None = None
-        self._pumping = False
+        self._pumping: list[Role] = []
         self._stepping: str | None = None
         self._parts: dict[tuple[str, str], Any] = {}
         self._touched: dict[tuple[str, str], float] = {}
         self._event_logs: dict[str, EventLog] = {}
         self._looks: dict[tuple[bool, str], Source] = {}
         self._bus: CommandBus | None = None
+        self._query_bus: QueryBus | None = None
         if unknown := set(settings) - set(Settings.__struct_fields__):
             raise UsageError(
                 f"unknown setting {unknown.pop()!r}; known: {', '.join(Settings.__struct_fields__)}"
@@ -118,7 +127,7 @@ class Lab(Run):
             report=report,
             settings=Settings(**settings),
         )
-        self.queries = Queries(self.store, self._pump, self._watermarks)
+        self.queries = Queries(self.store, self.pump, self._watermarks)
 
     # --- the two ends
 
@@ -131,9 +140,25 @@ class Lab(Run):
                 self.topic_name,
                 self.log_broker.sender(),
                 lambda context: self.broker.source(self.topic_name(f"{context}.events")),
-                pump=self._pump,
+                pump=self.pump,
             )
         return self._bus
+
+    @property
+    def query_bus(self) -> QueryBus:
+        """Where questions go in that are answered through Kafka, by the query handlers."""
+        if self._query_bus is None:
+            self._query_bus = self.make_query_bus(self.pump)
+        return self._query_bus
+
+    def subscribe(
+        self, name: str, /, *, fresh: Fresh = EVENTUAL, **params: Any
+    ) -> Subscription[Any]:
+        """The answer to a query of the query bus, and then its updates, read here. Close it.
+
+        Monotonic: none shows less of the log than the one before.
+        """
+        return follow(self.store, Session(self.queries), name, fresh, params, self.pump)
 
     def log(self, context: str = "orders") -> EventLog:
         """What the events topic of a context says."""
@@ -206,19 +231,28 @@ class Lab(Run):
 
     # --- the parts, as processes
 
-    def start(self, handlers: int = 1, projectors: int = 1, sagas: int = 1) -> None:
+    def start(
+        self,
+        handlers: int = 1,
+        projectors: int = 1,
+        sagas: int = 1,
+        notifiers: int = 0,
+        queries: int = 0,
+    ) -> None:
         """Start so many worker processes of each context, and of each saga of this run; wait until
-        they own all partitions. On the MongoDB log each context has one relay, too.
+        they own all partitions (but for query handlers, which are only waited for by who asks). On
+        the MongoDB log each context has one relay, too.
 
         In memory there are no processes: whoever waits for an answer steps the parts.
         """
+        counts: dict[Role, int] = {"handler": handlers, "relay": 1, "projector": projectors}
+        counts |= {"saga": sagas, "notifier": notifiers, "query": queries}
         if self.backend == "memory":
-            self._pumping = True
+            self._pumping = [role for role, count in counts.items() if count]
             return
         if self._workers is not None:
             raise UsageError(f"the workers of run {self.run!r} are running already")
         self._close_parts()
-        counts = {"handler": handlers, "relay": 1, "projector": projectors, "saga": sagas}
         workers = [
             Worker(role, host, slot)
             for role, count in counts.items()
@@ -271,13 +305,20 @@ class Lab(Run):
             for host in self.hosts(role)
             for reader in self.readers(role, host)
         ]
-        collections = sorted({reader.checkpoints for reader in readers})
-        return [c for name in collections for c in self.store.checkpoints(name)]
+        wanted: dict[str, set[str]] = {}
+        for reader in readers:
+            wanted.setdefault(reader.checkpoints, set()).add(reader.name)
+        return [
+            checkpoint
+            for collection, names in sorted(wanted.items())
+            for checkpoint in self.store.checkpoints(collection)
+            if checkpoint.id.rpartition(":")[0] in names
+        ]
 
     def stop(self) -> None:
         """Stop the worker processes."""
         workers, self._workers = self._workers, None
-        self._pumping = False
+        self._pumping = []
         if workers is not None:
             workers.stop()
 
@@ -297,17 +338,24 @@ class Lab(Run):
             )
 
     def pump(self) -> None:
-        """What waiting does, for those who wait in another way than by the bus or the queries."""
-        self._pump()
-
-    def _pump(self) -> None:
         """In memory and started: do what worker processes would do. Or step what is by hand."""
         if self._pumping:
-            for role in ROLES:
+            for role in self._pumping:
                 for host in self.hosts(role):
                     self.by_hand(role, host).step(0)
         elif self._stepping:
             self.by_hand("handler", self._stepping).step(0.1)
+
+    def rebuild_view(self, view: str, keep: float = KEEP_SECONDS) -> Progress:
+        """Build a view anew while it serves, and let the new generation serve.
+
+        The old one is kept for ``keep`` seconds, for those who are reading it.
+        """
+        with closing(self.rebuild(view)) as rebuild:
+            progress = rebuild.run(keep, self.check)
+        if (part := self._parts.pop(("projector", view.partition(".")[0]), None)) is not None:
+            part.close()  # stepped by hand: its next life is of the new generation
+        return progress
 
     # --- looking
 
@@ -357,12 +405,17 @@ class Lab(Run):
         """
         import pandas as pd
 
-        rows = []
+        rows = [structs.asdict(letter) for letter in self.parked(context)]
+        columns = ["context", "stream", "partition", "waiting", "since", "by", "reason"]
+        return pd.DataFrame(rows, columns=columns)
+
+    def parked(self, context: str | None = None) -> list[DeadLetter]:
+        """The same, as they are: first those of the handlers, then those of the readers."""
+        found: list[DeadLetter] = []
         for name in [context] if context else self.contexts:
             with closing(self.letters(name)) as letters:
-                rows += [structs.asdict(letter) for letter in letters.parked()]
-        columns = ["context", "stream", "partition", "waiting", "since", "reason"]
-        return pd.DataFrame(rows, columns=columns)
+                found += letters.parked()
+        return found + [d for d in self.held_back() if context in (None, d.context)]
 
     def dead_letter(self, stream: str, context: str = "orders") -> pd.DataFrame:
         """What waits in a parked stream, in order: one row a command, of the first 1,000.
@@ -409,12 +462,19 @@ class Lab(Run):
         )
 
     def collection(self, name: str) -> pd.DataFrame:
-        """What a collection holds: one row a document."""
+        """What a collection holds, a view's in the generation that serves: one row a document."""
         import pandas as pd
 
         if name.endswith(".checkpoints"):
             return pd.DataFrame([msgspec.to_builtins(c) for c in self.store.checkpoints(name)])
-        return pd.DataFrame(self.store.find(name, {}, [("_id", 1)]))
+        return pd.DataFrame(self.store.find(self.where(name), {}, [("_id", 1)]))
+
+    def where(self, collection: str) -> str:
+        """Where a collection is: one of a view, in the generation that serves."""
+        views = {PROJECTIONS[context].name for context in self.contexts}
+        name, _, rest = collection.rpartition(".")
+        of_view = name in views and "@" not in rest
+        return Views(self.store).collection(collection) if of_view else collection
 
     def lag(self, role: str, context: str) -> int:
         """How many offsets the group of a role is behind; markers count too."""
@@ -424,17 +484,19 @@ class Lab(Run):
             published = self._ends(self.broker, topic)
             written = self._ends(self.log_broker, topic)
             return sum(written[partition] - published[partition] for partition in written)
+        if role == "query":
+            topic = self.topic_name(f"{context}.queries")
+            reached = self.broker.committed(topic, self.group(role, context))
+            ends = self._ends(self.broker, topic)
+            return sum(end - reached.get(partition, 0) for partition, end in ends.items())
         for reader in self.readers(role, context):
             topic = self.topic_name(reader.topic)
             ends = self._ends(self.broker_of(topic), topic)
             if role == "handler":
                 reached = self.log_broker.committed(topic, self.group(role, context))
             else:
-                reached = {
-                    int(c.id.rpartition(":")[2]): c.position
-                    for c in self.store.checkpoints(reader.checkpoints)
-                    if c.id.rpartition(":")[0] == reader.name
-                }
+                known = of_reader(self.store.checkpoints(reader.checkpoints), reader.name)
+                reached = {partition: c.position for partition, c in known.items()}
             behind += sum(end - reached.get(partition, 0) for partition, end in ends.items())
         return behind
 
@@ -497,6 +559,9 @@ class Lab(Run):
         if self._bus is not None:
             self._bus.close()
             self._bus = None
+        if self._query_bus is not None:
+            self._query_bus.close()
+            self._query_bus = None
         super().close()
         if self._started_servers and not running_runs(self.name):
             stack.down(self.name)
@@ -523,49 +588,6 @@ class Lab(Run):
         self.close()
 
 
-def running_runs(name: str) -> list[str]:
-    """The runs of a lab that have live workers."""
-    folder = runs_folder(name)
-    if not folder.is_dir():
-        return []
-    return [path.stem for path in sorted(folder.glob("r*.json")) if read_registry(path)]
-
-
-def worker_status(name: str) -> list[dict[str, Any]]:
-    """The workers of a lab, for ``labkit status``: run, role, context, slot, pid, restarts, lag.
-
-    ``lag`` is that of the worker's group; ``None`` where a server does not answer.
-    """
-    rows: list[dict[str, Any]] = []
-    for run in running_runs(name):
-        found = read_registry(runs_folder(name) / f"{run}.json")
-        if found is None:
-            continue
-        contexts = sorted({w.context for w in found.workers if w.role != "saga"})
-        sagas = sorted({w.context for w in found.workers if w.role == "saga"})
-        lags: dict[tuple[str, str], int] = {}
-        try:
-            with Lab(
-                name,
-                run=run,
-                client=found.client,
-                log=found.log,
-                contexts=contexts,
-                sagas=sagas,
-                partitions=found.partitions,
-                start=False,
-            ) as lab:
-                for role, context in sorted({(w.role, w.context) for w in found.workers}):
-                    lags[role, context] = lab.lag(role, context)
-        except StackError:
-            pass
-        rows += [
-            {"run": run, **msgspec.to_builtins(w), "lag": lags.get((w.role, w.context))}
-            for w in found.workers
-        ]
-    return rows
-
-
 def _readable(value: bytes) -> Any:
     try:
         return json.loads(value)
@@ -573,4 +595,4 @@ def _readable(value: bytes) -> Any:
         return value
 
 
-__all__ = ["Context", "Crashed", "Lab", "running_runs", "worker_status"]
+__all__ = ["Context", "Crashed", "Lab"]

@@ -15,8 +15,9 @@ import msgspec
 from msgspec import Struct
 
 from labkit.errors import UsageError
+from labkit.generations import Views
 from labkit.messages import Count
-from labkit.ports import Document, Store
+from labkit.ports import Document
 
 #: Rows of one page at most.
 MAX_PAGE = 1_000
@@ -41,7 +42,7 @@ class _Cursor(Struct, frozen=True, array_like=True):
 
 
 def page(
-    store: Store,
+    views: Views,
     collection: str,
     where: Document,
     sort: Sorting,
@@ -53,7 +54,7 @@ def page(
     if not 1 <= limit <= MAX_PAGE:
         raise UsageError(f"limit must be from 1 to {MAX_PAGE}, got {limit}")
     after = _decode(cursor, sort) if cursor else []
-    rows = store.find(collection, where, sort, limit + 1, at_most, after=after)
+    rows = views.find(collection, where, sort, limit + 1, at_most, after=after)
     more = len(rows) > limit
     rows = rows[:limit]
     return Page(rows, _encode(sort, rows[-1]) if more else "")

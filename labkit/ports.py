@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Literal, Protocol, get_args
 
 import msgspec
@@ -165,7 +166,8 @@ class Checkpoint(Struct, frozen=True):
     """How far one reader has come in one partition, and in which epoch of ownership.
 
     ``position`` is the next offset to read, ``command`` the highest command offset applied,
-    ``ignored`` the number of commits that failed the version check.
+    ``ignored`` the number of commits that came too late for their version, and ``parked`` the
+    number of streams that the reader holds back.
     """
 
     id: str
@@ -173,6 +175,7 @@ class Checkpoint(Struct, frozen=True):
     position: int = 0
     command: int = -1
     ignored: int = 0
+    parked: int = 0
 
 
 class Writes(Struct):
@@ -225,21 +228,8 @@ class Changes(Protocol):
         """Bounded in time."""
 
 
-class Store(Protocol):
-    """Documents and checkpoints; ids are in ``_id``."""
-
-    def claim(self, checkpoints: str, id: str) -> Checkpoint:
-        """Take ownership: raise the epoch by one and return the checkpoint as it stands."""
-
-    def advance(
-        self, checkpoints: str, moves: Sequence[tuple[Checkpoint, Checkpoint]], writes: Writes
-    ) -> None:
-        """Writes and checkpoint moves (from, to) in one transaction.
-
-        Raises ``Fenced`` if a checkpoint is not as ``from`` says (epoch and position),
-        ``Duplicate`` if an insert is not new, and ``Conflict`` if a shared document has another
-        revision; nothing is written then.
-        """
+class Reads(Protocol):
+    """What a store can be asked."""
 
     def checkpoints(self, checkpoints: str) -> list[Checkpoint]:
         """All checkpoints of a collection."""
@@ -282,6 +272,29 @@ class Store(Protocol):
     def count(self, collection: str) -> int:
         """The number of documents."""
 
+
+class Store(Reads, Protocol):
+    """Documents and checkpoints; ids are in ``_id``."""
+
+    def claim(self, checkpoints: str, id: str) -> Checkpoint:
+        """Take ownership: raise the epoch by one and return the checkpoint as it stands."""
+
+    def advance(
+        self, checkpoints: str, moves: Sequence[tuple[Checkpoint, Checkpoint]], writes: Writes
+    ) -> None:
+        """Writes and checkpoint moves (from, to) in one transaction.
+
+        Raises ``Fenced`` if a checkpoint is not as ``from`` says (epoch and position),
+        ``Duplicate`` if an insert is not new, and ``Conflict`` if a shared document has another
+        revision; nothing is written then.
+        """
+
+    def snapshot(self) -> AbstractContextManager[Reads]:
+        """Reads that all see one instant, and nothing that could still be undone.
+
+        Raises ``Conflict`` where a collection was made or changed just then: ask again.
+        """
+
     def index(
         self, collection: str, keys: Sequence[tuple[str, int]], *, sparse: bool = False
     ) -> None:
@@ -290,11 +303,14 @@ class Store(Protocol):
         ``sparse``: of the documents that have the field, which costs the others nothing.
         """
 
+    def discard(self, collections: Iterable[str]) -> None:
+        """Drop collections; unknown names are fine."""
+
     def changes(self, watched: Watched, pause: float = 0.05) -> Changes:
         """From now on, what changes in these collections and in their generations (``name@1``).
 
-        Generations are told by the plain name. ``pause`` is how many seconds it listens for more,
-        once it has heard something: what comes in one burst is told at once.
+        Generations are told by the plain name. A burst is told at once: it ends with the first
+        pause of so many seconds.
         """
 
     def collections(self) -> list[str]:

@@ -3,74 +3,51 @@
 A projector reads an events topic as a member of a group, folds a batch of commits into documents
 and writes these together with its checkpoint in one transaction under its epoch. So a view shows
 each event once, whatever crashes between whichever two steps.
+
+What cannot be applied parks its stream, and nothing else: the commits of a parked stream stay in
+the log, in order, until they are replayed. Collection ``NAME.parked``::
+
+    {_id: stream, partition, offset: of the first commit that waits, waiting, since, reason}
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, Protocol
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol
 
 import stamina
 from msgspec import structs
 
 from labkit import eventlog
 from labkit.crashonly import CrashOnly
-from labkit.errors import Conflict, DecodeError, Duplicate
+from labkit.documents import Docs
+from labkit.errors import (
+    Conflict,
+    DecodeError,
+    Duplicate,
+    Fenced,
+    LabkitError,
+    Parked,
+    Unstorable,
+    UsageError,
+)
 from labkit.failpoints import Failpoint, hit
+from labkit.generations import named, serving
 from labkit.messages import Codec, Commit
-from labkit.ports import Checkpoint, Clock, Document, Record, Source, Store, SystemClock, Writes
+from labkit.ports import Checkpoint, Clock, Document, Record, Source, Store, SystemClock
 
 #: Collection -> its indexes, each a list of (field, direction).
 Indexes = dict[str, list[list[tuple[str, int]]]]
+#: Between two looks of a projector that has nothing to do, whether it is still the owner.
+LOOK_NANOSECONDS = 1_000_000_000
+#: Of the collection of parked streams.
+PARKED_INDEX = [("partition", 1)]
 
 
-class Docs:
-    """The documents of one batch: loaded once, changed in memory, written once."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._documents: dict[str, dict[str, Document]] = {}
-        self._stored: set[tuple[str, str]] = set()
-        self._removed: dict[str, list[str]] = {}
-
-    def load(self, wanted: Iterable[tuple[str, str]]) -> None:
-        """Bring the documents that exist among (collection, id), one look-up a collection."""
-        ids: dict[str, dict[str, None]] = {}
-        for collection, id in wanted:
-            ids.setdefault(collection, {})[id] = None
-        for collection, keys in ids.items():
-            found = self._store.load(collection, keys)
-            self._documents.setdefault(collection, {}).update(found)
-            self._stored.update((collection, id) for id in found)
-
-    def get(self, collection: str, id: str) -> Document | None:
-        """A document of this batch; change it in place."""
-        return self._documents.get(collection, {}).get(id)
-
-    def add(self, collection: str, document: Document) -> Document:
-        """A document that is new."""
-        self._documents.setdefault(collection, {})[document["_id"]] = document
-        return document
-
-    def remove(self, collection: str, id: str) -> None:
-        """Take a document out, if there is one."""
-        if self._documents.get(collection, {}).pop(id, None) and (collection, id) in self._stored:
-            self._removed.setdefault(collection, []).append(id)
-
-    def writes(self) -> Writes:
-        """All documents of the batch: inserts where they are new, which is far cheaper.
-
-        A shared document is raised to its next revision.
-        """
-        writes = Writes(deletes=self._removed)
-        for collection, documents in self._documents.items():
-            for id, document in documents.items():
-                stored = (collection, id) in self._stored
-                if stored and "rev" in document:
-                    document["rev"] += 1
-                into = writes.replaces if stored else writes.inserts
-                into.setdefault(collection, []).append(document)
-        return writes
+def parked_in(projection: str) -> str:
+    """The collection of the streams that a projection has parked."""
+    return f"{projection}.parked"
 
 
 class Projection(Protocol):
@@ -103,11 +80,30 @@ class Outbox(Protocol):
         """What a dead owner of a partition left behind."""
 
 
+class _Entry(NamedTuple):
+    """A record of the log: a commit, or the reason why it is none."""
+
+    record: Record
+    commit: Commit[Any] | None
+    reason: str
+
+    @property
+    def stream(self) -> str:
+        """As the commit says, or else the key."""
+        if self.commit is None:
+            return self.record.key.decode("utf-8", "backslashreplace")
+        return self.commit.stream
+
+
+class _Poison(Exception):
+    """Something in a batch cannot be applied."""
+
+
 class Projector(CrashOnly):
     """Runs one projection over the events of one context.
 
     With ``outbox`` it sends what the projection left there; with ``refusals`` the projection is
-    told of refused and dropped commands too.
+    told of refused and dropped commands too. ``generation`` is that of the documents it writes.
     """
 
     def __init__(
@@ -122,8 +118,11 @@ class Projector(CrashOnly):
         batch_size: int = 4_000,
         outbox: Outbox | None = None,
         refusals: bool = False,
+        generation: int = 0,
     ) -> None:
         self.projection = projection
+        self.generation = generation
+        self.name = named(projection.name, generation)
         self._codec = codec
         self._source = source
         self._store = store
@@ -132,7 +131,10 @@ class Projector(CrashOnly):
         self._batch_size = batch_size
         self._outbox = outbox
         self._refusals = refusals
+        self._letters = parked_in(projection.name)
         self._checkpoints: dict[int, Checkpoint] = {}
+        self._parked: dict[int, frozenset[str]] = {}
+        self._looked = self._clock.now()
         #: Partitions whose dead owner left commands in the outbox.
         self.owed: set[int] = set()
 
@@ -151,18 +153,16 @@ class Projector(CrashOnly):
         for partition in batch.revoked:
             self._checkpoints.pop(partition, None)
             self.owed.discard(partition)
-        self._take_over(batch.assigned)
-        reached = dict(self._checkpoints)
-        for partition, position in batch.positions.items():
-            reached[partition] = structs.replace(reached[partition], position=position)
+        self.own(batch.assigned)
         if batch.records:
             hit(Failpoint.PROJECTOR_FETCHED)
-        elif reached == self._checkpoints:
+        elif all(self._checkpoints[p].position == at for p, at in batch.positions.items()):
+            self._check_owner(fetched)
             return 0
 
         # 2. Fold the commits into documents, 3. write these and the checkpoints as one.
-        commits = [(record, self._decode(record)) for record in batch.records]
-        applied, letters = self._fold_and_write(commits, reached, fetched)
+        entries = [self._entry(record) for record in batch.records]
+        applied, letters = self._take(entries, batch.positions, fetched)
         if batch.records:
             hit(Failpoint.PROJECTOR_ADVANCED)
 
@@ -171,27 +171,87 @@ class Projector(CrashOnly):
             self._outbox.send(letters)
         return applied
 
-    def _fold_and_write(
-        self,
-        commits: list[tuple[Record, Commit[Any] | None]],
-        reached: dict[int, Checkpoint],
-        fetched: int,
-    ) -> tuple[int, list[Document]]:
-        """Again where another writer of a shared document was first: nothing was written then."""
-        for attempt in stamina.retry_context(
-            on=Conflict, attempts=10, wait_initial=0.01, wait_max=0.5
-        ):
-            with attempt:
+    def own(self, partitions: Iterable[int]) -> None:
+        """Claim partitions, and begin to read where their checkpoints stand.
+
+        Raises ``Fenced`` where a later generation serves: whoever makes this projector anew gets
+        that one.
+        """
+        claimed: list[Checkpoint] = []
+        for partition in sorted(partitions):
+            claimed.append(self._store.claim(self._collection, f"{self.name}:{partition}"))
+            self._checkpoints[partition] = claimed[-1]
+            hit(Failpoint.PROJECTOR_CLAIMED)
+        # Claimed first, then looked: a switch after the claim takes it away again.
+        if claimed and self._serving() > self.generation:
+            raise Fenced(f"{self.name!r} does not serve any more: a later generation does")
+        for checkpoint in claimed:
+            partition = int(checkpoint.id.rpartition(":")[2])
+            self._parked[partition] = frozenset(
+                document["_id"]
+                for document in self._store.find(
+                    named(self._letters, self.generation), {"partition": partition}, fields=["_id"]
+                )
+            )
+            if self._outbox and self._outbox.leftovers(partition):
+                self.owed.add(partition)
+            self._source.start(partition, checkpoint.position)
+
+    def _check_owner(self, now: int) -> None:
+        """Who writes nothing for a while is not fenced by a write, so it looks.
+
+        Or it would rejoin only when the next event has come, and that would wait for it.
+        """
+        if now - self._looked < LOOK_NANOSECONDS:
+            return
+        self._looked = now
+        epochs = {c.id: c.epoch for c in self._store.checkpoints(self._collection)}
+        for checkpoint in self._checkpoints.values():
+            if epochs.get(checkpoint.id) != checkpoint.epoch:
+                raise Fenced(f"checkpoint {checkpoint.id!r} has another owner")
+
+    def _serving(self) -> int:
+        return serving(self._store.checkpoints(self._collection), self.projection.name)
+
+    def replay(self, partition: int, stream: str) -> int:
+        """Apply what waits in a parked stream, one commit a transaction; how many it were.
+
+        The partition is taken from its owner, who rejoins. Raises ``UsageError`` where the stream
+        is not parked, and ``Parked`` where it gets no further.
+        """
+        with self.unbroken():
+            self.own([partition])
+            found = self._store.load(named(self._letters, self.generation), [stream]).get(stream)
+            if found is None or found["partition"] != partition:
+                raise UsageError(f"stream {stream!r} is not parked in {self.name!r}")
+            end = self._checkpoints[partition].position
+            waiting = [
+                entry
+                for records in eventlog.read(self._source, partition, found["offset"], end=end)
+                for entry in map(self._entry, records)
+                if entry.stream == stream
+            ]
+            for count, entry in enumerate(waiting):
+                following = [later.record.offset for later in waiting[count + 1 :]]
                 try:
-                    return self._write(commits, reached, fetched, trust=attempt.num == 1)
-                except Duplicate:
-                    # A first commit of a stream that is there already: look at every version.
-                    return self._write(commits, reached, fetched, trust=False)
-        raise AssertionError("a retry ends with a result or an error")
+                    _, letters = self._as_one([entry], {}, self._clock.now(), waiting=following)
+                except _Poison as poison:
+                    raise Parked(
+                        f"{stream!r} stays parked in {self.name!r}, at offset "
+                        f"{entry.record.offset} of partition {partition}: {poison}"
+                    ) from poison
+                if self._outbox and letters:
+                    self._outbox.send(letters)
+            return len(waiting)
+
+    @property
+    def positions(self) -> dict[int, int]:
+        """The next offset of each partition that it owns."""
+        return {partition: at.position for partition, at in self._checkpoints.items()}
 
     def ends(self) -> dict[str, int]:
         """How far the log goes now, by the ids of the checkpoints."""
-        return {f"{self.projection.name}:{p}": end for p, end in self._source.ends().items()}
+        return {f"{self.name}:{p}": end for p, end in self._source.ends().items()}
 
     def send_owed(self) -> None:
         """Send what dead owners left, and nobody has taken out of the outbox since."""
@@ -202,83 +262,189 @@ class Projector(CrashOnly):
 
     def join(self, partitions: int) -> None:
         """Own ``partitions`` before the first step: for those who step by hand."""
-        self._take_over(eventlog.join(self._source, partitions))
+        self.own(eventlog.join(self._source, partitions))
 
     def close(self) -> None:
         """Leave the group."""
         self._source.close()
 
-    def _take_over(self, partitions: frozenset[int]) -> None:
-        for partition in sorted(partitions):
-            id = f"{self.projection.name}:{partition}"
-            checkpoint = self._store.claim(self._collection, id)
-            hit(Failpoint.PROJECTOR_CLAIMED)
-            self._checkpoints[partition] = checkpoint
-            if self._outbox and self._outbox.leftovers(partition):
-                self.owed.add(partition)
-            self._source.start(partition, checkpoint.position)
-
-    def _decode(self, record: Record) -> Commit[Any] | None:
+    def _entry(self, record: Record) -> _Entry:
         try:
-            return self._codec.decode_commit(record.value)
-        except DecodeError:
-            return None
+            return _Entry(record, self._codec.decode_commit(record.value), "")
+        except DecodeError as error:
+            return _Entry(record, None, str(error))
+
+    def _take(
+        self, entries: Sequence[_Entry], positions: Mapping[int, int], fetched: int
+    ) -> tuple[int, list[Document]]:
+        """The batch in one transaction; where there is poison in it, in ever smaller parts.
+
+        So a batch without is as fast as can be, and one that holds some costs a few transactions
+        for each. Returns how many commits were applied, and what the outbox has to send.
+        """
+        try:
+            return self._as_one(entries, positions, fetched)
+        except _Poison as poison:
+            if len(entries) == 1:
+                return self._as_one(entries, positions, fetched, reason=str(poison))
+        half = len(entries) // 2
+        before = {e.record.partition: e.record.offset + 1 for e in entries[:half]}
+        applied, letters = self._take(entries[:half], before, fetched)
+        more, others = self._take(entries[half:], positions, fetched)
+        return applied + more, letters + others
+
+    def _as_one(
+        self,
+        entries: Sequence[_Entry],
+        positions: Mapping[int, int],
+        fetched: int,
+        *,
+        reason: str = "",
+        waiting: list[int] | None = None,
+    ) -> tuple[int, list[Document]]:
+        """Again where another writer of a shared document was first: nothing was written then."""
+        for attempt in stamina.retry_context(
+            on=Conflict, attempts=10, wait_initial=0.01, wait_max=0.5
+        ):
+            with attempt:
+                for trust in (True, False) if attempt.num == 1 else (False,):
+                    try:
+                        return self._write(entries, positions, fetched, trust, reason, waiting)
+                    except Duplicate as error:
+                        # A first commit of a stream that is there already: look at every version.
+                        if not trust:
+                            raise _Poison(str(error)) from error
+                    except Unstorable as error:
+                        raise _Poison(str(error)) from error
+        raise AssertionError("a retry ends with a result or an error")
 
     def _write(
         self,
-        commits: list[tuple[Record, Commit[Any] | None]],
-        before: dict[int, Checkpoint],
+        entries: Sequence[_Entry],
+        positions: Mapping[int, int],
         fetched: int,
-        *,
         trust: bool,
+        poison: str,
+        waiting: list[int] | None,
     ) -> tuple[int, list[Document]]:
-        """``trust``: a stream's first events need no look-up, its document is new."""
-        reached = dict(before)
-        streams = self.projection.streams
-        docs = Docs(self._store)
-        wanted: list[tuple[str, str]] = []
-        for record, commit in commits:
-            if commit is not None:
-                if self._concerns(commit):
-                    wanted.extend(self.projection.touches(commit, record.partition))
-                if commit.first > 1 or not commit.events or not trust:
-                    wanted.append((streams, commit.stream))
-        docs.load(wanted)
+        """One transaction.
+
+        ``trust``: a stream's first events need no look-up, its document is new. ``poison``: park
+        the one entry for this reason. ``waiting``: it is replayed, and these offsets follow it.
+        """
+        reached = {
+            partition: structs.replace(at, position=positions.get(partition, at.position))
+            for partition, at in self._checkpoints.items()
+        }
+        parked = dict(self._parked)
+        docs = Docs(self._store, self.generation)
+        with _blamed():
+            docs.load(self._wanted(entries, trust, poison))
         now = self._clock.now()
         applied = 0
-        commands: dict[int, int] = {}
-        for record, commit in commits:
-            partition = record.partition
-            stream = docs.get(streams, commit.stream) if commit else None
-            known = stream["version"] if stream else 0
-            if commit is None or commit.first != known + 1:
-                at = reached[partition]
-                reached[partition] = structs.replace(at, ignored=at.ignored + 1)
-                continue
-            commands[partition] = max(commit.offset, commands.get(partition, -1))
-            if self._concerns(commit):
-                self.projection.apply(commit, docs, fetched, now)
-                applied += 1
-            if commit.events:
-                document = docs.get(streams, commit.stream)
-                assert document is not None, f"{self.projection.name} kept no {commit.stream!r}"
-                document["version"] = commit.last
-        for partition, command in commands.items():
-            reached[partition] = structs.replace(
-                reached[partition], command=max(command, reached[partition].command)
-            )
+        for entry in entries:
+            commit, stream, partition = entry.commit, entry.stream, entry.record.partition
+            at = reached[partition]
+            if stream in parked[partition] and waiting is None:
+                if (letter := docs.get(self._letters, stream)) is None:
+                    raise Fenced(f"{stream!r} was replayed by another, who took {at.id!r} over")
+                letter["waiting"] += 1
+            elif commit is None or (reason := poison or self._gap(commit, docs)):
+                if waiting is not None:
+                    raise _Poison(entry.reason or reason)
+                docs.add(self._letters, self._letter(entry, entry.reason or reason))
+                parked[partition] |= {stream}
+                at = structs.replace(at, parked=at.parked + 1)
+            elif commit.first <= self._version(commit, docs):
+                at = structs.replace(at, ignored=at.ignored + 1)
+            else:
+                with _blamed():
+                    applied += self._apply(commit, docs, fetched, now)
+            if waiting is not None and self._last(stream, docs, waiting):
+                parked[partition] -= {stream}
+                at = structs.replace(at, parked=at.parked - 1)
+            if commit is not None:
+                at = structs.replace(at, command=max(commit.offset, at.command))
+            reached[partition] = at
         hit(Failpoint.PROJECTOR_APPLIED)
         moves = [
             (old, reached[partition])
             for partition, old in self._checkpoints.items()
-            if reached[partition] != old
+            if reached[partition] != old or waiting is not None
         ]
-        writes = docs.writes()
-        self._store.advance(self._collection, moves, writes)
-        self._checkpoints = reached
-        letters = writes.inserts.get(self._outbox.collection, []) if self._outbox else []
+        letters = docs.added(self._outbox.collection) if self._outbox else []
+        self._store.advance(self._collection, moves, docs.writes())
+        self._checkpoints, self._parked = reached, parked
         return applied, letters
+
+    def _wanted(
+        self, entries: Iterable[_Entry], trust: bool, poison: str
+    ) -> Iterable[tuple[str, str]]:
+        """What the entries will be folded into, as (collection, id)."""
+        for entry in entries:
+            commit = entry.commit
+            if entry.stream in self._parked[entry.record.partition]:
+                yield self._letters, entry.stream
+            if commit is None or poison:
+                continue
+            if self._concerns(commit):
+                yield from self.projection.touches(commit, entry.record.partition)
+            if commit.first > 1 or not commit.events or not trust:
+                yield self.projection.streams, commit.stream
+
+    def _apply(self, commit: Commit[Any], docs: Docs, fetched: int, now: int) -> int:
+        """Whether it concerned the projection."""
+        concerned = self._concerns(commit)
+        if concerned:
+            self.projection.apply(commit, docs, fetched, now)
+        if commit.events:
+            document = docs.get(self.projection.streams, commit.stream)
+            assert document is not None, f"{self.projection.name} kept no {commit.stream!r}"
+            document["version"] = commit.last
+        return int(concerned)
 
     def _concerns(self, commit: Commit[Any]) -> bool:
         turned_down = self._refusals and commit.outcome in ("refused", "dropped")
         return bool(commit.events) or turned_down
+
+    def _version(self, commit: Commit[Any], docs: Docs) -> int:
+        stream = docs.get(self.projection.streams, commit.stream)
+        return stream["version"] if stream else 0
+
+    def _gap(self, commit: Commit[Any], docs: Docs) -> str:
+        """Why a commit cannot be next; empty: it can, or it comes too late."""
+        known = self._version(commit, docs)
+        if commit.first <= known + 1:
+            return ""
+        return f"version {commit.first} cannot follow on {known}: a commit is missing"
+
+    def _letter(self, entry: _Entry, reason: str) -> Document:
+        return {
+            "_id": entry.stream,
+            "partition": entry.record.partition,
+            "offset": entry.record.offset,
+            "waiting": 1,
+            "since": self._clock.wall(),
+            "reason": reason,
+        }
+
+    def _last(self, stream: str, docs: Docs, waiting: list[int]) -> bool:
+        """Note what still waits in a parked stream; whether that is nothing."""
+        letter = docs.get(self._letters, stream)
+        assert letter is not None
+        if waiting:
+            letter.update(offset=waiting[0], waiting=len(waiting))
+        else:
+            docs.remove(self._letters, stream)
+        return not waiting
+
+
+@contextmanager
+def _blamed() -> Iterator[None]:
+    """A projection is pure: whatever it raises, the batch is to blame."""
+    try:
+        yield
+    except LabkitError:
+        raise
+    except Exception as error:
+        raise _Poison(f"{type(error).__name__}: {error}") from error

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Literal, TypeVar
 
-from labkit.errors import TimedOut, UsageError
+from labkit.errors import Conflict, Parked, TimedOut, UsageError
 from labkit.freshness import EVENTUAL, Fresh, Goal, Position, Version, words
+from labkit.generations import Views
 from labkit.messages import Token
 from labkit.pages import Page, Sorting, page
 from labkit.ports import Checkpoint, Document, Store
+from labkit.projections import parked_in
 from labkit.views import PROJECTIONS, BankViews, CatalogViews, InventoryViews, OrderViews
 
 #: Between two looks at a checkpoint: at first often, then a twentieth of the time waited so far,
@@ -47,12 +50,12 @@ class Queries:
 
     def order(self, order_id: str, fresh: Fresh = EVENTUAL) -> Document | None:
         """One order, or ``None`` where the view has not seen it."""
-        return self.orders([order_id], fresh).get(order_id)
+        return self._one(fresh, "orders", OrderViews.orders, order_id)
 
     def orders(self, order_ids: Iterable[str], fresh: Fresh = EVENTUAL) -> dict[str, Document]:
         """Those of the orders that the view has seen, in one read."""
         wanted = list(order_ids)
-        return self._ask(fresh, ["orders"], lambda: self._store.load(OrderViews.orders, wanted))
+        return self._ask(fresh, ["orders"], lambda views: views.load(OrderViews.orders, wanted))
 
     def orders_of(
         self,
@@ -96,38 +99,34 @@ class Queries:
         return self._ask(
             fresh,
             ["orders"],
-            lambda: self._store.totals(name, "customer", fields, "cents", limit, where),
+            lambda views: views.totals(name, "customer", fields, "cents", limit, where),
         )
 
     def revenue_by_month(self, fresh: Fresh = EVENTUAL) -> list[Document]:
         """Months (``_id``, as yyyy-mm) with ``orders`` and ``cents``, in order."""
         fields = ["orders", "cents"]
         return self._ask(
-            fresh, ["orders"], lambda: self._store.totals(OrderViews.months, "month", fields)
+            fresh, ["orders"], lambda views: views.totals(OrderViews.months, "month", fields)
         )
 
     def orders_seen(self, fresh: Fresh = EVENTUAL) -> int:
         """How many orders the view holds."""
-        return self._ask(fresh, ["orders"], lambda: self._store.count(OrderViews.orders))
+        return self._ask(fresh, ["orders"], lambda views: views.count(OrderViews.orders))
 
     # --- catalog and inventory
 
     def products(self, fresh: Fresh = EVENTUAL) -> list[Document]:
         """The products that are listed."""
         name, where = CatalogViews.entries, {"kind": "product"}
-        return self._ask(fresh, ["catalog"], lambda: self._store.find(name, where, [("id", 1)]))
+        return self._ask(fresh, ["catalog"], lambda views: views.find(name, where, [("id", 1)]))
 
     def entry(self, stream: str, fresh: Fresh = EVENTUAL) -> Document | None:
         """A product or a customer of the catalog by its stream (``product-cd``), or ``None``."""
-        name = CatalogViews.entries
-        found = self._ask(fresh, ["catalog"], lambda: self._store.load(name, [stream]))
-        return found.get(stream)
+        return self._one(fresh, "catalog", CatalogViews.entries, stream)
 
     def stock(self, product_id: str, fresh: Fresh = EVENTUAL) -> Document | None:
         """The stock of one product, or ``None`` where the view has not seen it."""
-        name = InventoryViews.stock
-        found = self._ask(fresh, ["inventory"], lambda: self._store.load(name, [product_id]))
-        return found.get(product_id)
+        return self._one(fresh, "inventory", InventoryViews.stock, product_id)
 
     def low_stock(
         self, threshold: int, *, limit: int = 100, cursor: str = "", fresh: Fresh = EVENTUAL
@@ -151,14 +150,14 @@ class Queries:
         of each, or linearizable, none is behind what was asked for. ``None``: nobody knows it.
         """
 
-        def read() -> Document | None:
-            order = self._store.load(OrderViews.orders, [order_id]).get(order_id)
+        def read(views: Views) -> Document | None:
+            order = views.load(OrderViews.orders, [order_id]).get(order_id)
             by_product = [("product", 1)]
-            held = self._store.find(InventoryViews.held, {"order": order_id}, by_product)
+            held = views.find(InventoryViews.held, {"order": order_id}, by_product)
             if order is None and not held:
                 return None
             product = order["product"] if order else held[0]["product"]
-            stock = self._store.load(InventoryViews.stock, [product]).get(product)
+            stock = views.load(InventoryViews.stock, [product]).get(product)
             return {"_id": order_id, "order": order, "held": held, "stock": stock}
 
         return self._ask(fresh, ["orders", "inventory"], read)
@@ -167,9 +166,7 @@ class Queries:
 
     def account(self, account_id: str, fresh: Fresh = EVENTUAL) -> Document | None:
         """One account with its balance, or ``None`` where the view has not seen it."""
-        name = BankViews.accounts
-        found = self._ask(fresh, ["bank"], lambda: self._store.load(name, [account_id]))
-        return found.get(account_id)
+        return self._one(fresh, "bank", BankViews.accounts, account_id)
 
     def balances(self, *, limit: int = 100, cursor: str = "", fresh: Fresh = EVENTUAL) -> Page:
         """A page of all accounts with their balances, by id."""
@@ -189,6 +186,12 @@ class Queries:
         name = BankViews.transactions
         return self._page(fresh, "bank", name, where, by_version, limit, cursor)
 
+    def _one(self, fresh: Fresh, context: str, collection: str, stream: str) -> Document | None:
+        found = self._ask(
+            fresh, [context], lambda views: views.load(collection, [stream]), stream=stream
+        )
+        return found.get(stream)
+
     def _page(
         self,
         fresh: Fresh,
@@ -200,18 +203,24 @@ class Queries:
         cursor: str,
         at_most: Mapping[str, int] | None = None,
     ) -> Page:
-        def read() -> Page:
-            return page(self._store, collection, where, sort, limit, cursor, at_most)
+        def read(views: Views) -> Page:
+            return page(views, collection, where, sort, limit, cursor, at_most)
 
         return self._ask(fresh, [context], read)
 
     # --- freshness
 
-    def _ask(self, fresh: Fresh, contexts: list[str], read: Callable[[], T]) -> T:
-        """The way of every query: be as fresh as asked, then read (from the primary)."""
-        if goals := self._goals(fresh, contexts):
-            self.until(goals, fresh.timeout)
-        return read()
+    def _ask(
+        self, fresh: Fresh, contexts: list[str], read: Callable[[Views], T], stream: str = ""
+    ) -> T:
+        """The way of every query: be as fresh as asked, then read, all of it at one instant.
+
+        A query about one ``stream`` that asks for more than what is there raises ``Parked`` where
+        the view holds that stream back.
+        """
+        goals = self._goals(fresh, contexts)
+        streams = {(context, stream) for context in contexts if stream and goals}
+        return self._wait(goals, fresh.timeout, read, streams=streams)
 
     def _goals(self, fresh: Fresh, contexts: list[str]) -> list[Goal]:
         """What the views must have reached; linearizable: all that is in their logs by now."""
@@ -226,13 +235,7 @@ class Queries:
 
     def checkpoints(self, context: str) -> dict[int, Checkpoint]:
         """By partition, how far the view of a context is."""
-        name = PROJECTIONS[context].name
-        found = {}
-        for checkpoint in self._store.checkpoints(f"{context}.checkpoints"):
-            projection, _, partition = checkpoint.id.rpartition(":")
-            if projection == name:
-                found[int(partition)] = checkpoint
-        return found
+        return Views(self._store).checkpoints(PROJECTIONS[context].name)
 
     def reached(self, context: str) -> dict[int, int]:
         """By partition, the highest command offset that the views of a context have applied."""
@@ -244,17 +247,43 @@ class Queries:
         timeout: float,
         meanwhile: Callable[[], None] = lambda: None,
     ) -> None:
-        """Wait until the views have reached the ``goals``: the one wait of all freshness.
+        """Wait until the views have reached the ``goals``.
 
         ``meanwhile`` is called between two looks. Raises ``TimedOut`` with what is still missing.
         """
-        missing = list(goals)
+        self._wait(list(goals), timeout, lambda views: None, meanwhile)
+
+    def behind(self, goals: Iterable[Goal]) -> dict[Goal, int]:
+        """One look, for who must not wait here: the goals not reached, each with what is."""
+        wanted = list(goals)
+        with suppress(Conflict), self._store.snapshot() as reads:
+            return dict(_behind(Views(reads), wanted))
+        return dict.fromkeys(wanted, -1)
+
+    def _wait(
+        self,
+        goals: list[Goal],
+        timeout: float,
+        read: Callable[[Views], T],
+        meanwhile: Callable[[], None] = lambda: None,
+        streams: Iterable[tuple[str, str]] = (),
+    ) -> T:
+        """The one wait of all freshness: each look is at one instant, and so is what it reads."""
+        streams = {*streams, *((g.context, g.stream) for g in goals if isinstance(g, Version))}
         began = time.monotonic()
-        self._pump()
-        while behind := self._behind(missing):
-            missing = [goal for goal, _ in behind]
+        if goals:
+            self._pump()
+        while True:
+            behind: list[tuple[Goal, int]] = []
+            with suppress(Conflict), self._store.snapshot() as reads:
+                views = Views(reads)
+                _check_parked(views, streams)
+                behind = _behind(views, goals)
+                if not behind:
+                    return read(views)
+            goals = [goal for goal, _ in behind] or goals
             waited = time.monotonic() - began
-            if waited > timeout:
+            if behind and waited > timeout:
                 goal, at = behind[0]
                 raise TimedOut(
                     f"the view of {goal.context!r} did not reach {words(goal)} within "
@@ -264,27 +293,40 @@ class Queries:
             self._pump()
             time.sleep(min(max(waited / 20, SHORTEST_LOOK_SECONDS), LONGEST_LOOK_SECONDS))
 
-    def _behind(self, goals: list[Goal]) -> list[tuple[Goal, int]]:
-        """The goals that are not reached, each with what is."""
-        places = {g.context for g in goals if not isinstance(g, Version)}
-        checkpoints = {context: self.checkpoints(context) for context in places}
-        streams: dict[str, set[str]] = {}
-        for goal in goals:
-            if isinstance(goal, Version):
-                streams.setdefault(goal.context, set()).add(goal.stream)
-        versions = {
-            context: self._store.load(PROJECTIONS[context].streams, ids)
-            for context, ids in streams.items()
-        }
-        behind = []
-        for goal in goals:
-            if isinstance(goal, Version):
-                at = versions[goal.context].get(goal.stream, {}).get("version", 0)
-                wanted = goal.version
-            else:
-                checkpoint = checkpoints[goal.context].get(goal.partition, Checkpoint("", 0))
-                is_token = isinstance(goal, Token)
-                at, wanted = checkpoint.command if is_token else checkpoint.position, goal.offset
-            if at < wanted:
-                behind.append((goal, at))
-        return behind
+
+def _behind(views: Views, goals: list[Goal]) -> list[tuple[Goal, int]]:
+    """The goals that are not reached, each with what is."""
+    places = {g.context for g in goals if not isinstance(g, Version)}
+    checkpoints = {context: views.checkpoints(PROJECTIONS[context].name) for context in places}
+    streams: dict[str, set[str]] = {}
+    for goal in goals:
+        if isinstance(goal, Version):
+            streams.setdefault(goal.context, set()).add(goal.stream)
+    versions = {
+        context: views.load(PROJECTIONS[context].streams, ids) for context, ids in streams.items()
+    }
+    behind = []
+    for goal in goals:
+        if isinstance(goal, Version):
+            at = versions[goal.context].get(goal.stream, {}).get("version", 0)
+            wanted = goal.version
+        else:
+            checkpoint = checkpoints[goal.context].get(goal.partition, Checkpoint("", 0))
+            is_token = isinstance(goal, Token)
+            at, wanted = checkpoint.command if is_token else checkpoint.position, goal.offset
+        if at < wanted:
+            behind.append((goal, at))
+    return behind
+
+
+def _check_parked(views: Views, streams: Iterable[tuple[str, str]]) -> None:
+    """Raises ``Parked`` where a view holds one of the streams back: no wait would end well."""
+    for context, stream in streams:
+        view = PROJECTIONS[context].name
+        if not any(checkpoint.parked for checkpoint in views.checkpoints(view).values()):
+            continue
+        if letter := views.load(parked_in(view), [stream]).get(stream):
+            raise Parked(
+                f"{stream!r} is parked in {view!r} since offset {letter['offset']} of partition "
+                f"{letter['partition']}: {letter['reason']}; see `labkit dead-letters`"
+            )

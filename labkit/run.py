@@ -1,105 +1,39 @@
-"""One run: its names, its connections, and how its parts are wired. The only place that wires.
+"""One run: its names and its connections.
 
-A :class:`Run` is all that a worker process needs; a ``Lab`` (``lab.py``) is a run with the tools of
-a notebook around it.
+With its parts (``parts.py``) it is all that a worker process needs; a ``Lab`` (``lab.py``) has the
+tools of a notebook around both.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 import uuid
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
-
-import structlog
-from msgspec import Struct
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 from labkit import snapshots, stack
 from labkit.adapters.memory import MemoryBroker
 from labkit.adapters.memory_store import MemoryStore
 from labkit.contexts import CONTEXTS
 from labkit.domain.fulfilment import PROCESSES, Fulfilment, Process
+from labkit.domain.notices import NOTICES
 from labkit.errors import Unreachable, UsageError
-from labkit.handlers import Handler, Recovered
-from labkit.ports import DELIVERIES, Broker, Delivery, Store
-from labkit.projections import Projector
-from labkit.relay import Log as Publisher
-from labkit.relay import Relay
-from labkit.runtime import Worker
-from labkit.sagas import Saga, SagaOutbox, SagaProjection
+from labkit.generations import named, serving
+from labkit.ports import Broker, Store
+from labkit.projections import PARKED_INDEX, Projection, parked_in
+from labkit.runtime import Worker, read_registry
+from labkit.sagas import SagaProjection
+from labkit.settings import DEFAULTS, Settings
 from labkit.views import PROJECTIONS
 
 if TYPE_CHECKING:
     from labkit.streams import Streams
 
-CLIENTS = ("kafka-python", "confluent")
-LOGS = ("kafka", "mongodb")
-#: In scheduled mode: a session lasts 6 s, and on the MongoDB log only polls keep it alive.
-MOST_SECONDS_BETWEEN = 5.0
-Role = Literal["handler", "relay", "projector", "saga"]
+Role = Literal["handler", "relay", "projector", "saga", "notifier", "query"]
 ROLES: tuple[Role, ...] = get_args(Role)
-
-
-class Settings(Struct, frozen=True, kw_only=True):
-    """How the parts of a run work; every worker of a run is given the same.
-
-    Args:
-        client: ``kafka-python`` or ``confluent``.
-        log: ``kafka``, or ``mongodb``: commands and commits are kept there, and a relay publishes
-            the commits to Kafka.
-        partitions: of each topic; fixed for the run's life.
-        delivery: what a handler promises in a crash, see ``ports.Delivery``.
-        batch_size: how many commands go into one transaction at most.
-        linger: seconds that a handler waits for a batch to fill.
-        every: seconds between two batches in scheduled mode, at most ``MOST_SECONDS_BETWEEN``; 0 is
-            batch mode.
-        pay_within: seconds that an order whose goods are reserved waits for its payment.
-    """
-
-    client: str = "kafka-python"
-    log: str = "kafka"
-    partitions: int = 4
-    delivery: Delivery = "exactly_once"
-    batch_size: int = 4_000
-    linger: float = 0.0
-    every: float = 0.0
-    pay_within: float = 900.0
-
-    def check(self) -> Settings:
-        """The same settings; raises ``UsageError`` that names the one that cannot be."""
-        if self.client not in CLIENTS:
-            raise UsageError(f"client must be one of {', '.join(CLIENTS)}, got {self.client!r}")
-        if self.log not in LOGS:
-            raise UsageError(f"log must be one of {', '.join(LOGS)}, got {self.log!r}")
-        if self.delivery not in DELIVERIES:
-            raise UsageError(
-                f"delivery must be one of {', '.join(DELIVERIES)}, got {self.delivery!r}"
-            )
-        floors = {"partitions": 1, "batch_size": 1, "linger": 0, "every": 0, "pay_within": 0}
-        for name, least in floors.items():
-            if not least <= getattr(self, name) < math.inf:
-                raise UsageError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        if self.every > MOST_SECONDS_BETWEEN:
-            raise UsageError(
-                f"every must be at most {MOST_SECONDS_BETWEEN:g} s, got {self.every}: "
-                "a worker that polls less often is taken for dead"
-            )
-        return self
-
-    def options(self) -> list[str]:
-        """As options of ``labkit run``, those that are not the default."""
-        found: list[str] = []
-        for name in self.__struct_fields__:
-            if (value := getattr(self, name)) != getattr(DEFAULTS, name):
-                found += [f"--{name.replace('_', '-')}", str(value)]
-        return found
-
-
-DEFAULTS = Settings()
 
 
 class Reader(NamedTuple):
@@ -108,6 +42,17 @@ class Reader(NamedTuple):
     topic: str
     checkpoints: str
     name: str
+
+    @property
+    def context(self) -> str:
+        """Whose topic it reads."""
+        return self.topic.partition(".")[0]
+
+    @property
+    def parked(self) -> str:
+        """The collection of the streams that it holds back; of a handler there is none."""
+        name, _, generation = self.name.partition("@")
+        return named(parked_in(name), int(generation or 0))
 
 
 class Run:
@@ -210,15 +155,18 @@ class Run:
                 self.store.index(CONTEXTS[context].states, [(field, 1)], sparse=True)
             self.store.index(CONTEXTS[context].checkpoints, [("_id", 1)])
             self.store.index(CONTEXTS[context].snapshots, snapshots.INDEX)
-            for collection, indexes in PROJECTIONS[context].indexes.items():
-                for keys in indexes or [[("_id", 1)]]:
-                    self.store.index(collection, keys)
+            self.prepare(PROJECTIONS[context])
         for saga in self.sagas:
             self.store.index(f"{saga}.checkpoints", [("_id", 1)])
-            for projection in self._saga_projections(saga):
-                for collection, indexes in projection.indexes.items():
-                    for keys in indexes or [[("_id", 1)]]:
-                        self.store.index(collection, keys)
+            for projection in self.saga_projections(saga):
+                self.prepare(projection)
+
+    def prepare(self, projection: Projection, generation: int = 0) -> None:
+        """Make sure of the collections of a projection, and of their indexes."""
+        self.store.index(named(parked_in(projection.name), generation), PARKED_INDEX)
+        for collection, indexes in projection.indexes.items():
+            for keys in indexes or [[("_id", 1)]]:
+                self.store.index(named(collection, generation), keys)
 
     @property
     def client(self) -> str:
@@ -244,6 +192,8 @@ class Run:
         """What the workers of a role are named after: contexts, or sagas."""
         if role == "relay" and self.log_broker is self.broker:
             return ()
+        if role == "notifier":
+            return tuple(context for context in self.contexts if context in NOTICES)
         return self.sagas if role == "saga" else self.contexts
 
     def readers(self, role: str, context: str) -> list[Reader]:
@@ -252,16 +202,25 @@ class Run:
             states = CONTEXTS[context].states
             return [Reader(f"{context}.commands", CONTEXTS[context].checkpoints, states)]
         if role == "projector":
-            name = PROJECTIONS[context].name
+            name = named(PROJECTIONS[context].name, self.serving(context))
             return [Reader(f"{context}.events", CONTEXTS[context].checkpoints, name)]
-        if role == "relay":
+        if role in ("relay", "query"):
             return []
+        if role == "notifier":
+            name = f"{context}.notices"
+            return [Reader(f"{context}.events", f"{name}.checkpoints", name)]
         return [
             Reader(f"{p.context}.events", f"{context}.checkpoints", p.name)
-            for p in self._saga_projections(context)
+            for p in self.saga_projections(context)
         ]
 
-    def _saga_projections(self, saga: str) -> list[SagaProjection]:
+    def serving(self, context: str) -> int:
+        """The generation of a context's view that serves."""
+        checkpoints = self.store.checkpoints(CONTEXTS[context].checkpoints)
+        return serving(checkpoints, PROJECTIONS[context].name)
+
+    def saga_projections(self, saga: str) -> list[SagaProjection]:
+        """A process, for each of the contexts that it listens to."""
         process: Process = PROCESSES[saga]
         if isinstance(process, Fulfilment):
             process = Fulfilment(self.settings.pay_within)
@@ -271,67 +230,7 @@ class Run:
         """Where a topic is to be read: commands where they are kept, events where all read them."""
         return self.log_broker if name.endswith(".commands") else self.broker
 
-    # --- parts
-
-    def make(self, worker: Worker, report: Callable[[Recovered], None] = lambda _: None) -> Any:
-        """Wire one part; ``report`` is told what a handler's take-overs took."""
-        if worker.role not in ROLES:
-            raise UsageError(f"role must be one of {', '.join(ROLES)}, got {worker.role!r}")
-        if worker.role == "saga":
-            return self._make_saga(worker.context)
-        context = CONTEXTS[worker.context]
-        commands, events = (
-            self.topic_name(f"{worker.context}.{kind}") for kind in ("commands", "events")
-        )
-        group = self.group(worker.role, worker.context)
-        if worker.role == "handler":
-            return Handler(
-                context,
-                self.log_broker.log(
-                    commands, events, group, f"{group}-{worker.slot}", self.settings.delivery
-                ),
-                self.store,
-                batch_size=self.settings.batch_size,
-                linger=self.settings.linger,
-                report=report,
-            )
-        if worker.role == "relay":
-            if not isinstance(self.log_broker, Publisher):
-                raise UsageError("a relay is for log='mongodb'; this run's log is Kafka")
-            return Relay(self.log_broker, self.broker, events)
-        return Projector(
-            PROJECTIONS[worker.context],
-            context.codec,
-            self.broker.source(events, group),
-            self.store,
-            context.checkpoints,
-        )
-
-    def _make_saga(self, saga: str) -> Saga:
-        sender = self.log_broker.sender()
-        checkpoints = f"{saga}.checkpoints"
-        projectors = [
-            Projector(
-                projection,
-                CONTEXTS[projection.context].codec,
-                self.broker.source(
-                    self.topic_name(f"{projection.context}.events"),
-                    self.group("saga", projection.name),
-                ),
-                self.store,
-                checkpoints,
-                outbox=SagaOutbox(
-                    projection,
-                    self.store,
-                    checkpoints,
-                    sender,
-                    lambda context: self.topic_name(f"{context}.commands"),
-                ),
-                refusals=True,
-            )
-            for projection in self._saga_projections(saga)
-        ]
-        return Saga(projectors, sender, lambda: self.store.checkpoints(checkpoints))
+    # --- its workers and files
 
     def worker_command(self, worker: Worker) -> list[str]:
         """The command line of a worker of this run."""
@@ -403,23 +302,9 @@ def runs_folder(name: str) -> Path:
     return stack.home() / "labs" / name / "runs"
 
 
-def _log_recovery(recovered: Recovered) -> None:
-    structlog.get_logger().info(
-        "recovered",
-        partition=recovered.partition,
-        commits=recovered.commits,
-        seconds=round(recovered.seconds, 3),
-    )
-
-
-def make_worker(
-    name: str, run: str, settings: Settings, worker: Worker
-) -> tuple[Run, Callable[[], Any]]:
-    """What ``labkit run ROLE`` needs: the run it belongs to, and how to make its part."""
-    if worker.role == "saga":
-        joined = Run(
-            name, run=run, contexts=[], sagas=[worker.context], start=False, settings=settings
-        )
-    else:
-        joined = Run(name, run=run, contexts=[worker.context], start=False, settings=settings)
-    return joined, lambda: joined.make(worker, _log_recovery)
+def running_runs(name: str) -> list[str]:
+    """The runs of a lab that have live workers."""
+    folder = runs_folder(name)
+    if not folder.is_dir():
+        return []
+    return [path.stem for path in sorted(folder.glob("r*.json")) if read_registry(path)]

@@ -15,16 +15,17 @@ in the stream that they are for, and survive like it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
 from labkit.crashonly import CrashOnly
+from labkit.documents import Docs
 from labkit.domain.fulfilment import Process, Send, command_id
 from labkit.failpoints import Failpoint, hit
 from labkit.messages import Commit, Envelope, encode
 from labkit.ports import Checkpoint, Document, Sender, Store, Writes
-from labkit.projections import Docs, Indexes, Projector
+from labkit.projections import Indexes, Projector
 
 SEND_SECONDS = 30.0
 
@@ -95,12 +96,19 @@ class SagaProjection:
         }
 
 
-class SagaOutbox:
-    """Sends what a saga has decided; ``topic(context)`` names where its commands go."""
+class Author(Protocol):
+    """A projection that leaves letters in an outbox, each ``from`` its context and partition."""
+
+    context: str
+    outbox: str
+
+
+class LetterBox:
+    """Sends what a projection has decided; ``topic(context)`` names where its letters go."""
 
     def __init__(
         self,
-        projection: SagaProjection,
+        projection: Author,
         store: Store,
         checkpoints: str,
         sender: Sender,

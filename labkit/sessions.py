@@ -6,8 +6,10 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from labkit.freshness import Fresh, Goal, Position, Version
+from labkit.generations import Views
 from labkit.messages import Token
 from labkit.queries import Queries
+from labkit.views import PROJECTIONS
 
 T = TypeVar("T")
 
@@ -16,8 +18,8 @@ class Session(Queries):
     """Queries that see what this session wrote, and never less than it has read.
 
     Both hold within a context, whatever strategy a query asks for on top: ``wrote`` adds a write
-    (by token or by version) to what every later read must show; and how far the views were just
-    after a read, they must be before the next one. With one primary they are, at no cost but the
+    (by token or by version) to what every later read must show; and how far the views were at a
+    read, they must be at the next one. With one primary they are, at no cost but the
     look; after a view was begun anew, or where another member answers, the next read waits.
     """
 
@@ -32,15 +34,24 @@ class Session(Queries):
         if (known := self._writes.get(key)) is None or _of(known) < _of(goal):
             self._writes[key] = goal
 
-    def _ask(self, fresh: Fresh, contexts: list[str], read: Callable[[], T]) -> T:
-        answer = super()._ask(fresh, contexts, read)
-        # After the read, not before it: what was shown is not ahead of this.
-        for context in contexts:
-            for partition, checkpoint in self.checkpoints(context).items():
-                place = Position(context, partition, checkpoint.position)
-                known = self._floor.get((context, partition), place)
-                self._floor[context, partition] = max(known, place, key=lambda p: p.offset)
-        return answer
+    def turn_to(self, queries: Queries) -> None:
+        """From now on another copy of the views answers. What was promised stays promised, since
+        all copies count their positions in one log.
+        """
+        self._store, self._pump, self._ends = queries._store, queries._pump, queries._ends
+
+    def _ask(
+        self, fresh: Fresh, contexts: list[str], read: Callable[[Views], T], stream: str = ""
+    ) -> T:
+        def noted(views: Views) -> T:
+            for context in contexts:
+                for partition, checkpoint in views.checkpoints(PROJECTIONS[context].name).items():
+                    place = Position(context, partition, checkpoint.position)
+                    known = self._floor.get((context, partition), place)
+                    self._floor[context, partition] = max(known, place, key=lambda p: p.offset)
+            return read(views)
+
+        return super()._ask(fresh, contexts, noted, stream)
 
     def _goals(self, fresh: Fresh, contexts: list[str]) -> list[Goal]:
         own: list[Goal] = [*self._writes.values(), *self._floor.values()]

@@ -15,13 +15,16 @@ whatever was missed (the server forgot, a view was built anew), the way on is th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, TypeVar
 
-import msgspec
 from msgspec import Struct
 
+from labkit.conditions import plan
+from labkit.freshness import EVENTUAL, Fresh
+from labkit.messages import encode_value
 from labkit.ports import Changes, Noticed, Store, Watched
+from labkit.sessions import Session
 
 T = TypeVar("T")
 
@@ -74,7 +77,7 @@ class Subscription(Generic[T]):
     def _read(self) -> Update[T] | None:
         answer = self._ask()
         self._due = False
-        seen = looks(answer)
+        seen = encode_value(answer)  # his to change, so that is kept
         if self._number and seen == self._given:
             return None
         self._number += 1
@@ -86,9 +89,27 @@ class Subscription(Generic[T]):
         self._changes.close()
 
 
-def looks(answer: Any) -> bytes:
-    """What tells two answers apart, whoever changes a document that he was given."""
-    return msgspec.json.encode(answer, enc_hook=int)  # MongoDB's large numbers are ints of its own
+def follow(
+    store: Store,
+    session: Session,
+    name: str,
+    fresh: Fresh,
+    params: Mapping[str, Any],
+    pump: Callable[[], None],
+) -> Subscription[Any]:
+    """A query of ``conditions.py``; ``fresh`` holds for the first answer, which all others follow.
+
+    Raises ``UsageError`` for conditions that nobody knows.
+    """
+    made = plan(name, params)
+
+    def ask() -> Any:
+        nonlocal fresh
+        answer = made.ask(session, fresh)
+        fresh = EVENTUAL
+        return answer
+
+    return Subscription(store, of_views(made.watched), ask, pump)
 
 
 def of_views(watched: Watched) -> Watched:

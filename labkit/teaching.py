@@ -7,9 +7,15 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from labkit.adapters.memory_store import MemoryStore
+from labkit.contexts import CONTEXTS
 from labkit.errors import TimedOut
 from labkit.eventlog import fetch
+from labkit.freshness import Position
 from labkit.messages import Command
+from labkit.projections import Projector
+from labkit.queries import Queries
+from labkit.views import PROJECTIONS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -118,6 +124,17 @@ def work(lab: Any, context: str = "orders", wait: float = 1.0) -> int:
     return done
 
 
+def project(lab: Any, context: str = "orders", wait: float = 0.3) -> int:
+    """Step a projector by hand until its views have all there is in the log.
+
+    Returns how many commits it applied.
+    """
+    projector, done = lab.by_hand("projector", context), 0
+    while lab.lag("projector", context):
+        done += projector.step(wait)
+    return done
+
+
 def settle(lab: Any, wait: float = 0.3) -> int:
     """Step every part of a lab by hand, in the order of a message, until nobody is behind any more.
 
@@ -136,6 +153,52 @@ def settle(lab: Any, wait: float = 0.3) -> int:
     for context in lab.contexts:
         lab.by_hand("handler", context).flush()
     return steps
+
+
+def step_while_waiting(lab: Any, context: str = "orders") -> Queries:
+    """Queries of a lab whose parts are stepped by hand: whoever waits steps them, and is told."""
+    work = {"handler": "decided on", "projector": "put into the view"}
+
+    def step() -> None:
+        for role, what in work.items():
+            made = lab.by_hand(role, context).step(0.1)
+            if count := made if role == "projector" else len(made):
+                print(f"   while the query waits, the {role} steps: {count} {what}")
+
+    return Queries(lab.store, step, lab.queries._ends)
+
+
+class Copy:
+    """Another copy of a context's views, kept elsewhere (in this process), from the same log.
+
+    Its projector runs only when told to. ``queries`` ask this copy.
+    """
+
+    def __init__(self, lab: Any, context: str = "orders") -> None:
+        self._lab, self._context = lab, context
+        self._store = MemoryStore()
+        self.queries = Queries(self._store, ends=lab.queries._ends)
+
+    def catch_up(self, timeout: float = 30.0) -> None:
+        """Project all that is in the log by now. Raises ``TimedOut``."""
+        context = CONTEXTS[self._context]
+        source = self._lab.broker.source(
+            self._lab.topic_name(f"{context.name}.events"),
+            self._lab.group("projector", f"{context.name}.copy"),
+        )
+        projection = PROJECTIONS[context.name]
+        projector = Projector(projection, context.codec, source, self._store, context.checkpoints)
+
+        def step() -> None:
+            projector.step(0.3)
+
+        try:
+            projector.join(self._lab.partitions)
+            ends = source.ends().items()
+            goals = [Position(context.name, partition, end) for partition, end in ends if end]
+            self.queries.until(goals, timeout, step)
+        finally:
+            projector.close()
 
 
 def poll_all(consumer: Any, patience: float = 8.0, quiet: float = 1.5) -> list[Any]:

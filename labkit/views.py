@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, ClassVar, Protocol
 
+from labkit.documents import Docs
 from labkit.domain import bank, catalog, inventory
 from labkit.domain.orders import (
     OrderCancelled,
@@ -26,7 +27,7 @@ from labkit.domain.orders import (
 )
 from labkit.messages import Commit
 from labkit.ports import Document
-from labkit.projections import Docs, Indexes, Projection
+from labkit.projections import Indexes, Projection
 
 #: Collection -> the fields of its shard key, each with a direction or ``"hashed"``.
 ShardKeys = dict[str, list[tuple[str, int | str]]]

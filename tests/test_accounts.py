@@ -10,6 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from labkit.contexts import CONTEXTS
+from labkit.documents import Docs
 from labkit.domain import bank, inventory, orders
 from labkit.errors import Refused
 from labkit.experiments.accounts import ACCOUNTS
@@ -18,7 +19,6 @@ from labkit.experiments.history import History
 from labkit.lab import Lab
 from labkit.messages import Command, Commit
 from labkit.ports import Document
-from labkit.projections import Docs
 from labkit.views import PROJECTIONS
 
 S = st.sampled_from

@@ -12,8 +12,8 @@ import pytest
 from hdrh.histogram import HdrHistogram
 
 from labkit import cli, stack
-from labkit.errors import StackError
-from labkit.experiments import freshness
+from labkit.errors import StackError, UsageError
+from labkit.experiments import freshness, processes
 from labkit.experiments.freshness import Report, Tally, judge
 from labkit.experiments.sessions import Read, Write
 from labkit.freshness import STRATEGIES
@@ -151,11 +151,19 @@ def test_a_planted_bug_turns_the_bench_red(
     assert "C10: " in err.out
 
 
+def test_a_sample_in_memory_is_refused() -> None:
+    with (
+        Lab(backend="memory", contexts=["bank"]) as lab,
+        pytest.raises(UsageError, match="between processes, got backend 'memory'"),
+    ):
+        freshness.sample(lab, 1, 1)
+
+
 def test_a_process_that_dies_ends_the_bench(home: Path) -> None:
     """It says why on its own; who waits for it does not wait on."""
     with (
         Lab(backend="memory") as lab,
-        freshness._process(freshness._load, {"name": "owl"}, 1) as pipe,
+        processes.process(freshness.deposits, {"name": "owl"}, 1) as pipe,
         pytest.raises(StackError, match="died; its reason is above"),
     ):
-        freshness._hear(lab, pipe)
+        processes.hear(lab, pipe)

@@ -17,8 +17,9 @@ import pytest
 
 from labkit import cli, stack
 from labkit.experiments import cdnow, demo
-from labkit.lab import Lab, worker_status
+from labkit.lab import Lab
 from labkit.ports import Writes
+from labkit.runs import worker_status
 from labkit.views import OrderViews
 from tests.conftest import new_home
 from tests.test_cli import labkit

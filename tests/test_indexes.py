@@ -21,13 +21,14 @@ CONTEXTS = list(PROJECTIONS)
 
 
 class Heard(CommandListener):
-    """The reads that a client sent, as they went out."""
+    """The reads of views that a client sent, as they went out: checkpoints are read as a whole."""
 
     def __init__(self) -> None:
         self.reads: list[dict[str, Any]] = []
 
     def started(self, event: Any) -> None:
-        if event.command_name in ("find", "aggregate"):
+        read = event.command_name in ("find", "aggregate")
+        if read and not event.command[event.command_name].endswith(".checkpoints"):
             self.reads.append(dict(event.command))
 
     def succeeded(self, event: Any) -> None:
@@ -88,6 +89,7 @@ def heard(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Iterator[Heard]:
     listener = Heard()
     store: Any = lab.store
     with pymongo.MongoClient[Document](lab.servers.mongo_uri, event_listeners=[listener]) as client:
+        monkeypatch.setattr(store, "_client", client)  # its sessions are of one client
         monkeypatch.setattr(store, "_db", client[store._db.name])
         yield listener
 

@@ -30,6 +30,7 @@ from labkit.lab import Lab
 from tests.findings import (
     decide_and_evolve,
     handlers_under_stress,
+    reading_your_own_writes,
     sagas,
     streams,
     the_event_log,
@@ -38,13 +39,20 @@ from tests.findings import (
 FOLDER = Path(__file__).parent.parent / "notebooks"
 START = "00_start_here"
 STEPS = "01_one_command_step_by_step"
-MORE = [decide_and_evolve, the_event_log, handlers_under_stress, sagas, streams]
+MORE = [
+    decide_and_evolve,
+    the_event_log,
+    handlers_under_stress,
+    reading_your_own_writes,
+    sagas,
+    streams,
+]
 NAMES = [START, STEPS, *(one.NAME for one in MORE)]
 
 MAX_CELLS, MAX_LINES, MAX_CELL_LINES = 30, 120, 15
 CELL_SECONDS = 120
 #: What takes long on real servers, and shows the same with less.
-SMALLER = {handlers_under_stress.NAME: "BURST = 80"}
+SMALLER = {handlers_under_stress.NAME: "BURST = 80", reading_your_own_writes.NAME: "TRIES = 6"}
 
 # --- running a notebook
 
@@ -448,7 +456,7 @@ for one in MORE:
 
 SERVER_TWINS = {
     bug: (one.NAME, *twin)
-    for one in (the_event_log, streams)
+    for one in (the_event_log, reading_your_own_writes, streams)
     for bug, twin in one.SERVER_TWINS.items()
 }
 

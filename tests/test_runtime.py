@@ -24,8 +24,9 @@ from labkit import stack
 from labkit.adapters.mongo import MongoStore
 from labkit.errors import LabkitError, StackError
 from labkit.experiments.checkers import History, check_all
-from labkit.lab import Lab, running_runs, worker_status
-from labkit.run import runs_folder
+from labkit.lab import Lab
+from labkit.run import running_runs, runs_folder
+from labkit.runs import worker_status
 from labkit.runtime import Alive, Registry, Worker, read_registry, write_whole
 from labkit.stack.processes import is_alive
 from tests.conftest import new_home

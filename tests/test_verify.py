@@ -27,7 +27,7 @@ from labkit.failpoints import Failpoint
 from labkit.handlers import Handler
 from labkit.lab import Lab
 from labkit.ports import Batch
-from labkit.sagas import SagaOutbox
+from labkit.sagas import LetterBox
 from labkit.teaching import settle, work
 from tests.test_checkers import Skipping, plant_handler
 
@@ -184,7 +184,7 @@ def test_whatever_happens_nothing_is_left(twin: list[str], monkeypatch: pytest.M
 
 
 def test_a_dead_saga_with_random_ids_has_a_second_effect(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(SagaOutbox, "leftovers", SagaOutbox.leftovers)  # restored afterwards
+    monkeypatch.setattr(LetterBox, "leftovers", LetterBox.leftovers)  # restored afterwards
     plants.random_saga_ids()
     with Lab(backend="memory", contexts=SERVICES, sagas=PROCESSES) as lab:
         history = History(lab.bus)

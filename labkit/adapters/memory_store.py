@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from msgspec import structs
 
 from labkit.errors import Conflict, Duplicate, Fenced
-from labkit.ports import Change, Checkpoint, Document, Noticed, Watched, Writes
+from labkit.ports import Change, Checkpoint, Document, Noticed, Reads, Watched, Writes
 
 
 class MemoryStore:
@@ -52,7 +53,8 @@ class MemoryStore:
                     raise Conflict(f"{document['_id']!r} in {collection!r} is of revision {rev}")
         for collection, ids in writes.deletes.items():
             for id in ids:
-                self._collections.setdefault(collection, {}).pop(id, None)
+                self._collections.get(collection, {}).pop(id, None)
+                self._checkpoints.get(collection, {}).pop(id, None)
         for group in (writes.inserts, writes.replaces):
             for collection, documents in group.items():
                 present = self._collections.setdefault(collection, {})
@@ -122,11 +124,24 @@ class MemoryStore:
         """The number of documents."""
         return len(self._collections.get(collection, {}))
 
+    def snapshot(self) -> AbstractContextManager[Reads]:
+        """A store that stays as this one is now: documents are replaced, never changed in place."""
+        frozen = MemoryStore()
+        frozen._collections = {name: dict(held) for name, held in list(self._collections.items())}
+        frozen._checkpoints = {name: dict(held) for name, held in list(self._checkpoints.items())}
+        return nullcontext(frozen)
+
     def index(
         self, collection: str, keys: Sequence[tuple[str, int]], *, sparse: bool = False
     ) -> None:
         """Creates the collection; a dictionary needs no index."""
         self._collections.setdefault(collection, {})
+
+    def discard(self, collections: Iterable[str]) -> None:
+        """Drop collections."""
+        for name in collections:
+            self._collections.pop(name, None)
+            self._tell(name, [""])
 
     def changes(self, watched: Watched, pause: float = 0.05) -> MemoryChanges:
         """Whatever is written from now on."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from bson.errors import BSONError
 from msgspec import structs
 from pymongo import IndexModel, MongoClient, ReadPreference, ReplaceOne, ReturnDocument
@@ -21,8 +22,8 @@ from pymongo.errors import (
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
-from labkit.errors import Conflict, Duplicate, Fenced, OutcomeUnknown, StackError, Unreachable
-from labkit.ports import Checkpoint, Document, Watched, Writes
+from labkit.errors import Conflict, Duplicate, Fenced, OutcomeUnknown, Unreachable, Unstorable
+from labkit.ports import Checkpoint, Document, Reads, Watched, Writes
 
 if TYPE_CHECKING:
     from labkit.adapters.mongo_watch import MongoWatch
@@ -34,6 +35,8 @@ WRITE_MS = 20_000
 SOCKET_MS = 30_000
 MAJORITY = WriteConcern("majority", wtimeout=WRITE_MS)
 _DUPLICATE_KEY = 11_000
+#: A snapshot from before a change of a collection that it reads (SnapshotUnavailable).
+_TOO_NEW = 246
 
 
 @contextmanager
@@ -55,11 +58,13 @@ def translated(doing: str) -> Iterator[None]:
             raise OutcomeUnknown(f"{doing}: no majority answered the commit in time") from error
         if error.has_error_label("TransientTransactionError"):
             raise Conflict(f"{doing}: another writer was first") from error
+        if error.code == _TOO_NEW:
+            raise Conflict(f"{doing}: a collection has just changed") from error
         raise Unreachable(f"{doing}: MongoDB refused: {_short(error)}") from error
     except PyMongoError as error:
         raise Unreachable(f"{doing}: MongoDB: {_short(error)}") from error
     except (BSONError, OverflowError) as error:
-        raise StackError(f"{doing}: MongoDB cannot hold this: {error}") from error
+        raise Unstorable(f"{doing}: MongoDB cannot hold this: {error}") from error
 
 
 def _short(error: PyMongoError) -> str:
@@ -98,11 +103,87 @@ def transaction(client: MongoClient[Document]) -> Iterator[ClientSession]:
         yield session
 
 
-class MongoStore:
+class MongoReads:
+    """What one database holds: now, or in a session that sees one instant."""
+
+    def __init__(self, db: Database[Document], session: ClientSession | None = None) -> None:
+        self._db = db
+        self._session = session
+
+    def checkpoints(self, checkpoints: str) -> list[Checkpoint]:
+        """All checkpoints of a collection."""
+        with translated(f"read {checkpoints!r}"):
+            return [
+                _checkpoint(found) for found in self._db[checkpoints].find(session=self._session)
+            ]
+
+    def load(self, collection: str, ids: Iterable[str]) -> dict[str, Document]:
+        """One look-up."""
+        wanted = list(ids)
+        if not wanted:
+            return {}
+        with translated(f"load from {collection!r}"):
+            found = self._db[collection].find({"_id": {"$in": wanted}}, session=self._session)
+            return {document["_id"]: document for document in found}
+
+    def find(
+        self,
+        collection: str,
+        where: Document,
+        sort: Sequence[tuple[str, int]] = (),
+        limit: int = 0,
+        at_most: Mapping[str, int] | None = None,
+        fields: Sequence[str] = (),
+        after: Sequence[Any] = (),
+    ) -> list[Document]:
+        """Equality, upper bounds, and a place to go on from."""
+        bounds: dict[str, Document] = {n: {"$lte": most} for n, most in (at_most or {}).items()}
+        further = _after(sort, after, bounds) if after else {}
+        with translated(f"find in {collection!r}"):
+            cursor = self._db[collection].find(
+                {**where, **bounds, **further},
+                list(fields) or None,
+                limit=limit,
+                session=self._session,
+            )
+            return list(cursor.sort(list(sort)) if sort else cursor)
+
+    def totals(
+        self,
+        collection: str,
+        by: str,
+        fields: Sequence[str],
+        sort: str = "",
+        limit: int = 0,
+        where: Document | None = None,
+    ) -> list[Document]:
+        """Sums by a field."""
+        sums: dict[str, Any] = {name: {"$sum": f"${name}"} for name in fields}
+        order = {sort: -1, "_id": 1} if sort else {"_id": 1}
+        pipeline: list[Document] = [
+            {"$match": where or {}},
+            # Asked for in this order, MongoDB reads the index and no document.
+            {"$sort": {by: 1}},
+            {"$group": {"_id": f"${by}", **sums}},
+            {"$sort": order},
+        ]
+        if limit:
+            pipeline.append({"$limit": limit})
+        with translated(f"total {collection!r}"):
+            return list(self._db[collection].aggregate(pipeline, session=self._session))
+
+    def count(self, collection: str) -> int:
+        """The number of documents."""
+        with translated(f"count {collection!r}"):
+            return self._db[collection].count_documents({}, session=self._session, hint="_id_")
+
+
+class MongoStore(MongoReads):
     """One database of a MongoDB replica set."""
 
     def __init__(self, uri: str, database: str) -> None:
-        self._client, self._db = connect(uri, database)
+        self._client, db = connect(uri, database)
+        super().__init__(db)
 
     def claim(self, checkpoints: str, id: str) -> Checkpoint:
         """Raise the epoch."""
@@ -111,7 +192,7 @@ class MongoStore:
                 {"_id": id},
                 {
                     "$inc": {"epoch": 1},
-                    "$setOnInsert": {"position": 0, "command": -1, "ignored": 0},
+                    "$setOnInsert": {"position": 0, "command": -1, "ignored": 0, "parked": 0},
                 },
                 upsert=True,
                 return_document=ReturnDocument.AFTER,
@@ -147,67 +228,11 @@ class MongoStore:
                 if ids:
                     self._db[collection].delete_many({"_id": {"$in": ids}}, session=session)
 
-    def checkpoints(self, checkpoints: str) -> list[Checkpoint]:
-        """All checkpoints of a collection."""
-        with translated(f"read {checkpoints!r}"):
-            return [_checkpoint(found) for found in self._db[checkpoints].find()]
-
-    def load(self, collection: str, ids: Iterable[str]) -> dict[str, Document]:
-        """One look-up."""
-        wanted = list(ids)
-        if not wanted:
-            return {}
-        with translated(f"load from {collection!r}"):
-            found = self._db[collection].find({"_id": {"$in": wanted}})
-            return {document["_id"]: document for document in found}
-
-    def find(
-        self,
-        collection: str,
-        where: Document,
-        sort: Sequence[tuple[str, int]] = (),
-        limit: int = 0,
-        at_most: Mapping[str, int] | None = None,
-        fields: Sequence[str] = (),
-        after: Sequence[Any] = (),
-    ) -> list[Document]:
-        """Equality, upper bounds, and a place to go on from."""
-        bounds: dict[str, Document] = {n: {"$lte": most} for n, most in (at_most or {}).items()}
-        further = _after(sort, after, bounds) if after else {}
-        with translated(f"find in {collection!r}"):
-            cursor = self._db[collection].find(
-                {**where, **bounds, **further}, list(fields) or None, limit=limit
-            )
-            return list(cursor.sort(list(sort)) if sort else cursor)
-
-    def totals(
-        self,
-        collection: str,
-        by: str,
-        fields: Sequence[str],
-        sort: str = "",
-        limit: int = 0,
-        where: Document | None = None,
-    ) -> list[Document]:
-        """Sums by a field."""
-        sums: dict[str, Any] = {name: {"$sum": f"${name}"} for name in fields}
-        order = {sort: -1, "_id": 1} if sort else {"_id": 1}
-        pipeline: list[Document] = [
-            {"$match": where or {}},
-            # Asked for in this order, MongoDB reads the index and no document.
-            {"$sort": {by: 1}},
-            {"$group": {"_id": f"${by}", **sums}},
-            {"$sort": order},
-        ]
-        if limit:
-            pipeline.append({"$limit": limit})
-        with translated(f"total {collection!r}"):
-            return list(self._db[collection].aggregate(pipeline))
-
-    def count(self, collection: str) -> int:
-        """The number of documents."""
-        with translated(f"count {collection!r}"):
-            return self._db[collection].count_documents({}, hint="_id_")
+    @contextmanager
+    def snapshot(self) -> Iterator[Reads]:
+        """The newest instant that a majority has: the session draws it at its first read."""
+        with self._client.start_session(snapshot=True) as session:
+            yield MongoReads(self._db, session)
 
     def index(
         self, collection: str, keys: Sequence[tuple[str, int]], *, sparse: bool = False
@@ -216,6 +241,12 @@ class MongoStore:
         with translated(f"index {collection!r}"):
             options = {"sparse": True} if sparse else {}  # MongoDB takes no False for _id
             self._db[collection].create_indexes([IndexModel(list(keys), **options)])
+
+    def discard(self, collections: Iterable[str]) -> None:
+        """Drop collections."""
+        for name in collections:
+            with translated(f"drop {name!r}"):
+                self._db.drop_collection(name)
 
     def changes(self, watched: Watched, pause: float = 0.05) -> MongoWatch:
         """A change stream over the database."""
@@ -269,6 +300,4 @@ def _before(document: Document) -> Document:
 
 def _checkpoint(found: Document | None) -> Checkpoint:
     assert found is not None, "an upsert returns a document"
-    return Checkpoint(
-        found["_id"], found["epoch"], found["position"], found["command"], found["ignored"]
-    )
+    return msgspec.convert({**found, "id": found["_id"]}, Checkpoint)

@@ -15,8 +15,9 @@ from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
 from labkit.adapters.mongo import translated
 from labkit.ports import Change, Document, Noticed, Watched
 
-#: A burst that goes on is told in parts of so many changes.
+#: Writers may never pause, so a burst is told in parts: of so many changes, or so many seconds.
 MOST_CHANGES = 10_000
+MOST_SECONDS = 0.05
 #: Of a change no more is needed than what it is about.
 FIELDS = {"operationType": 1, "ns": 1, "documentKey": 1}
 #: All of a collection has gone; the last two end the stream.
@@ -60,25 +61,30 @@ class MongoWatch:
         )
 
     def poll(self, timeout: float) -> Noticed:
-        """What changed; it goes on for ``pause`` seconds after the last change."""
+        """What changed; after the first change it goes on until there is a pause."""
         deadline = time.monotonic() + timeout
         found: set[Change] = set()
         with translated(self._doing):
             while len(found) < MOST_CHANGES:
                 try:
                     change = self._stream.try_next()
-                    over = not self._stream.alive
+                    ended = not self._stream.alive
                 except ConnectionFailure:
                     raise
                 except OperationFailure:
-                    over = True
-                if over:
+                    ended = True
+                if ended:
                     self.close()
                     self._stream = self._open()
                     return Noticed(frozenset(found), lost=True)
                 if change is not None:
+                    if not found:
+                        deadline = time.monotonic() + MOST_SECONDS
                     found.add(_change(change))
-                elif found or time.monotonic() >= deadline:
+                    over = time.monotonic() >= deadline
+                else:
+                    over = bool(found) or time.monotonic() >= deadline
+                if over:
                     break
         return Noticed(frozenset(found))
 

@@ -15,8 +15,9 @@ from labkit.domain.fulfilment import PROCESSES
 from labkit.domain.inventory import ReceiveStock
 from labkit.errors import StackError, UsageError
 from labkit.lab import Lab
-from labkit.run import Settings, runs_folder
+from labkit.run import runs_folder
 from labkit.runtime import read_registry
+from labkit.settings import Settings
 
 #: What a run of its own has in stock, so that the first orders can be shipped.
 STOCK = ReceiveStock("cd", 1_000)

@@ -68,9 +68,9 @@ def gather(lab: Lab, context: str = "orders") -> Evidence:
         commits=commits,
         chain=chain,
         misfits=misfits,
-        checkpoints=lab.store.checkpoints(CONTEXTS[context].checkpoints),
+        checkpoints=[c for c in lab.checkpoints() if c.id.startswith(f"{context}.")],
         states={d["_id"]: d for d in lab.store.find(CONTEXTS[context].states, {})},
-        views={name: lab.store.find(name, {}) for name in PROJECTIONS[context].indexes},
+        views={name: lab.store.find(lab.where(name), {}) for name in PROJECTIONS[context].indexes},
         lag={role: lab.lag(role, context) for role in ("handler", "projector")},
         aborted=[written for written in _written(lab, context) if written not in marks],
     )
@@ -170,12 +170,14 @@ def lost_writes(
     ignored = sum(c.ignored for c in evidence.checkpoints)
     if ignored or evidence.misfits:
         wrong.append(f"readers ignored {ignored} commits, {len(evidence.misfits)} do not fit")
+    if parked := sum(c.parked for c in evidence.checkpoints):
+        wrong.append(f"readers hold {parked} streams back")
     wrong += [f"the {role} is {lag} offsets behind" for role, lag in evidence.lag.items() if lag]
     stored = 0
     for checkpoint in evidence.checkpoints:
         reader, _, partition = checkpoint.id.rpartition(":")
         mine = [c for c in evidence.chain if c.partition == int(partition)]
-        if reader == PROJECTIONS[evidence.context].name:
+        if reader.partition("@")[0] == PROJECTIONS[evidence.context].name:
             newest = max((c.offset for c in mine), default=-1)
             if checkpoint.command != newest:
                 wrong.append(f"the view says command {checkpoint.command}, it is {newest}")

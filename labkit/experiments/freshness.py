@@ -16,38 +16,41 @@ anything but what it asked for.
 
 Three strategies promise that nothing stale is read; so says each account's balance, and beside it
 checker C10 (``sessions.py``), which goes by versions and instants and knows nothing of balances.
+
+``sample`` makes such tries one by one, for a notebook: there the caller is the only client, and may
+also sleep before it asks.
 """
 
 from __future__ import annotations
 
 import base64
-import multiprocessing
 import os
 import platform
-import signal
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from importlib import metadata
 from multiprocessing.connection import Connection, wait
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import psutil
 from hdrh.histogram import HdrHistogram
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from labkit import stack
 from labkit.domain.bank import Deposit, OpenAccount
-from labkit.errors import LabkitError, StackError, TimedOut
-from labkit.experiments.plants import plant_from_environment
+from labkit.errors import StackError, TimedOut, UsageError
+from labkit.experiments.processes import PATIENCE_SECONDS, hear, process
 from labkit.experiments.sessions import Read, Write, sessions
-from labkit.freshness import STRATEGIES, Fresh, Strategy, Version
+from labkit.freshness import LINEARIZABLE, STRATEGIES, Fresh, Strategy, Version
 from labkit.lab import Lab
 from labkit.messages import Answer, Token
 from labkit.runtime import calm_gc
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CONTEXT = "bank"
 #: A client waits most of its time for replies, so many of them share the cores; each makes at least
@@ -58,9 +61,8 @@ LEAST_TRIES = 15
 ACCOUNTS = 8
 LOAD_PER_SECOND = 200
 LOAD_ACCOUNTS = 200
-#: A read waits so long for its freshness, and a client for anything else.
+#: A read waits so long for its freshness.
 READ_SECONDS = 10.0
-PATIENCE_SECONDS = 60.0
 #: At most so many of the reads may time out.
 TIMEOUTS = 0.001
 #: What a histogram can hold: microseconds from 1 to 100 s, with three digits.
@@ -80,6 +82,20 @@ class Tally(Struct):
     timeouts: int = 0
     by_others: int = 0
     times: str = ""
+
+
+class Try(Struct, frozen=True):
+    """One try: it slept ``pause_ms`` after the reply, and ``ms`` after the reply it was answered.
+
+    ``by_another``: a second client wrote; ``timed_out``: there was no answer, and so no stale one.
+    """
+
+    strategy: Strategy
+    pause_ms: int
+    by_another: bool
+    ms: float
+    stale: bool = False
+    timed_out: bool = False
 
 
 class Report(Struct):
@@ -125,7 +141,7 @@ def freshness(
             try:
                 lab.start()
                 report(f"run {lab.run}: {tries:,} tries of each strategy by {clients} clients")
-                found["versions"] = _versions(lab)
+                found["versions"] = versions(lab)
                 began = time.monotonic()
                 reports, load = _run(lab, clients, tries, seed, progress)
                 found["seconds"] = round(time.monotonic() - began, 1)
@@ -137,6 +153,37 @@ def freshness(
     found["load"] = {"sent": load, "per_second": round(load / found["seconds"], 1)}
     found["ok"] = found["ok"] and not found["ignored_commits"] and load > 0
     return found
+
+
+def sample(lab: Lab, tries: int, seed: int, pauses_ms: Sequence[int] = ()) -> pd.DataFrame:
+    """So many tries of each strategy by this process, beside the load of the bench; one row each.
+
+    And as many of ``eventual`` after each pause. The columns are the fields of ``Try``. The workers
+    of ``lab`` must run. Raises ``UsageError`` for a lab in memory, where all is one process.
+    """
+    import pandas as pd
+
+    if lab.backend == "memory":
+        raise UsageError("how stale reads are is measured between processes, got backend 'memory'")
+    rng = Random(f"{seed} sample")
+    ways: list[tuple[Strategy, int]] = [(strategy, 0) for strategy in STRATEGIES]
+    ways += [("eventual", pause) for pause in pauses_ms]
+    rows = []
+    with (
+        process(deposits, _settings(lab), seed) as load,
+        Lab(**_settings(lab), start=False) as second,
+    ):
+        hear(lab, load)
+        client = Client("client", lab, second, rng)
+        lab.queries.account("none", LINEARIZABLE)  # the first one opens a reader
+        for round in range(tries):
+            for strategy, pause in rng.sample(ways, len(ways)):
+                of_another = strategy == "linearizable" and round % 2 == 1
+                done = client.attempt(strategy, of_another=of_another, pause_ms=pause)
+                rows.append(structs.asdict(done))
+        load.send_bytes(b"stop")
+        hear(lab, load)
+    return pd.DataFrame(rows, columns=Try.__struct_fields__)
 
 
 def judge(reports: list[Report], tries: int) -> dict[str, Any]:
@@ -156,19 +203,25 @@ def judge(reports: list[Report], tries: int) -> dict[str, Any]:
     }
 
 
+def percentiles(times: HdrHistogram) -> dict[str, float]:
+    """In milliseconds, of a histogram in microseconds."""
+    at = {name: times.get_value_at_percentile(p) for name, p in PERCENTILES.items()}
+    return {f"{name}_ms": value / 1e3 for name, value in at.items()} | {
+        "max_ms": times.get_max_value() / 1e3
+    }
+
+
 def _together(tallies: list[Tally]) -> dict[str, Any]:
     """Histograms are merged, never their percentiles."""
     times = HdrHistogram(*RANGE)
     for tally in tallies:
         times.decode_and_add(base64.b64decode(tally.times))
-    at = {name: times.get_value_at_percentile(p) for name, p in PERCENTILES.items()}
     return {
         "tries": sum(tally.tries for tally in tallies),
         "stale": sum(tally.stale for tally in tallies),
         "timeouts": sum(tally.timeouts for tally in tallies),
         "by_others": sum(tally.by_others for tally in tallies),
-        **{f"{name}_ms": value / 1e3 for name, value in at.items()},
-        "max_ms": times.get_max_value() / 1e3,
+        **percentiles(times),
     }
 
 
@@ -187,61 +240,25 @@ def _run(
     lab: Lab, count: int, tries: int, seed: int, progress: Progress
 ) -> tuple[list[Report], int]:
     """The load beside the clients; their last reports, and how much the load sent until then."""
-    settings: dict[str, Any] = {"name": lab.name, "run": lab.run, "client": lab.client}
-    settings |= {"contexts": [CONTEXT], "partitions": lab.partitions}
+    settings = _settings(lab)
     shares = [tries // count + (number < tries % count) for number in range(count)]
-    with _process(_load, settings, seed) as load:
-        _hear(lab, load)
+    with process(deposits, settings, seed) as loading:
+        hear(lab, loading)
         with ExitStack() as opened:
             clients = [
-                opened.enter_context(_process(_client, settings, seed, number, share))
+                opened.enter_context(process(_client, settings, seed, number, share))
                 for number, share in enumerate(shares)
             ]
             reports = _gather(lab, clients, tries, progress)
         with suppress(BrokenPipeError):  # it is dead, as the next line finds
-            load.send_bytes(b"stop")
-        return reports, int(_hear(lab, load))
+            loading.send_bytes(b"stop")
+        return reports, int(hear(lab, loading))
 
 
-@contextmanager
-def _process(target: Callable[..., None], *args: Any) -> Iterator[Connection]:
-    """A process that talks through a pipe, and is gone afterwards."""
-    spawn = multiprocessing.get_context("spawn")
-    here, there = spawn.Pipe()
-    process = spawn.Process(target=_main, args=(target, there, *args), daemon=True)
-    process.start()
-    there.close()  # the other end is the child's alone: where it dies, we read an end of file
-    try:
-        yield here
-    finally:
-        here.close()
-        process.terminate()
-        process.join()
-
-
-def _main(target: Callable[..., None], pipe: Connection, *args: Any) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
-    if "LABKIT_PLANT" in os.environ:
-        plant_from_environment()
-    try:
-        target(pipe, *args)
-    except LabkitError as error:
-        print(f"{target.__name__.strip('_')}: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except (BrokenPipeError, EOFError):
-        pass  # the parent has gone, or has heard enough
-
-
-def _hear(lab: Lab, pipe: Connection) -> bytes:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not pipe.poll(1.0):
-        lab.check()
-        if time.monotonic() > deadline:
-            raise TimedOut(f"a process of the bench said nothing for {PATIENCE_SECONDS:g} s")
-    try:
-        return pipe.recv_bytes()
-    except EOFError:
-        raise StackError("a process of the bench died; its reason is above") from None
+def _settings(lab: Lab) -> dict[str, Any]:
+    """With which a process joins the run of a lab."""
+    settings: dict[str, Any] = {"name": lab.name, "run": lab.run, "client": lab.client}
+    return settings | {"contexts": [CONTEXT], "partitions": lab.partitions}
 
 
 def _gather(lab: Lab, clients: list[Connection], tries: int, progress: Progress) -> list[Report]:
@@ -253,7 +270,7 @@ def _gather(lab: Lab, clients: list[Connection], tries: int, progress: Progress)
             raise TimedOut(f"no client said anything for {PATIENCE_SECONDS:g} s; see the logs")
         for client in ready:
             assert isinstance(client, Connection)
-            reports[client] = msgspec.json.decode(_hear(lab, client), type=Report)
+            reports[client] = msgspec.json.decode(hear(lab, client), type=Report)
             if reports[client].tallies:
                 waiting.discard(client)
         done = sum(found.done for found in reports.values())
@@ -261,7 +278,9 @@ def _gather(lab: Lab, clients: list[Connection], tries: int, progress: Progress)
     return [reports[client] for client in clients]
 
 
-def _load(pipe: Connection, settings: dict[str, Any], seed: int) -> None:
+def deposits(
+    pipe: Connection, settings: dict[str, Any], seed: int, rate: float = LOAD_PER_SECOND
+) -> None:
     """Deposits at a steady rate, until it is told to stop; then it says how many."""
     rng = Random(f"{seed} load")
     with Lab(**settings, start=False) as lab:
@@ -272,7 +291,7 @@ def _load(pipe: Connection, settings: dict[str, Any], seed: int) -> None:
         lab.bus.flush(PATIENCE_SECONDS)
         pipe.send_bytes(b"ready")
         began, sent = time.monotonic(), 0
-        while not pipe.poll(max(0.0, began + sent / LOAD_PER_SECOND - time.monotonic())):
+        while not pipe.poll(max(0.0, began + sent / rate - time.monotonic())):
             lab.bus.send(Deposit(rng.choice(accounts), 1))
             sent += 1
         lab.bus.flush(PATIENCE_SECONDS)
@@ -314,8 +333,8 @@ class Client:
             if not lab.bus.execute(OpenAccount(account, name), timeout=PATIENCE_SECONDS).accepted:
                 raise StackError(f"account {account!r} could not be opened")
 
-    def attempt(self, strategy: Strategy, *, of_another: bool) -> None:
-        """Write, hear that it is done, read."""
+    def attempt(self, strategy: Strategy, *, of_another: bool, pause_ms: int = 0) -> Try:
+        """Write, hear that it is done, sleep where a pause is given, read."""
         account = self._rng.choice(list(self._cents))
         token, answer = self._deposit(account, self._second if of_another else self._lab)
         writer = f"{self._name}'s second" if of_another else self._name
@@ -325,16 +344,21 @@ class Client:
         tally.tries += 1
         tally.by_others += of_another
         began = time.monotonic_ns()
+        if pause_ms:
+            time.sleep(pause_ms / 1e3)
         try:
             shown = self._lab.queries.account(account, fresh) or {"balance": 0, "version": 0}
         except TimedOut:
             tally.timeouts += 1
-            self._times[strategy].record_value((time.monotonic_ns() - began) // 1_000)
-            return
+            took = time.monotonic_ns() - began
+            self._times[strategy].record_value(took // 1_000)
+            return Try(strategy, pause_ms, of_another, took / 1e6, timed_out=True)
         ended = time.monotonic_ns()
         self._times[strategy].record_value(max(1, (ended - began) // 1_000))
-        tally.stale += shown["balance"] < self._cents[account]
+        stale = shown["balance"] < self._cents[account]
+        tally.stale += stale
         self._reads.append(Read(self._name, account, strategy, shown["version"], began, ended))
+        return Try(strategy, pause_ms, of_another, (ended - began) / 1e6, stale)
 
     def _deposit(self, account: str, writer: Lab) -> tuple[Token, Answer]:
         token = writer.bus.send(Deposit(account, 1)).token(PATIENCE_SECONDS)
@@ -360,7 +384,8 @@ class Client:
         return Report(done, self._tallies, self._reads, self._writes)
 
 
-def _versions(lab: Lab) -> dict[str, str]:
+def versions(lab: Lab) -> dict[str, str]:
+    """Of what the figures depend on."""
     names = {"labkit": "cqrs-labkit", "pymongo": "pymongo", "hdrhistogram": "hdrhistogram"}
     names[lab.client] = "confluent-kafka" if lab.client == "confluent" else lab.client
     found = {key: metadata.version(distribution) for key, distribution in names.items()}

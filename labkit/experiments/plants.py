@@ -12,6 +12,9 @@ checkpoint-apart    a view's checkpoint is written in a transaction of its own, 
 random-saga-ids     what a dead saga left in its outbox is sent again at once, with other ids
 no-wait             a query does not wait until the view is as fresh as it was asked for
 old-watermark       linearizable takes the ends of the log that it was told at its first call
+swapped-answers     a query handler gives each the answer to the query before
+deaf-cache          a query handler that holds answers hears of no change
+lost-answers        a query handler forgets one query in twenty
 brittle             a rule has a bug until the file ``repaired`` is there: what poison is made of
 ==================  ========================================================================
 """
@@ -20,7 +23,9 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -90,16 +95,16 @@ def checkpoint_apart() -> None:
 
 def random_saga_ids() -> None:
     """The first sending is proper, so its answer is heard; the second takes effect once more."""
-    from labkit.sagas import SagaOutbox
+    from labkit.sagas import LetterBox
 
-    leftovers = SagaOutbox.leftovers
+    leftovers = LetterBox.leftovers
 
-    def renamed(self: SagaOutbox, partition: int) -> list[dict[str, Any]]:
+    def renamed(self: LetterBox, partition: int) -> list[dict[str, Any]]:
         if letters := leftovers(self, partition):
             self.send([{**letter, "value": _renamed(letter["value"])} for letter in letters])
         return []
 
-    SagaOutbox.leftovers = renamed  # type: ignore[method-assign]
+    LetterBox.leftovers = renamed  # type: ignore[method-assign]
 
 
 def random_saga_ids_and_a_death() -> None:
@@ -107,13 +112,13 @@ def random_saga_ids_and_a_death() -> None:
 
     The crew kills one, too, but what that has in its hands may be without effect the second time.
     """
-    from labkit.sagas import SagaOutbox
+    from labkit.sagas import LetterBox
 
     random_saga_ids()
-    send, mark = SagaOutbox.send, marks() / "in-its-hands"
+    send, mark = LetterBox.send, marks() / "in-its-hands"
     fatal = {"LABKIT_FAILPOINT": Failpoint.SAGA_SENT, "LABKIT_FAILPOINT_MARK": str(mark)}
 
-    def last(self: SagaOutbox, letters: list[dict[str, Any]]) -> None:
+    def last(self: LetterBox, letters: list[dict[str, Any]]) -> None:
         # "nobody" has no account (``load.py``), and who is armed already dies in another way.
         if "LABKIT_FAILPOINT" not in os.environ and any(
             '"ReceiveMoney"' in letter["value"] and letter["key"] != "nobody" for letter in letters
@@ -121,7 +126,7 @@ def random_saga_ids_and_a_death() -> None:
             arm_from_environment(fatal)
         send(self, letters)
 
-    SagaOutbox.send = last  # type: ignore[method-assign]
+    LetterBox.send = last  # type: ignore[method-assign]
 
 
 def _renamed(value: str) -> str:
@@ -131,9 +136,9 @@ def _renamed(value: str) -> str:
 
 def no_wait() -> None:
     """In the processes that ask."""
-    from labkit.queries import Queries
+    from labkit import queries
 
-    Queries.until = lambda *_: None  # type: ignore[method-assign]
+    queries._behind = lambda *_: []
 
 
 def old_watermark() -> None:
@@ -150,6 +155,42 @@ def old_watermark() -> None:
         return told[key]
 
     Lab._watermarks = kept  # type: ignore[method-assign]
+
+
+def swapped_answers() -> None:
+    """Right values, to the wrong ones."""
+    from labkit.queryhandler import Arrived, QueryHandler
+
+    give = QueryHandler._give
+    before: list[msgspec.Raw] = []
+
+    def swap(
+        self: QueryHandler, arrived: Arrived, value: msgspec.Raw, cached: bool = False
+    ) -> None:
+        before.append(value)
+        give(self, arrived, before[-2:][0], cached)
+
+    QueryHandler._give = swap  # type: ignore[method-assign]
+
+
+def deaf_cache() -> None:
+    """What is held, is held for good."""
+    from labkit.answers import Answers
+
+    Answers.notice = lambda *_: None  # type: ignore[method-assign]
+
+
+def lost_answers() -> None:
+    """As if it committed their offsets, and died."""
+    from labkit.queryhandler import Arrived, QueryHandler
+
+    answer = QueryHandler._answer
+
+    def forget(self: QueryHandler, arrived: Arrived) -> None:
+        if arrived.offset % 20:
+            answer(self, arrived)
+
+    QueryHandler._answer = forget  # type: ignore[method-assign]
 
 
 def brittle() -> None:
@@ -175,6 +216,9 @@ PLANTS: dict[str, Callable[[], None]] = {
     "random-saga-ids": random_saga_ids_and_a_death,
     "no-wait": no_wait,
     "old-watermark": old_watermark,
+    "swapped-answers": swapped_answers,
+    "deaf-cache": deaf_cache,
+    "lost-answers": lost_answers,
     "brittle": brittle,
 }
 
@@ -185,6 +229,22 @@ def plant_from_environment() -> None:
         if name not in PLANTS:
             raise UsageError(f"LABKIT_PLANT must be of {', '.join(PLANTS)}, got {name!r}")
         PLANTS[name]()
+
+
+@contextmanager
+def planted(*names: str | None) -> Iterator[Path]:
+    """The environment of the workers that are started in it; and the folder of the marks."""
+    with tempfile.TemporaryDirectory(prefix="labkit-verify-") as folder:
+        wanted = {"LABKIT_PLANT": ",".join(filter(None, names)), "LABKIT_PLANT_MARKS": folder}
+        before = {name: os.environ.get(name) for name in wanted}
+        os.environ.update(wanted)
+        try:
+            yield Path(folder)
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name, None)
+                if value is not None:
+                    os.environ[name] = value
 
 
 def marks() -> Path:

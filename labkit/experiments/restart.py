@@ -38,7 +38,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib import metadata, util
+from importlib import metadata
 from typing import Any
 
 import msgspec
@@ -48,18 +48,15 @@ from msgspec import Struct
 from labkit import stack
 from labkit.contexts import CONTEXTS
 from labkit.domain.catalog import ChangePrice, Entry, ListProduct
-from labkit.errors import TimedOut, UsageError
+from labkit.errors import UsageError
 from labkit.eventlog import EventLog
-from labkit.handlers import Handler, Recovered
+from labkit.experiments.filling import NEVER, fill_client, filling, handler_of
+from labkit.handlers import Recovered
 from labkit.lab import Lab
-from labkit.messages import Command, Envelope, encode
+from labkit.messages import Command
 from labkit.runtime import calm_gc
 
 CATALOG = CONTEXTS["catalog"]
-NEVER = 10**9
-FILL_SECONDS = 60.0
-#: So many commands are sent before they are handled.
-CHUNK = 20_000
 PRODUCT = "pen"
 
 #: Told how far a stage is: its name, how many of how many.
@@ -109,7 +106,7 @@ def restart(
         found: dict[str, Any] = {
             "bench": "restart",
             "client": client,
-            "fill_client": _fill_client(client),
+            "fill_client": fill_client(client),
             "sizes": msgspec.to_builtins(sizes),
             "streams": sizes.streams,
             "machine": {"cores": os.cpu_count(), "memory_bytes": psutil.virtual_memory().total},
@@ -141,7 +138,7 @@ def _long_stream(lab: Lab, sizes: Sizes, progress: Progress) -> dict[str, Any]:
     commands = (
         ChangePrice(PRODUCT, n) if n else ListProduct(PRODUCT, "a pen", n) for n in range(total)
     )
-    with _filling(lab) as handle:
+    with filling(CATALOG, lab) as handle:
         began = time.monotonic()
         handle(
             commands,
@@ -254,7 +251,7 @@ def _fill(lab: Lab, sizes: Sizes, times: int, what: str, progress: Progress) -> 
         for n in _tail(sizes):
             yield ChangePrice(f"p{n}", times)
 
-    with _filling(lab) as handle:
+    with filling(CATALOG, lab) as handle:
         handle(commands(), total, lambda done: progress(what, done, total), NEVER)
         handle(tail(), sizes.tail, lambda _: None, NEVER, ids="t", save=False)
 
@@ -267,8 +264,8 @@ def _tail(sizes: Sizes) -> range:
 def _take_over(lab: Lab, sizes: Sizes, times: int) -> _Restart:
     parts: list[Recovered] = []
     began = time.perf_counter()
-    handler = _handler(
-        lab, lab, NEVER, report=parts.append, flush_streams=NEVER, flush_seconds=NEVER
+    handler = handler_of(
+        CATALOG, lab, lab, NEVER, report=parts.append, flush_streams=NEVER, flush_seconds=NEVER
     )
     try:
         handler.join(lab.partitions)
@@ -290,69 +287,7 @@ def _saved(lab: Lab) -> int:
     return lab.store.count(CATALOG.states)
 
 
-# --- filling, and what both parts share
-
-
-def _handler(lab: Lab, through: Lab, snapshot_every: int, **options: Any) -> Handler:
-    """A handler of ``lab``'s run, by hand, on the client of ``through``."""
-    group = lab.group("handler", CATALOG.name)
-    commands, events = (lab.topic_name(f"catalog.{kind}") for kind in ("commands", "events"))
-    log = through.broker.log(commands, events, group, f"{group}-0")
-    return Handler(CATALOG, log, lab.store, snapshot_every=snapshot_every, **options)
-
-
-@contextmanager
-def _filling(lab: Lab) -> Iterator[Callable[..., None]]:
-    """Sends commands and handles them, as fast as it goes."""
-    with Lab(
-        lab.name, run=lab.run, client=_fill_client(lab.client), contexts=["catalog"]
-    ) as through:
-
-        def handle(
-            commands: Iterator[Command],
-            total: int,
-            progress: Callable[[int], None],
-            snapshot_every: int,
-            ids: str = "c",
-            save: bool = True,
-            batch_size: int = 4_000,
-        ) -> None:
-            handler = _handler(
-                lab,
-                through,
-                snapshot_every,
-                batch_size=batch_size,
-                flush_streams=CHUNK if save else NEVER,
-                flush_seconds=NEVER,
-            )
-            sender = through.broker.sender()
-            topic = lab.topic_name("catalog.commands")
-            done = 0
-            try:
-                handler.join(lab.partitions)
-                while done < total:
-                    sent = 0
-                    for command in commands:
-                        value = encode(Envelope(f"{ids}{done + sent}", command))
-                        sender.send(topic, command.stream.encode(), value)
-                        sent += 1
-                        if sent == CHUNK:
-                            break
-                    sender.flush(FILL_SECONDS)
-                    deadline = time.monotonic() + FILL_SECONDS
-                    while sent:
-                        handled = len(handler.step(0.2))
-                        sent, done = sent - handled, done + handled
-                        progress(done)
-                        if not handled and time.monotonic() > deadline:
-                            raise TimedOut(f"{sent} of {CHUNK} commands were never delivered")
-                if save:
-                    handler.flush()
-            finally:
-                sender.close()
-                handler.close()
-
-        yield handle
+# --- what both parts share
 
 
 @contextmanager
@@ -363,10 +298,6 @@ def _lab(name: str, client: str) -> Iterator[Lab]:
             yield lab
         finally:
             lab.drop()
-
-
-def _fill_client(client: str) -> str:
-    return "confluent" if util.find_spec("confluent_kafka") else client
 
 
 def _seconds(values: list[float]) -> dict[str, Any]:
@@ -389,7 +320,7 @@ def _versions(lab: Lab) -> dict[str, str]:
         "msgspec": "msgspec",
         "kafka-python": "kafka-python",
     }
-    if _fill_client(lab.client) == "confluent":
+    if fill_client(lab.client) == "confluent":
         names["confluent-kafka"] = "confluent-kafka"
     found = {key: metadata.version(distribution) for key, distribution in names.items()}
     return {"python": platform.python_version(), **found, **lab.server_versions()}

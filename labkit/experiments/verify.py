@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import platform
 import signal
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -35,7 +34,7 @@ from labkit.experiments.crew import Crew, Extra
 from labkit.experiments.demo import Progress
 from labkit.experiments.history import History
 from labkit.experiments.load import Load
-from labkit.experiments.plants import REPAIRED
+from labkit.experiments.plants import REPAIRED, planted
 from labkit.experiments.verdict import Verdict, together
 from labkit.failpoints import Failpoint
 from labkit.lab import Lab
@@ -91,7 +90,7 @@ def verify_write(
     if plant == "no-fence" and client != "kafka-python":
         raise UsageError("--plant no-fence is for --client kafka-python; librdkafka always fences")
     calm_gc()
-    with stack.borrowed(name, report), _planted(plant) as marks:
+    with stack.borrowed(name, report), planted("brittle", plant) as marks:
         delivery = "at_most_once" if plant == "early-offsets" else "exactly_once"
         with _lab(name, client, delivery) as lab:
             history = History(lab.bus)
@@ -166,25 +165,6 @@ def _lab(name: str, client: str, delivery: str) -> Iterator[Lab]:
             yield lab
         finally:
             lab.drop()
-
-
-@contextmanager
-def _planted(plant: str | None) -> Iterator[Path]:
-    """The environment of the workers; and the folder of the marks."""
-    with tempfile.TemporaryDirectory(prefix="labkit-verify-") as folder:
-        planted = {
-            "LABKIT_PLANT": ",".join(filter(None, ("brittle", plant))),
-            "LABKIT_PLANT_MARKS": folder,
-        }
-        before = {name: os.environ.get(name) for name in planted}
-        os.environ.update(planted)
-        try:
-            yield Path(folder)
-        finally:
-            for name, value in before.items():
-                os.environ.pop(name, None)
-                if value is not None:
-                    os.environ[name] = value
 
 
 # --- the client

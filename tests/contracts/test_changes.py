@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -13,6 +14,9 @@ from msgspec import structs
 from labkit.adapters.memory_store import MemoryStore
 from labkit.ports import Change, Changes, Noticed, Store, Writes
 from labkit.subscriptions import Subscription, of_views
+
+#: Of the writer that goes on while others subscribe.
+WRITES = 300
 
 pytestmark = [pytest.mark.contract, pytest.mark.servers]
 
@@ -175,6 +179,7 @@ def test_what_is_written_between_the_first_read_and_its_answer_is_not_missed(
         answer = number(store)
         if (n := next(written, None)) is not None:
             write(*([{}] if n > 1 else []), {"docs": [{"_id": "a", "n": n}]})
+            store.claim("checkpoints", "p:1")
         return answer
 
     with closing(Subscription(store, {"docs": ["a"]}, ask)) as updates:
@@ -226,3 +231,41 @@ def test_the_pointers_of_views_are_watched() -> None:
         "orders.checkpoints": {"orders.view"},
         "inventory.checkpoints": {"inventory.view"},
     }
+
+
+@pytest.fixture
+def writer(store: Store, write: Callable[..., None]) -> Iterator[threading.Thread]:
+    """Counts up in one document as fast as it can, in one transaction each."""
+    if isinstance(store, MemoryStore):
+        pytest.skip("in memory nobody writes meanwhile")
+    write({"docs": [{"_id": "a", "n": 0}]})
+
+    def count() -> None:
+        for n in range(1, WRITES + 1):
+            write({}, {"docs": [{"_id": "a", "n": n}]})
+
+    thread = threading.Thread(target=count)
+    yield thread
+    thread.join()
+
+
+def test_a_writer_that_goes_on_leaves_no_gap_at_the_seam(
+    store: Store, writer: threading.Thread
+) -> None:
+    """Many subscribe while it writes: each sees it rise, and come to its end."""
+    writer.start()
+    followed = []
+    while writer.is_alive():
+        followed.append((Subscription(store, {"docs": ["a"]}, lambda: number(store)), [-1]))
+        for updates, seen in followed:
+            if (update := updates.poll()) is not None:
+                seen.append(update.answer)
+    assert len(followed) > 2
+    for updates, seen in followed:
+        while seen[-1] < WRITES:
+            update = updates.poll(10)
+            assert update is not None, f"it stays at {seen[-1]}"
+            seen.append(update.answer)
+        assert seen == sorted(set(seen)), "none twice, none goes back"
+        assert updates.poll() is None
+        updates.close()

@@ -1,0 +1,288 @@
+"""``labkit bench`` and ``labkit verify``: no logic, only arguments and tables."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import rich.progress
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from labkit.errors import CheckFailed, UsageError
+from labkit.results import check_writable, save
+from labkit.settings import CLIENTS
+
+bench = typer.Typer(help="Measure ratios side by side, on real servers.", no_args_is_help=True)
+verify = typer.Typer(help="Does it hold? Load, faults, then checkers.", no_args_is_help=True)
+
+
+@bench.command("restart")
+def bench_restart(
+    client: Annotated[str, typer.Option(help=" or ".join(CLIENTS))] = "kafka-python",
+    scale: Annotated[float, typer.Option(help="Of all sizes; below 1 it is a try.")] = 1.0,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the result as JSON.")
+    ] = None,
+    lab: Annotated[str, typer.Option(help="The lab (its servers).")] = "lab",
+) -> None:
+    """What snapshots save of a long stream, and whether a longer log slows a restart."""
+    from labkit.experiments.restart import Sizes, restart, to_json
+
+    known(client)
+    sizes = Sizes().scaled(scale)
+    check_writable("--json", json_file)
+    with bars() as (progress, say):
+        found = restart(lab, client, sizes, progress, say)
+    save("--json", json_file, to_json(found))
+    print(
+        f"The state of a stream of {found['snapshots']['events']:,} events comes "
+        f"{found['snapshot_speedup']:,.1f} times faster from its newest snapshot."
+    )
+    restarts = found["restart_s"]
+    print(
+        f"A handler of {sizes.streams:,} streams restarts in {restarts['short_log']:.2f} s; on a "
+        f"log {sizes.times_longer} times longer in {restarts['long_log']:.2f} s "
+        f"(ratio {found['restart_ratio']:.2f})."
+    )
+    if not found["same_state"]:
+        raise CheckFailed("the states differ from those that were expected; see the JSON")
+
+
+@bench.command("freshness")
+def bench_freshness(
+    tries: Annotated[str, typer.Option(metavar="N", help="Of each strategy.")] = "10000",
+    client: Annotated[str, typer.Option(help=" or ".join(CLIENTS))] = "kafka-python",
+    seed: Annotated[int, typer.Option(help="Of the order of the tries.")] = 1,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the result as JSON.")
+    ] = None,
+    lab: Annotated[str, typer.Option(help="The lab (its servers).")] = "lab",
+) -> None:
+    """How often a read is stale, and what it costs that it is not: four strategies under load."""
+    from labkit.experiments.freshness import freshness, to_json
+
+    known(client)
+    count = whole("--tries", tries, 1, 10_000_000)
+    check_writable("--json", json_file)
+    with bars() as (progress, say):
+        found = freshness(lab, client, count, seed, progress, say)
+    save("--json", json_file, to_json(found))
+    table = Table(title="Reads just after the reply to a write")
+    for column in ("", "tries", "stale", "timed out", "p50 ms", "p99 ms"):
+        table.add_column(column, justify="right" if column else "left")
+    for strategy, row in found["strategies"].items():
+        counts = [f"{row[name]:,}" for name in ("tries", "stale", "timeouts")]
+        table.add_row(strategy, *counts, f"{row['p50_ms']:.1f}", f"{row['p99_ms']:.1f}")
+    Console().print(table)
+    for line in found["checkers"]["C10"]["violations"][:3]:
+        print(f"C10: {line}")
+    if not found["ok"]:
+        raise CheckFailed("a strategy did not keep what it promises; see the table and the JSON")
+
+
+@bench.command("rebuild")
+def bench_rebuild(
+    events: Annotated[str, typer.Option(metavar="N", help="In the log at first.")] = "200000",
+    rounds: Annotated[str, typer.Option(metavar="N", help="That count.")] = "3",
+    probes: Annotated[str, typer.Option(metavar="N", help="Reads meanwhile, at least.")] = "10000",
+    client: Annotated[str, typer.Option(help=" or ".join(CLIENTS))] = "kafka-python",
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the result as JSON.")
+    ] = None,
+    lab: Annotated[str, typer.Option(help="The lab (its servers).")] = "lab",
+) -> None:
+    """A view is built anew while it serves: how fast beside a bare loop, and is it noticed?"""
+    from labkit.experiments.rebuild import rebuild, to_json
+
+    known(client)
+    sizes = (
+        whole("--events", events, 1, 10_000_000),
+        whole("--rounds", rounds, 1, 100),
+        whole("--probes", probes, 1, 10_000_000),
+    )
+    check_writable("--json", json_file)
+    with bars() as (progress, say):
+        found = rebuild(lab, client, sizes, progress, say)
+    save("--json", json_file, to_json(found))
+    speed = {arm: statistics.median(each) for arm, each in found["events_per_second"].items()}
+    print(
+        f"{speed['rebuild']:,.0f} events a second are rebuilt, {speed['bare']:,.0f} by a bare loop "
+        f"(ratio {found['ratio_to_bare']:.2f})."
+    )
+    print(
+        f"{found['probes']:,} reads meanwhile, {found['availability']:.2%} of them answered; the "
+        f"slowest took {found['slowest_probe_ms']:.0f} ms."
+    )
+    for line in [*found["trouble"], *found["checkers"]["C9"]["violations"]][:5]:
+        print(line)
+    if not found["ok"]:
+        raise CheckFailed("the rebuild was noticed, or the view is wrong; see above")
+
+
+@bench.command("cache")
+def bench_cache(
+    queries: Annotated[str, typer.Option(metavar="N", help="On each side.")] = "10000",
+    client: Annotated[str, typer.Option(help=" or ".join(CLIENTS))] = "kafka-python",
+    seed: Annotated[int, typer.Option(help="Of the questions.")] = 1,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the result as JSON.")
+    ] = None,
+    lab: Annotated[str, typer.Option(help="The lab (its servers).")] = "lab",
+) -> None:
+    """What a query handler gains by holding answers, and how often they are stale."""
+    from labkit.experiments.caching import cache
+    from labkit.experiments.freshness import to_json
+
+    known(client)
+    count = whole("--queries", queries, 100, 10_000_000)
+    check_writable("--json", json_file)
+    with bars() as (progress, say):
+        found = cache(lab, client, count, seed, progress, say)
+    save("--json", json_file, to_json(found))
+    table = Table(title="The query bus with and without a cache, while the accounts change")
+    for column in ("cache", "answers/s", "p50 ms", "p99 ms", "held", "stale"):
+        table.add_column(column, justify="left" if column == "cache" else "right")
+    for side, row in found["sides"].items():
+        held = f"{row['cached'] / row['asked']:.1%}"
+        stale = f"{row['stale']:,} of {row['looked']:,}"
+        figures = (
+            f"{row['answers_per_second']:,.0f}",
+            f"{row['p50_ms']:.1f}",
+            f"{row['p99_ms']:.1f}",
+        )
+        table.add_row(side, *figures, held, stale)
+    Console().print(table)
+    if not found["ok"]:
+        raise CheckFailed("a side did not do what it should; see the table and the JSON")
+
+
+@verify.command("write")
+def verify_write(
+    commands: Annotated[str, typer.Option(metavar="N", help="How many.")] = "100000",
+    plant: Annotated[
+        str | None, typer.Option(help="A bug that a checker must see; see the documentation.")
+    ] = None,
+    client: Annotated[str, typer.Option(help=" or ".join(CLIENTS))] = "kafka-python",
+    seed: Annotated[int, typer.Option(help="Of the load.")] = 1,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the result as JSON.")
+    ] = None,
+    lab: Annotated[str, typer.Option(help="The lab (its servers).")] = "lab",
+) -> None:
+    """Three services under load and faults; what the client saw tells what was lost or doubled."""
+    from labkit.experiments import verify as verification
+
+    known(client)
+    count = whole("--commands", commands, 100, 10_000_000)
+    check_writable("--json", json_file)
+    with bars() as (progress, say):
+        found = verification.verify_write(lab, client, count, plant, seed, progress, say)
+    save("--json", json_file, verification.to_json(found))
+    _show_verdicts(found)
+    if not found["ok"]:
+        wrong = verification.red(found)
+        raise CheckFailed(
+            f"{', '.join(wrong)} turned red" if wrong else "no checker is red, but see the notes"
+        )
+
+
+@verify.command("queries")
+def verify_queries(
+    queries: Annotated[str, typer.Option(metavar="N", help="How many are asked.")] = "10000",
+    plant: Annotated[
+        str | None, typer.Option(help="A bug that must be seen: swapped-answers, lost-answers.")
+    ] = None,
+    client: Annotated[str, typer.Option(help=" or ".join(CLIENTS))] = "kafka-python",
+    seed: Annotated[int, typer.Option(help="Of the questions.")] = 1,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the result as JSON.")
+    ] = None,
+    lab: Annotated[str, typer.Option(help="The lab (its servers).")] = "lab",
+) -> None:
+    """Each question its own answer over Kafka, though a handler is killed in the middle."""
+    from labkit.experiments.asking import verify_queries
+    from labkit.experiments.freshness import to_json
+
+    known(client)
+    count = whole("--queries", queries, 100, 10_000_000)
+    check_writable("--json", json_file)
+    with bars() as (progress, say):
+        found = verify_queries(lab, client, count, plant, seed, progress, say)
+    save("--json", json_file, to_json(found))
+    print(
+        f"{found['answered']:,} of {found['asked']:,} questions were answered, "
+        f"{found['mismatched']} of them wrong; {found['timed_out']} timed out, "
+        f"{found['refused']} were refused. {found['answers_per_second']:,.0f} answers a second, "
+        f"the outage of {len(found['killed'])} killed handlers included; half of them after "
+        f"{found['p50_ms']:,.0f} ms."
+    )
+    for line in found["examples"]:
+        print(line)
+    if not found["ok"]:
+        raise CheckFailed("not each question got its own answer; see above and the JSON")
+
+
+def _show_verdicts(found: dict[str, Any]) -> None:
+    from labkit.experiments.checkers import MEANINGS
+
+    table = Table(title="What must hold, by what the client saw")
+    for column, justify in (("", "left"), ("", "left"), ("facts", "right"), ("", "left")):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    for name, verdict in found["checkers"].items():
+        mark = "[green]holds[/]" if verdict["ok"] else f"[bold red]{verdict['found']} WRONG[/]"
+        table.add_row(name, MEANINGS[name], f"{verdict['checked']:,}", mark)
+    Console().print(table)
+    for name, verdict in found["checkers"].items():
+        for line in verdict["violations"][:3]:
+            print(f"{name}: {line}")
+    for fault in found["faults"]:
+        struck = "" if fault["struck"] else " (this has NOT happened)"
+        print(f"{fault['worker']}: {fault['fault']}{struck}")
+    print(
+        f"{found['commands']:,} commands, {found['repeated']:,} of them twice, and "
+        f"{found['saga_commands']:,} by processes; {found['commands_per_second']:,.0f} a second, "
+        f"faults included. Parked: {found['parked']}; ignored commits: {found['ignored_commits']}; "
+        f"{'quiet' if found['quiet'] else 'it never became quiet'}."
+    )
+
+
+def known(client: str) -> None:
+    """Raises ``UsageError`` for a client that is none."""
+    if client not in CLIENTS:
+        raise UsageError(f"--client must be one of {', '.join(CLIENTS)}, got {client!r}")
+
+
+def whole(option: str, text: str, least: int, most: int) -> int:
+    """Typer's own message does not name the value."""
+    try:
+        number = int(text)
+        if least <= number <= most:
+            return number
+    except ValueError:
+        pass
+    raise UsageError(f"{option} must be a whole number from {least} to {most}, got {text!r}")
+
+
+@contextmanager
+def bars() -> Iterator[tuple[Callable[[str, int, int], None], Callable[[str], None]]]:
+    """A progress bar a stage, on stderr; and a way to print above them."""
+    with rich.progress.Progress(
+        rich.progress.TextColumn("{task.description:<9}"),
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TimeElapsedColumn(),
+        console=Console(stderr=True),
+    ) as bars:
+        tasks: dict[str, rich.progress.TaskID] = {}
+
+        def progress(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total)
+            bars.update(tasks[stage], completed=done)
+
+        yield progress, lambda line: bars.console.print(line, highlight=False, markup=False)

@@ -1,0 +1,62 @@
+"""Processes beside an experiment: load, clients, probes; each talks through a pipe."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from typing import Any
+
+from labkit.errors import LabkitError, StackError, TimedOut
+from labkit.experiments.plants import plant_from_environment
+from labkit.lab import Lab
+
+#: Whoever says nothing for so long hangs.
+PATIENCE_SECONDS = 60.0
+
+
+@contextmanager
+def process(target: Callable[..., None], *args: Any) -> Iterator[Connection]:
+    """A process that runs ``target(pipe, *args)`` beside us, and is gone afterwards."""
+    spawn = multiprocessing.get_context("spawn")
+    here, there = spawn.Pipe()
+    process = spawn.Process(target=_main, args=(target, there, *args), daemon=True)
+    process.start()
+    there.close()  # the other end is the child's alone: where it dies, we read an end of file
+    try:
+        yield here
+    finally:
+        here.close()
+        process.terminate()
+        process.join()
+
+
+def _main(target: Callable[..., None], pipe: Connection, *args: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
+    if "LABKIT_PLANT" in os.environ:
+        plant_from_environment()
+    try:
+        target(pipe, *args)
+    except LabkitError as error:
+        print(f"{target.__name__.strip('_')}: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except (BrokenPipeError, EOFError):
+        pass  # the parent has gone, or has heard enough
+
+
+def hear(lab: Lab, pipe: Connection) -> bytes:
+    """What it says next. Raises ``TimedOut``, and ``StackError`` where it, or a server, is gone."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not pipe.poll(1.0):
+        lab.check()
+        if time.monotonic() > deadline:
+            raise TimedOut(f"a process of the bench said nothing for {PATIENCE_SECONDS:g} s")
+    try:
+        return pipe.recv_bytes()
+    except EOFError:
+        raise StackError("a process of the bench died; its reason is above") from None

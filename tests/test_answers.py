@@ -1,0 +1,98 @@
+"""What a query handler holds, and when it lets go."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from labkit.answers import Answers
+from labkit.conditions import Plan, plan
+from labkit.ports import Change, Noticed
+
+
+def order(id: str) -> Plan:
+    return plan("order", {"order": id})
+
+
+def raw(text: str) -> msgspec.Raw:
+    return msgspec.Raw(msgspec.json.encode(text))
+
+
+def holding(*plans: Plan, size: int = 10) -> Answers:
+    answers = Answers(size)
+    for made in plans:
+        answers.put(made, raw("x"))
+    return answers
+
+
+def noticed(*places: tuple[str, str]) -> Noticed:
+    return Noticed(frozenset(Change(*place) for place in places))
+
+
+def held(answers: Answers, *plans: Plan) -> list[bool]:
+    return [answers.get(made) is not None for made in plans]
+
+
+ORDERS = "orders.view.orders"
+
+
+def test_what_is_held_is_given() -> None:
+    answers = holding(order("o1"))
+    found = answers.get(order("o1"))
+    assert found is not None
+    assert found.answer == raw("x")
+    assert answers.get(order("o2")) is None
+
+
+def test_two_ways_to_write_the_same_are_one() -> None:
+    paid = [plan("orders_of", {"customer": "a", "status": s}) for s in ("PAID", " paid")]
+    assert held(holding(paid[0]), paid[1]) == [True]
+    unpaid = plan("orders_of", {"customer": "a", "status": "unpaid"})
+    assert held(holding(paid[0]), unpaid) == [False]
+    months = [plan("revenue", {"month": m} if m else {}) for m in ("1997-01", "1997-02", None)]
+    assert held(holding(months[0]), *months) == [True, False, False]
+
+
+def test_a_change_drops_what_was_read_from_it() -> None:
+    page = plan("orders_of", {"customer": "a"})
+    plans = [order("o1"), order("o2"), page, plan("customer", {"customer": "a"})]
+    answers = holding(*plans)
+    answers.notice(noticed((ORDERS, "o1")))
+    assert held(answers, *plans) == [False, True, False, True]
+    answers.notice(noticed(("orders.view.customers", "a:0")))
+    assert held(answers, *plans) == [False, True, False, False]
+
+
+@pytest.mark.parametrize(
+    "all_of_it",
+    [Noticed(lost=True), noticed(("orders.checkpoints", "orders.view"))],
+    ids=["a lost token", "another generation"],
+)
+def test_all_is_dropped_when_it_must_be(all_of_it: Noticed) -> None:
+    plans = [order("o1"), plan("revenue", {})]
+    answers = holding(*plans)
+    answers.notice(all_of_it)
+    assert held(answers, *plans) == [False, False]
+    assert len(answers) == 0
+
+
+def test_a_collection_that_is_gone_takes_its_answers_along() -> None:
+    plans = [order("o1"), order("o2"), plan("revenue", {})]
+    answers = holding(*plans)
+    answers.notice(noticed((ORDERS, "")))
+    assert held(answers, *plans) == [False, False, True]
+
+
+def test_those_that_were_used_last_stay() -> None:
+    answers = holding(order("o1"), order("o2"), size=2)
+    answers.get(order("o1"))
+    answers.put(order("o3"), raw("x"))
+    assert held(answers, order("o1"), order("o2"), order("o3")) == [True, False, True]
+    assert len(answers) == 2
+
+
+def test_nothing_is_left_of_what_was_dropped() -> None:
+    answers = holding(order("o1"), order("o1"), plan("orders", {"orders": "o1,o2"}))
+    assert len(answers) == 2
+    answers.notice(noticed((ORDERS, "o1")))
+    assert (answers._held, answers._readers) == ({}, {})

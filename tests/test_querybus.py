@@ -1,0 +1,542 @@
+"""Questions through the topics: asked, transformed, answered, followed; nobody is held up."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+from labkit import queryhandler, stack
+from labkit.domain.bank import Deposit, OpenAccount
+from labkit.domain.orders import PayOrder, PlaceOrder
+from labkit.errors import StackError, TimedOut, UsageError
+from labkit.failpoints import Failpoint
+from labkit.freshness import LINEARIZABLE, Fresh, Version
+from labkit.lab import Lab
+from labkit.messages import Result, Token, encode
+from labkit.pages import Page
+from labkit.queries import Queries
+from labkit.querybus import Feed, QueryBus
+from labkit.queryhandler import QueryHandler
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    """Started: whoever asks, steps all parts."""
+    with Lab(backend="memory", contexts=["orders", "bank"], partitions=2) as made:
+        made.start(queries=1)
+        yield made
+
+
+@pytest.fixture
+def still() -> Iterator[Lab]:
+    """Not started: each part is stepped by hand."""
+    with Lab(backend="memory", contexts=["orders", "bank"], partitions=2) as made:
+        yield made
+
+
+def handler(lab: Lab, context: str = "bank") -> QueryHandler:
+    part = lab.by_hand("query", context)
+    assert isinstance(part, QueryHandler)
+    return part
+
+
+def deposit(lab: Lab, account: str, cents: int, *, seen: bool = True) -> Token:
+    """By hand, into the log, and into the view."""
+    token = lab.bus.send(Deposit(account, cents)).token()
+    lab.by_hand("handler", "bank").step(0)
+    if seen:
+        lab.by_hand("projector", "bank").step(0)
+    return token
+
+
+@pytest.fixture
+def money(still: Lab) -> Lab:
+    """An account with nothing in it."""
+    still.bus.send(OpenAccount("a", "ann"))
+    deposit(still, "a", 1)
+    return still
+
+
+def version(number: int, seconds: float = 10.0) -> Fresh:
+    return Fresh("version", (Version("bank", "a", number),), seconds)
+
+
+# --- ask
+
+
+def test_a_question_gets_the_answer_of_the_views(lab: Lab) -> None:
+    for number, day in enumerate(["1997-01-02", "1997-01-01", "1997-01-03"]):
+        lab.bus.execute(PlaceOrder(f"o{number}", "ann", day, 1, 100 * number + 100))
+    lab.bus.execute(PayOrder("o0", 100))
+    ask = lab.query_bus.ask
+    assert ask("order", order="o1", fresh=LINEARIZABLE) == lab.queries.order("o1")
+    page = ask("orders_of", customer="ann", status="UNPAID", sort="-amount")
+    assert isinstance(page, Page)
+    assert [row["_id"] for row in page.rows] == ["o2", "o1"]
+    assert ask("orders_of", customer="ann", sort="-date", limit="1").cursor
+    assert ask("orders", orders="o0,nobody") == {"o0": lab.queries.order("o0")}
+    assert ask("order", order="nobody") is None
+    assert ask("revenue", month="1997-01")["cents"] == 600
+    assert ask("revenue", month="1997-02") is None
+    assert [row["_id"] for row in ask("revenue")] == ["1997-01"]
+
+
+def test_conditions_that_nobody_understands_come_back_as_usage_errors(lab: Lab) -> None:
+    with pytest.raises(UsageError, match=r"status must be one of .* got 'owl'"):
+        lab.query_bus.ask("orders_of", customer="ann", status="owl")
+    with pytest.raises(UsageError, match="no condition 'owl'; it takes account"):
+        lab.query_bus.ask("account", owl=1)
+
+
+def test_what_no_handler_could_read_is_refused_at_once(lab: Lab) -> None:
+    bus = lab.query_bus
+    with pytest.raises(UsageError, match="no query 'owl'; known: order"):
+        bus.ask("owl")
+    with pytest.raises(UsageError, match="this run has no context 'inventory', but orders, bank"):
+        bus.ask("stock", product="cd")
+    with pytest.raises(UsageError, match="no JSON"):
+        bus.ask("order", order=object())
+    with pytest.raises(UsageError, match="at most 1000000 fit"):
+        bus.ask("orders", orders="x" * 1_000_000)
+    with pytest.raises(UsageError, match="lease must be above 0 and at most 600 s, got 0"):
+        bus.subscribe("order", order="o1", lease=0)
+
+
+def test_a_time_out_says_what_it_waited_for(still: Lab) -> None:
+    with pytest.raises(TimedOut, match=r"no answer to order \{'order': 'o1'\} within 0.05 s; is a"):
+        still.query_bus.ask("order", order="o1", timeout=0.05)
+
+
+def test_many_under_way_each_gets_its_own(lab: Lab) -> None:
+    for number in range(20):
+        lab.bus.execute(OpenAccount(f"a{number}", "ann"))
+    sent = [lab.query_bus.send("account", account=f"a{number}") for number in range(20)]
+    for number, question in reversed(list(enumerate(sent))):
+        assert lab.query_bus.answer(question)["_id"] == f"a{number}"
+
+
+def test_an_answer_of_another_kind_is_an_error(money: Lab) -> None:
+    bus = money.query_bus
+    question = bus.send("balances")
+    sender = money.broker.sender()
+    value = encode(Result(question.id, True, [1]))
+    sender.send(money.topic_name("bank.results"), b"k", value, bus._replies["bank"])
+    with pytest.raises(StackError, match="of another kind"):
+        bus.answer(question)
+
+
+def test_two_requesters_hear_their_own_only(money: Lab) -> None:
+    one, two = money.query_bus, money.make_query_bus(lambda: None)
+    mine, yours = one.send("account", account="a"), two.send("account", account="nobody")
+    handler(money).step(0)
+    assert two.answer(yours) is None
+    assert one.answer(mine)["_id"] == "a"
+
+
+def test_an_answer_that_comes_too_late_is_dropped(money: Lab) -> None:
+    bus = money.query_bus
+    late = bus.send("account", account="a", timeout=0.01)
+    with pytest.raises(TimedOut):
+        bus.answer(late)
+    handler(money).step(0)
+    assert bus.hear(0) == []
+    assert bus.dropped == 1
+
+
+# --- what is no query
+
+
+def put(lab: Lab, value: bytes, partition: int = 0) -> None:
+    sender = lab.broker.sender()
+    sender.send(lab.topic_name("bank.queries"), b"k", value, partition)
+    sender.flush(10)
+
+
+def test_what_is_no_query_stops_nobody(money: Lab) -> None:
+    question = money.query_bus.send("account", account="a")
+    reply = money.query_bus._replies["bank"]
+    for value in (b"\xff", b"[]", b"{}", b'{"id":"x","reply":99,"name":"account"}', b"[" * 10_000):
+        put(money, value)
+    put(money, json.dumps({"id": "x", "reply": 99}).encode())
+    part = handler(money)
+    while part.step(0):
+        pass
+    assert part.ignored == 6
+    assert money.query_bus.answer(question)["_id"] == "a"
+    assert reply in (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("odd", "says"),
+    [
+        ({"name": 7}, "Expected `str`, got `int`"),
+        ({"name": "account", "fresh": {"strategy": "owl"}}, "owl"),
+        ({"name": "account", "fresh": {"strategy": "token"}}, "takes a Token"),
+        ({"name": "account", "purpose": "owl"}, "owl"),
+        ({"name": "account", "lease": 1e9}, "<= 600"),
+        ({"name": "owl"}, "no query 'owl'"),
+        ({"name": "account", "params": {"account": ["a"]}}, "Expected `str`, got `array`"),
+        (
+            {"name": "account", "params": {"account": "a"}}
+            | {"fresh": {"strategy": "version", "goals": [{"context": "owl"}]}},
+            "stream",
+        ),
+        (
+            {"name": "account", "params": {"account": "a"}}
+            | {"fresh": {"strategy": "token", "goals": [["owl", 0, 0]]}},
+            "no context 'owl'",
+        ),
+    ],
+)
+def test_what_tells_its_id_is_refused_with_a_reason(
+    money: Lab, odd: dict[str, Any], says: str
+) -> None:
+    bus = money.query_bus
+    bus.listen("bank")
+    bus._open.add("x")
+    put(money, json.dumps({"id": "x", "reply": bus._replies["bank"]} | odd).encode())
+    handler(money).step(0)
+    (result,) = bus.hear(0)
+    assert not result.ok
+    assert result.error == "UsageError"
+    assert says in result.text
+
+
+def test_a_query_that_meets_a_bug_stops_nobody(money: Lab, monkeypatch: Any) -> None:
+    def stumble(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError("nobody thought of this")
+
+    monkeypatch.setattr(Queries, "statement", stumble)
+    bus = money.query_bus
+    bad, good = bus.send("statement", account="a"), bus.send("account", account="a")
+    handler(money).step(0)
+    with pytest.raises(StackError, match="the handler has a bug: ZeroDivisionError"):
+        bus.answer(bad)
+    assert bus.answer(good)["_id"] == "a"
+
+
+def test_an_answer_that_does_not_fit_is_refused(money: Lab, monkeypatch: Any) -> None:
+    monkeypatch.setattr(queryhandler, "MAX_RESULT_BYTES", 10)
+    question = money.query_bus.send("account", account="a")
+    handler(money).step(0)
+    with pytest.raises(UsageError, match="at most 10 fit: ask for less, or in pages"):
+        money.query_bus.answer(question)
+
+
+# --- freshness and time-outs
+
+
+def test_who_waits_holds_up_nobody(money: Lab) -> None:
+    bus, part = money.query_bus, handler(money)
+    waits = bus.send("account", account="a", fresh=version(3))
+    ready = bus.send("account", account="a")
+    part.step(0)
+    assert bus.answer(ready)["balance"] == 1
+    assert bus.heard(waits) is None
+    deposit(money, "a", 10)
+    part.step(0)
+    assert bus.answer(waits)["balance"] == 11
+
+
+def test_linearizable_waits_for_what_was_there_and_not_for_what_comes(money: Lab) -> None:
+    bus, part = money.query_bus, handler(money)
+    deposit(money, "a", 10, seen=False)
+    waits = bus.send("account", account="a", fresh=LINEARIZABLE)
+    part.step(0)
+    assert bus.heard(waits) is None
+    money.by_hand("projector", "bank").step(0)
+    deposit(money, "a", 100, seen=False)  # later, and not waited for
+    part.step(0)
+    assert bus.answer(waits)["balance"] == 11
+
+
+def test_a_wait_ends_and_says_for_what(money: Lab) -> None:
+    bus, part = money.query_bus, handler(money)
+    waits = bus.send("account", account="a", fresh=version(9, 0.02))
+    part.step(0)
+    time.sleep(0.03)
+    part.step(0)
+    with pytest.raises(TimedOut, match=r"version 9 of 'a' within 0.02 s, it is at 2"):
+        bus.answer(waits)
+
+
+def test_a_query_that_nobody_waits_for_is_not_read(money: Lab, monkeypatch: Any) -> None:
+    monkeypatch.setattr(Queries, "account", lambda *_: pytest.fail("it was read"))
+    bus = money.query_bus
+    late = bus.send("account", account="a", timeout=0.001)
+    time.sleep(0.01)
+    assert handler(money).step(0) == 1
+    (result,) = bus.hear(0)
+    assert result.id == late.id
+    assert result.text == "query 'account' came after its deadline"
+
+
+def test_a_renewal_that_comes_too_late_is_no_error(money: Lab) -> None:
+    """A handler that was away finds several of them; the newest counts."""
+    feed = money.query_bus.subscribe("account", account="a", lease=0.05)
+    time.sleep(0.06)
+    feed.renew()
+    assert handler(money).step(0) == 1
+    update = feed.poll()
+    assert update is not None
+    assert update.answer["balance"] == 1
+    feed.close()
+
+
+# --- a handler that dies
+
+
+def test_an_answer_that_comes_twice_is_taken_once(money: Lab) -> None:
+    bus = money.query_bus
+    question = bus.send("account", account="a")
+    money.crash("query", Failpoint.HANDLER_PRODUCED, "bank")  # answered, and not noted
+    assert bus.answer(question)["balance"] == 1
+    assert handler(money).step(0) == 1
+    assert bus.hear(0) == []
+    assert bus.dropped == 1
+    assert handler(money).step(0) == 0
+
+
+def test_who_waits_in_a_dead_handler_waits_in_the_next_one(money: Lab) -> None:
+    bus = money.query_bus
+    waits, ready = (
+        bus.send("account", account="a", fresh=fresh) for fresh in (version(3), LINEARIZABLE)
+    )
+    first = handler(money)
+    first.step(0)
+    assert bus.answer(ready)["balance"] == 1
+    money._parts.pop(("query", "bank")).close()
+    deposit(money, "a", 10)
+    assert handler(money) is not first
+    handler(money).step(0)
+    assert bus.answer(waits)["balance"] == 11
+
+
+# --- subscriptions
+
+
+def balance(feed: Feed) -> int | None:
+    update = feed.poll()
+    return None if update is None else update.answer["balance"]
+
+
+def test_first_the_answer_then_its_updates(money: Lab) -> None:
+    part = handler(money)
+    feed = money.query_bus.subscribe("account", account="a")
+    part.step(0)
+    assert (balance(feed), balance(feed)) == (1, None)
+    for cents in (10, 100):
+        deposit(money, "a", cents)
+        part.step(0)
+    assert [balance(feed), balance(feed), balance(feed)] == [11, 111, None]
+    feed.close()
+    part.step(0)
+    deposit(money, "a", 1_000)
+    assert part.step(0) == 0
+
+
+def test_what_others_do_is_no_update(money: Lab) -> None:
+    part = handler(money)
+    feed = money.query_bus.subscribe("account", account="a")
+    assert part.step(0) == 1
+    money.bus.send(OpenAccount("b", "bob"))
+    deposit(money, "b", 5)
+    assert part.step(0) == 0
+    assert (balance(feed), balance(feed)) == (1, None)
+
+
+def test_an_answer_that_is_the_same_is_not_sent_again(money: Lab) -> None:
+    part = handler(money)
+    money.query_bus.subscribe("account", account="a")
+    assert part.step(0) == 1
+    money.store.claim("bank.checkpoints", "bank.view")  # perhaps another generation
+    assert part.step(0) == 0
+
+
+def test_the_first_answer_is_as_fresh_as_asked(money: Lab) -> None:
+    part = handler(money)
+    feed = money.query_bus.subscribe("account", account="a", fresh=version(3))
+    part.step(0)
+    assert balance(feed) is None
+    deposit(money, "a", 10)
+    part.step(0)
+    part.step(0)
+    assert balance(feed) == 11
+
+
+def test_a_subscription_without_a_renewal_ends(money: Lab) -> None:
+    part = handler(money)
+    feed = money.query_bus.subscribe("account", account="a", lease=0.05)
+    assert part.step(0) == 1
+    time.sleep(0.03)
+    assert balance(feed) == 1
+    feed.poll()  # renews it
+    part.step(0)
+    time.sleep(0.03)
+    part.step(0)
+    assert len(part._followed) == 1
+    time.sleep(0.05)
+    part.step(0)
+    assert not part._followed
+
+
+def test_the_next_handler_takes_over_at_a_renewal(money: Lab) -> None:
+    feed = money.query_bus.subscribe("account", account="a", lease=0.3)
+    handler(money).step(0)
+    assert balance(feed) == 1
+    money._parts.pop(("query", "bank")).close()
+    deposit(money, "a", 10)
+    assert handler(money).step(0) == 0, "it does not know of it yet"
+    time.sleep(0.1)
+    assert balance(feed) is None  # renews it
+    handler(money).step(0)
+    assert (balance(feed), balance(feed)) == (11, None)
+
+
+def test_an_answer_of_a_handler_that_was_replaced_is_dropped(money: Lab) -> None:
+    feed = money.query_bus.subscribe("account", account="a")
+    for round, cents in ((1, 1), (2, 3), (1, 2), (2, 3), (2, 4)):
+        feed.take(Result(feed.question.id, True, {"balance": cents}, round=round))
+    assert [balance(feed) for _ in range(4)] == [1, 3, 4, None]
+
+
+def test_conditions_that_nobody_understands_are_told(money: Lab) -> None:
+    feed = money.query_bus.subscribe("account", owl="a")
+    handler(money).step(0)
+    with pytest.raises(UsageError, match="no condition 'owl'"):
+        feed.poll()
+
+
+def test_too_many_subscriptions_are_refused(money: Lab, monkeypatch: Any) -> None:
+    monkeypatch.setattr(queryhandler, "MAX_SUBSCRIPTIONS", 1)
+    part = handler(money)
+    money.query_bus.subscribe("account", account="a")
+    part.step(0)
+    feed = money.query_bus.subscribe("account", account="b")
+    part.step(0)
+    with pytest.raises(UsageError, match="has 1 subscriptions already"):
+        feed.poll()
+
+
+def test_a_subscription_read_here(lab: Lab) -> None:
+    lab.bus.execute(OpenAccount("a", "ann"))
+    fresh = Fresh("version", (Version("bank", "a", 1),))
+    with closing(lab.subscribe("account", account="a", fresh=fresh)) as updates:
+        first = updates.poll()
+        assert first is not None
+        assert first.answer["balance"] == 0
+        lab.bus.execute(Deposit("a", 7))
+        second = updates.poll(5)
+        assert second is not None
+        assert (second.number, second.answer["balance"]) == (2, 7)
+
+
+def test_only_the_first_answer_waits_for_freshness(money: Lab) -> None:
+    fresh = Fresh("linearizable", timeout=0.05)
+    with closing(money.subscribe("account", account="a", fresh=fresh)) as updates:
+        assert updates.poll() is not None
+        deposit(money, "a", 10)
+        deposit(money, "a", 100, seen=False)
+        update = updates.poll()
+        assert update is not None
+        assert update.answer["balance"] == 11
+
+
+# --- the cache
+
+
+def asked(lab: Lab, **more: Any) -> tuple[int, bool]:
+    """The balance, and whether it was held."""
+    question = lab.query_bus.send("account", account="a", **more)
+    handler(lab).step(0)
+    (result,) = lab.query_bus.hear(0)
+    assert result.id == question.id
+    return result.value["balance"], result.cached
+
+
+@pytest.fixture
+def cached() -> Iterator[Lab]:
+    with Lab(backend="memory", contexts=["bank"], partitions=2, cache=10) as made:
+        made.bus.send(OpenAccount("a", "ann"))
+        deposit(made, "a", 1)
+        yield made
+
+
+def test_a_held_answer_is_given_until_its_document_changes(cached: Lab) -> None:
+    assert [asked(cached), asked(cached)] == [(1, False), (1, True)]
+    deposit(cached, "a", 10)
+    assert [asked(cached), asked(cached)] == [(11, False), (11, True)]
+    cached.bus.send(OpenAccount("b", "bob"))
+    deposit(cached, "b", 10)
+    assert asked(cached) == (11, True), "what others do is nothing to it"
+
+
+def test_who_asks_for_freshness_is_read(cached: Lab) -> None:
+    assert [asked(cached), asked(cached)] == [(1, False), (1, True)]
+    assert asked(cached, fresh=version(2)) == (1, False)
+    assert asked(cached, fresh=LINEARIZABLE) == (1, False)
+
+
+def test_a_switch_of_the_view_drops_all(cached: Lab) -> None:
+    assert [asked(cached), asked(cached)] == [(1, False), (1, True)]
+    cached.store.claim("bank.checkpoints", "bank.view")
+    assert asked(cached) == (1, False)
+
+
+def test_a_lost_token_drops_all(cached: Lab) -> None:
+    assert [asked(cached), asked(cached)] == [(1, False), (1, True)]
+    handler(cached)._changes.forget()  # type: ignore[union-attr]
+    assert asked(cached) == (1, False)
+
+
+def test_without_a_cache_each_is_read(money: Lab) -> None:
+    assert [asked(money), asked(money)] == [(1, False), (1, False)]
+
+
+# --- on real servers
+
+
+@pytest.mark.servers
+def test_a_question_a_dead_handler_and_a_subscription_on_real_servers(
+    servers: stack.Servers,
+) -> None:
+    with Lab(contexts=["bank"], partitions=2, cache=100) as lab:
+        try:
+            lab.start(queries=1)
+            lab.bus.execute(OpenAccount("a", "ann"))
+            bus: QueryBus = lab.query_bus
+            assert bus.ask("account", account="a", fresh=LINEARIZABLE)["balance"] == 0
+            with closing(bus.subscribe("account", account="a", lease=3)) as feed:
+                given = [following(feed)]
+                for _ in range(5):
+                    lab.bus.execute(Deposit("a", 1))
+                while given[-1] < 5:
+                    given.append(following(feed))
+                assert given == sorted(set(given)), "none twice, none goes back"
+                (worker,) = [w for w in lab.workers() if w.role == "query"]
+                os.kill(worker.pid, signal.SIGKILL)
+                lab.bus.execute(Deposit("a", 1))
+                assert bus.ask("account", account="a", fresh=LINEARIZABLE)["balance"] == 6
+                assert following(feed) == 6, "the next life takes over at a renewal"
+            bus.flush()
+            deadline = time.monotonic() + 20
+            while lab.lag("query", "bank") and time.monotonic() < deadline:
+                time.sleep(0.05)
+            assert lab.lag("query", "bank") == 0
+        finally:
+            lab.drop()
+
+
+def following(feed: Feed) -> int:
+    update = feed.poll(30)
+    assert update is not None
+    balance = update.answer["balance"]
+    assert isinstance(balance, int)
+    return balance

@@ -1,0 +1,348 @@
+"""A view is built anew while it serves: nothing is missed, nothing twice, and nobody waits."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec import structs
+
+from labkit import stack
+from labkit.domain.catalog import ListProduct
+from labkit.domain.orders import PayOrder, PlaceOrder
+from labkit.errors import CheckFailed, Fenced, UsageError
+from labkit.experiments.checkers import check_all
+from labkit.experiments.history import History
+from labkit.freshness import LINEARIZABLE, Fresh
+from labkit.lab import Lab
+from labkit.rebuild import Rebuild
+from labkit.sessions import Session
+from labkit.views import PROJECTIONS, OrderViews
+from tests.test_cli import labkit, refused
+
+VIEW = "orders.view"
+DAY = "1997-01-31"
+
+
+@pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.servers)])
+def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
+    if request.param == "kafka":
+        request.getfixturevalue("servers")
+    with Lab(backend=request.param) as made:
+        yield made
+        made.drop()
+
+
+def place(lab: Lab, *orders: str) -> None:
+    for order in orders:
+        lab.bus.send(PlaceOrder(order, f"c{order[-1]}", DAY, 1, 100)).token()
+    while lab.lag("handler", "orders"):
+        lab.handler.step(0.1)
+
+
+def show(lab: Lab) -> None:
+    while lab.lag("projector", "orders"):
+        lab.projector.step(0.1)
+
+
+def shown(lab: Lab) -> dict[str, Any]:
+    """All documents of the view that serves, without their instants."""
+    found = {
+        name: {d["_id"]: d for d in lab.store.find(lab.where(name), {})}
+        for name in OrderViews.indexes
+    }
+    for document in found[OrderViews.orders].values():
+        del document["trace"]
+    return found
+
+
+def built(lab: Lab) -> Rebuild:
+    """The next generation, with all that is in the log by now."""
+    rebuild = lab.rebuild(VIEW)
+    while (progress := rebuild.step()).done < progress.total:
+        pass
+    return rebuild
+
+
+def step_on(part: Any) -> None:
+    for _ in range(50):
+        part.step(0.1)
+
+
+def test_the_new_generation_equals_the_old_one_and_serves(lab: Lab) -> None:
+    place(lab, *(f"o{n}" for n in range(20)))
+    show(lab)
+    before = shown(lab)
+    rebuild = built(lab)
+    assert lab.where(OrderViews.orders) == "orders.view.orders"
+    lab.bus.send(PlaceOrder("late", "ann", DAY, 1, 7)).token()
+    lab.handler.step(0.1)
+    show(lab)
+    rebuild.switch()
+    assert lab.where(OrderViews.orders) == "orders.view.orders@1"
+    assert lab.queries.order("late") is not None, "the old one showed it already"
+    assert lab.queries.orders_seen() == 21
+    rebuild.drop_old()
+    rebuild.close()
+    assert "orders.view.orders" not in lab.store.collections()
+    after = shown(lab)
+    assert {k: v for k, v in after[OrderViews.orders].items() if k != "late"} == before[
+        OrderViews.orders
+    ]
+    assert list(lab.collection(OrderViews.orders)["_id"]) == sorted(after[OrderViews.orders])
+    checkpoints = {c.id for c in lab.store.checkpoints("orders.checkpoints")}
+    assert "orders.view:0" not in checkpoints
+    assert {"orders.view", "orders.view@1:0"} <= checkpoints
+
+
+def test_the_owner_of_the_old_one_is_fenced_and_its_next_life_is_of_the_new_one(lab: Lab) -> None:
+    place(lab, "o1")
+    show(lab)
+    old = lab.projector
+    rebuild = built(lab)
+    rebuild.switch()
+    place(lab, "o2")
+    with pytest.raises(Fenced):
+        step_on(old)
+    show(lab)
+    with pytest.raises(Fenced):
+        step_on(rebuild)
+    assert lab.projector.name == "orders.view@1"
+    assert set(shown(lab)[OrderViews.orders]) == {"o1", "o2"}
+    assert lab.ignored_commits() == 0
+
+
+def test_a_projector_that_was_about_to_claim_the_old_one_is_fenced(lab: Lab) -> None:
+    """It read the pointer before the switch and claims after it."""
+    place(lab, "o1")
+    show(lab)
+    late = lab._projector("orders", 0, None)
+    rebuild = built(lab)
+    rebuild.switch()
+    rebuild.close()
+    with pytest.raises(Fenced, match="does not serve any more"):
+        late.own(range(lab.partitions))
+    late.close()
+
+
+def test_two_views_are_kept_apart(lab: Lab) -> None:
+    place(lab, "o1")
+    show(lab)
+    lab.rebuild_view("catalog.view", keep=0)
+    assert lab.where(OrderViews.orders) == OrderViews.orders
+    assert lab.where("catalog.view.entries") == "catalog.view.entries@1"
+    lab.rebuild_view(VIEW, keep=0)
+    lab.rebuild_view(VIEW, keep=0)
+    assert lab.where(OrderViews.orders) == "orders.view.orders@2"
+    assert lab.queries.orders_seen() == 1
+
+
+def test_what_was_cancelled_goes_on_where_it_was(lab: Lab) -> None:
+    place(lab, *(f"o{n}" for n in range(12)))
+    first = lab.rebuild(VIEW)
+    while (progress := first.step()).done == 0:
+        pass
+    first.close()  # Ctrl-C
+    assert progress.applied > 0
+    show(lab)
+    place(lab, "late")
+    second = built(lab)
+    at_once = second.step()
+    assert second.generation == 1
+    assert at_once.applied + progress.applied == 13, "nothing was read twice"
+    second.switch()
+    assert lab.queries.orders_seen() == 13
+    second.close()
+    third = lab.rebuild(VIEW, anew=True)
+    while (progress := third.step()).done < progress.total:
+        pass
+    assert (third.generation, progress.applied) == (2, 13)
+    third.close()
+    fourth = lab.rebuild(VIEW, anew=True)
+    while (progress := fourth.step()).done < progress.total:
+        pass
+    assert (fourth.generation, progress.applied) == (2, 13), "begun anew"
+    fourth.close()
+
+
+def test_of_two_rebuilds_the_later_one_goes_on(lab: Lab) -> None:
+    place(lab, "o1")
+    show(lab)
+    first = built(lab)
+    second = built(lab)
+    with pytest.raises(Fenced, match=r"another rebuild of 'orders.view' was begun"):
+        first.switch()
+    second.switch()
+    assert lab.queries.orders_seen() == 1
+    first.close()
+    second.close()
+
+
+def test_the_switch_waits_for_what_the_old_one_has(lab: Lab) -> None:
+    """Or a reader that saw it would go back in time."""
+    place(lab, "o1")
+    rebuild = built(lab)
+    place(lab, "o2")
+    show(lab)
+    session = Session(lab.queries)
+    assert session.order("o2") is not None
+    rebuild.switch()
+    assert session.order("o2") is not None
+    assert lab.queries.order("o2", Fresh(timeout=0)) is not None
+    rebuild.close()
+
+
+def test_a_generation_that_parks_more_does_not_serve(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place(lab, "o1", "o2")
+    show(lab)
+    with monkeypatch.context() as patch:
+        apply = OrderViews.apply
+
+        def broken(self: Any, commit: Any, docs: Any, fetched: int, now: int) -> None:
+            if commit.stream == "o1":
+                raise KeyError("a bug in the new fold")
+            apply(self, commit, docs, fetched, now)
+
+        patch.setattr(OrderViews, "apply", broken)
+        rebuild = built(lab)
+        with pytest.raises(CheckFailed, match="cannot apply 1 streams that the old"):
+            rebuild.switch()
+        rebuild.close()
+    assert lab.queries.order("o1", LINEARIZABLE) is not None
+    assert lab.where(OrderViews.orders) == OrderViews.orders
+
+
+def test_an_unknown_view_is_refused(lab: Lab) -> None:
+    with pytest.raises(UsageError, match=r"must be one of catalog.view, orders.view, got 'x'"):
+        lab.rebuild("x")
+
+
+def test_the_estimate_is_what_is_left_at_the_speed_of_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a clock of its own: 10 offsets a second of 100, while the log grows by 5 a second."""
+    with Lab(backend="memory") as lab:
+        rebuild = lab.rebuild(VIEW)
+        now = [0.0]
+        monkeypatch.setattr("labkit.rebuild.time.monotonic", lambda: now[0])
+        projector: Any = rebuild._projector
+
+        def at(second: float) -> float | None:
+            now[0] = second
+            first = projector._checkpoints[0]
+            place_ = structs.replace(first, position=int(10 * second))
+            projector._checkpoints[0] = place_
+            projector._source.ends = lambda: {0: 100 + int(5 * second)}
+            monkeypatch.setattr(projector, "step", lambda timeout: 0)
+            return rebuild.step().remaining
+
+        assert at(0) is None, "nothing is known yet"
+        assert at(2) == pytest.approx(90 / 5)
+        assert at(4) == pytest.approx(80 / 5)
+        assert at(20) == 0.0
+        projector._checkpoints[0] = structs.replace(projector._checkpoints[0], position=0)
+
+
+@pytest.mark.servers
+@pytest.mark.usefixtures("servers")
+def test_a_rebuild_beside_workers_and_writers_loses_nothing() -> None:
+    """Writers write, a reader with a session reads, workers work; then the checkers look."""
+    with Lab() as lab:
+        lab.start()
+        session, stop, trouble = Session(lab.queries), threading.Event(), []
+        reads = 0
+
+        def read() -> None:
+            nonlocal reads
+            most = 0
+            while not stop.is_set():
+                seen = session.orders_seen()
+                if seen < most:
+                    trouble.append((seen, most))
+                most, reads = seen, reads + 1
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        history = History(lab.bus)
+        for n in range(300):
+            history.send(PlaceOrder(f"o{n}", f"c{n % 7}", DAY, 1, 100))
+            if n == 150:
+                rebuild = lab.rebuild(VIEW)
+            if 150 < n < 225:
+                rebuild.step(0.01)
+            if n == 225:
+                rebuild.switch()
+        rebuild.serve(2)
+        rebuild.drop_old()
+        rebuild.close()
+        for n in range(100):
+            history.send(PayOrder(f"o{n}", 100))
+        history.settle()
+        stop.set()
+        reader.join()
+        lab.queries.order("o1", Fresh("linearizable", timeout=30))
+        assert trouble == []
+        assert reads > 100
+        verdicts = check_all(lab, history)
+        assert {name: v.violations for name, v in verdicts.items() if not v.ok} == {}
+        assert lab.queries.orders_seen() == 300
+        lab.drop()
+
+
+def test_the_view_names_are_those_of_the_projections() -> None:
+    assert [view.name for view in PROJECTIONS.values()] == [f"{c}.view" for c in PROJECTIONS]
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("cancel", [signal.SIGINT, signal.SIGKILL])
+def test_a_rebuild_by_the_command_line_is_cancelled_and_goes_on(
+    servers: stack.Servers, tmp_path: Path, cancel: signal.Signals
+) -> None:
+    file = tmp_path / "rebuild.json"
+    count = 20_000
+    with Lab(contexts=["catalog"], start=False, client="confluent") as lab:
+        lab.start()
+        for n in range(count):
+            lab.bus.send(ListProduct(f"p{n}", "a pen", 5))
+        lab.bus.flush()
+        lab.queries.products(fresh=Fresh("linearizable", timeout=90))
+        command = ["rebuild", "catalog.view", "--run", lab.run, "--json", str(file)]
+        begun = subprocess.Popen(
+            [sys.executable, "-m", "labkit", *command], stderr=subprocess.PIPE, text=True
+        )
+        built = "catalog.view.entries@1"
+        while begun.poll() is None and not lab.store.find(built, {}, limit=1):
+            time.sleep(0.01)
+        begun.send_signal(cancel)
+        _, said = begun.communicate(timeout=60)
+        if cancel == signal.SIGINT:
+            assert begun.returncode == 130
+            assert "interrupted" in said
+        assert "Traceback" not in said
+        assert not file.exists()
+        there = lab.store.count(built)
+        assert 0 < there < count
+        assert lab.where("catalog.view.entries") == "catalog.view.entries"
+        done = labkit(*command)
+        assert done.returncode == 0, done.stderr
+        assert "went on at offset" in done.stdout
+        assert "catalog.view serves from generation 1" in done.stdout
+        found = json.loads(file.read_bytes())
+        assert found["generation"] == 1
+        assert found["applied"] <= count - there
+        assert lab.store.count(built) == count
+        assert lab.where("catalog.view.entries") == built
+        lab.bus.execute(ListProduct("late", "a pen", 5))
+        assert len(lab.queries.products(fresh=Fresh("linearizable", timeout=60))) == count + 1
+        assert lab.ignored_commits() == 0
+        refused(labkit("rebuild", "owl", "--run", lab.run), "catalog.view", "'owl'")
+        refused(labkit("rebuild", "catalog.view", "--run", "r0000000"), "has no topics")
+        lab.drop()
