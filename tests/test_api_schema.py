@@ -82,6 +82,7 @@ def test_a_few_cases_of_every_operation(served: Served, tmp_path: Path) -> None:
 def test_two_thousand_cases_and_more(served: Served, tmp_path: Path) -> None:
     options = ("--phases", "examples,coverage,fuzzing,stateful", "-n", "20", "--seed", "2")
     report = schemathesis(served.url, tmp_path, *options)
+    print(report["test_cases"], f"in {report['running_time']:.0f} s")
     passed(report, LEAST_CASES)
     assert {p["status"] for p in report["phases"].values()} == {"success"}, report["phases"]
 

@@ -173,6 +173,41 @@ def test_the_end_lets_streams_and_those_who_wait_go(servers: stack.Servers) -> N
         idle.drop()
 
 
+@pytest.fixture
+def away(home: Path) -> Iterator[None]:
+    """Servers that nobody else needs."""
+    stack.up("away")
+    yield
+    stack.down("away", purge=True)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_servers_may_go_and_come_back(away: None) -> None:
+    """While they are away: 503 and when to try again. Afterwards: no new start is needed."""
+    with Lab("away", contexts=["orders"], start=False, partitions=1) as lab:
+        lab.start()
+        with serving(lab) as served, httpx2.Client(base_url=served.url, timeout=PATIENCE) as api:
+            assert api.post("/orders", json=new_order(), headers=WAIT).status_code == 201
+            stack.down("away")
+            assert api.get("/health/live").status_code == 200
+            for answer in (
+                api.get("/health/ready"),
+                api.get("/orders/o1"),
+                api.get("/orders/o1?freshness=linearizable"),
+                api.post("/orders", json=new_order()),
+            ):
+                problem(answer, 503, "unreachable")
+                assert answer.headers["retry-after"] == "2"
+            stack.up("away")
+            deadline = time.monotonic() + 5 * PATIENCE
+            while api.post("/orders", json=new_order(), headers=WAIT).status_code != 201:
+                assert time.monotonic() < deadline
+            while api.get("/health/ready").status_code != 200:
+                assert time.monotonic() < deadline
+        lab.drop()
+
+
 # --- the command line
 
 

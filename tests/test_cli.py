@@ -70,7 +70,7 @@ def test_an_unknown_role_and_context(home: Path) -> None:
 def test_help_lists_every_command() -> None:
     done = labkit("--help")
     assert done.returncode == 0
-    for command in ("up", "down", "status", "doctor", "logs", "demo", "run"):
+    for command in ("up", "down", "status", "doctor", "logs", "demo", "run", "api"):
         assert f" {command} " in done.stdout
 
 

@@ -49,7 +49,7 @@ class Desk:
         self._thread.start()
         self.call(self._listen)
 
-    def call(self, work: Callable[[], T]) -> T:
+    def call(self, work: Callable[[], T], seconds: float = CALL_SECONDS) -> T:
         """Let the desk's thread do something; raises what it raises, or ``Unreachable``."""
         done: Future[T] = Future()
         if threading.current_thread() is self._thread:
@@ -58,9 +58,9 @@ class Desk:
         if not self._thread.is_alive():
             raise Unreachable("the API is being shut down; try again in a moment")
         try:
-            return done.result(CALL_SECONDS)
+            return done.result(seconds)
         except TimeoutError:
-            raise Unreachable(f"the servers did not answer within {CALL_SECONDS:g} s") from None
+            raise Unreachable(f"the servers did not answer within {seconds:g} s") from None
 
     def send(self, command: Command, id: str, expected_version: int | None) -> Token:
         """Send a command; returns once the broker has acknowledged it, or raises."""

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from labkit.api import openapi
 from labkit.api.problems import unreachable
-from labkit.api.service import Here
+from labkit.api.service import PROBE_SECONDS, Here
 from labkit.errors import Unreachable
 
 router = APIRouter(tags=["health"])
@@ -49,7 +49,7 @@ async def live() -> Live:
 )
 def ready(here: Here) -> Ready:
     """Whether Kafka and MongoDB answer, and the workers are not far behind."""
-    kafka = here.desk.call(here.lab.broker.version)
+    kafka = here.desk.call(here.lab.broker.version, PROBE_SECONDS)
     mongodb = here.lab.store.version()
     here.lab.check()
     lag = {f"{role}/{context}": n for (role, context), n in here.lags().items()}

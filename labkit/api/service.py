@@ -31,6 +31,8 @@ from labkit.ports import Source, Writes
 from labkit.queries import Queries
 from labkit.run import Role
 
+#: Who asks whether it is ready waits no longer.
+PROBE_SECONDS = 5.0
 #: Idempotency keys with what they were used for, kept as long as the run.
 KEYS = "api.keys"
 CHECKPOINTS = "api.checkpoints"
@@ -92,7 +94,7 @@ class Service:
         """How many offsets the workers are behind, by role and context."""
         lab = self.lab
         places = [(role, host) for role in WORKING for host in lab.hosts(role)]
-        return self.desk.call(lambda: {place: lab.lag(*place) for place in places})
+        return self.desk.call(lambda: {place: lab.lag(*place) for place in places}, PROBE_SECONDS)
 
     # --- commands
 
@@ -227,7 +229,7 @@ class Service:
         )
         goals = tokens + ((version,) if version is not None else ())
         fresh = Fresh(strategy, goals, wishes.timeout)
-        if goals and self._behind(fresh):
+        if self.queries.behind(goals):
             for token in tokens:
                 ends = self._ends(f"{token.context}.commands")
                 if token.offset >= ends.get(token.partition, 0):
@@ -236,13 +238,6 @@ class Service:
                 self._check_exists(version, wishes.timeout)
         return fresh
 
-    def _behind(self, fresh: Fresh) -> bool:
-        try:
-            self.queries.until(fresh.goals, 0)
-        except TimedOut:
-            return True
-        return False
-
     def _check_exists(self, version: Version, timeout: float) -> None:
         """A version that the view lacks when it has passed all that is in the log now."""
         ends = self._ends(f"{version.context}.events")
@@ -250,8 +245,10 @@ class Service:
         self.queries.until(log, timeout)
         try:
             self.queries.until([version], 0)
-        except TimedOut as error:
-            raise Problem(404, "not-found", f"there is no such version: {error}") from None
+        except TimedOut:
+            at = self.queries.behind([version]).get(version, version.version)
+            what = f"version {version.version} of {version.stream!r}"
+            raise Problem(404, "not-found", f"there is no {what}, it is at {at}") from None
 
 
 def derived(what: str, key: str, principal: str = "anonymous") -> str:
