@@ -337,6 +337,10 @@ class Lab(Parts):
                 "see `labkit status` and `labkit logs`"
             )
 
+    def pump(self) -> None:
+        """What waiting does, for those who wait in another way than by the bus or the queries."""
+        self._pump()
+
     def _pump(self) -> None:
         """In memory and started: do what worker processes would do. Or step what is by hand."""
         if self._pumping:
@@ -500,6 +504,16 @@ class Lab(Parts):
             behind += sum(end - reached.get(partition, 0) for partition, end in ends.items())
         return behind
 
+    def ends(self, name: str) -> dict[int, int]:
+        """The high watermarks of a topic (``orders.events``), where commands and commits are kept.
+
+        Raises ``UsageError`` where this run has no such context.
+        """
+        context = name.partition(".")[0]
+        if context not in self.contexts:
+            raise UsageError(f"this run has no context {context!r}, but {', '.join(self.contexts)}")
+        return self._ends(self.log_broker, self.topic_name(name))
+
     def _ends(self, broker: Broker, topic: str) -> dict[int, int]:
         """By readers that are kept: a new one takes a fifth of a second."""
         key = broker is self.broker, topic
@@ -510,9 +524,7 @@ class Lab(Parts):
     def _watermarks(self, context: str) -> dict[int, int]:
         """Of the events, where they are kept: on the MongoDB log a relay may be behind it, and a
         record has the same offset in both."""
-        if context not in self.contexts:
-            raise UsageError(f"this run has no context {context!r}, but {', '.join(self.contexts)}")
-        return self._ends(self.log_broker, self.topic_name(f"{context}.events"))
+        return self.ends(f"{context}.events")
 
     def server_versions(self) -> dict[str, str]:
         """Of Kafka and MongoDB."""
