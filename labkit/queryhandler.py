@@ -44,6 +44,8 @@ SEND_SECONDS = 20.0
 #: Between two looks at what others wait for, and at what subscriptions follow.
 WAITING_SECONDS = 0.005
 FOLLOWING_SECONDS = 0.05
+#: Stepped by hand, a handler is given so long to be done with joining.
+JOINING_SECONDS = 0.3
 #: Of one handler.
 MAX_SUBSCRIPTIONS = 10_000
 
@@ -169,7 +171,11 @@ class QueryHandler(CrashOnly):
 
     def join(self, partitions: int) -> None:
         """Own ``partitions`` before the first step: for those who step by hand."""
-        for partition in eventlog.join(self._log, partitions):
+        owned = eventlog.join(self._log, partitions)
+        # kafka-python joins once more at the poll after that, and takes no offsets meanwhile; a
+        # first question that is answered within it would break a handler that has just begun.
+        self._log.poll(1, JOINING_SECONDS)
+        for partition in owned:
             self._log.start(partition)
 
     def close(self) -> None:
