@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -19,7 +20,7 @@ from labkit.answers import Answers
 from labkit.conditions import Plan, plan, watched_by
 from labkit.contexts import CONTEXTS
 from labkit.crashonly import CrashOnly
-from labkit.errors import DecodeError, LabkitError, TimedOut, UsageError
+from labkit.errors import DecodeError, Fenced, LabkitError, TimedOut, UsageError
 from labkit.freshness import EVENTUAL, Fresh, Goal
 from labkit.messages import Query, Result, decode_return, encode, encode_value
 from labkit.ports import (
@@ -44,8 +45,6 @@ SEND_SECONDS = 20.0
 #: Between two looks at what others wait for, and at what subscriptions follow.
 WAITING_SECONDS = 0.005
 FOLLOWING_SECONDS = 0.05
-#: Stepped by hand, a handler is given so long to be done with joining.
-JOINING_SECONDS = 0.3
 #: Of one handler.
 MAX_SUBSCRIPTIONS = 10_000
 
@@ -171,11 +170,7 @@ class QueryHandler(CrashOnly):
 
     def join(self, partitions: int) -> None:
         """Own ``partitions`` before the first step: for those who step by hand."""
-        owned = eventlog.join(self._log, partitions)
-        # kafka-python joins once more at the poll after that, and takes no offsets meanwhile; a
-        # first question that is answered within it would break a handler that has just begun.
-        self._log.poll(1, JOINING_SECONDS)
-        for partition in owned:
+        for partition in eventlog.join(self._log, partitions):
             self._log.start(partition)
 
     def close(self) -> None:
@@ -385,8 +380,12 @@ class QueryHandler(CrashOnly):
             done[arrived.partition] = min(done[arrived.partition], arrived.offset)
         moved = {p: at for p, at in done.items() if self._committed.get(p) != at}
         if moved:
-            self._log.commit(structs.replace(batch, records=[], positions=moved), [])
-            self._committed.update(moved)
+            # While a group deals out its partitions it takes no offsets (kafka-python joins twice,
+            # so that this befalls the first step by hand). They are noted with the next batch, or
+            # not at all, and then the next owner answers once more.
+            with suppress(Fenced):
+                self._log.commit(structs.replace(batch, records=[], positions=moved), [])
+                self._committed.update(moved)
         return len(sent)
 
 
