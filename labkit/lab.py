@@ -127,7 +127,7 @@ class Lab(Parts):
             report=report,
             settings=Settings(**settings),
         )
-        self.queries = Queries(self.store, self._pump, self._watermarks)
+        self.queries = Queries(self.store, self.pump, self._watermarks)
 
     # --- the two ends
 
@@ -140,7 +140,7 @@ class Lab(Parts):
                 self.topic_name,
                 self.log_broker.sender(),
                 lambda context: self.broker.source(self.topic_name(f"{context}.events")),
-                pump=self._pump,
+                pump=self.pump,
             )
         return self._bus
 
@@ -148,7 +148,7 @@ class Lab(Parts):
     def query_bus(self) -> QueryBus:
         """Where questions go in that are answered through Kafka, by the query handlers."""
         if self._query_bus is None:
-            self._query_bus = self.make_query_bus(self._pump)
+            self._query_bus = self.make_query_bus(self.pump)
         return self._query_bus
 
     def subscribe(
@@ -158,7 +158,7 @@ class Lab(Parts):
 
         Monotonic: none shows less of the log than the one before.
         """
-        return follow(self.store, Session(self.queries), name, fresh, params, self._pump)
+        return follow(self.store, Session(self.queries), name, fresh, params, self.pump)
 
     def log(self, context: str = "orders") -> EventLog:
         """What the events topic of a context says."""
@@ -338,10 +338,6 @@ class Lab(Parts):
             )
 
     def pump(self) -> None:
-        """What waiting does, for those who wait in another way than by the bus or the queries."""
-        self._pump()
-
-    def _pump(self) -> None:
         """In memory and started: do what worker processes would do. Or step what is by hand."""
         if self._pumping:
             for role in self._pumping:

@@ -122,9 +122,7 @@ class Queries:
 
     def entry(self, stream: str, fresh: Fresh = EVENTUAL) -> Document | None:
         """A product or a customer of the catalog by its stream (``product-cd``), or ``None``."""
-        name = CatalogViews.entries
-        found = self._ask(fresh, ["catalog"], lambda views: views.load(name, [stream]))
-        return found.get(stream)
+        return self._one(fresh, "catalog", CatalogViews.entries, stream)
 
     def stock(self, product_id: str, fresh: Fresh = EVENTUAL) -> Document | None:
         """The stock of one product, or ``None`` where the view has not seen it."""

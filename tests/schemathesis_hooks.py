@@ -26,6 +26,8 @@ def before_call(context: Any, case: schemathesis.Case, kwargs: dict[str, Any]) -
         case.query = {**(case.query or {}), "seconds": 0.05}
     if tokens and case.query and case.query.get("token"):
         case.query = {**case.query, "token": tokens[-1:]}
+    if case.headers and "if-match" in case.headers and next(numbers) % 2:
+        del case.headers["if-match"]  # a drawn one is hardly ever true
     if case.headers and "idempotency-key" in case.headers:  # the simplest key is drawn every time
         case.headers["idempotency-key"] = f"{case.headers['idempotency-key'][:150]}-{next(numbers)}"
 

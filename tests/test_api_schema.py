@@ -134,6 +134,6 @@ def test_a_planted_bug_is_seen(
 ) -> None:
     plant, code = PLANTED[name]
     plant(monkeypatch)
-    options = ("--phases", "examples,stateful", "-n", "5", "--include-path-regex", "^/orders")
+    options = ("--phases", "fuzzing,stateful", "-n", "10", "--include-path-regex", "^/orders")
     report = schemathesis(served.url, tmp_path, *options)
     assert code in {failure["code"] for failure in report["failures"]}, report["output"]

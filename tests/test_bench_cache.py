@@ -35,3 +35,16 @@ def test_a_tiny_bench(servers: stack.Servers, tmp_path: Path) -> None:
     assert found["load"]["on"] > 0
     assert found["speedup"] > 0
     assert "held" in done.stdout
+
+
+@pytest.mark.servers
+@pytest.mark.slow
+def test_a_cache_that_hears_of_no_change_is_seen(
+    servers: stack.Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LABKIT_PLANT", "deaf-cache")
+    file = tmp_path / "c.json"
+    labkit("bench", "cache", "--queries", "1000", "--json", str(file), timeout=300)
+    sides = json.loads(file.read_text())["sides"]
+    assert sides["off"]["stale"] == 0
+    assert sides["on"]["stale"] > sides["on"]["looked"] / 10

@@ -280,6 +280,18 @@ def test_a_query_that_nobody_waits_for_is_not_read(money: Lab, monkeypatch: Any)
     assert result.text == "query 'account' came after its deadline"
 
 
+def test_a_renewal_that_comes_too_late_is_no_error(money: Lab) -> None:
+    """A handler that was away finds several of them; the newest counts."""
+    feed = money.query_bus.subscribe("account", account="a", lease=0.05)
+    time.sleep(0.06)
+    feed.renew()
+    assert handler(money).step(0) == 1
+    update = feed.poll()
+    assert update is not None
+    assert update.answer["balance"] == 1
+    feed.close()
+
+
 # --- a handler that dies
 
 

@@ -38,8 +38,8 @@ TICK_SECONDS = 0.1
 QUIET_SECONDS = 0.5
 #: The thread ends when nobody has looked for so long.
 ALONE_SECONDS = 5.0
-#: So many messages of a tick are shown one by one; all are counted.
-MOST_SHOWN = 100
+#: So many new commands of a tick are shown one by one, through all their stages; all are counted.
+MOST_SHOWN = 300
 
 Stage = dict[str, Any]
 
@@ -188,6 +188,7 @@ class Live:
         self._lock = threading.Lock()
         self._listeners: dict[asyncio.Queue[bytes], asyncio.AbstractEventLoop] = {}
         self._thread: threading.Thread | None = None
+        self._shown: set[str] = set()
 
     def listen(self) -> asyncio.Queue[bytes]:
         """A queue that gets every event from now on; called in an event loop."""
@@ -219,6 +220,7 @@ class Live:
 
     def _follow(self) -> None:
         lab = self._service.lab
+        self._shown.clear()
         tails: list[_Tail] = []
         try:
             for context in lab.contexts:
@@ -250,13 +252,21 @@ class Live:
                 for stage in ("command", "commit", "view")
             },
             "lag": {"handler": sum(h for h, _ in lags), "projector": sum(p for _, p in lags)},
-            "moved": moved[:MOST_SHOWN],
+            "moved": self._to_show(moved),
         }
         event = format_sse_event(event="tick", data_str=msgspec.json.encode(tick).decode())
         with self._lock:
             for listener, loop in self._listeners.items():
                 with suppress(RuntimeError):  # its loop has ended
                     loop.call_soon_threadsafe(_put, listener, event)
+
+    def _to_show(self, moved: list[Stage]) -> list[Stage]:
+        """Who is shown is shown to its end."""
+        new = [m["token"] for m in moved if m["stage"] == "command"]
+        self._shown.update(new[:MOST_SHOWN])
+        shown = [m for m in moved if m["token"] in self._shown]
+        self._shown.difference_update(m["token"] for m in moved if m["stage"] == "view")
+        return shown
 
 
 def _put(listener: asyncio.Queue[bytes], event: bytes) -> None:

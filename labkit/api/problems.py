@@ -14,6 +14,7 @@ type                      status  what happened
 /problems/key-reused      422     the idempotency key was used for another command
 /problems/internal        500     a bug
 /problems/unreachable     503     Kafka or MongoDB does not answer; ``Retry-After`` says when to try
+/problems/parked          503     the view holds this stream back: an event could not be applied
 /problems/timed-out       504     the view did not get as fresh as asked in time
 ========================  ======  ==================================================================
 """
@@ -32,7 +33,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from labkit.errors import StackError, TimedOut, UsageError
+from labkit.errors import Parked, StackError, TimedOut, UsageError
 
 RETRY_SECONDS = 2
 MAX_BODY_BYTES = 64 << 10
@@ -106,6 +107,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(UsageError, _unusable)
     app.add_exception_handler(TimedOut, _timed_out)
     app.add_exception_handler(StackError, _unreachable)
+    app.add_exception_handler(Parked, _parked)
     app.add_exception_handler(Exception, _bug)
 
 
@@ -154,6 +156,10 @@ async def _timed_out(request: Request, error: Exception) -> Response:
 
 async def _unreachable(request: Request, error: Exception) -> Response:
     return unreachable(error).response()
+
+
+async def _parked(request: Request, error: Exception) -> Response:
+    return Problem(503, "parked", _short(error), {"Retry-After": str(RETRY_SECONDS)}).response()
 
 
 def unreachable(error: Exception) -> Problem:

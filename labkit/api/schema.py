@@ -6,10 +6,11 @@ fits is taken (or refused by a rule, with 409), all else is turned away with 422
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Annotated, Any, Literal
 
 from fastapi import Header, Path, Query
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from labkit.contexts import CONTEXTS
 from labkit.domain.bounds import MAX_CENTS, MAX_KEY, MAX_QUANTITY
@@ -25,7 +26,6 @@ MAX_WAIT_SECONDS = 30
 #: No control characters, no slash, no dot in front: what a path can hold.
 ID = r"^[^\x00-\x1f\x7f/.][^\x00-\x1f\x7f/]*$"
 TEXT = r"^[^\x00]*$"
-DAY = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"
 TOKEN = rf"^({'|'.join(CONTEXTS)})-[0-9]{{1,4}}-[0-9]{{1,18}}$"
 CURSOR = r"^[A-Za-z0-9_-]+$"
 
@@ -40,6 +40,12 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def _day(value: str) -> str:
+    if date.fromisoformat(value).isoformat() != value:
+        raise ValueError("must be a date like 1997-01-31")
+    return value
+
+
 #: To be put behind the bounds, or OpenAPI would not show them.
 WHOLE = BeforeValidator(_whole)
 
@@ -52,7 +58,7 @@ def written(token: Token) -> str:
 Id = Annotated[str, Field(min_length=1, max_length=MAX_KEY, pattern=ID)]
 Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT, pattern=TEXT)]
 Reason = Annotated[str, Field(max_length=MAX_TEXT, pattern=TEXT)]
-Day = Annotated[str, Field(min_length=10, max_length=10, pattern=DAY)]
+Day = Annotated[str, AfterValidator(_day), WithJsonSchema({"type": "string", "format": "date"})]
 Cents = Annotated[int, Field(ge=0, le=MAX_CENTS), WHOLE]
 Amount = Annotated[int, Field(ge=1, le=MAX_CENTS), WHOLE]
 Pieces = Annotated[int, Field(ge=1, le=MAX_QUANTITY), WHOLE]

@@ -29,11 +29,14 @@ from labkit.lab import Lab
 from labkit.messages import Answer, Command, Token, new_id
 from labkit.ports import Source, Writes
 from labkit.queries import Queries
-from labkit.run import ROLES
+from labkit.run import Role
 
 #: Idempotency keys with what they were used for, kept as long as the run.
 KEYS = "api.keys"
 CHECKPOINTS = "api.checkpoints"
+
+#: Without these nothing goes on.
+WORKING: tuple[Role, ...] = ("handler", "relay", "projector", "saga")
 
 #: The fields of the commands that name what is made or changed, and where that is found.
 RESOURCES = {
@@ -88,7 +91,7 @@ class Service:
     def lags(self) -> dict[tuple[str, str], int]:
         """How many offsets the workers are behind, by role and context."""
         lab = self.lab
-        places = [(role, host) for role in ROLES for host in lab.hosts(role)]
+        places = [(role, host) for role in WORKING for host in lab.hosts(role)]
         return self.desk.call(lambda: {place: lab.lag(*place) for place in places})
 
     # --- commands
