@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -19,7 +20,7 @@ from labkit.answers import Answers
 from labkit.conditions import Plan, plan, watched_by
 from labkit.contexts import CONTEXTS
 from labkit.crashonly import CrashOnly
-from labkit.errors import DecodeError, LabkitError, TimedOut, UsageError
+from labkit.errors import DecodeError, Fenced, LabkitError, TimedOut, UsageError
 from labkit.freshness import EVENTUAL, Fresh, Goal
 from labkit.messages import Query, Result, decode_return, encode, encode_value
 from labkit.ports import (
@@ -391,8 +392,12 @@ class QueryHandler(CrashOnly):
             done[arrived.partition] = min(done[arrived.partition], arrived.offset)
         moved = {p: at for p, at in done.items() if self._committed.get(p) != at}
         if moved:
-            self._log.commit(structs.replace(batch, records=[], positions=moved), [])
-            self._committed.update(moved)
+            # While a group deals out its partitions it takes no offsets (kafka-python joins twice,
+            # so that this befalls the first step by hand). They are noted with the next batch, or
+            # not at all, and then the next owner answers once more.
+            with suppress(Fenced):
+                self._log.commit(structs.replace(batch, records=[], positions=moved), [])
+                self._committed.update(moved)
         self._commit_at = time.monotonic() + COMMIT_SECONDS
 
 

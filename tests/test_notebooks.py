@@ -30,6 +30,7 @@ from labkit.lab import Lab
 from tests.findings import (
     decide_and_evolve,
     handlers_under_stress,
+    queries,
     reading_your_own_writes,
     sagas,
     streams,
@@ -43,6 +44,7 @@ MORE = [
     decide_and_evolve,
     the_event_log,
     handlers_under_stress,
+    queries,
     reading_your_own_writes,
     sagas,
     streams,

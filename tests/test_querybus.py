@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from labkit import queryhandler, stack
+from labkit.adapters.memory import MemoryLog
 from labkit.domain.bank import Deposit, OpenAccount
 from labkit.domain.orders import PayOrder, PlaceOrder
-from labkit.errors import StackError, TimedOut, UsageError
+from labkit.errors import Fenced, StackError, TimedOut, UsageError
 from labkit.failpoints import Failpoint
 from labkit.freshness import LINEARIZABLE, Fresh, Version
 from labkit.lab import Lab
@@ -24,6 +25,7 @@ from labkit.pages import Page
 from labkit.queries import Queries
 from labkit.querybus import Feed, QueryBus
 from labkit.queryhandler import QueryHandler
+from labkit.teaching import project, work
 
 
 @pytest.fixture
@@ -304,6 +306,26 @@ def test_an_answer_that_comes_twice_is_taken_once(money: Lab) -> None:
     assert handler(money).step(0) == 0
 
 
+def test_offsets_that_a_rebalance_refused_are_noted_with_the_next_batch(
+    money: Lab, monkeypatch: Any
+) -> None:
+    bus, part = money.query_bus, handler(money)
+    commit, refused = MemoryLog.commit, [True]
+
+    def busy(log: MemoryLog, *batch: Any) -> dict[int, int]:
+        if refused and refused.pop():
+            raise Fenced("the partitions are being dealt out")
+        return commit(log, *batch)
+
+    monkeypatch.setattr(MemoryLog, "commit", busy)
+    question = bus.send("account", account="a")
+    assert part.step(0) == 1
+    assert bus.answer(question)["balance"] == 1
+    assert money.lag("query", "bank") == 1
+    assert part.step(0) == 0, "it goes on, and does not answer again"
+    assert money.lag("query", "bank") == 0
+
+
 def test_who_waits_in_a_dead_handler_waits_in_the_next_one(money: Lab) -> None:
     bus = money.query_bus
     waits, ready = (
@@ -540,3 +562,19 @@ def following(feed: Feed) -> int:
     balance = update.answer["balance"]
     assert isinstance(balance, int)
     return balance
+
+
+@pytest.mark.servers
+def test_the_first_question_by_hand_on_real_servers(servers: stack.Servers) -> None:
+    """kafka-python joins its group twice; the first commit may fall into the second time."""
+    with Lab(contexts=["bank"]) as lab:
+        for account in "abcde":
+            lab.bus.send(OpenAccount(account, "ann")).token()
+        work(lab, "bank")
+        project(lab, "bank")
+        question = lab.query_bus.send("account", account="a")
+        lab.query_bus.flush()
+        assert [len(lab.topic(f"bank.{kind}")) for kind in ("queries", "results")] == [1, 0]
+        assert handler(lab).step(10) == 1
+        assert lab.query_bus.answer(question)["owner"] == "ann"
+        lab.drop()

@@ -1,0 +1,95 @@
+"""What notebook 06 claims, and the bugs that turn each claim red."""
+
+from __future__ import annotations
+
+from testbook.client import TestbookNotebookClient
+
+NAME = "06_queries"
+CLAIMS = ("the same id", "perhaps twice", "only that it changed", "So ask again")
+
+OWN = "an answer lies in the partition that its question names, under its id"
+MEANT = "conditions are understood, whatever words they come in"
+TWICE = "a question that was answered twice is taken once"
+TOLD = "a change says which document, and no more"
+FOLLOWED = "a subscription gives the first answer, then each that differs"
+HELD = "a cache reads once what is asked many times, and without one each is read"
+DEAF = "a cache that hears of no change stays with what it held"
+WEB = "over HTTP each idea has its status and its header"
+
+
+def findings(book: TestbookNotebookClient) -> dict[str, bool]:
+    statuses = {when: row[0] for when, row in book.value("web_says").items()}
+    return {
+        OWN: book.value("[len(none_yet), place == [(sent['reply'], True)]]") == [0, True],
+        MEANT: book.value("sent['params']['status']") == "PAID"
+        and book.value("[row['_id'] for row in page_of_paid.rows]") == ["order-3", "order-1"],
+        TWICE: book.value("[answers >= 2, len(again)]") == [True, 0]
+        and book.value("first['_id']") == "order-2",
+        TOLD: book.value("told") == [["orders.view.orders", "order-2"]],
+        FOLLOWED: book.value("list(followed.values())") == ["unpaid", "paid", None],
+        HELD: book.value("table[['read', 'held']].values.tolist()")
+        == [[book.value("QUESTIONS"), 0], [1, book.value("QUESTIONS") - 1]],
+        DEAF: book.value("[hears, deaf]") == [["unpaid", "paid"], ["unpaid", "unpaid"]],
+        WEB: list(statuses.values()) == [202, 200, 304, 409, 412, 200]
+        and book.value("fresh.body['order_id']") == "order-1"
+        and '"order_id":"order-1"' in book.value("stream.body"),
+    }
+
+
+REPLIES_ANYWHERE = """
+from labkit.queryhandler import QueryHandler as _Handler
+_put = _Handler._put
+def put(handler, partition, result):
+    _put(handler, (partition + 1) % 4, result)
+    _put(handler, partition, result)
+_Handler._put = put
+"""
+
+TAKES_ALL = """
+from labkit.querybus import QueryBus as _Bus
+class _Kept(set):
+    def discard(self, id):
+        pass
+_init = _Bus.__init__
+def init(bus, *arguments, **options):
+    _init(bus, *arguments, **options)
+    bus._open = _Kept()
+_Bus.__init__ = init
+"""
+
+IN_ANY_ORDER = """
+from labkit.conditions import OrdersOf as _OrdersOf
+_plan = _OrdersOf.plan
+def planned(conditions):
+    made = _plan(conditions)
+    made.arguments["descending"] = False
+    return made
+_OrdersOf.plan = planned
+"""
+
+HEARS_NOTHING = """
+from labkit.adapters.memory_store import MemoryChanges as _Changes
+_Changes.hear = lambda *_: None
+"""
+
+HOLDS_NOTHING = """
+from labkit.answers import Answers as _Answers
+_Answers.put = lambda *_: None
+"""
+
+NO_VERSIONS = """
+from labkit.bus import CommandBus as _Bus
+_send = _Bus.send
+def send(bus, command, **options):
+    return _send(bus, command, **{**options, "expected_version": None})
+_Bus.send = send
+"""
+
+TWINS = {
+    "answers go anywhere": ("parameters", REPLIES_ANYWHERE, {OWN}),
+    "the asker forgets what it has taken": ("parameters", TAKES_ALL, {TWICE}),
+    "words are not understood": ("parameters", IN_ANY_ORDER, {MEANT}),
+    "nobody hears of a change": ("parameters", HEARS_NOTHING, {TOLD, FOLLOWED, DEAF}),
+    "a cache holds nothing": ("parameters", HOLDS_NOTHING, {HELD, DEAF}),
+    "any version will do over HTTP": ("parameters", NO_VERSIONS, {WEB}),
+}
