@@ -39,6 +39,8 @@ from labkit.ports import Checkpoint, Clock, Document, Record, Source, Store, Sys
 
 #: Collection -> its indexes, each a list of (field, direction).
 Indexes = dict[str, list[list[tuple[str, int]]]]
+#: Commits that one transaction takes at most.
+BATCH_SIZE = 4_000
 #: Of the collection of parked streams.
 PARKED_INDEX = [("partition", 1)]
 
@@ -113,7 +115,7 @@ class Projector(CrashOnly):
         checkpoints: str,
         clock: Clock | None = None,
         *,
-        batch_size: int = 4_000,
+        batch_size: int = BATCH_SIZE,
         outbox: Outbox | None = None,
         refusals: bool = False,
         generation: int = 0,

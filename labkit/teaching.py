@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
-from labkit.errors import TimedOut
+from labkit.domain.orders import PlaceOrder
+from labkit.errors import Fenced, TimedOut
 from labkit.eventlog import fetch
 from labkit.messages import Command
+from labkit.ports import Writes
+from labkit.rebuild import Progress
+from labkit.views import OrderViews
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,6 +81,16 @@ def commits(lab: Looked, order_id: str | None = None) -> pd.DataFrame:
     )
 
 
+def kept(lab: Any) -> dict[str, int]:
+    """How many documents the views of orders hold, and how far their projector has come."""
+    held = {name: len(lab.collection(name)) for name in OrderViews.indexes}
+    at = lab.queries.checkpoints("orders").values()
+    return held | {
+        "checkpoints: offsets read": sum(checkpoint.position for checkpoint in at),
+        "checkpoints: highest command": max(checkpoint.command for checkpoint in at),
+    }
+
+
 def running(lab: Looked) -> pd.DataFrame:
     """The servers and worker processes of a lab; in memory there are none."""
     import pandas as pd
@@ -116,6 +131,101 @@ def work(lab: Any, context: str = "orders", wait: float = 1.0) -> int:
         done += len(made)
     handler.flush()
     return done
+
+
+def place(
+    order_id: str, customer_id: str = "ada", product_id: str = "cd", pieces: int = 1
+) -> PlaceOrder:
+    """An order of 15.99, whatever is in it."""
+    return PlaceOrder(order_id, customer_id, "1997-01-31", pieces, 1599, product_id)
+
+
+def events(lab: Looked) -> list[dict[str, Any]]:
+    """The events of all orders, as they are in the topic."""
+    rows, _ = lab.peek("orders.events")
+    return [event for row in rows for event in row["value"].get("events", ())]
+
+
+def send(lab: Any, *commands: Command) -> None:
+    """Send commands to orders, and let the handler by hand decide on all that lies there."""
+    for command in commands:
+        lab.bus.send(command)
+    lab.bus.flush()
+    while lab.lag("handler", "orders"):
+        lab.handler.step(0.3)
+
+
+def project(lab: Any) -> int:
+    """Step the projector of orders by hand until it has read all; how many commits it applied.
+
+    Where somebody else took its partitions it begins a new life, as a worker process does.
+    """
+    applied = 0
+    while lab.lag("projector", "orders"):
+        with suppress(Fenced):
+            applied += lab.projector.step(0.3)
+    return applied
+
+
+def serve(lab: Any, *commands: Command) -> int:
+    """``send`` and ``project``: the view shows what came of the commands."""
+    send(lab, *commands)
+    return project(lab)
+
+
+def tell(lab: Any) -> None:
+    """Step the notifier of orders by hand until it has read all and its outbox is empty."""
+    while lab.lag("notifier", "orders") or not lab.collection("orders.notices.outbox").empty:
+        lab.by_hand("notifier").step(0.3)
+
+
+def hear(lab: Any, module: str) -> pd.DataFrame:
+    """The inbox of a business module, once it has read every notice of orders."""
+    ends = lab.topic("orders.notices").groupby("partition")["offset"].max() + 1
+    with closing(lab.module(module, "orders")) as listener:
+        while (
+            sum(at.position for at in lab.store.checkpoints(f"{module}.checkpoints")) < ends.sum()
+        ):
+            listener.step(0.3)
+    inbox: pd.DataFrame = lab.collection(f"{module}.inbox")
+    return inbox
+
+
+def forget(lab: Any) -> None:
+    """The notifier of orders loses how far it has read, and what it knows of streams."""
+    lab._parts.pop(("notifier", "orders")).close()
+    name = "orders.notices.checkpoints"
+    ids = [checkpoint.id for checkpoint in lab.store.checkpoints(name)]
+    lab.store.advance(name, [], Writes(deletes={name: ids}))
+    lab.store.discard(["orders.notices.seen"])
+
+
+def add(lab: Any, name: str, number: int) -> None:
+    """Add to a number that is kept in a document, in a write of its own."""
+    lab.store.index("naive", [("_id", 1)])  # a collection is made outside of transactions
+    document = {"_id": name, "number": got(lab, name) + number}
+    writes = Writes()
+    kind = writes.replaces if lab.store.load("naive", [name]) else writes.inserts
+    kind["naive"] = [document]
+    lab.store.advance("naive.checkpoints", [], writes)
+
+
+def got(lab: Any, name: str) -> int:
+    """What ``add`` has added up so far."""
+    found = lab.store.load("naive", [name]).get(name)
+    return int(found["number"]) if found else 0
+
+
+def estimates(progress: Sequence[Progress], rows: int = 6) -> pd.DataFrame:
+    """How a rebuild went, and when it thought that it would be done, at some of its steps."""
+    import pandas as pd
+
+    columns = ["offsets read", "of", "seconds so far", "all of it, as estimated (s)"]
+    went = [
+        (at.done, at.total, at.seconds, None if at.remaining is None else at.seconds + at.remaining)
+        for at in progress
+    ]
+    return pd.DataFrame(went, columns=columns)[:: -(-len(went) // rows)].round(1)
 
 
 def settle(lab: Any, wait: float = 0.3) -> int:
