@@ -222,10 +222,11 @@ def estimates(progress: Sequence[Progress], rows: int = 6) -> pd.DataFrame:
 
     columns = ["offsets read", "of", "seconds so far", "all of it, as estimated (s)"]
     went = [
-        (at.done, at.total, at.seconds, None if at.remaining is None else at.seconds + at.remaining)
+        (at.done, at.total, at.seconds, at.seconds + at.remaining)
         for at in progress
+        if at.remaining is not None
     ]
-    return pd.DataFrame(went, columns=columns)[:: -(-len(went) // rows)].round(1)
+    return pd.DataFrame(went, columns=columns)[:: max(1, -(-len(went) // rows))].round(1)
 
 
 def settle(lab: Any, wait: float = 0.3) -> int:

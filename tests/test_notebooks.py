@@ -30,6 +30,7 @@ from labkit.lab import Lab
 from tests.findings import (
     decide_and_evolve,
     handlers_under_stress,
+    projections,
     sagas,
     streams,
     the_event_log,
@@ -38,13 +39,16 @@ from tests.findings import (
 FOLDER = Path(__file__).parent.parent / "notebooks"
 START = "00_start_here"
 STEPS = "01_one_command_step_by_step"
-MORE = [decide_and_evolve, the_event_log, handlers_under_stress, sagas, streams]
+MORE = [decide_and_evolve, the_event_log, handlers_under_stress, projections, sagas, streams]
 NAMES = [START, STEPS, *(one.NAME for one in MORE)]
 
 MAX_CELLS, MAX_LINES, MAX_CELL_LINES = 30, 120, 15
 CELL_SECONDS = 120
 #: What takes long on real servers, and shows the same with less.
-SMALLER = {handlers_under_stress.NAME: "BURST = 80"}
+SMALLER = {
+    handlers_under_stress.NAME: "BURST = 80",
+    projections.NAME: "ORDERS, BATCH = 400, 40",
+}
 
 # --- running a notebook
 
