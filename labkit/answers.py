@@ -1,7 +1,7 @@
 """Answers that a query handler holds, until a change of what they were read from.
 
-A cache gains reads and risks staleness: between a write and the moment that the change stream has
-brought it, an answer is older than the view. `labkit bench cache` measures both.
+A cache saves reads and risks staleness: until the change stream has brought a write, an answer is
+older than the view. ``labkit bench cache`` measures both.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from labkit.run import ROLES
 from labkit.runs import worker_status
 from labkit.runtime import Worker, work
 from labkit.settings import CLIENTS, DEFAULTS, LOGS, Settings
-from labkit.stack.commands import WORKERS
+from labkit.stack.commands import WORKERS, say
 from labkit.stack.commands import app as stack_app
 
 if TYPE_CHECKING:
@@ -142,6 +142,25 @@ def demo(
         print(f"kept: topics {lab}.{found.run}.*, database {lab}_{found.run}")
     if not found.matches:
         raise CheckFailed("the views differ from pandas over the raw file; see the table")
+
+
+@app.command()
+def api(
+    run: Annotated[
+        str | None, typer.Option(help="The run to join; by default one of its own, with workers.")
+    ] = None,
+    lab: Annotated[str, typer.Option(help="The lab (its servers).")] = "lab",
+    host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 is any free one.")] = 8000,
+    client: Annotated[str, typer.Option(help=" or ".join(CLIENTS))] = DEFAULTS.client,
+    partitions: Annotated[int, typer.Option(help="Of the run's topics.")] = DEFAULTS.partitions,
+) -> None:
+    """The HTTP API, and a live page at /: commands, queries, updates, metrics. Ctrl-C ends it."""
+    from labkit.api import serve
+
+    settings = Settings(client=client, partitions=partitions).check()
+    with serve.listen(host, port) as at:
+        serve.api(lab, run, at, settings, say)
 
 
 def _show(found: Demo) -> None:

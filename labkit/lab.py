@@ -127,7 +127,7 @@ class Lab(Parts):
             report=report,
             settings=Settings(**settings),
         )
-        self.queries = Queries(self.store, self._pump, self._watermarks)
+        self.queries = Queries(self.store, self.pump, self._watermarks)
 
     # --- the two ends
 
@@ -140,7 +140,7 @@ class Lab(Parts):
                 self.topic_name,
                 self.log_broker.sender(),
                 lambda context: self.broker.source(self.topic_name(f"{context}.events")),
-                pump=self._pump,
+                pump=self.pump,
             )
         return self._bus
 
@@ -148,7 +148,7 @@ class Lab(Parts):
     def query_bus(self) -> QueryBus:
         """Where questions go in that are answered through Kafka, by the query handlers."""
         if self._query_bus is None:
-            self._query_bus = self.make_query_bus(self._pump)
+            self._query_bus = self.make_query_bus(self.pump)
         return self._query_bus
 
     def subscribe(
@@ -158,7 +158,7 @@ class Lab(Parts):
 
         Monotonic: none shows less of the log than the one before.
         """
-        return follow(self.store, Session(self.queries), name, fresh, params, self._pump)
+        return follow(self.store, Session(self.queries), name, fresh, params, self.pump)
 
     def log(self, context: str = "orders") -> EventLog:
         """What the events topic of a context says."""
@@ -337,7 +337,7 @@ class Lab(Parts):
                 "see `labkit status` and `labkit logs`"
             )
 
-    def _pump(self) -> None:
+    def pump(self) -> None:
         """In memory and started: do what worker processes would do. Or step what is by hand."""
         if self._pumping:
             for role in self._pumping:
@@ -500,6 +500,16 @@ class Lab(Parts):
             behind += sum(end - reached.get(partition, 0) for partition, end in ends.items())
         return behind
 
+    def ends(self, name: str) -> dict[int, int]:
+        """The high watermarks of a topic (``orders.events``), where commands and commits are kept.
+
+        Raises ``UsageError`` where this run has no such context.
+        """
+        context = name.partition(".")[0]
+        if context not in self.contexts:
+            raise UsageError(f"this run has no context {context!r}, but {', '.join(self.contexts)}")
+        return self._ends(self.log_broker, self.topic_name(name))
+
     def _ends(self, broker: Broker, topic: str) -> dict[int, int]:
         """By readers that are kept: a new one takes a fifth of a second."""
         key = broker is self.broker, topic
@@ -510,9 +520,7 @@ class Lab(Parts):
     def _watermarks(self, context: str) -> dict[int, int]:
         """Of the events, where they are kept: on the MongoDB log a relay may be behind it, and a
         record has the same offset in both."""
-        if context not in self.contexts:
-            raise UsageError(f"this run has no context {context!r}, but {', '.join(self.contexts)}")
-        return self._ends(self.log_broker, self.topic_name(f"{context}.events"))
+        return self.ends(f"{context}.events")
 
     def server_versions(self) -> dict[str, str]:
         """Of Kafka and MongoDB."""

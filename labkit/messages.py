@@ -222,7 +222,6 @@ class Return(Struct):
 
     id: Id
     reply: Count
-    sent: Count = 0
 
 
 def _plain(value: Any) -> int:

@@ -61,7 +61,8 @@ def page(
 
 
 def _encode(sort: Sorting, row: Document) -> str:
-    raw = msgspec.json.encode(_Cursor(sort, [row[field] for field, _ in sort]))
+    after = [row[field] for field, _ in sort]
+    raw = msgspec.json.encode(_Cursor(sort, after), enc_hook=int)  # MongoDB has a large int, too
     return base64.urlsafe_b64encode(raw).decode().rstrip("=")
 
 

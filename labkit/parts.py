@@ -16,7 +16,7 @@ from labkit.eventlog import Watermarks
 from labkit.handlers import Handler, Recovered
 from labkit.notices import Module, Notifier
 from labkit.ports import Sender
-from labkit.projections import BATCH_SIZE, Projection, Projector
+from labkit.projections import Projection, Projector
 from labkit.queries import Queries
 from labkit.querybus import QueryBus
 from labkit.queryhandler import QueryHandler
@@ -66,7 +66,7 @@ class Parts(Run):
         return self._projector(worker.context, self.serving(worker.context), group)
 
     def _projector(
-        self, context: str, generation: int, group: str | None, batch_size: int = BATCH_SIZE
+        self, context: str, generation: int, group: str | None, batch_size: int = 4_000
     ) -> Projector:
         """Of a view: as a member of a group, or beside it."""
         return Projector(
@@ -79,7 +79,7 @@ class Parts(Run):
             generation=generation,
         )
 
-    def rebuild(self, view: str, *, anew: bool = False, batch_size: int = BATCH_SIZE) -> Rebuild:
+    def rebuild(self, view: str, *, anew: bool = False, batch_size: int = 4_000) -> Rebuild:
         """Begin to build a view anew, or go on with it; ``anew``: drop what was built so far.
 
         ``batch_size`` is how many commits a step takes at most. Raises ``UsageError`` for a view

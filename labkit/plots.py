@@ -134,7 +134,7 @@ def batch_sizes(batches: pd.DataFrame, ax: Axes) -> Axes:
         ax.text(speed, float(place), f"  {speed:,.0f}  (× {factor:,.1f})", va="center", color=INK)
     ax.set_yticks(at, names)
     ax.invert_yaxis()
-    ax.set_xlim(0, 1.35 * float(speeds.max()))
+    ax.set_xlim(0, 1.5 * float(speeds.max()))
     ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     ax.set_xlabel("commands a second, one handler")
     best = int(factors.argmax())
@@ -275,6 +275,67 @@ def revenue_a_minute(minutes: pd.DataFrame, ax: Axes) -> Axes:
         agree = f"and {wrong.sum()} of {len(minutes)} minutes differ from pandas"
     ax.set_title(f"{share:.1f} % of the revenue came too late for its window, {agree}", fontsize=11)
     return _finish(ax)
+
+
+def stale_against_waiting(tries: pd.DataFrame, ax: Axes) -> Axes:
+    """How many reads were stale against how long they took: what each way to ask buys and costs.
+
+    ``tries`` has a row for each read: ``strategy``, ``pause_ms`` (slept before it was asked),
+    ``ms`` (from the reply to a write until the answer to the read), ``stale``. What was asked
+    eventually is a point for each pause; below them, in a strip of its own, is what waits for
+    something: its median, and its 5th to 95th percentile. Raises :class:`ValueError` for no reads.
+    """
+    if tries.empty:
+        raise ValueError("the staleness of no read cannot be drawn")
+    eventual = tries[tries["strategy"] == "eventual"].groupby("pause_ms")
+    at, share = eventual["ms"].median(), 100 * eventual["stale"].mean()
+    ax.plot(at, share, "o--", color=BLUE, mec=INK, ms=8, label="eventual, after a pause")
+    for pause, ms, percent in zip(at.index, at, share, strict=True):
+        name = f"after {pause:g} ms" if pause else "asked at once"
+        ax.annotate(f"{name}: {percent:.0f} %", (ms, percent), (9, 5), **OFFSET)
+    waited = [s for s in WAITING if (tries["strategy"] == s).any()]
+    for row, strategy in enumerate(waited, 1):
+        found = tries[tries["strategy"] == strategy]
+        low, middle, high = (float(found["ms"].quantile(q)) for q in (0.05, 0.5, 0.95))
+        wrong = int(found["stale"].sum())
+        color, y = VERMILLION if wrong else ORANGE, -ROW * row
+        name = "waits for its goal: median, and 5 to 95 % of the reads" if row == 1 else ""
+        ax.plot(
+            [low, high],
+            [y, y],
+            color=color,
+            lw=3,
+            solid_capstyle="round",
+            label=name or "_nolegend_",
+        )
+        ax.plot([middle], [y], WAITING[strategy], color=color, mec=INK, ms=9, zorder=3)
+        text = f"{strategy}: {_ms(middle)}, {wrong} of {len(found):,} stale"
+        ax.annotate(text, (high, y), (9, -3), **OFFSET)
+    ax.axhspan(-ROW * (len(waited) + 0.7), 0, color="#f3f3f3", zorder=0)
+    ax.set_xlim(0, 1.5 * float(tries.groupby(["strategy", "pause_ms"])["ms"].quantile(0.95).max()))
+    ax.set_ylim(-ROW * (len(waited) + 0.7), 108)
+    ax.set_yticks(range(0, 101, 20))
+    ax.set_xlabel("from “your write is done” to the answer (median, ms)")
+    ax.set_ylabel("stale reads (%)")
+    ax.set_title(_what_waiting_buys(tries, share), fontsize=11)
+    return _finish(ax)
+
+
+#: The strategies that wait, each with a marker of its own; and how far apart their rows are.
+WAITING = {"token": "s", "version": "^", "linearizable": "D"}
+ROW = 10.0
+OFFSET: Any = {"textcoords": "offset points", "fontsize": 9, "color": INK}
+
+
+def _what_waiting_buys(tries: pd.DataFrame, share: pd.Series[float]) -> str:
+    promised = tries[tries["strategy"] != "eventual"]
+    wrong = int(promised["stale"].sum())
+    at_once = f"{share.iloc[0]:.0f} % of the reads at once were stale" if len(share) else ""
+    if wrong:
+        kept = f"{wrong} of {len(promised):,} that had promised not to be were, too"
+    else:
+        kept = f"none of {len(promised):,} that waited for what they needed was"
+    return ",\n".join(filter(None, [at_once, kept]))
 
 
 def demo_figure(

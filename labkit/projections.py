@@ -39,8 +39,8 @@ from labkit.ports import Checkpoint, Clock, Document, Record, Source, Store, Sys
 
 #: Collection -> its indexes, each a list of (field, direction).
 Indexes = dict[str, list[list[tuple[str, int]]]]
-#: Commits that one transaction takes at most.
-BATCH_SIZE = 4_000
+#: Between two looks of a projector that has nothing to do, whether it is still the owner.
+LOOK_NANOSECONDS = 1_000_000_000
 #: Of the collection of parked streams.
 PARKED_INDEX = [("partition", 1)]
 
@@ -115,7 +115,7 @@ class Projector(CrashOnly):
         checkpoints: str,
         clock: Clock | None = None,
         *,
-        batch_size: int = BATCH_SIZE,
+        batch_size: int = 4_000,
         outbox: Outbox | None = None,
         refusals: bool = False,
         generation: int = 0,
@@ -134,6 +134,7 @@ class Projector(CrashOnly):
         self._letters = parked_in(projection.name)
         self._checkpoints: dict[int, Checkpoint] = {}
         self._parked: dict[int, frozenset[str]] = {}
+        self._looked = self._clock.now()
         #: Partitions whose dead owner left commands in the outbox.
         self.owed: set[int] = set()
 
@@ -156,6 +157,7 @@ class Projector(CrashOnly):
         if batch.records:
             hit(Failpoint.PROJECTOR_FETCHED)
         elif all(self._checkpoints[p].position == at for p, at in batch.positions.items()):
+            self._check_owner(fetched)
             return 0
 
         # 2. Fold the commits into documents, 3. write these and the checkpoints as one.
@@ -194,6 +196,19 @@ class Projector(CrashOnly):
             if self._outbox and self._outbox.leftovers(partition):
                 self.owed.add(partition)
             self._source.start(partition, checkpoint.position)
+
+    def _check_owner(self, now: int) -> None:
+        """Who writes nothing for a while is not fenced by a write, so it looks.
+
+        Or it would rejoin only when the next event has come, and that would wait for it.
+        """
+        if now - self._looked < LOOK_NANOSECONDS:
+            return
+        self._looked = now
+        epochs = {c.id: c.epoch for c in self._store.checkpoints(self._collection)}
+        for checkpoint in self._checkpoints.values():
+            if epochs.get(checkpoint.id) != checkpoint.epoch:
+                raise Fenced(f"checkpoint {checkpoint.id!r} has another owner")
 
     def _serving(self) -> int:
         return serving(self._store.checkpoints(self._collection), self.projection.name)

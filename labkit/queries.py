@@ -120,6 +120,10 @@ class Queries:
         name, where = CatalogViews.entries, {"kind": "product"}
         return self._ask(fresh, ["catalog"], lambda views: views.find(name, where, [("id", 1)]))
 
+    def entry(self, stream: str, fresh: Fresh = EVENTUAL) -> Document | None:
+        """A product or a customer of the catalog by its stream (``product-cd``), or ``None``."""
+        return self._one(fresh, "catalog", CatalogViews.entries, stream)
+
     def stock(self, product_id: str, fresh: Fresh = EVENTUAL) -> Document | None:
         """The stock of one product, or ``None`` where the view has not seen it."""
         return self._one(fresh, "inventory", InventoryViews.stock, product_id)

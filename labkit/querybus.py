@@ -319,7 +319,10 @@ class Feed:
 def value_of(result: Result, row: Asked) -> Any:
     """The value of a result, or its error raised as what it was at the handler."""
     if result.ok:
-        return msgspec.convert(result.value, row.answer)
+        try:
+            return msgspec.convert(result.value, row.answer)
+        except msgspec.ValidationError as error:
+            raise StackError(f"the handler gave an answer of another kind: {error}") from error
     kind = getattr(errors, result.error, None)
     if not (isinstance(kind, type) and issubclass(kind, LabkitError)):
         kind = StackError

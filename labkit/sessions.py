@@ -34,6 +34,12 @@ class Session(Queries):
         if (known := self._writes.get(key)) is None or _of(known) < _of(goal):
             self._writes[key] = goal
 
+    def turn_to(self, queries: Queries) -> None:
+        """From now on another copy of the views answers. What was promised stays promised, since
+        all copies count their positions in one log.
+        """
+        self._store, self._pump, self._ends = queries._store, queries._pump, queries._ends
+
     def _ask(
         self, fresh: Fresh, contexts: list[str], read: Callable[[Views], T], stream: str = ""
     ) -> T:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
-from labkit.domain.orders import PlaceOrder
+from labkit.adapters.memory_store import MemoryStore
+from labkit.contexts import CONTEXTS
 from labkit.errors import Fenced, TimedOut
 from labkit.eventlog import fetch
+from labkit.freshness import Position
 from labkit.messages import Command
-from labkit.ports import Writes
-from labkit.rebuild import Progress
-from labkit.views import OrderViews
+from labkit.projections import Projector
+from labkit.queries import Queries
+from labkit.views import PROJECTIONS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,16 +83,6 @@ def commits(lab: Looked, order_id: str | None = None) -> pd.DataFrame:
     )
 
 
-def kept(lab: Any) -> dict[str, int]:
-    """How many documents the views of orders hold, and how far their projector has come."""
-    held = {name: len(lab.collection(name)) for name in OrderViews.indexes}
-    at = lab.queries.checkpoints("orders").values()
-    return held | {
-        "checkpoints: offsets read": sum(checkpoint.position for checkpoint in at),
-        "checkpoints: highest command": max(checkpoint.command for checkpoint in at),
-    }
-
-
 def running(lab: Looked) -> pd.DataFrame:
     """The servers and worker processes of a lab; in memory there are none."""
     import pandas as pd
@@ -133,100 +125,17 @@ def work(lab: Any, context: str = "orders", wait: float = 1.0) -> int:
     return done
 
 
-def place(
-    order_id: str, customer_id: str = "ada", product_id: str = "cd", pieces: int = 1
-) -> PlaceOrder:
-    """An order of 15.99, whatever is in it."""
-    return PlaceOrder(order_id, customer_id, "1997-01-31", pieces, 1599, product_id)
+def project(lab: Any, context: str = "orders", wait: float = 0.3) -> int:
+    """Step a projector by hand until its views have all there is in the log.
 
-
-def events(lab: Looked) -> list[dict[str, Any]]:
-    """The events of all orders, as they are in the topic."""
-    rows, _ = lab.peek("orders.events")
-    return [event for row in rows for event in row["value"].get("events", ())]
-
-
-def send(lab: Any, *commands: Command) -> None:
-    """Send commands to orders, and let the handler by hand decide on all that lies there."""
-    for command in commands:
-        lab.bus.send(command)
-    lab.bus.flush()
-    while lab.lag("handler", "orders"):
-        lab.handler.step(0.3)
-
-
-def project(lab: Any) -> int:
-    """Step the projector of orders by hand until it has read all; how many commits it applied.
-
-    Where somebody else took its partitions it begins a new life, as a worker process does.
+    Returns how many commits it applied. Where somebody else took its partitions it begins a new
+    life, as a worker process does.
     """
-    applied = 0
-    while lab.lag("projector", "orders"):
+    done = 0
+    while lab.lag("projector", context):
         with suppress(Fenced):
-            applied += lab.projector.step(0.3)
-    return applied
-
-
-def serve(lab: Any, *commands: Command) -> int:
-    """``send`` and ``project``: the view shows what came of the commands."""
-    send(lab, *commands)
-    return project(lab)
-
-
-def tell(lab: Any) -> None:
-    """Step the notifier of orders by hand until it has read all and its outbox is empty."""
-    while lab.lag("notifier", "orders") or not lab.collection("orders.notices.outbox").empty:
-        lab.by_hand("notifier").step(0.3)
-
-
-def hear(lab: Any, module: str) -> pd.DataFrame:
-    """The inbox of a business module, once it has read every notice of orders."""
-    ends = lab.topic("orders.notices").groupby("partition")["offset"].max() + 1
-    with closing(lab.module(module, "orders")) as listener:
-        while (
-            sum(at.position for at in lab.store.checkpoints(f"{module}.checkpoints")) < ends.sum()
-        ):
-            listener.step(0.3)
-    inbox: pd.DataFrame = lab.collection(f"{module}.inbox")
-    return inbox
-
-
-def forget(lab: Any) -> None:
-    """The notifier of orders loses how far it has read, and what it knows of streams."""
-    lab._parts.pop(("notifier", "orders")).close()
-    name = "orders.notices.checkpoints"
-    ids = [checkpoint.id for checkpoint in lab.store.checkpoints(name)]
-    lab.store.advance(name, [], Writes(deletes={name: ids}))
-    lab.store.discard(["orders.notices.seen"])
-
-
-def add(lab: Any, name: str, number: int) -> None:
-    """Add to a number that is kept in a document, in a write of its own."""
-    lab.store.index("naive", [("_id", 1)])  # a collection is made outside of transactions
-    document = {"_id": name, "number": got(lab, name) + number}
-    writes = Writes()
-    kind = writes.replaces if lab.store.load("naive", [name]) else writes.inserts
-    kind["naive"] = [document]
-    lab.store.advance("naive.checkpoints", [], writes)
-
-
-def got(lab: Any, name: str) -> int:
-    """What ``add`` has added up so far."""
-    found = lab.store.load("naive", [name]).get(name)
-    return int(found["number"]) if found else 0
-
-
-def estimates(progress: Sequence[Progress], rows: int = 6) -> pd.DataFrame:
-    """How a rebuild went, and when it thought that it would be done, at some of its steps."""
-    import pandas as pd
-
-    columns = ["offsets read", "of", "seconds so far", "all of it, as estimated (s)"]
-    went = [
-        (at.done, at.total, at.seconds, at.seconds + at.remaining)
-        for at in progress
-        if at.remaining is not None
-    ]
-    return pd.DataFrame(went, columns=columns)[:: max(1, -(-len(went) // rows))].round(1)
+            done += lab.by_hand("projector", context).step(wait)
+    return done
 
 
 def settle(lab: Any, wait: float = 0.3) -> int:
@@ -247,6 +156,52 @@ def settle(lab: Any, wait: float = 0.3) -> int:
     for context in lab.contexts:
         lab.by_hand("handler", context).flush()
     return steps
+
+
+def step_while_waiting(lab: Any, context: str = "orders") -> Queries:
+    """Queries of a lab whose parts are stepped by hand: whoever waits steps them, and is told."""
+    work = {"handler": "decided on", "projector": "put into the view"}
+
+    def step() -> None:
+        for role, what in work.items():
+            made = lab.by_hand(role, context).step(0.1)
+            if count := made if role == "projector" else len(made):
+                print(f"   while the query waits, the {role} steps: {count} {what}")
+
+    return Queries(lab.store, step, lab.queries._ends)
+
+
+class Copy:
+    """Another copy of a context's views, kept elsewhere (in this process), from the same log.
+
+    Its projector runs only when told to. ``queries`` ask this copy.
+    """
+
+    def __init__(self, lab: Any, context: str = "orders") -> None:
+        self._lab, self._context = lab, context
+        self._store = MemoryStore()
+        self.queries = Queries(self._store, ends=lab.queries._ends)
+
+    def catch_up(self, timeout: float = 30.0) -> None:
+        """Project all that is in the log by now. Raises ``TimedOut``."""
+        context = CONTEXTS[self._context]
+        source = self._lab.broker.source(
+            self._lab.topic_name(f"{context.name}.events"),
+            self._lab.group("projector", f"{context.name}.copy"),
+        )
+        projection = PROJECTIONS[context.name]
+        projector = Projector(projection, context.codec, source, self._store, context.checkpoints)
+
+        def step() -> None:
+            projector.step(0.3)
+
+        try:
+            projector.join(self._lab.partitions)
+            ends = source.ends().items()
+            goals = [Position(context.name, partition, end) for partition, end in ends if end]
+            self.queries.until(goals, timeout, step)
+        finally:
+            projector.close()
 
 
 def poll_all(consumer: Any, patience: float = 8.0, quiet: float = 1.5) -> list[Any]:

@@ -12,7 +12,7 @@ import pytest
 from hdrh.histogram import HdrHistogram
 
 from labkit import cli, stack
-from labkit.errors import StackError
+from labkit.errors import StackError, UsageError
 from labkit.experiments import freshness, processes
 from labkit.experiments.freshness import Report, Tally, judge
 from labkit.experiments.sessions import Read, Write
@@ -149,6 +149,14 @@ def test_a_planted_bug_turns_the_bench_red(
     err = capsys.readouterr()
     assert "did not keep what it promises" in err.err
     assert "C10: " in err.out
+
+
+def test_a_sample_in_memory_is_refused() -> None:
+    with (
+        Lab(backend="memory", contexts=["bank"]) as lab,
+        pytest.raises(UsageError, match="between processes, got backend 'memory'"),
+    ):
+        freshness.sample(lab, 1, 1)
 
 
 def test_a_process_that_dies_ends_the_bench(home: Path) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any, get_args
 
+import msgspec
 import pytest
+from bson import Int64
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,7 +15,21 @@ from labkit.contexts import CONTEXTS
 from labkit.domain import orders
 from labkit.domain.orders import OrderPaid, PayOrder, PlaceOrder, ShipOrder
 from labkit.errors import DecodeError
-from labkit.messages import Answer, Commit, Envelope, Token, encode, new_id
+from labkit.freshness import Fresh, Version
+from labkit.messages import (
+    Answer,
+    Commit,
+    Envelope,
+    Query,
+    Result,
+    Return,
+    Token,
+    decode_result,
+    decode_return,
+    encode,
+    encode_value,
+    new_id,
+)
 
 CODEC = CONTEXTS["orders"].codec
 PLACE = PlaceOrder("o1", "ann", "1997-01-31", 2, 1_499)
@@ -134,3 +150,54 @@ def test_every_command_names_its_stream(context: str) -> None:
 def test_ids_and_tokens() -> None:
     assert len({new_id() for _ in range(1_000)}) == 1_000
     assert Token("orders", 1, 2) == ("orders", 1, 2)
+
+
+# --- queries and results
+
+
+def test_a_query_on_the_wire_is_one_json_object() -> None:
+    goals = (Version("bank", "a", 3),)
+    query = Query("q", "account", 2, {"account": "a"}, Fresh("version", goals, 2.0), sent=5)
+    value = encode(query)
+    assert json.loads(value) == {
+        "id": "q",
+        "name": "account",
+        "reply": 2,
+        "params": {"account": "a"},
+        "fresh": {
+            "strategy": "version",
+            "goals": [{"context": "bank", "stream": "a", "version": 3}],
+            "timeout": 2.0,
+        },
+        "sent": 5,
+    }
+    assert msgspec.json.decode(value, type=Query[Fresh]) == query
+
+
+def test_a_result_says_what_it_is() -> None:
+    result = Result("q", False, error="TimedOut", text="too late", round=2)
+    assert decode_result(encode(result)) == result
+    assert json.loads(encode(Result("q", True, {"a": 1}))) == {
+        "id": "q",
+        "ok": True,
+        "value": {"a": 1},
+    }
+
+
+@pytest.mark.parametrize("value", [b"", b"[]", b"{}", b'{"id":"q"}', b'{"id":"q","ok":1}', b"\xff"])
+def test_what_is_no_result_raises_one_kind_of_error(value: bytes) -> None:
+    with pytest.raises(DecodeError):
+        decode_result(value)
+
+
+def test_a_query_of_another_schema_still_tells_where_its_refusal_goes() -> None:
+    assert decode_return(b'{"id":"q","reply":1,"name":7,"new":[]}') == Return("q", 1)
+    for value in (b'{"id":"q"}', b'{"id":"","reply":1}', b'{"id":"q","reply":-1}', b"[" * 10_000):
+        with pytest.raises(DecodeError):
+            decode_return(value)
+
+
+def test_large_numbers_of_mongodb_are_numbers() -> None:
+    assert encode_value([{"n": Int64(2**40)}]) == b'[{"n":1099511627776}]'
+    with pytest.raises(TypeError, match="no answer holds"):
+        encode_value(object())

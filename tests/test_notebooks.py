@@ -31,6 +31,7 @@ from tests.findings import (
     decide_and_evolve,
     handlers_under_stress,
     projections,
+    reading_your_own_writes,
     sagas,
     streams,
     the_event_log,
@@ -39,7 +40,15 @@ from tests.findings import (
 FOLDER = Path(__file__).parent.parent / "notebooks"
 START = "00_start_here"
 STEPS = "01_one_command_step_by_step"
-MORE = [decide_and_evolve, the_event_log, handlers_under_stress, projections, sagas, streams]
+MORE = [
+    decide_and_evolve,
+    the_event_log,
+    handlers_under_stress,
+    projections,
+    reading_your_own_writes,
+    sagas,
+    streams,
+]
 NAMES = [START, STEPS, *(one.NAME for one in MORE)]
 
 MAX_CELLS, MAX_LINES, MAX_CELL_LINES = 30, 120, 15
@@ -48,6 +57,7 @@ CELL_SECONDS = 120
 SMALLER = {
     handlers_under_stress.NAME: "BURST = 80",
     projections.NAME: "ORDERS, BATCH = 400, 40",
+    reading_your_own_writes.NAME: "TRIES = 6",
 }
 
 # --- running a notebook
@@ -452,7 +462,7 @@ for one in MORE:
 
 SERVER_TWINS = {
     bug: (one.NAME, *twin)
-    for one in (the_event_log, streams)
+    for one in (the_event_log, reading_your_own_writes, streams)
     for bug, twin in one.SERVER_TWINS.items()
 }
 

@@ -10,7 +10,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from labkit.plots import demo_figure, lag_distribution, orders_by_month, revenue_a_minute
+from labkit.plots import (
+    demo_figure,
+    lag_distribution,
+    orders_by_month,
+    revenue_a_minute,
+    stale_against_waiting,
+)
 
 MONTHS = pd.DataFrame(
     {
@@ -207,3 +213,50 @@ def test_a_minute_that_lacks_a_cent_is_marked() -> None:
     assert line(ax, "they differ") == ([1], [50])
     with pytest.raises(ValueError, match="the revenue of no minute cannot be drawn"):
         revenue_a_minute(MINUTES.iloc[:0], axes())
+
+
+READS = pd.DataFrame(
+    [("eventual", 0, ms, stale) for ms, stale in ((1, True), (2, True), (3, True), (9, False))]
+    + [("eventual", 20, ms, stale) for ms, stale in ((21, True), (22, False), (23, False), (24, 0))]
+    + [("token", 0, float(ms), False) for ms in range(101)]
+    + [("linearizable", 0, 7.0, False)],
+    columns=["strategy", "pause_ms", "ms", "stale"],
+)
+
+
+def written(ax: Axes) -> list[str]:
+    return [text.get_text() for text in ax.texts]
+
+
+def test_pauses_are_points_and_what_waits_has_rows_below() -> None:
+    ax = stale_against_waiting(READS.sample(frac=1, random_state=1), axes())
+    assert line(ax, "eventual, after a pause") == ([2.5, 22.5], [75, 25])
+    xs, ys = line(ax, "waits for its goal")
+    assert xs == [5, 95]
+    assert ys[0] == ys[1] < 0
+    assert written(ax) == [
+        "asked at once: 75 %",
+        "after 20 ms: 25 %",
+        "token: 50 ms, 0 of 101 stale",
+        "linearizable: 7 ms, 0 of 1 stale",
+    ]
+    markers = [one.get_marker() for one in ax.lines if one.get_marker() != "None"]
+    assert len(set(markers)) == 3, "colour alone must not tell them apart"
+    assert ax.get_title() == (
+        "75 % of the reads at once were stale,\nnone of 102 that waited for what they needed was"
+    )
+    assert all(tick >= 0 for tick in ax.get_yticks()), "below zero there are rows, no percentages"
+
+
+def test_a_broken_promise_is_told() -> None:
+    reads = READS.assign(stale=READS["stale"] | (READS["ms"] == 7.0))
+    ax = stale_against_waiting(reads, axes())
+    assert "2 of 102 that had promised not to be were, too" in ax.get_title()
+    assert "linearizable: 7 ms, 1 of 1 stale" in written(ax)
+
+
+def test_reads_of_one_kind_are_enough() -> None:
+    ax = stale_against_waiting(READS[READS["strategy"] == "token"], axes())
+    assert ax.get_title() == "none of 101 that waited for what they needed was"
+    with pytest.raises(ValueError, match="no read"):
+        stale_against_waiting(READS[:0], axes())

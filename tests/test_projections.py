@@ -269,6 +269,20 @@ def test_a_zombie_writes_nothing(rig: Rig) -> None:
     assert rig.view()[OrderViews.customers][0]["orders"] == 2
 
 
+def test_an_owner_that_has_nothing_to_do_finds_out_that_it_is_none(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that it has rejoined when the next event comes."""
+    projector = rig.projector()
+    rig.commit("o1", 1, placed("o1"))
+    projector.step(0)
+    rig.store.claim(ORDERS.checkpoints, f"{VIEW.name}:0")
+    assert projector.step(0) == 0, "it does not look at every step"
+    monkeypatch.setattr("labkit.projections.LOOK_NANOSECONDS", 0)
+    with pytest.raises(Fenced, match="has another owner"):
+        projector.step(0)
+
+
 def test_a_partition_that_moves_is_shown_once(rig: Rig) -> None:
     first = rig.projector()
     for n in range(10):

@@ -19,7 +19,7 @@ from labkit.errors import StackError, TimedOut, UsageError
 from labkit.failpoints import Failpoint
 from labkit.freshness import LINEARIZABLE, Fresh, Version
 from labkit.lab import Lab
-from labkit.messages import Result, Token
+from labkit.messages import Result, Token, encode
 from labkit.pages import Page
 from labkit.queries import Queries
 from labkit.querybus import Feed, QueryBus
@@ -30,7 +30,7 @@ from labkit.queryhandler import QueryHandler
 def lab() -> Iterator[Lab]:
     """Started: whoever asks, steps all parts."""
     with Lab(backend="memory", contexts=["orders", "bank"], partitions=2) as made:
-        made.start()
+        made.start(queries=1)
         yield made
 
 
@@ -120,6 +120,16 @@ def test_many_under_way_each_gets_its_own(lab: Lab) -> None:
     sent = [lab.query_bus.send("account", account=f"a{number}") for number in range(20)]
     for number, question in reversed(list(enumerate(sent))):
         assert lab.query_bus.answer(question)["_id"] == f"a{number}"
+
+
+def test_an_answer_of_another_kind_is_an_error(money: Lab) -> None:
+    bus = money.query_bus
+    question = bus.send("balances")
+    sender = money.broker.sender()
+    value = encode(Result(question.id, True, [1]))
+    sender.send(money.topic_name("bank.results"), b"k", value, bus._replies["bank"])
+    with pytest.raises(StackError, match="of another kind"):
+        bus.answer(question)
 
 
 def test_two_requesters_hear_their_own_only(money: Lab) -> None:
@@ -266,6 +276,18 @@ def test_a_query_that_nobody_waits_for_is_not_read(money: Lab, monkeypatch: Any)
     (result,) = bus.hear(0)
     assert result.id == late.id
     assert result.text == "query 'account' came after its deadline"
+
+
+def test_a_renewal_that_comes_too_late_is_no_error(money: Lab) -> None:
+    """A handler that was away finds several of them; the newest counts."""
+    feed = money.query_bus.subscribe("account", account="a", lease=0.05)
+    time.sleep(0.06)
+    feed.renew()
+    assert handler(money).step(0) == 1
+    update = feed.poll()
+    assert update is not None
+    assert update.answer["balance"] == 1
+    feed.close()
 
 
 # --- a handler that dies

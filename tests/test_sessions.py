@@ -14,6 +14,7 @@ from labkit.freshness import Fresh, Version
 from labkit.lab import Lab
 from labkit.messages import Token
 from labkit.sessions import Session
+from labkit.teaching import Copy
 
 SOON = Fresh(timeout=0.02)
 
@@ -93,6 +94,33 @@ def test_a_session_never_goes_back(lab: Lab) -> None:
         session.orders_of("ann", fresh=SOON)
     lab.projector.step(0)
     assert session.order("o1", SOON)
+
+
+def test_another_copy_must_have_what_was_shown_and_written(lab: Lab) -> None:
+    session, copy = Session(lab.queries), Copy(lab)
+    lab.bus.send(place("o1"))
+    work(lab)
+    copy.catch_up()
+    assert session.order("o1", SOON)
+    session.turn_to(copy.queries)
+    assert session.order("o1", SOON), "it is as far"
+    session.turn_to(lab.queries)
+    session.wrote(lab.bus.send(PayOrder("o1", 100)).token())
+    work(lab)
+    session.turn_to(copy.queries)
+    with pytest.raises(TimedOut, match="did not reach command 1"):
+        session.order("o1", SOON)
+    copy.catch_up()
+    order = session.order("o1", SOON)
+    assert order is not None
+    assert order["payment"] == "paid"
+    lab.bus.send(PayOrder("o1", 1))  # refused; a reader has seen the log that far all the same
+    work(lab)
+    session.turn_to(lab.queries)
+    session.order("o1", SOON)
+    session.turn_to(copy.queries)
+    with pytest.raises(TimedOut, match="did not reach position"):
+        session.order("o1", SOON)
 
 
 def test_a_session_does_not_wait_for_other_services(lab: Lab) -> None:

@@ -125,8 +125,11 @@ class MemoryStore:
         return len(self._collections.get(collection, {}))
 
     def snapshot(self) -> AbstractContextManager[Reads]:
-        """In one thread nothing changes meanwhile."""
-        return nullcontext(self)
+        """A store that stays as this one is now: documents are replaced, never changed in place."""
+        frozen = MemoryStore()
+        frozen._collections = {name: dict(held) for name, held in list(self._collections.items())}
+        frozen._checkpoints = {name: dict(held) for name, held in list(self._checkpoints.items())}
+        return nullcontext(frozen)
 
     def index(
         self, collection: str, keys: Sequence[tuple[str, int]], *, sparse: bool = False

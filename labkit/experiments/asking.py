@@ -23,24 +23,24 @@ from hdrh.histogram import HdrHistogram
 from msgspec import Struct
 
 from labkit import stack
-from labkit.conditions import QUERIES, plan
+from labkit.conditions import plan
 from labkit.domain.bank import Deposit, OpenAccount
 from labkit.domain.orders import PlaceOrder
-from labkit.errors import CheckFailed, LabkitError, UsageError
+from labkit.errors import CheckFailed, UsageError
 from labkit.experiments.demo import Progress
 from labkit.experiments.freshness import RANGE, percentiles, versions
 from labkit.experiments.plants import planted
 from labkit.experiments.processes import PATIENCE_SECONDS
 from labkit.lab import Lab
 from labkit.messages import Result, encode_value
-from labkit.querybus import Question, value_of
+from labkit.querybus import Question
 from labkit.runtime import Alive, calm_gc
 
 SERVICES = ("bank", "orders")
 #: What may be planted, and so must be seen.
 PLANTS = ("swapped-answers", "lost-answers")
-#: Of each kind; and the customers that the orders belong to.
-ACCOUNTS = ORDERS = 400
+#: Accounts, and as many orders: at most, and as a share of the questions; and their customers.
+SUMS, SHARE = 400, 0.1
 CUSTOMERS = 20
 #: Questions under way at once.
 WINDOW = 400
@@ -96,7 +96,7 @@ def verify_queries(
         try:
             lab.start(queries=HANDLERS)
             report(f"run {lab.run}: {count:,} questions")
-            ways = _ways(lab, progress)
+            ways = _ways(lab, max(CUSTOMERS, min(SUMS, int(count * SHARE))), progress)
             tally, times = Tally(kinds=Counter()), HdrHistogram(*RANGE)
             began = time.monotonic()
             killed = _ask(lab, ways, count, Random(seed), tally, times, progress)
@@ -141,24 +141,24 @@ def verify_queries(
     return found
 
 
-def _ways(lab: Lab, progress: Progress) -> list[Way]:
+def _ways(lab: Lab, sums: int, progress: Progress) -> list[Way]:
     """Make accounts and orders, and note what each question about them is answered."""
     commands: list[OpenAccount | Deposit | PlaceOrder] = []
-    for number in range(ACCOUNTS):
+    for number in range(sums):
         commands += [OpenAccount(f"a{number}", "ann"), Deposit(f"a{number}", 1_000 + number)]
-    for number in range(ORDERS):
+    for number in range(sums):
         customer, day = f"c{number % CUSTOMERS}", f"1997-{number % 12 + 1:02}-01"
         commands.append(PlaceOrder(f"o{number}", customer, day, 1, 5_000 + number))
     sent = [lab.bus.send(command) for command in commands]
     lab.queries.until([s.token(PATIENCE_SECONDS) for s in sent], PATIENCE_SECONDS)
     asked: list[tuple[str, dict[str, Any]]] = []
-    for number in range(ACCOUNTS):
+    for number in range(sums):
         asked.append(("account", {"account": f"a{number}"}))
         asked.append(("statement", {"account": f"a{number}", "order": "newest first"}))
         asked.append(("account", {"account": f"nobody{number}"}))
-    for number in range(ORDERS):
+    for number in range(sums):
         asked.append(("order", {"order": f"o{number}"}))
-        asked.append(("orders", {"orders": f"o{number}, o{(number + 1) % ORDERS}"}))
+        asked.append(("orders", {"orders": f"o{number}, o{(number + 1) % sums}"}))
     for number in range(CUSTOMERS):
         for sort in ("-amount", "date"):
             conditions = {"customer": f"c{number}", "status": "UNPAID", "sort": sort, "limit": "5"}
@@ -212,7 +212,7 @@ def _ask(
             question, way, began = under_way.pop(result.id)
             bus.forget(question.id)
             times.record_value(max(1, int((time.monotonic() - began) * 1e6)))
-            _compare(way, result, tally)
+            compare(way, result, tally)
         now = time.monotonic()
         for id, (question, _, _) in list(under_way.items()):
             if now > question.deadline:
@@ -227,18 +227,19 @@ def _ask(
     return killed
 
 
-def _compare(way: Way, result: Result, tally: Tally) -> None:
-    try:
-        value = value_of(result, QUERIES[way.name])
-    except LabkitError as error:
+def compare(way: Way, result: Result, tally: Tally) -> None:
+    """Count an answer, and whether it is the right one."""
+    if not result.ok:
         tally.refused += 1
-        tally.examples += [f"{way.name} {way.params}: {error}"][: 5 - len(tally.examples)]
+        line = f"{way.name} {way.params}: {result.error}: {result.text}"
+    elif encode_value(result.value) == way.expected:
+        tally.answered += 1
         return
-    tally.answered += 1
-    if encode_value(value) != way.expected:
+    else:
+        tally.answered += 1
         tally.mismatched += 1
-        line = f"{way.name} {way.params} was answered {str(value)[:200]}"
-        tally.examples += [line][: 5 - len(tally.examples)]
+        line = f"{way.name} {way.params} was answered {str(result.value)[:200]}"
+    tally.examples += [line][: 5 - len(tally.examples)]
 
 
 def _kill(lab: Lab) -> list[Alive]:

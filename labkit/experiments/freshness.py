@@ -16,6 +16,9 @@ anything but what it asked for.
 
 Three strategies promise that nothing stale is read; so says each account's balance, and beside it
 checker C10 (``sessions.py``), which goes by versions and instants and knows nothing of balances.
+
+``sample`` makes such tries one by one, for a notebook: there the caller is the only client, and may
+also sleep before it asks.
 """
 
 from __future__ import annotations
@@ -24,27 +27,30 @@ import base64
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from importlib import metadata
 from multiprocessing.connection import Connection, wait
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import psutil
 from hdrh.histogram import HdrHistogram
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from labkit import stack
 from labkit.domain.bank import Deposit, OpenAccount
-from labkit.errors import StackError, TimedOut
+from labkit.errors import StackError, TimedOut, UsageError
 from labkit.experiments.processes import PATIENCE_SECONDS, hear, process
 from labkit.experiments.sessions import Read, Write, sessions
-from labkit.freshness import STRATEGIES, Fresh, Strategy, Version
+from labkit.freshness import LINEARIZABLE, STRATEGIES, Fresh, Strategy, Version
 from labkit.lab import Lab
 from labkit.messages import Answer, Token
 from labkit.runtime import calm_gc
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CONTEXT = "bank"
 #: A client waits most of its time for replies, so many of them share the cores; each makes at least
@@ -76,6 +82,20 @@ class Tally(Struct):
     timeouts: int = 0
     by_others: int = 0
     times: str = ""
+
+
+class Try(Struct, frozen=True):
+    """One try: it slept ``pause_ms`` after the reply, and ``ms`` after the reply it was answered.
+
+    ``by_another``: a second client wrote; ``timed_out``: there was no answer, and so no stale one.
+    """
+
+    strategy: Strategy
+    pause_ms: int
+    by_another: bool
+    ms: float
+    stale: bool = False
+    timed_out: bool = False
 
 
 class Report(Struct):
@@ -135,6 +155,37 @@ def freshness(
     return found
 
 
+def sample(lab: Lab, tries: int, seed: int, pauses_ms: Sequence[int] = ()) -> pd.DataFrame:
+    """So many tries of each strategy by this process, beside the load of the bench; one row each.
+
+    And as many of ``eventual`` after each pause. The columns are the fields of ``Try``. The workers
+    of ``lab`` must run. Raises ``UsageError`` for a lab in memory, where all is one process.
+    """
+    import pandas as pd
+
+    if lab.backend == "memory":
+        raise UsageError("how stale reads are is measured between processes, got backend 'memory'")
+    rng = Random(f"{seed} sample")
+    ways: list[tuple[Strategy, int]] = [(strategy, 0) for strategy in STRATEGIES]
+    ways += [("eventual", pause) for pause in pauses_ms]
+    rows = []
+    with (
+        process(deposits, _settings(lab), seed) as load,
+        Lab(**_settings(lab), start=False) as second,
+    ):
+        hear(lab, load)
+        client = Client("client", lab, second, rng)
+        lab.queries.account("none", LINEARIZABLE)  # the first one opens a reader
+        for round in range(tries):
+            for strategy, pause in rng.sample(ways, len(ways)):
+                of_another = strategy == "linearizable" and round % 2 == 1
+                done = client.attempt(strategy, of_another=of_another, pause_ms=pause)
+                rows.append(structs.asdict(done))
+        load.send_bytes(b"stop")
+        hear(lab, load)
+    return pd.DataFrame(rows, columns=Try.__struct_fields__)
+
+
 def judge(reports: list[Report], tries: int) -> dict[str, Any]:
     """The strategies, C10, and whether what they promise was kept."""
     strategies = {s: _together([r.tallies[s] for r in reports]) for s in STRATEGIES}
@@ -189,8 +240,7 @@ def _run(
     lab: Lab, count: int, tries: int, seed: int, progress: Progress
 ) -> tuple[list[Report], int]:
     """The load beside the clients; their last reports, and how much the load sent until then."""
-    settings: dict[str, Any] = {"name": lab.name, "run": lab.run, "client": lab.client}
-    settings |= {"contexts": [CONTEXT], "partitions": lab.partitions}
+    settings = _settings(lab)
     shares = [tries // count + (number < tries % count) for number in range(count)]
     with process(deposits, settings, seed) as loading:
         hear(lab, loading)
@@ -203,6 +253,12 @@ def _run(
         with suppress(BrokenPipeError):  # it is dead, as the next line finds
             loading.send_bytes(b"stop")
         return reports, int(hear(lab, loading))
+
+
+def _settings(lab: Lab) -> dict[str, Any]:
+    """With which a process joins the run of a lab."""
+    settings: dict[str, Any] = {"name": lab.name, "run": lab.run, "client": lab.client}
+    return settings | {"contexts": [CONTEXT], "partitions": lab.partitions}
 
 
 def _gather(lab: Lab, clients: list[Connection], tries: int, progress: Progress) -> list[Report]:
@@ -277,8 +333,8 @@ class Client:
             if not lab.bus.execute(OpenAccount(account, name), timeout=PATIENCE_SECONDS).accepted:
                 raise StackError(f"account {account!r} could not be opened")
 
-    def attempt(self, strategy: Strategy, *, of_another: bool) -> None:
-        """Write, hear that it is done, read."""
+    def attempt(self, strategy: Strategy, *, of_another: bool, pause_ms: int = 0) -> Try:
+        """Write, hear that it is done, sleep where a pause is given, read."""
         account = self._rng.choice(list(self._cents))
         token, answer = self._deposit(account, self._second if of_another else self._lab)
         writer = f"{self._name}'s second" if of_another else self._name
@@ -288,16 +344,21 @@ class Client:
         tally.tries += 1
         tally.by_others += of_another
         began = time.monotonic_ns()
+        if pause_ms:
+            time.sleep(pause_ms / 1e3)
         try:
             shown = self._lab.queries.account(account, fresh) or {"balance": 0, "version": 0}
         except TimedOut:
             tally.timeouts += 1
-            self._times[strategy].record_value((time.monotonic_ns() - began) // 1_000)
-            return
+            took = time.monotonic_ns() - began
+            self._times[strategy].record_value(took // 1_000)
+            return Try(strategy, pause_ms, of_another, took / 1e6, timed_out=True)
         ended = time.monotonic_ns()
         self._times[strategy].record_value(max(1, (ended - began) // 1_000))
-        tally.stale += shown["balance"] < self._cents[account]
+        stale = shown["balance"] < self._cents[account]
+        tally.stale += stale
         self._reads.append(Read(self._name, account, strategy, shown["version"], began, ended))
+        return Try(strategy, pause_ms, of_another, (ended - began) / 1e6, stale)
 
     def _deposit(self, account: str, writer: Lab) -> tuple[Token, Answer]:
         token = writer.bus.send(Deposit(account, 1)).token(PATIENCE_SECONDS)

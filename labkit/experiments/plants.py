@@ -13,6 +13,7 @@ random-saga-ids     what a dead saga left in its outbox is sent again at once, w
 no-wait             a query does not wait until the view is as fresh as it was asked for
 old-watermark       linearizable takes the ends of the log that it was told at its first call
 swapped-answers     a query handler gives each the answer to the query before
+deaf-cache          a query handler that holds answers hears of no change
 lost-answers        a query handler forgets one query in twenty
 brittle             a rule has a bug until the file ``repaired`` is there: what poison is made of
 ==================  ========================================================================
@@ -172,6 +173,13 @@ def swapped_answers() -> None:
     QueryHandler._give = swap  # type: ignore[method-assign]
 
 
+def deaf_cache() -> None:
+    """What is held, is held for good."""
+    from labkit.answers import Answers
+
+    Answers.notice = lambda *_: None  # type: ignore[method-assign]
+
+
 def lost_answers() -> None:
     """As if it committed their offsets, and died."""
     from labkit.queryhandler import Arrived, QueryHandler
@@ -209,6 +217,7 @@ PLANTS: dict[str, Callable[[], None]] = {
     "no-wait": no_wait,
     "old-watermark": old_watermark,
     "swapped-answers": swapped_answers,
+    "deaf-cache": deaf_cache,
     "lost-answers": lost_answers,
     "brittle": brittle,
 }

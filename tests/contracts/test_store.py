@@ -9,7 +9,7 @@ import pytest
 from msgspec import structs
 
 from labkit.adapters.memory_store import MemoryStore
-from labkit.errors import Duplicate, Fenced
+from labkit.errors import Duplicate, Fenced, Unstorable
 from labkit.ports import Checkpoint, Document, Store, Writes
 
 pytestmark = [pytest.mark.contract, pytest.mark.servers]
@@ -187,3 +187,48 @@ def test_the_store_keeps_copies(store: Store) -> None:
     document["tags"].append("y")
     store.load("docs", ["a"])["a"]["tags"].append("z")
     assert store.load("docs", ["a"])["a"]["tags"] == ["x"]
+
+
+def test_a_snapshot_sees_one_instant(store: Store) -> None:
+    at = store.claim("checkpoints", "p:0")
+    store.advance("checkpoints", [], Writes({"docs": [{"_id": "a", "n": 1}, {"_id": "b", "n": 1}]}))
+    with store.snapshot() as then:
+        assert then.load("docs", ["a"]) == {"a": {"_id": "a", "n": 1}}
+        writes = Writes({"docs": [{"_id": "c", "n": 5}]}, {"docs": [{"_id": "a", "n": 2}]})
+        writes.deletes["docs"] = ["b"]
+        store.advance("checkpoints", [(at, moved(at, position=9))], writes)
+        assert store.load("docs", ["a"])["a"]["n"] == 2
+        assert then.load("docs", ["a", "b", "c"]) == {
+            "a": {"_id": "a", "n": 1},
+            "b": {"_id": "b", "n": 1},
+        }
+        assert [d["_id"] for d in then.find("docs", {}, [("n", 1), ("_id", 1)])] == ["a", "b"]
+        assert then.totals("docs", "n", ["n"]) == [{"_id": 1, "n": 2}]
+        assert then.count("docs") == 2
+        assert then.checkpoints("checkpoints") == [at]
+    with store.snapshot() as now:
+        assert now.checkpoints("checkpoints") == [moved(at, position=9)]
+        assert set(now.load("docs", "abc")) == {"a", "c"}
+
+
+def test_what_is_discarded_is_gone(store: Store) -> None:
+    store.advance("checkpoints", [], Writes({"docs": [{"_id": "a"}]}))
+    store.discard(["docs", "never there"])
+    assert store.count("docs") == 0
+    assert "docs" not in store.collections()
+
+
+def test_a_checkpoint_can_be_taken_away(store: Store) -> None:
+    """And with it the partition of whoever held it."""
+    at = store.claim("checkpoints", "p:0")
+    store.advance("checkpoints", [], Writes(deletes={"checkpoints": ["p:0"]}))
+    assert store.checkpoints("checkpoints") == []
+    with pytest.raises(Fenced):
+        store.advance("checkpoints", [(at, moved(at, position=1))], Writes())
+
+
+def test_a_document_that_cannot_be_stored_says_so(store: Store) -> None:
+    if isinstance(store, MemoryStore):
+        pytest.skip("memory holds anything")
+    with pytest.raises(Unstorable, match="cannot hold"):
+        store.advance("checkpoints", [], Writes({"docs": [{"_id": "a", "n": 2**70}]}))

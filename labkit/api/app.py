@@ -1,0 +1,54 @@
+"""The app: routes, errors, metrics, and what happens at start and end."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib import metadata
+
+from anyio import to_thread
+from fastapi import FastAPI
+
+from labkit.api import commands, health, live, openapi, problems, queries
+from labkit.api.metrics import Measured
+from labkit.api.service import Service
+from labkit.lab import Lab
+
+#: Requests that are worked on at once; each may wait for an answer, or for freshness.
+THREADS = 200
+
+ABOUT = """\
+Commands are acknowledged with **202** once the broker has them; `Prefer: wait=N` waits for the
+answer. Queries say how fresh they must be. Errors are problems (RFC 9457).
+"""
+
+
+def create_app(lab: Lab) -> FastAPI:
+    """The API of a lab, which stays the caller's, and is not to be used beside it meanwhile."""
+    service = Service(lab)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        to_thread.current_default_thread_limiter().total_tokens = THREADS
+        await to_thread.run_sync(service.start)
+        try:
+            yield
+        finally:
+            await to_thread.run_sync(service.close)
+
+    app = FastAPI(
+        title="labkit",
+        summary="CQRS with event sourcing on Kafka and MongoDB",
+        description=ABOUT,
+        version=metadata.version("cqrs-labkit"),
+        lifespan=lifespan,
+        redoc_url=None,
+    )
+    app.state.service = service
+    app.add_middleware(problems.Limited)
+    app.add_middleware(Measured, metrics=lambda: service.metrics)
+    problems.install(app)
+    for part in (live, commands, queries, health):
+        app.include_router(part.router)
+    openapi.describe(app)
+    return app

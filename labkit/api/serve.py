@@ -1,0 +1,121 @@
+"""Serving: a socket first, then a lab, then uvicorn; and an end that is bounded in time."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+
+import uvicorn
+from fastapi import FastAPI
+from msgspec import structs
+
+from labkit.api.app import create_app
+from labkit.contexts import CONTEXTS
+from labkit.domain.fulfilment import PROCESSES
+from labkit.domain.inventory import ReceiveStock
+from labkit.errors import StackError, UsageError
+from labkit.lab import Lab
+from labkit.run import runs_folder
+from labkit.runtime import read_registry
+from labkit.settings import Settings
+
+#: What a run of its own has in stock, so that the first orders can be shipped.
+STOCK = ReceiveStock("cd", 1_000)
+#: Requests that are under way when the server ends get so long; streams end at once.
+GRACE_SECONDS = 5
+
+
+class Server(uvicorn.Server):
+    """Tells the streams, and all who wait for an answer, that it ends, before it waits for them."""
+
+    def __init__(self, config: uvicorn.Config, closing: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._closing = closing
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Called by uvicorn after a signal."""
+        self._closing()
+        await super().shutdown(sockets)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens; port 0 is any free one.
+
+    Raises ``StackError`` where the port is taken, and ``UsageError`` for what is no address.
+    """
+    if not 0 <= port < 65_536:
+        raise UsageError(f"--port must be from 0 to 65535, got {port}")
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=512)
+    except socket.gaierror as error:
+        raise UsageError(f"--host {host!r} is no address of this machine: {error}") from None
+    except (OSError, UnicodeError) as error:
+        raise StackError(
+            f"cannot listen at {host} port {port}: {error}; choose another with --port, or 0"
+        ) from None
+
+
+def address(at: socket.socket) -> str:
+    """Where a browser finds it."""
+    host, port = at.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def server(app: FastAPI) -> Server:
+    """Serves an app until SIGINT or SIGTERM, which is then raised again."""
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
+    return Server(config, app.state.service.end)
+
+
+def api(
+    name: str, run: str | None, at: socket.socket, settings: Settings, report: Callable[[str], None]
+) -> None:
+    """Serve a run that is there, or one of its own with workers, which is dropped afterwards.
+
+    One that is there has its own settings. Raises ``UsageError`` where it has no live workers.
+    """
+    with _own(name, settings, report) if run is None else _joined(name, run) as lab:
+        try:
+            if run is None:
+                lab.start()
+                lab.bus.send(STOCK).token()
+            print(f"{address(at)} is the live page of run {lab.run}; /docs is the API", flush=True)
+            server(create_app(lab)).run(sockets=[at])
+        finally:
+            if run is None:
+                lab.drop()
+
+
+def _own(name: str, settings: Settings, report: Callable[[str], None]) -> Lab:
+    return Lab(
+        name,
+        contexts=tuple(CONTEXTS),
+        sagas=tuple(PROCESSES),
+        report=report,
+        **structs.asdict(settings),
+    )
+
+
+def _joined(name: str, run: str) -> Lab:
+    found = read_registry(runs_folder(name) / f"{run}.json")
+    if found is None:
+        raise UsageError(
+            f"run {run!r} of lab {name!r} has no live workers; `labkit status` lists the runs"
+        )
+    return Lab(
+        name,
+        run=run,
+        client=found.client,
+        log=found.log,
+        partitions=found.partitions,
+        contexts=sorted({w.context for w in found.workers if w.role != "saga"}),
+        sagas=sorted({w.context for w in found.workers if w.role == "saga"}),
+        start=False,
+    )

@@ -1,0 +1,96 @@
+"""Server-sent events: the only part that is asynchronous, since a stream lasts.
+
+Whatever blocks (MongoDB) is done in a thread, half a second at most, so that a stream ends soon
+after its client has gone or the server ends.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import anyio
+from anyio import to_thread
+from fastapi import Response
+from fastapi.responses import StreamingResponse
+from fastapi.sse import format_sse_event
+from pydantic import BaseModel
+
+from labkit.api.problems import unreachable
+from labkit.errors import LabkitError, Unreachable
+from labkit.ports import Document, Watched
+from labkit.subscriptions import Subscription, Update, of_views
+
+if TYPE_CHECKING:
+    from labkit.api.service import Service
+
+POLL_SECONDS = 0.5
+#: A comment now and then shows whether the client is still there.
+PING_SECONDS = 5.0
+#: Each stream holds a thread.
+MAX_STREAMS = 100
+RETRY_MS = 1_000
+
+HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+
+Answer = Document | None
+
+
+class Streams:
+    """How many there are, and their threads."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.limiter = anyio.CapacityLimiter(MAX_STREAMS)
+
+
+async def updates(
+    here: Service,
+    watched: Watched,
+    ask: Callable[[], Answer],
+    shape: Callable[[Document], BaseModel],
+    last_event_id: str | None,
+    seconds: float | None,
+) -> Response:
+    """The answer, then its updates; ``id:`` is the version, and what was seen is not sent again."""
+    if here.streams.count >= MAX_STREAMS:
+        raise unreachable(Unreachable(f"{MAX_STREAMS} streams are open, no more fit"))
+    limiter = here.streams.limiter
+    subscription = await to_thread.run_sync(
+        lambda: Subscription(here.lab.store, of_views(watched), ask, here.pump), limiter=limiter
+    )
+    ends = time.monotonic() + seconds if seconds is not None else float("inf")
+
+    async def events() -> AsyncIterator[bytes]:
+        here.streams.count += 1
+        seen, told = last_event_id, time.monotonic()
+        try:
+            yield format_sse_event(retry=RETRY_MS)
+            while not here.closing.is_set():
+                patience = min(POLL_SECONDS, max(0.0, ends - time.monotonic()))
+                update: Update[Answer] | None = None
+                with suppress(LabkitError):  # asked again: the answer is still due
+                    update = await to_thread.run_sync(subscription.poll, patience, limiter=limiter)
+                if update is not None and (id := _version(update.answer)) != seen:
+                    seen, told = id, time.monotonic()
+                    yield format_sse_event(data_str=_json(update.answer, shape), id=id)
+                if time.monotonic() - told > PING_SECONDS:
+                    told = time.monotonic()
+                    yield format_sse_event(comment="still here")
+                if time.monotonic() >= ends:
+                    return
+        finally:
+            here.streams.count -= 1
+            subscription.close()
+
+    return StreamingResponse(events(), media_type="text/event-stream", headers=HEADERS)
+
+
+def _version(answer: Answer) -> str:
+    return "0" if answer is None else str(answer["version"])
+
+
+def _json(answer: Answer, shape: Callable[[Document], BaseModel]) -> str:
+    return "null" if answer is None else shape(answer).model_dump_json()

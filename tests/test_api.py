@@ -1,0 +1,444 @@
+"""The API as its clients meet it: in memory, where every rule of HTTP can be tried quickly."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from starlette.testclient import TestClient
+
+from labkit.api import create_app
+from labkit.lab import Lab
+
+CONTEXTS = ["orders", "catalog", "inventory", "bank"]
+WAIT = {"Prefer": "wait=5"}
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    with Lab(backend="memory", contexts=CONTEXTS) as made:
+        yield made
+
+
+@pytest.fixture
+def api(lab: Lab) -> Iterator[TestClient]:
+    lab.start()
+    with TestClient(create_app(lab)) as client:
+        yield client
+
+
+def new_order(**fields: Any) -> dict[str, Any]:
+    return {"customer_id": "ann", "quantity": 2, "cents": 500, "day": "1997-01-31"} | fields
+
+
+def problem(answer: Any, status: int, kind: str) -> dict[str, Any]:
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    found: dict[str, Any] = answer.json()
+    assert found["type"] == f"/problems/{kind}", found
+    assert found["status"] == status
+    return found
+
+
+def placed(api: TestClient, **fields: Any) -> dict[str, Any]:
+    answer = api.post("/orders", json=new_order(**fields), headers=WAIT)
+    assert answer.status_code == 201, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+# --- commands
+
+
+def test_a_command_is_acknowledged_with_202_and_a_place_to_look(api: TestClient) -> None:
+    answer = api.post("/orders", json=new_order())
+    assert answer.status_code == 202
+    found = answer.json()
+    assert answer.headers["location"] == f"/commands/{found['token']}"
+    assert answer.headers["labkit-token"] == found["token"]
+    assert "etag" not in answer.headers
+    order = api.get(found["resource"], params={"token": found["token"]})
+    assert order.status_code == 200
+    status = api.get(answer.headers["location"]).json()
+    assert (status["status"], status["version"], status["command"]) == ("accepted", 1, "PlaceOrder")
+    assert status["resource"] == found["resource"]
+
+
+def test_the_status_of_a_command_outlives_the_process(lab: Lab) -> None:
+    """From the stream's bookkeeping: another process has heard no answer."""
+    lab.start()
+    with TestClient(create_app(lab)) as api:
+        good = placed(api, order_id="o1")["token"]
+        twice = api.post("/orders", json=new_order(order_id="o1", cents=1), headers=WAIT)
+        bad = twice.json()["token"]
+    lab.by_hand("handler", "orders").flush()
+    lab.bus._heard.clear()
+    with TestClient(create_app(lab)) as another:
+        assert another.get(f"/commands/{good}").json()["status"] == "accepted"
+        status = another.get(f"/commands/{bad}").json()
+        assert (status["status"], status["reason"]) == ("refused", "order 'o1' exists")
+        problem(another.get("/commands/orders-0-999"), 404, "not-found")
+        problem(another.get("/commands/nonsense"), 422, "invalid")
+
+
+def test_who_waits_gets_the_version(api: TestClient) -> None:
+    answer = api.post("/orders", json=new_order(order_id="o1"), headers=WAIT)
+    assert answer.status_code == 201
+    assert answer.headers["location"] == "/orders/o1"
+    assert answer.headers["etag"] == '"1"'
+    assert answer.headers["preference-applied"] == "wait=5"
+    paid = api.post("/orders/o1/payment", json={"cents": 500}, headers=WAIT)
+    assert (paid.status_code, paid.headers["etag"]) == (200, '"2"')
+    assert api.get("/orders/o1", params={"version": 2}).json()["payment"] == "paid"
+
+
+@pytest.mark.parametrize("prefer", ["wait=0", "respond-async", "wait=x", "", "wait=-1"])
+def test_who_does_not_wait_long_enough_gets_202(lab: Lab, prefer: str) -> None:
+    with TestClient(create_app(lab)) as api:  # nobody handles anything
+        answer = api.post("/orders", json=new_order(), headers={"Prefer": prefer})
+        assert answer.status_code == 202
+        assert answer.json()["status"] == "pending"
+        assert ("preference-applied" in answer.headers) == (prefer == "wait=0")
+
+
+def test_a_wait_is_bounded(api: TestClient) -> None:
+    answer = api.post("/orders", json=new_order(), headers={"Prefer": "respond-async, wait=99999"})
+    assert answer.headers["preference-applied"] == "wait=30"
+
+
+def test_a_rule_says_no(api: TestClient) -> None:
+    placed(api, order_id="o1")
+    found = problem(api.post("/orders/o1/payment", json={"cents": 1}, headers=WAIT), 409, "refused")
+    assert found["detail"] == "order 'o1' costs 500 cents, got 1"
+    assert found["version"] == 1
+    assert api.get(f"/commands/{found['token']}").json()["status"] == "refused"
+
+
+def test_if_match_is_the_expected_version(api: TestClient) -> None:
+    placed(api, order_id="o1")
+
+    def pay(etag: str) -> Any:
+        headers = {"If-Match": etag, **WAIT}
+        return api.post("/orders/o1/payment", json={"cents": 500}, headers=headers)
+
+    found = problem(pay('"7"'), 412, "precondition")
+    assert found["version"] == 1
+    for none in ('"x"', 'W/"1"', "1", ""):
+        problem(pay(none), 412, "precondition")
+    for several in ('"1", "2"', "*"):
+        problem(pay(several), 422, "unusable")
+    assert pay(api.get("/orders/o1").headers["etag"]).status_code == 200
+    problem(pay('"1"'), 412, "precondition")
+
+
+def test_of_two_who_saw_one_version_one_wins(api: TestClient) -> None:
+    api.post("/accounts", json={"account_id": "a", "owner": "ann"}, headers=WAIT)
+    statuses = []
+
+    def deposit() -> None:
+        headers = {"If-Match": '"1"', **WAIT}
+        answer = api.post("/accounts/a/deposits", json={"cents": 5}, headers=headers)
+        statuses.append(answer.status_code)
+
+    threads = [threading.Thread(target=deposit) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(statuses) == [200, 412, 412, 412, 412]
+    assert api.get("/accounts/a", params={"version": 2}).json()["balance"] == 5
+
+
+def test_a_key_makes_a_command_happen_once(api: TestClient) -> None:
+    headers = {"Idempotency-Key": "k1", **WAIT}
+    first = api.post("/orders", json=new_order(), headers=headers)
+    again = api.post("/orders", json=new_order(), headers=headers)
+    assert (first.status_code, again.status_code) == (201, 201)
+    assert again.json()["id"] == first.json()["id"], "its id comes from the key"
+    assert again.headers["etag"] == '"1"'
+    other = api.post("/orders", json=new_order(), headers={"Idempotency-Key": "k2", **WAIT})
+    assert other.json()["id"] != first.json()["id"]
+    totals = api.get("/customers/ann/totals", params={"freshness": "linearizable"})
+    assert totals.json()["orders"] == 2
+
+
+def test_a_key_with_another_body_is_refused_also_by_another_process(lab: Lab) -> None:
+    lab.start()
+    headers = {"Idempotency-Key": "k1", **WAIT}
+    with TestClient(create_app(lab)) as api:
+        api.post("/orders", json=new_order(order_id="o1"), headers=headers)
+    others: list[tuple[str, dict[str, Any]]] = [
+        ("/orders", new_order(order_id="o1", cents=501)),
+        ("/orders", new_order(order_id="o2")),  # of another stream: no handler could know
+        ("/accounts", {"owner": "ann"}),
+    ]
+    with TestClient(create_app(lab)) as another:
+        for path, body in others:
+            problem(another.post(path, json=body, headers=headers), 422, "key-reused")
+        pay = {"Idempotency-Key": "k2", **WAIT}
+        another.post("/orders/o1/payment", json={"cents": 500}, headers=pay)
+        again = another.post(
+            "/orders/o1/payment", json={"cents": 500}, headers=pay | {"If-Match": '"1"'}
+        )
+        problem(again, 422, "key-reused")
+        assert another.get("/customers/ann/totals").json()["orders"] == 1
+
+
+def test_every_command_reaches_its_service(api: TestClient) -> None:
+    done: list[tuple[str, str, dict[str, Any], int]] = [
+        ("POST", "/customers", {"customer_id": "ann", "name": "Ann"}, 201),
+        ("POST", "/products", {"product_id": "cd", "name": "A disc", "cents": 1_499}, 201),
+        ("PUT", "/products/cd/price", {"cents": 1_299}, 200),
+        ("POST", "/stock/cd/receipts", {"quantity": 10}, 200),
+        ("POST", "/stock/cd/adjustments", {"quantity": -1, "reason": "counted"}, 200),
+        ("POST", "/orders", new_order(order_id="o1"), 201),
+        ("POST", "/orders/o1/payment", {"cents": 500}, 200),
+        ("POST", "/orders/o1/shipment", {}, 200),
+        ("POST", "/orders/o1/return", {"reason": "scratched", "day": "1997-02-03"}, 200),
+        ("POST", "/orders", new_order(order_id="o2"), 201),
+        ("POST", "/orders/o2/cancellation", {"reason": "late"}, 200),
+        ("POST", "/accounts", {"account_id": "a1", "owner": "ann"}, 201),
+        ("POST", "/accounts", {"account_id": "a2", "owner": "bob"}, 201),
+        ("POST", "/accounts/a1/deposits", {"cents": 100}, 200),
+        ("POST", "/accounts/a1/withdrawals", {"cents": 30}, 200),
+        ("POST", "/accounts/a1/transfers", {"to": "a2", "cents": 50, "transfer_id": "t"}, 200),
+    ]
+    for method, path, body, status in done:
+        answer = api.request(method, path, json=body, headers=WAIT)
+        assert answer.status_code == status, (path, answer.text)
+    fresh = {"freshness": "linearizable"}
+    assert api.get("/customers/ann", params=fresh).json()["name"] == "Ann"
+    assert api.get("/products/cd", params=fresh).json()["cents"] == 1_299
+    assert len(api.get("/products", params=fresh).json()["products"]) == 1
+    assert api.get("/stock/cd", params=fresh).json()["on_hand"] == 9
+    low = api.get("/stock", params=fresh | {"at_most": "9"}).json()["stock"]
+    assert [stock["product_id"] for stock in low] == ["cd"]
+    assert api.get("/stock", params=fresh | {"at_most": "8"}).json() == {"stock": []}
+    assert api.get("/orders/o1", params=fresh).json()["status"] == "returned"
+    assert api.get("/orders/o2", params=fresh).json()["status"] == "cancelled"
+    whole = api.get("/orders/o1/fulfilment", params=fresh).json()
+    assert (whole["order"]["order_id"], whole["held"]) == ("o1", [])
+    account = api.get("/accounts/a1", params=fresh).json()
+    assert (account["balance"], account["open"]) == (20, 50)
+    kinds = [t["kind"] for t in api.get("/accounts/a1/transactions").json()["transactions"]]
+    assert kinds == ["deposited", "withdrawn", "sent"]
+    assert [c["customer_id"] for c in api.get("/customers").json()["customers"]] == ["ann"]
+
+
+# --- queries
+
+
+def test_an_etag_saves_the_answer(api: TestClient) -> None:
+    placed(api, order_id="o1")
+    etag = api.get("/orders/o1", params={"version": 1}).headers["etag"]
+    assert etag == '"1"'
+    for held in (etag, f'"0", W/{etag}', "*"):
+        answer = api.get("/orders/o1", headers={"If-None-Match": held})
+        assert (answer.status_code, answer.content) == (304, b"")
+        assert answer.headers["etag"] == etag
+    assert api.get("/orders/o1", headers={"If-None-Match": '"0"'}).status_code == 200
+
+
+def test_a_read_is_as_fresh_as_asked(lab: Lab) -> None:
+    with TestClient(create_app(lab)) as api:  # the parts are stepped by hand
+        token = api.post("/orders", json=new_order(order_id="o1")).json()["token"]
+        problem(api.get("/orders/o1"), 404, "not-found")
+        soon = {"token": token, "timeout": "0.05"}
+        found = problem(api.get("/orders/o1", params=soon), 504, "timed-out")
+        partition, offset = token.split("-")[1:]
+        assert f"command {offset} of partition {partition} within 0.05 s" in found["detail"]
+        service: Any = api.app.state.service  # type: ignore[attr-defined]
+        service.desk.call(lambda: lab.handler.step(0))
+        late = {"freshness": "linearizable", "timeout": "0.05"}
+        found = problem(api.get("/orders/o1", params=late), 504, "timed-out")
+        assert "did not reach position" in found["detail"]
+        found = problem(
+            api.get("/orders/o1", params={"version": 1, "timeout": 0}), 504, "timed-out"
+        )
+        service.desk.call(lambda: lab.projector.step(0))
+        for fresh in (soon, late, {"version": "1", "timeout": "0.05"}, {}):
+            assert api.get("/orders/o1", params=fresh).status_code == 200
+
+
+def test_nobody_waits_for_what_cannot_come(api: TestClient) -> None:
+    placed(api, order_id="o1")
+    found = problem(api.get("/orders/o1", params={"version": 2}), 404, "not-found")
+    assert "version 2 of 'o1'" in found["detail"]
+    for token in ("orders-0-99", "bank-0-0", "orders-9-0"):
+        found = problem(api.get("/orders/o1", params={"token": token}), 422, "unusable")
+        assert token in found["detail"]
+    for missing in ("token", "version"):
+        problem(api.get("/orders/o1", params={"freshness": missing}), 422, "unusable")
+    problem(api.get("/orders/o1?freshness=eventual&version=1"), 422, "unusable")
+    problem(api.get("/orders/o1?freshness=fresh"), 422, "invalid")
+
+
+def test_pages_lead_on(api: TestClient) -> None:
+    for n in range(5):
+        placed(api, order_id=f"o{n}", cents=100 * n, day=f"1997-01-{n + 1:02}")
+    found: list[str] = []
+    path = "/customers/ann/orders?limit=2&sort=cents&direction=falling&freshness=linearizable"
+    pages = 0
+    while path:
+        answer = api.get(path)
+        found += [order["order_id"] for order in answer.json()["orders"]]
+        path = answer.headers.get("link", "").partition(">")[0].removeprefix("<")
+        pages += 1
+    assert found == ["o4", "o3", "o2", "o1", "o0"]
+    assert pages == 3
+    some = api.get("/customers/ann/orders?status=cancelled").json()
+    assert some == {"orders": []}
+    problem(api.get("/customers/ann/orders?cursor=nonsense"), 422, "unusable")
+    problem(api.get("/customers/ann/orders?limit=1001"), 422, "invalid")
+
+
+def test_a_page_goes_on_after_more_cents_than_32_bits_hold(api: TestClient) -> None:
+    for n in range(2):
+        placed(api, order_id=f"o{n}", cents=10**12 - n)
+    first = api.get("/customers/ann/orders?limit=1&sort=cents&freshness=linearizable")
+    assert first.json()["orders"][0]["cents"] == 10**12 - 1
+    path = first.headers["link"].partition(">")[0].removeprefix("<")
+    assert api.get(path).json()["orders"][0]["cents"] == 10**12
+
+
+# --- errors
+
+
+def test_errors_are_problems(api: TestClient) -> None:
+    problem(api.get("/nowhere"), 404, "not-found")
+    problem(api.get("/orders/never"), 404, "not-found")
+    answer = api.delete("/accounts")
+    problem(answer, 405, "method")
+    assert answer.headers["allow"] == "GET, POST"
+    found = problem(api.post("/orders", json=new_order(quantity=0)), 422, "invalid")
+    assert found["errors"][0]["where"] == "body.quantity"
+    as_json = {"Content-Type": "application/json"}
+    problem(api.post("/orders", content=b"{", headers=as_json), 422, "invalid")
+    problem(api.post("/orders", content=b"1" * 5_000, headers=as_json), 400, "malformed")
+    problem(api.post("/orders", content=b"[" * 50_000, headers=as_json), 400, "malformed")
+    problem(api.post("/orders", content=b" " * 2_000_000, headers=as_json), 413, "too-large")
+    problem(api.post("/orders", content=b"a=b"), 422, "invalid")
+
+
+def test_who_is_being_shut_down_says_so(lab: Lab) -> None:
+    with TestClient(create_app(lab)) as api:
+        api.app.state.service.desk.close()  # type: ignore[attr-defined]
+        answer = api.post("/orders", json=new_order())
+        problem(answer, 503, "unreachable")
+        assert answer.headers["retry-after"] == "2"
+
+
+ODD = [
+    "ü" * 64,
+    "日本語",
+    "a b",
+    "%",
+    "%zz",
+    "a/b",
+    "a\\b",
+    "\N{PILE OF POO}" * 16,
+    "\0",
+    "a\0b",
+    "\ud800",
+    "..",
+    ".",
+    "x" * 65,
+    "x" * 10_000,
+    "",
+    " ",
+    "\r\n",
+    "\u2028",
+    "'\"<>",
+    "null",
+    "?a=b",
+    "#",
+]
+
+
+@pytest.fixture(scope="module")
+def open_api() -> Iterator[TestClient]:
+    """One for many ids."""
+    with Lab(backend="memory", contexts=CONTEXTS) as lab:
+        lab.start()
+        with TestClient(create_app(lab)) as client:
+            yield client
+
+
+@pytest.mark.parametrize("odd", ODD, ids=ascii)
+def test_an_odd_id_is_never_a_bug(open_api: TestClient, odd: str) -> None:
+    """It is taken as it is and found again, or turned away: below 500 in any case."""
+    content = json.dumps(new_order(order_id=odd))
+    headers = {"Content-Type": "application/json", **WAIT}
+    made = open_api.post("/orders", content=content, headers=headers)
+    assert made.status_code in (201, 409, 422), made.text
+    id = quote(odd, safe="", errors="replace")
+    answer = open_api.get(f"/orders/{id}", params={"freshness": "linearizable"})
+    if made.status_code == 201:
+        assert made.headers["location"] == f"/orders/{id}"
+        assert answer.json()["order_id"] == odd
+    assert answer.status_code < 500, answer.text
+    assert open_api.get(f"/customers/{id}/orders").status_code < 500
+    assert open_api.get("/orders/o", params={"token": id}).status_code == 422
+
+
+# --- updates, health, metrics
+
+
+def events(text: str) -> list[dict[str, str]]:
+    found = []
+    for block in text.split("\n\n"):
+        fields = dict(
+            line.split(": ", 1) for line in block.splitlines() if not line.startswith(":")
+        )
+        if "data" in fields:
+            found.append(fields)
+    return found
+
+
+def test_updates_begin_with_the_state(api: TestClient) -> None:
+    path = "/orders/o1/updates?seconds=0.2"
+    (first,) = events(api.get(path).text)
+    assert (first["id"], first["data"]) == ("0", "null")
+    placed(api, order_id="o1")
+    api.get("/orders/o1", params={"version": 1})
+    answer = api.get(path)
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    (first,) = events(answer.text)
+    assert first["id"] == "1"
+    assert '"order_id":"o1"' in first["data"]
+    assert events(api.get(path, headers={"Last-Event-ID": "1"}).text) == []
+    assert len(events(api.get(path, headers={"Last-Event-ID": "0"}).text)) == 1
+
+
+def test_it_is_alive_and_ready(api: TestClient) -> None:
+    assert api.get("/health/live").json() == {"status": "live"}
+    ready = api.get("/health/ready").json()
+    assert ready["status"] == "ready"
+    assert set(ready["lag"]) == {f"{r}/{c}" for r in ("handler", "projector") for c in CONTEXTS}
+
+
+def test_metrics_count_by_outcome_and_know_no_names_of_clients(api: TestClient) -> None:
+    placed(api, order_id="o1")
+    api.post("/orders/o1/payment", json={"cents": 1}, headers=WAIT)
+    api.get("/orders/o1")
+    api.get("/made-up")
+    api.request("BREW", "/orders")
+    text = api.get("/metrics").text
+    assert 'labkit_commands_total{command="PlaceOrder",outcome="accepted"} 1.0' in text
+    assert 'labkit_commands_total{command="PayOrder",outcome="refused"} 1.0' in text
+    assert 'route="/orders/{order_id}",status="200"} 1.0' in text
+    assert 'labkit_lag_offsets{context="orders",role="projector"} 0.0' in text
+    assert 'route="unmatched",status="404"' in text
+    assert "made-up" not in text
+    assert "BREW" not in text
+
+
+def test_the_page_has_all_that_it_needs(api: TestClient) -> None:
+    answer = api.get("/")
+    assert answer.headers["content-type"].startswith("text/html")
+    for outside in ('src="http', "url(http", "@import", '<link rel="stylesheet', "<script src"):
+        assert outside not in answer.text

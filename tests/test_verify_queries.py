@@ -1,0 +1,78 @@
+"""``labkit verify queries``, small, on real servers; the bugs that must turn it red."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from labkit import stack
+from labkit.experiments.asking import Tally, Way, compare
+from labkit.messages import Result, encode_value
+from tests.test_cli import labkit, refused
+
+
+def tally_of(result: Result) -> Tally:
+    tally = Tally()
+    way = Way("account", {"account": "a"}, encode_value({"_id": "a", "balance": 1}))
+    compare(way, result, tally)
+    return tally
+
+
+def test_the_right_answer_counts_as_one() -> None:
+    tally = tally_of(Result("x", True, {"_id": "a", "balance": 1}))
+    assert (tally.answered, tally.mismatched, tally.refused) == (1, 0, 0)
+
+
+@pytest.mark.parametrize("value", [{"_id": "b", "balance": 1}, {"_id": "a", "balance": 2}, None])
+def test_anything_else_is_a_mismatch(value: object) -> None:
+    tally = tally_of(Result("x", True, value))
+    assert (tally.answered, tally.mismatched) == (1, 1)
+    assert "'a'" in tally.examples[0]
+
+
+def test_an_error_is_no_answer() -> None:
+    tally = tally_of(Result("x", False, error="TimedOut", text="too late"))
+    assert (tally.answered, tally.refused) == (0, 1)
+    assert "too late" in tally.examples[0]
+
+
+def test_bad_options_are_said_before_the_run(home: Path, tmp_path: Path) -> None:
+    refused(labkit("verify", "queries", "--queries", "99"), "--queries", "99")
+    refused(labkit("verify", "queries", "--client", "owl"), "owl", "kafka-python")
+    refused(labkit("verify", "queries", "--plant", "owl"), "owl", "swapped-answers")
+    refused(labkit("verify", "queries", "--json", str(tmp_path), timeout=20), str(tmp_path))
+
+
+@pytest.mark.servers
+def test_each_its_own_though_handlers_are_killed(servers: stack.Servers, tmp_path: Path) -> None:
+    file = tmp_path / "q.json"
+    done = labkit("verify", "queries", "--queries", "300", "--json", str(file))
+    assert done.returncode == 0, done.stderr
+    found = json.loads(file.read_text())
+    assert found["ok"] is True
+    assert found["asked"] == found["answered"] == sum(found["queries"].values()) == 300
+    assert found["timed_out"] == found["mismatched"] == found["refused"] == 0
+    assert {row["worker"] for row in found["killed"]} == {"query-bank-0", "query-orders-0"}
+    assert found["started_again"] is True
+    assert 0 < found["p50_ms"] <= found["p99_ms"] <= found["max_ms"]
+    assert {"kafka", "mongodb", "labkit", "kafka-python"} <= set(found["versions"])
+
+
+@pytest.mark.servers
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("plant", "field"), [("swapped-answers", "mismatched"), ("lost-answers", "timed_out")]
+)
+def test_a_planted_bug_turns_it_red(
+    servers: stack.Servers, tmp_path: Path, plant: str, field: str
+) -> None:
+    file = tmp_path / "q.json"
+    options = ("--queries", "600", "--plant", plant, "--json", str(file))
+    done = labkit("verify", "queries", *options)
+    assert done.returncode == 1, done.stderr
+    assert "not each question got its own answer" in done.stderr
+    found = json.loads(file.read_text())
+    assert found["ok"] is False
+    assert found[field] > 6  # of 600
