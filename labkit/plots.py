@@ -233,13 +233,13 @@ def seen_through_a_rebuild(looks: pd.DataFrame, ax: Axes) -> Axes:
     ax.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     ax.set_xlabel("look at the view, one after each batch of the rebuild")
     ax.set_ylabel("documents")
-    ax.set_title(
-        f"{wrong.sum()} of {len(looks)} looks did not see all that was there"
-        if wrong.any()
-        else f"{len(looks)} looks, and each saw all that was there; "
-        f"the new fold came from one to the next",
-        fontsize=11,
-    )
+    after = serving != serving[0]
+    found = f"{len(looks)} looks, and each saw all that was there"
+    if wrong.any():
+        found = f"{wrong.sum()} of {len(looks)} looks did not see all that was there"
+    if after.any() and (new[after] == seen[after]).all():
+        found += "; the new fold came from one to the next"
+    ax.set_title(found, fontsize=11)
     return _finish(ax)
 
 
