@@ -186,6 +186,7 @@ def test_the_registry_and_the_status_show_what_runs(lab: Lab) -> None:
         "slot": 0,
         "restarts": 0,
         "lag": 0,
+        "parked": 0,
     }
     assert token.offset == 0
 
