@@ -65,7 +65,9 @@ class Parts(Run):
             return Relay(self.log_broker, self.broker, events)
         return self._projector(worker.context, self.serving(worker.context), group)
 
-    def _projector(self, context: str, generation: int, group: str | None) -> Projector:
+    def _projector(
+        self, context: str, generation: int, group: str | None, batch_size: int = 4_000
+    ) -> Projector:
         """Of a view: as a member of a group, or beside it."""
         return Projector(
             PROJECTIONS[context],
@@ -73,13 +75,15 @@ class Parts(Run):
             self.broker.source(self.topic_name(f"{context}.events"), group),
             self.store,
             CONTEXTS[context].checkpoints,
+            batch_size=batch_size,
             generation=generation,
         )
 
-    def rebuild(self, view: str, *, anew: bool = False) -> Rebuild:
+    def rebuild(self, view: str, *, anew: bool = False, batch_size: int = 4_000) -> Rebuild:
         """Begin to build a view anew, or go on with it; ``anew``: drop what was built so far.
 
-        Raises ``UsageError`` for a view that this run has not.
+        ``batch_size`` is how many commits a step takes at most. Raises ``UsageError`` for a view
+        that this run has not.
         """
         views = {PROJECTIONS[context].name: context for context in self.contexts}
         if (context := views.get(view)) is None:
@@ -88,7 +92,7 @@ class Parts(Run):
 
         def build(generation: int) -> Projector:
             self.prepare(PROJECTIONS[context], generation)
-            return self._projector(context, generation, None)
+            return self._projector(context, generation, None, batch_size)
 
         def begin() -> Rebuild:
             return Rebuild(PROJECTIONS[context], self.store, checkpoints, build)

@@ -204,6 +204,45 @@ def money_on_its_way(steps: pd.DataFrame, ax: Axes) -> Axes:
     return ax
 
 
+def seen_through_a_rebuild(looks: pd.DataFrame, ax: Axes) -> Axes:
+    """What a reader saw of a view while it was built anew, look by look.
+
+    ``looks`` has a row for each look: ``sent`` (documents that had to be there), ``seen`` and
+    ``new`` (those that the reader saw, and how many had what only the new fold gives), ``built``
+    (documents of the next generation) and ``generation`` (the name of the one that served). Raises
+    :class:`ValueError` for no looks.
+    """
+    if looks.empty:
+        raise ValueError("a rebuild that nobody looked at cannot be drawn")
+    at = np.arange(1, len(looks) + 1)
+    sent, seen, new, built, serving = (
+        looks[name].to_numpy() for name in ("sent", "seen", "new", "built", "generation")
+    )
+    building = (serving == serving[0]) & (built > 0)
+    ax.plot(at[building], built[building], ":", color=INK, lw=1.8, label="next generation, unseen")
+    ax.plot(at, seen, "o", color=SKY, mec=BLUE, ms=8, label="documents that a reader saw")
+    ax.plot(at, new, "D", color=ORANGE, mec=INK, ms=5, label="… of these by the new fold")
+    wrong = seen != sent
+    if wrong.any():
+        ax.plot(at[wrong], seen[wrong], "x", color=VERMILLION, ms=12, mew=3, label="some missing")
+    for switch in np.flatnonzero(serving[1:] != serving[:-1]):
+        ax.axvline(at[switch] + 0.5, color=INK, lw=1)
+        ax.text(at[switch] + 0.4, 0.5 * sent.max(), "the switch", rotation=90, ha="right")
+    ax.set_ylim(-0.04 * sent.max(), 1.1 * sent.max())
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    ax.set_xlabel("look at the view, one after each batch of the rebuild")
+    ax.set_ylabel("documents")
+    after = serving != serving[0]
+    found = f"{len(looks)} looks, and each saw all that was there"
+    if wrong.any():
+        found = f"{wrong.sum()} of {len(looks)} looks did not see all that was there"
+    if after.any() and (new[after] == seen[after]).all():
+        found += "; the new fold came from one to the next"
+    ax.set_title(found, fontsize=11)
+    return _finish(ax)
+
+
 def revenue_a_minute(minutes: pd.DataFrame, ax: Axes) -> Axes:
     """What windows of a minute hold, and what came too late for them, against pandas.
 

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -15,7 +16,7 @@ from msgspec import Struct
 
 from labkit.adapters.memory_store import MemoryStore
 from labkit.contexts import CONTEXTS
-from labkit.errors import TimedOut
+from labkit.errors import Fenced, TimedOut
 from labkit.eventlog import fetch
 from labkit.freshness import Position
 from labkit.messages import Command
@@ -137,11 +138,13 @@ def work(lab: Any, context: str = "orders", wait: float = 1.0) -> int:
 def project(lab: Any, context: str = "orders", wait: float = 0.3) -> int:
     """Step a projector by hand until its views have all there is in the log.
 
-    Returns how many commits it applied.
+    Returns how many commits it applied. Where somebody else took its partitions it begins a new
+    life, as a worker process does.
     """
-    projector, done = lab.by_hand("projector", context), 0
+    done = 0
     while lab.lag("projector", context):
-        done += projector.step(wait)
+        with suppress(Fenced):
+            done += lab.by_hand("projector", context).step(wait)
     return done
 
 

@@ -30,6 +30,7 @@ from labkit.lab import Lab
 from tests.findings import (
     decide_and_evolve,
     handlers_under_stress,
+    projections,
     queries,
     reading_your_own_writes,
     sagas,
@@ -44,6 +45,7 @@ MORE = [
     decide_and_evolve,
     the_event_log,
     handlers_under_stress,
+    projections,
     queries,
     reading_your_own_writes,
     sagas,
@@ -54,7 +56,11 @@ NAMES = [START, STEPS, *(one.NAME for one in MORE)]
 MAX_CELLS, MAX_LINES, MAX_CELL_LINES = 30, 120, 15
 CELL_SECONDS = 120
 #: What takes long on real servers, and shows the same with less.
-SMALLER = {handlers_under_stress.NAME: "BURST = 80", reading_your_own_writes.NAME: "TRIES = 6"}
+SMALLER = {
+    handlers_under_stress.NAME: "BURST = 80",
+    projections.NAME: "ORDERS, BATCH = 400, 40",
+    reading_your_own_writes.NAME: "TRIES = 6",
+}
 
 # --- running a notebook
 

@@ -15,6 +15,7 @@ from labkit.plots import (
     lag_distribution,
     orders_by_month,
     revenue_a_minute,
+    seen_through_a_rebuild,
     stale_against_waiting,
 )
 
@@ -260,3 +261,29 @@ def test_reads_of_one_kind_are_enough() -> None:
     assert ax.get_title() == "none of 101 that waited for what they needed was"
     with pytest.raises(ValueError, match="no read"):
         stale_against_waiting(READS[:0], axes())
+
+
+REBUILT = pd.DataFrame(
+    [(10, 10, 0, 0, "v"), (11, 11, 1, 4, "v"), (12, 12, 2, 9, "v"), (13, 13, 13, 13, "v@1")],
+    columns=["sent", "seen", "new", "built", "generation"],
+)
+
+
+def test_a_rebuild_is_seen_from_one_look_to_the_next() -> None:
+    ax = seen_through_a_rebuild(REBUILT, axes())
+    assert line(ax, "documents that a reader saw") == ([1, 2, 3, 4], [10, 11, 12, 13])
+    assert line(ax, "… of these by the new fold") == ([1, 2, 3, 4], [0, 1, 2, 13])
+    assert line(ax, "next generation") == ([2, 3], [4, 9]), "none before it is begun or it serves"
+    assert [one.get_text() for one in ax.texts] == ["the switch"]
+    assert ax.get_title() == (
+        "4 looks, and each saw all that was there; the new fold came from one to the next"
+    )
+
+
+def test_a_look_that_misses_something_is_marked() -> None:
+    ax = seen_through_a_rebuild(REBUILT.assign(seen=[10, 11, 9, 13], new=[0, 1, 2, 12]), axes())
+    assert line(ax, "some missing") == ([3], [9])
+    assert ax.get_title() == "1 of 4 looks did not see all that was there"
+    assert seen_through_a_rebuild(REBUILT.head(3), axes()).get_title().endswith("was there")
+    with pytest.raises(ValueError, match="a rebuild that nobody looked at cannot be drawn"):
+        seen_through_a_rebuild(REBUILT.iloc[:0], axes())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 import subprocess
@@ -171,6 +172,18 @@ def test_what_was_cancelled_goes_on_where_it_was(lab: Lab) -> None:
         pass
     assert (fourth.generation, progress.applied) == (2, 13), "begun anew"
     fourth.close()
+
+
+def test_a_step_takes_so_many_commits_at_most(lab: Lab) -> None:
+    place(lab, *(f"o{n}" for n in range(12)))
+    rebuild = lab.rebuild(VIEW, batch_size=5)
+    applied = [0]
+    while (progress := rebuild.step()).done < progress.total:
+        applied.append(progress.applied)
+    applied.append(progress.applied)
+    rebuild.close()
+    assert applied[-1] == 12
+    assert max(b - a for a, b in itertools.pairwise(applied)) == 5
 
 
 def test_of_two_rebuilds_the_later_one_goes_on(lab: Lab) -> None:

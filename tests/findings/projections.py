@@ -1,0 +1,175 @@
+"""What notebook 05 claims, and the bugs that turn each claim red."""
+
+from __future__ import annotations
+
+from testbook.client import TestbookNotebookClient
+
+NAME = "05_projections"
+CLAIMS = ("no look misses an order", "half old and half new", "one transaction")
+
+FOLD = "a step writes documents, and how far it has read"
+NAIVE = "two writes and a death between them count an order twice"
+CRASH = "a death at any of three places counts each order once"
+SUMS = "a sum has a document for each partition, and is right when it is asked for"
+PARKED = "poison parks its own stream, and who asks for that stream is told"
+MENDED = "a replay applies what waited"
+LOOKS = "no look misses an order, and none is half old and half new"
+GONE = "the new generation serves, and the old one is gone"
+TOLD = "a notice that is sent twice is heard once"
+SILENT = "a replay tells nobody anything"
+
+
+def findings(book: TestbookNotebookClient) -> dict[str, bool]:
+    looks = book.value("watched.values.tolist()")
+    old, new = "orders.view.orders", "orders.view.orders@1"
+    served = [look[4] for look in looks]
+    before = [look for look in looks if look[4] == old]
+    orders = book.value("len(crowd) + 6")  # four of Ada's, the book, the DVD
+    return {
+        FOLD: book.value("step.values.tolist()") == [[0, 1], [0, 1], [0, 1], [0, 2], [-1, 0]],
+        NAIVE: book.cell_output_text("naive") == "bought: 1599 shown: 3198",
+        CRASH: book.value("crashes.values.tolist()")
+        == [["fetched", 2, 1, 1, 2], ["applied", 3, 2, 1, 3], ["advanced", 4, 4, 0, 4]],
+        SUMS: book.value("parts['_id'].to_list()") == ["customer-7:0", "customer-7:1"]
+        and book.value("int(parts['orders'].sum())") * 20 == book.value("ORDERS")
+        and book.value("told == bought.to_dict()"),
+        PARKED: book.value("letters.values.tolist()")
+        == [["orders.view", "book-1", 2, "KeyError: 'book'"]]
+        and "book-1: 'book-1' is parked in 'orders.view' since" in book.cell_output_text("parked"),
+        MENDED: book.value("replayed") == 2
+        and book.value("[mended[field] for field in ('version', 'payment', 'shelf')]")
+        == [2, "paid", "print"],
+        LOOKS: served == [old] * len(before) + [new] * 3
+        and len(before) >= 5
+        and all(seen == sent for sent, seen, *_ in looks)
+        # Of the crowd's orders none has a shelf until all have: the late ones are folded anew.
+        and [shelved for _, _, shelved, *_ in before] == list(range(1, len(before) + 1))
+        and all(shelved == seen for _, seen, shelved, _, at in looks if at == new)
+        and 0 < before[-1][3] <= orders,
+        GONE: book.value("sorted(names)")
+        == [f"orders.view.{kind}@1" for kind in ("customers", "months", "orders", "parked")],
+        TOLD: book.value("len(inbox)") == orders < book.value("said"),
+        SILENT: book.cell_output_text("silent") == "all was read again; notices sent since: 0",
+    }
+
+
+NOTES_NO_COMMAND = """
+from msgspec import structs
+from labkit.adapters.memory_store import MemoryStore
+_advance = MemoryStore.advance
+def advance(store, checkpoints, moves, writes):
+    moves = [
+        (old, structs.replace(new, command=-1) if new.id.startswith("orders.view") else new)
+        for old, new in moves
+    ]
+    _advance(store, checkpoints, moves, writes)
+MemoryStore.advance = advance
+"""
+
+#: What the loop writes first is only there once it has written its bookmark, too.
+TWO_WRITES_ARE_ONE = """
+_held = []
+def add(lab, name, number, _add=add):
+    if name == "bookmark":
+        for held in _held:
+            _add(lab, *held)
+        _add(lab, name, number)
+    _held[:] = [(name, number)] if name != "bookmark" else []
+"""
+
+SUMS_BEFORE_THE_CHECKPOINT = """
+from labkit.adapters.memory_store import MemoryStore
+from labkit.failpoints import hit
+from labkit.ports import Writes
+_advance = MemoryStore.advance
+def advance(store, checkpoints, moves, writes):
+    sums, rest = Writes(), Writes(deletes=writes.deletes)
+    for kind in ("inserts", "replaces"):
+        for collection, documents in getattr(writes, kind).items():
+            early = collection == "orders.view.customers"
+            getattr(sums if early else rest, kind)[collection] = documents
+    _advance(store, checkpoints, [], sums)
+    if sums.replaces:
+        hit(Failpoint.PROJECTOR_ADVANCED)  # dies between the two
+    _advance(store, checkpoints, moves, rest)
+MemoryStore.advance = advance
+"""
+
+ONE_SUM_FOR_ALL = """
+from labkit.views import OrderViews
+_add, _touches = OrderViews._add, OrderViews.touches
+OrderViews._add = lambda view, docs, event, partition, *more: _add(view, docs, event, 0, *more)
+OrderViews.touches = lambda view, commit, partition: _touches(view, commit, 0)
+"""
+
+ASKS_NOBODY = """
+from labkit import queries
+queries._check_parked = lambda views, streams: None
+"""
+
+REPLAYS_THE_FIRST_ONLY = """
+from labkit import eventlog
+from labkit.projections import Projector
+_replay = Projector.replay
+def replay(projector, partition, stream):
+    _read = eventlog.read
+    def read(*arguments, **options):
+        yield next(iter(_read(*arguments, **options)))[:1]
+    eventlog.read = read
+    try:
+        return _replay(projector, partition, stream)
+    finally:
+        eventlog.read = _read
+Projector.replay = replay
+"""
+
+READS_WHAT_IS_BEING_BUILT = """
+from labkit.generations import Views, named
+_collection = Views.collection
+def collection(views, name):
+    built = {checkpoint.id for checkpoint in views._all("orders")}
+    early = name == "orders.view.orders" and "orders.view@1:0" in built
+    return named(name, 1) if early else _collection(views, name)
+Views.collection = collection
+"""
+
+KEEPS_THE_OLD_ONE = """
+from labkit.rebuild import Rebuild
+Rebuild.drop_old = lambda rebuild: None
+"""
+
+OTHER_IDS = """
+from labkit.sagas import LetterBox
+_leftovers = LetterBox.leftovers
+LetterBox.leftovers = lambda box, partition: [
+    letter | {"value": letter["value"].replace(":mail", ":mail:again")}
+    for letter in _leftovers(box, partition)
+]
+"""
+
+IDS_BY_CHANCE = """
+from msgspec import structs
+from labkit.messages import new_id
+from labkit.notices import Notifier
+_of = Notifier._of
+Notifier._of = lambda self, commit: (
+    structs.replace(notice, id=new_id()) for notice in _of(self, commit)
+)
+"""
+
+TWINS = {
+    "a checkpoint notes no command": ("parameters", NOTES_NO_COMMAND, {FOLD}),
+    "two writes are one": ("set-up", TWO_WRITES_ARE_ONE, {NAIVE}),
+    "sums are written before their checkpoint": (
+        "set-up",
+        SUMS_BEFORE_THE_CHECKPOINT,
+        {CRASH, SUMS},
+    ),
+    "all partitions share a sum": ("set-up", ONE_SUM_FOR_ALL, {SUMS}),
+    "a query does not look who is parked": ("set-up", ASKS_NOBODY, {PARKED}),
+    "a replay applies the first commit only": ("set-up", REPLAYS_THE_FIRST_ONLY, {MENDED}),
+    "readers see what is being built": ("set-up", READS_WHAT_IS_BEING_BUILT, {LOOKS}),
+    "the old generation is kept": ("set-up", KEEPS_THE_OLD_ONE, {GONE}),
+    "a notice that is sent again has another id": ("set-up", OTHER_IDS, {TOLD}),
+    "ids of notices are made by chance": ("set-up", IDS_BY_CHANCE, {SILENT}),
+}
