@@ -460,6 +460,7 @@ TWINS = {
 
 
 for one in MORE:
+    assert not TWINS.keys() & one.TWINS.keys(), "of two bugs of one name only one would be planted"
     TWINS |= {bug: (one.NAME, *twin) for bug, twin in one.TWINS.items()}
 
 SERVER_TWINS = {
