@@ -352,7 +352,7 @@ class Lab(Parts):
         The old one is kept for ``keep`` seconds, for those who are reading it.
         """
         with closing(self.rebuild(view)) as rebuild:
-            progress = rebuild.run(keep, self.check)
+            progress = rebuild.run(keep, lambda _: self.check())
         if (part := self._parts.pop(("projector", view.partition(".")[0]), None)) is not None:
             part.close()  # stepped by hand: its next life is of the new generation
         return progress

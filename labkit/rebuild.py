@@ -75,6 +75,8 @@ class Rebuild:
         except BaseException:
             self._projector.close()
             raise
+        #: The offsets that an earlier rebuild has done; 0: this one began.
+        self.went_on_at = sum(self._projector.positions.values())
         self._applied = 0
         self._began = time.monotonic()
         self._seen: deque[tuple[float, int, int]] = deque()
@@ -147,10 +149,15 @@ class Rebuild:
         except Fenced:
             time.sleep(max(0.0, until - time.monotonic()))
 
-    def run(self, keep: float = KEEP_SECONDS, check: Callable[[], None] = lambda: None) -> Progress:
-        """All of it; ``check`` is called after each batch."""
-        while (progress := self.step()).total - progress.done > CLOSE:
-            check()
+    def run(
+        self, keep: float = KEEP_SECONDS, report: Callable[[Progress], None] = lambda _: None
+    ) -> Progress:
+        """All of it; ``report`` is told of each batch. Returns where it was before the switch."""
+        while True:
+            progress = self.step()
+            report(progress)
+            if progress.total - progress.done <= CLOSE:
+                break
         self.switch()
         self.serve(keep)
         self.drop_old()
