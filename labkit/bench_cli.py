@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from labkit.errors import CheckFailed, UsageError
-from labkit.results import check_writable, save
+from labkit.results import check_writable, save, to_json
 from labkit.settings import CLIENTS
 
 bench = typer.Typer(help="Measure ratios side by side, on real servers.", no_args_is_help=True)
@@ -31,7 +31,7 @@ def bench_restart(
     lab: Annotated[str, typer.Option(help="The lab (its servers).")] = "lab",
 ) -> None:
     """What snapshots save of a long stream, and whether a longer log slows a restart."""
-    from labkit.experiments.restart import Sizes, restart, to_json
+    from labkit.experiments.restart import Sizes, restart
 
     known(client)
     sizes = Sizes().scaled(scale)
@@ -64,7 +64,7 @@ def bench_freshness(
     lab: Annotated[str, typer.Option(help="The lab (its servers).")] = "lab",
 ) -> None:
     """How often a read is stale, and what it costs that it is not: four strategies under load."""
-    from labkit.experiments.freshness import freshness, to_json
+    from labkit.experiments.freshness import freshness
 
     known(client)
     count = whole("--tries", tries, 1, 10_000_000)
@@ -97,7 +97,7 @@ def bench_rebuild(
     lab: Annotated[str, typer.Option(help="The lab (its servers).")] = "lab",
 ) -> None:
     """A view is built anew while it serves: how fast beside a bare loop, and is it noticed?"""
-    from labkit.experiments.rebuild import rebuild, to_json
+    from labkit.experiments.rebuild import rebuild
 
     known(client)
     sizes = (
@@ -136,7 +136,6 @@ def bench_cache(
 ) -> None:
     """What a query handler gains by holding answers, and how often they are stale."""
     from labkit.experiments.caching import cache
-    from labkit.experiments.freshness import to_json
 
     known(client)
     count = whole("--queries", queries, 100, 10_000_000)
@@ -182,7 +181,7 @@ def verify_write(
     check_writable("--json", json_file)
     with bars() as (progress, say):
         found = verification.verify_write(lab, client, count, plant, seed, progress, say)
-    save("--json", json_file, verification.to_json(found))
+    save("--json", json_file, to_json(found))
     _show_verdicts(found)
     if not found["ok"]:
         wrong = verification.red(found)
@@ -206,7 +205,6 @@ def verify_queries(
 ) -> None:
     """Each question its own answer over Kafka, though a handler is killed in the middle."""
     from labkit.experiments.asking import verify_queries
-    from labkit.experiments.freshness import to_json
 
     known(client)
     count = whole("--queries", queries, 100, 10_000_000)

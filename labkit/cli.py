@@ -23,7 +23,7 @@ from labkit.errors import CheckFailed, LabkitError, UsageError
 from labkit.parts import make_worker
 from labkit.ports import DELIVERIES
 from labkit.rebuild_cli import rebuild
-from labkit.results import check_writable, save
+from labkit.results import check_writable, save, to_json
 from labkit.run import ROLES
 from labkit.runs import worker_status
 from labkit.runtime import Worker, work
@@ -124,7 +124,7 @@ def demo(
 ) -> None:
     """Replay 69,659 real purchases through Kafka into MongoDB, and check every cent."""
     from labkit.experiments.cdnow import ORDERS
-    from labkit.experiments.demo import demo, to_json
+    from labkit.experiments.demo import demo
 
     known(client)
     purchases = whole("--limit", limit, 1, ORDERS) if limit is not None else ORDERS
@@ -135,7 +135,7 @@ def demo(
     with bars() as (progress, say):
         found = demo(lab, client, purchases, progress, say, keep)
     _show(found)
-    save("--json", json_file, to_json(found))
+    save("--json", json_file, to_json(found.report))
     if plot_file:
         _draw(found, plot_file)
     if keep:

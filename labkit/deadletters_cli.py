@@ -16,7 +16,7 @@ from rich.text import Text
 
 from labkit.deadletters import DeadLetter, DeadLetters, printable
 from labkit.errors import CheckFailed, Parked, Refused, UsageError
-from labkit.results import check_writable, save
+from labkit.results import check_writable, save, to_json
 from labkit.runs import joined
 
 app = typer.Typer(help="Parked streams: list, show, replay, drop.", no_args_is_help=True)
@@ -44,7 +44,7 @@ def list_(
     check_writable("--json", json_file)
     with joined(lab, run, context) as held:
         found = held.parked(context)
-    save("--json", json_file, msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")
+    save("--json", json_file, to_json(found))
     if not found:
         print(f"no stream of run {run} is parked")
         return
@@ -79,7 +79,7 @@ def show(
         letter = _find(letters, stream)
         waiting = letters.waiting(letter.stream)
     found: dict[str, Any] = {**msgspec.to_builtins(letter), "commands": waiting}
-    save("--json", json_file, msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")
+    save("--json", json_file, to_json(found))
     print(f"{_shown(letter.stream)}: {printable(letter.reason)}")
     _print(
         ["offset", "command id", "command", "body"],

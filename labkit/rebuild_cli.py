@@ -7,13 +7,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import rich.progress
 import typer
 from rich.console import Console
 
 from labkit.rebuild import KEEP_SECONDS, Progress
-from labkit.results import check_writable, save
+from labkit.results import check_writable, save, to_json
 from labkit.runs import joined
 
 
@@ -57,7 +56,7 @@ def rebuild(
         "first_estimate_s": estimate and round(estimate, 3),
         "seconds": round(time.monotonic() - began, 3),
     }
-    save("--json", json_file, msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")
+    save("--json", json_file, to_json(found))
 
 
 def _bar() -> rich.progress.Progress:

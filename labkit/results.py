@@ -1,9 +1,17 @@
-"""Result files of commands: tried before a long run, written whole after it."""
+"""Result files: tried before a long run, written whole after it; and what all of them say."""
 
 from __future__ import annotations
 
+import os
+import platform
 import tempfile
+from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
 
 from labkit.errors import UsageError
 from labkit.runtime import write_whole
@@ -35,3 +43,32 @@ def save(option: str, file: Path | None, data: bytes) -> None:
         write_whole(file, data)
     except OSError as error:
         raise UsageError(f"{option} {str(file)!r}: {error.strerror}") from None
+
+
+def to_json(found: Any) -> bytes:
+    """A result as JSON, for people too."""
+    return msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n"
+
+
+def machine() -> dict[str, Any]:
+    """What it was measured on."""
+    return {"cores": os.cpu_count(), "memory_bytes": psutil.virtual_memory().total}
+
+
+def load_average() -> list[float]:
+    """How busy it was, over 1, 5 and 15 minutes."""
+    return [round(value, 2) for value in os.getloadavg()]
+
+
+#: The distributions that figures depend on, by the names that results give them.
+MEASURED = {"labkit": "cqrs-labkit"} | {n: n for n in ("pymongo", "msgspec", "hdrhistogram")}
+
+
+def versions(servers: Mapping[str, str], *clients: str) -> dict[str, str]:
+    """Of all that figures depend on: the servers', the packages', the Kafka clients'."""
+    names = dict(MEASURED)
+    for client in clients:
+        name = "confluent-kafka" if client == "confluent" else client
+        names[name] = name
+    found = {name: metadata.version(distribution) for name, distribution in names.items()}
+    return {"python": platform.python_version(), **found, **servers}

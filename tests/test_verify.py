@@ -27,6 +27,7 @@ from labkit.failpoints import Failpoint
 from labkit.handlers import Handler
 from labkit.lab import Lab
 from labkit.ports import Batch
+from labkit.results import to_json
 from labkit.sagas import LetterBox
 from labkit.teaching import settle, work
 from tests.test_checkers import Skipping, plant_handler
@@ -172,7 +173,7 @@ def test_a_release_that_is_lost_is_judged_like_all_else(
     lost = "what was sent raw was acknowledged at"
     assert any(lost in line for line in found["checkers"]["C1"]["violations"])
     assert found["parked"] > 0
-    assert json.loads(verification.to_json(found))["ok"] is False
+    assert json.loads(to_json(found))["ok"] is False
     assert twin == [found["run"]]
 
 

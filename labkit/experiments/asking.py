@@ -18,7 +18,6 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
-import psutil
 from hdrh.histogram import HdrHistogram
 from msgspec import Struct
 
@@ -28,12 +27,13 @@ from labkit.domain.bank import Deposit, OpenAccount
 from labkit.domain.orders import PlaceOrder
 from labkit.errors import CheckFailed, UsageError
 from labkit.experiments.demo import Progress
-from labkit.experiments.freshness import RANGE, percentiles, versions
+from labkit.experiments.freshness import RANGE, percentiles
 from labkit.experiments.plants import planted
 from labkit.experiments.processes import PATIENCE_SECONDS
 from labkit.lab import Lab
 from labkit.messages import Result, encode_value
 from labkit.querybus import Question
+from labkit.results import machine, versions
 from labkit.runtime import Alive, calm_gc
 
 SERVICES = ("bank", "orders")
@@ -132,8 +132,8 @@ def verify_queries(
                     "handlers": HANDLERS,
                     "partitions": lab.partitions,
                 },
-                "versions": versions(lab),
-                "machine": {"cores": os.cpu_count(), "memory_bytes": psutil.virtual_memory().total},
+                "versions": versions(lab.server_versions(), lab.client),
+                "machine": machine(),
                 "stack": servers.kind,
             }
         finally:

@@ -10,7 +10,6 @@ asked; with one, an answer can be as old as what the change stream has not broug
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -18,7 +17,6 @@ from multiprocessing.connection import Connection
 from random import Random
 from typing import Any
 
-import psutil
 from hdrh.histogram import HdrHistogram
 from msgspec import Struct
 
@@ -31,11 +29,11 @@ from labkit.experiments.freshness import (
     RANGE,
     deposits,
     percentiles,
-    versions,
 )
 from labkit.experiments.processes import PATIENCE_SECONDS, hear, process
 from labkit.lab import Lab
 from labkit.messages import Result
+from labkit.results import load_average, machine, versions
 from labkit.runtime import calm_gc
 
 #: Answers that the handler holds at most: all that are asked for fit.
@@ -108,9 +106,9 @@ def cache(
                 "partitions": 4,
             },
             "load": loads,
-            "versions": versions(sides["on"].lab),
-            "machine": {"cores": os.cpu_count(), "memory_bytes": psutil.virtual_memory().total},
-            "load_average_after": [round(value, 2) for value in os.getloadavg()],
+            "versions": versions(sides["on"].lab.server_versions(), client),
+            "machine": machine(),
+            "load_average_after": load_average(),
             "stack": servers.kind,
         }
     off, on = found["sides"]["off"], found["sides"]["on"]

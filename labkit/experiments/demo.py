@@ -9,15 +9,11 @@ from __future__ import annotations
 
 import fcntl
 import os
-import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib import metadata
 from typing import Any
 
-import msgspec
-import psutil
 from msgspec import Struct
 
 from labkit import stack
@@ -25,6 +21,7 @@ from labkit.errors import UsageError
 from labkit.experiments import cdnow, lag
 from labkit.lab import Lab
 from labkit.messages import Token
+from labkit.results import machine, versions
 from labkit.runtime import calm_gc
 from labkit.stack.state import lab_folder
 
@@ -82,7 +79,7 @@ def demo(
             report(f"run {first.run}: {len(commands):,} purchases, as fast as they go")
             speed = _replay(first, commands, progress)
             result = _compare(first, len(commands))
-            versions = _versions(first)
+            stack_versions = versions(first.server_versions(), first.client)
             ignored = first.ignored_commits()
             if not keep:
                 first.drop()
@@ -113,8 +110,8 @@ def demo(
         "client": client,
         "stack": first.servers.kind if first.servers else "memory",
         "run": first.run,
-        "versions": versions,
-        "machine": {"cores": os.cpu_count(), "memory_bytes": psutil.virtual_memory().total},
+        "versions": stack_versions,
+        "machine": machine(),
         "ignored_commits": ignored,
     }
     return result
@@ -238,15 +235,3 @@ def _percentiles(values: list[float]) -> dict[str, float | None]:
         return {"p50": None, "p95": None, "p99": None}
     series = pd.Series(values)
     return {f"p{q}": round(float(series.quantile(q / 100)), 3) for q in (50, 95, 99)}
-
-
-def _versions(lab: Lab) -> dict[str, str]:
-    names = {"labkit": "cqrs-labkit", "pymongo": "pymongo", "msgspec": "msgspec"}
-    client = "confluent-kafka" if lab.client == "confluent" else "kafka-python"
-    found = {key: metadata.version(dist) for key, dist in (names | {client: client}).items()}
-    return {"python": platform.python_version(), **found, **lab.server_versions()}
-
-
-def to_json(found: Demo) -> bytes:
-    """The report, for ``--json``."""
-    return msgspec.json.format(msgspec.json.encode(found.report), indent=2) + b"\n"

@@ -24,18 +24,14 @@ also sleep before it asks.
 from __future__ import annotations
 
 import base64
-import os
-import platform
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from importlib import metadata
 from multiprocessing.connection import Connection, wait
 from random import Random
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import psutil
 from hdrh.histogram import HdrHistogram
 from msgspec import Struct, structs
 
@@ -47,6 +43,7 @@ from labkit.experiments.sessions import Read, Write, sessions
 from labkit.freshness import LINEARIZABLE, STRATEGIES, Fresh, Strategy, Version
 from labkit.lab import Lab
 from labkit.messages import Answer, Token
+from labkit.results import load_average, machine, versions
 from labkit.runtime import calm_gc
 
 if TYPE_CHECKING:
@@ -133,22 +130,22 @@ def freshness(
                 "read_timeout_s": READ_SECONDS,
                 "partitions": 4,
             },
-            "machine": {"cores": os.cpu_count(), "memory_bytes": psutil.virtual_memory().total},
-            "load_average_before": [round(value, 2) for value in os.getloadavg()],
+            "machine": machine(),
+            "load_average_before": load_average(),
             "stack": servers.kind,
         }
         with Lab(name, client=client, contexts=[CONTEXT], partitions=4) as lab:
             try:
                 lab.start()
                 report(f"run {lab.run}: {tries:,} tries of each strategy by {clients} clients")
-                found["versions"] = versions(lab)
+                found["versions"] = versions(lab.server_versions(), lab.client)
                 began = time.monotonic()
                 reports, load = _run(lab, clients, tries, seed, progress)
                 found["seconds"] = round(time.monotonic() - began, 1)
                 found["ignored_commits"] = lab.ignored_commits()
             finally:
                 lab.drop()
-        found["load_average_after"] = [round(value, 2) for value in os.getloadavg()]
+        found["load_average_after"] = load_average()
     found |= judge(reports, tries)
     found["load"] = {"sent": load, "per_second": round(load / found["seconds"], 1)}
     found["ok"] = found["ok"] and not found["ignored_commits"] and load > 0
@@ -226,11 +223,6 @@ def _together(tallies: list[Tally]) -> dict[str, Any]:
 
 
 PERCENTILES = {"p50": 50.0, "p95": 95.0, "p99": 99.0, "p999": 99.9}
-
-
-def to_json(found: dict[str, Any]) -> bytes:
-    """For ``--json``."""
-    return msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n"
 
 
 # --- the processes
@@ -382,11 +374,3 @@ class Client:
             tally.times = base64.b64encode(self._times[strategy].encode()).decode()
         done = sum(tally.tries for tally in self._tallies.values())
         return Report(done, self._tallies, self._reads, self._writes)
-
-
-def versions(lab: Lab) -> dict[str, str]:
-    """Of what the figures depend on."""
-    names = {"labkit": "cqrs-labkit", "pymongo": "pymongo", "hdrhistogram": "hdrhistogram"}
-    names[lab.client] = "confluent-kafka" if lab.client == "confluent" else lab.client
-    found = {key: metadata.version(distribution) for key, distribution in names.items()}
-    return {"python": platform.python_version(), **found, **lab.server_versions()}

@@ -16,18 +16,14 @@ At the end C9 compares the view with an account of its own.
 
 from __future__ import annotations
 
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
-from importlib import metadata
 from multiprocessing.connection import Connection
 from random import Random
 from typing import Any
 
 import msgspec
-import psutil
 from msgspec import Struct
 
 from labkit import stack
@@ -43,6 +39,7 @@ from labkit.experiments.verify import adopt_commands
 from labkit.freshness import LINEARIZABLE, Fresh
 from labkit.lab import Lab
 from labkit.rebuild import CLOSE
+from labkit.results import load_average, machine, versions
 from labkit.runtime import calm_gc
 from labkit.views import PROJECTIONS, BankViews
 
@@ -107,31 +104,26 @@ def rebuild(
                 "batch_size": BATCH,
                 "partitions": 4,
             },
-            "machine": {"cores": os.cpu_count(), "memory_bytes": psutil.virtual_memory().total},
-            "load_average_before": [round(value, 2) for value in os.getloadavg()],
+            "machine": machine(),
+            "load_average_before": load_average(),
             "stack": servers.kind,
         }
         with Lab(name, client=client, contexts=[CONTEXT]) as lab:
             try:
-                found["versions"] = _versions(lab)
+                found["versions"] = versions(lab.server_versions(), lab.client)
                 report(f"run {lab.run}: {events:,} accounts")
                 found |= _measure(lab, events, rounds, probes, progress)
                 found["checkers"] = {"C9": _c9(lab)}
                 found["ignored_commits"] = lab.ignored_commits()
             finally:
                 lab.drop()
-        found["load_average_after"] = [round(value, 2) for value in os.getloadavg()]
+        found["load_average_after"] = load_average()
     found["ok"] = (
         found["availability"] == 1.0
         and found["checkers"]["C9"]["ok"]
         and not found["ignored_commits"]
     )
     return found
-
-
-def to_json(found: dict[str, Any]) -> bytes:
-    """For ``--json``."""
-    return msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n"
 
 
 def _measure(lab: Lab, events: int, rounds: int, probes: int, progress: Progress) -> dict[str, Any]:
@@ -307,10 +299,3 @@ def _c9(lab: Lab) -> dict[str, Any]:
             operation.ok(answer)
     verdict: dict[str, Any] = msgspec.to_builtins(check(evidence, history)["C9"])
     return verdict
-
-
-def _versions(lab: Lab) -> dict[str, str]:
-    names = {"labkit": "cqrs-labkit", "pymongo": "pymongo", "msgspec": "msgspec"}
-    names[lab.client] = "confluent-kafka" if lab.client == "confluent" else lab.client
-    found = {key: metadata.version(distribution) for key, distribution in names.items()}
-    return {"python": platform.python_version(), **found, **lab.server_versions()}

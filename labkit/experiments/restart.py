@@ -32,17 +32,13 @@ for.
 
 from __future__ import annotations
 
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib import metadata
 from typing import Any
 
 import msgspec
-import psutil
 from msgspec import Struct
 
 from labkit import stack
@@ -54,6 +50,7 @@ from labkit.experiments.filling import NEVER, fill_client, filling, handler_of
 from labkit.handlers import Recovered
 from labkit.lab import Lab
 from labkit.messages import Command
+from labkit.results import load_average, machine, versions
 from labkit.runtime import calm_gc
 
 CATALOG = CONTEXTS["catalog"]
@@ -109,25 +106,22 @@ def restart(
             "fill_client": fill_client(client),
             "sizes": msgspec.to_builtins(sizes),
             "streams": sizes.streams,
-            "machine": {"cores": os.cpu_count(), "memory_bytes": psutil.virtual_memory().total},
-            "load_average_before": _load(),
+            "machine": machine(),
+            "load_average_before": load_average(),
             "stack": servers.kind,
         }
         with _lab(name, client) as lab:
-            found["versions"] = _versions(lab)
+            found["versions"] = versions(
+                lab.server_versions(), "kafka-python", fill_client(lab.client)
+            )
             report(f"run {lab.run}: one stream of {sizes.events + sizes.events_after:,} events")
             found |= _long_stream(lab, sizes, progress)
         with _lab(name, client) as short, _lab(name, client) as long:
             report(f"runs {short.run} and {long.run}: {sizes.streams:,} streams each")
             found |= _restarts(short, long, sizes, progress)
-        found["load_average_after"] = _load()
+        found["load_average_after"] = load_average()
     found["same_state"] = found["snapshots"]["same_state"] and found["restarts"]["same_state"]
     return found
-
-
-def to_json(found: dict[str, Any]) -> bytes:
-    """For ``--json``."""
-    return msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n"
 
 
 # --- one long stream
@@ -307,20 +301,3 @@ def _seconds(values: list[float]) -> dict[str, Any]:
         "max": round(max(values), 4),
         "each": [round(value, 4) for value in values],
     }
-
-
-def _load() -> list[float]:
-    return [round(value, 2) for value in os.getloadavg()]
-
-
-def _versions(lab: Lab) -> dict[str, str]:
-    names = {
-        "labkit": "cqrs-labkit",
-        "pymongo": "pymongo",
-        "msgspec": "msgspec",
-        "kafka-python": "kafka-python",
-    }
-    if fill_client(lab.client) == "confluent":
-        names["confluent-kafka"] = "confluent-kafka"
-    found = {key: metadata.version(distribution) for key, distribution in names.items()}
-    return {"python": platform.python_version(), **found, **lab.server_versions()}

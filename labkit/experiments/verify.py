@@ -8,19 +8,15 @@ quiet, the checkers judge by what the client saw.
 
 from __future__ import annotations
 
-import os
-import platform
 import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import psutil
 from msgspec import Struct
 
 from labkit import stack
@@ -40,6 +36,7 @@ from labkit.failpoints import Failpoint
 from labkit.lab import Lab
 from labkit.messages import Envelope, ReleaseParked, Token
 from labkit.ports import Source
+from labkit.results import machine, versions
 from labkit.runtime import Worker, calm_gc
 
 SERVICES = ("orders", "inventory", "bank")
@@ -119,8 +116,8 @@ def verify_write(
                 "seed": seed,
                 "client": client,
                 "run": lab.run,
-                "versions": _versions(lab),
-                "machine": {"cores": os.cpu_count(), "memory_bytes": psutil.virtual_memory().total},
+                "versions": versions(lab.server_versions(), lab.client),
+                "machine": machine(),
             }
             found["ok"] = (
                 quiet
@@ -349,14 +346,3 @@ def _commands(lab: Lab, context: str) -> Iterator[tuple[Token, Envelope[Any]]]:
                         yield Token(context, partition, record.offset), envelope
     finally:
         source.close()
-
-
-def _versions(lab: Lab) -> dict[str, str]:
-    dist = "confluent-kafka" if lab.client == "confluent" else "kafka-python"
-    found = {"labkit": metadata.version("cqrs-labkit"), dist: metadata.version(dist)}
-    return {"python": platform.python_version(), **found, **lab.server_versions()}
-
-
-def to_json(found: dict[str, Any]) -> bytes:
-    """The result, for ``--json``."""
-    return msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n"
