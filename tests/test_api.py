@@ -12,6 +12,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from labkit.api import create_app
+from labkit.api.feed import Live
+from labkit.api.service import Service
 from labkit.lab import Lab
 
 CONTEXTS = ["orders", "catalog", "inventory", "bank"]
@@ -442,3 +444,26 @@ def test_the_page_has_all_that_it_needs(api: TestClient) -> None:
     assert answer.headers["content-type"].startswith("text/html")
     for outside in ('src="http', "url(http", "@import", '<link rel="stylesheet', "<script src"):
         assert outside not in answer.text
+
+
+def test_on_the_live_page_who_is_shown_is_shown_to_its_end(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The topics are looked at one after the other, so a commit may be seen before its command."""
+    monkeypatch.setattr("labkit.api.feed.MOST_SHOWN", 2)
+    live = Live(Service(lab))
+
+    def shown(*moved: str) -> list[str]:
+        stages = [dict(zip(("token", "stage"), one.split(), strict=True)) for one in moved]
+        return [f"{m['token']} {m['stage']}" for m in live._to_show(stages)]
+
+    assert shown("a commit") == ["a commit"]
+    assert shown("a command", "b command", "c command", "d command") == [
+        "a command",
+        "b command",
+        "c command",
+    ], "two new ones at a time, and those who are shown already"
+    assert shown("d commit", "b commit", "a view") == ["b commit", "a view"]
+    monkeypatch.setattr("labkit.api.feed.MOST_KNOWN", 3)
+    shown("e command")
+    assert list(live._shown) == ["c", "d", "e"], "bounded"

@@ -210,7 +210,7 @@ Plant = Callable[[pytest.MonkeyPatch], None]
 
 
 def plant_handler(patch: pytest.MonkeyPatch, handler: type[Handler]) -> None:
-    patch.setattr("labkit.run.Handler", handler)
+    patch.setattr("labkit.parts.Handler", handler)
 
 
 def plant_decision(patch: pytest.MonkeyPatch, wrong: Callable[[Any, Arrival], Any]) -> None:

@@ -69,8 +69,9 @@ def test_poison_parks_its_stream_alone_until_it_is_dropped(lab: Lab, poison: byt
     send(lab, PayOrder("o1", 100), ShipOrder("o1"), PayOrder("o2", 100), ShipOrder("o2"))
     assert status(lab) == {"o1": "placed", "o2": "shipped"}
     (row,) = lab.dead_letters().to_dict("records")
-    assert list(row) == ["context", "stream", "partition", "waiting", "since", "reason"]
+    assert list(row) == ["context", "stream", "partition", "waiting", "since", "by", "reason"]
     assert (row["context"], row["stream"], row["waiting"]) == ("orders", "o1", 3)
+    assert row["by"] == "handler"
     assert "not a message" in row["reason"]
     commands = lab.dead_letter("o1")
     assert commands["offset"][0] == head

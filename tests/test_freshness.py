@@ -205,6 +205,7 @@ QUERIES: dict[str, tuple[str, Callable[[Lab, Fresh], Any]]] = {
     "orders_seen": ("orders", lambda lab, fresh: lab.queries.orders_seen(fresh)),
     "order_with_stock": ("orders", lambda lab, fresh: lab.queries.order_with_stock("o1", fresh)),
     "products": ("catalog", lambda lab, fresh: lab.queries.products(fresh)),
+    "entry": ("catalog", lambda lab, fresh: lab.queries.entry("product-cd", fresh)),
     "stock": ("inventory", lambda lab, fresh: lab.queries.stock("cd", fresh)),
     "low_stock": ("inventory", lambda lab, fresh: lab.queries.low_stock(1, fresh=fresh)),
     "account": ("bank", lambda lab, fresh: lab.queries.account("a", fresh)),

@@ -79,8 +79,16 @@ class Desk:
         return None
 
     def heard(self, token: Token) -> Answer | None:
-        """The last answer that the desk has heard to a command, if it did."""
-        return self.call(lambda: self._lab.bus.heard(token))
+        """The last answer to a command that there is to be heard by now, as far as it has come."""
+
+        def look() -> Answer | None:
+            if (answer := self._lab.bus.heard(token)) is None:
+                with suppress(LabkitError):  # not heard is not gone
+                    self._hear(token.context)
+                answer = self._lab.bus.heard(token)
+            return answer
+
+        return self.call(look)
 
     def release(self) -> None:
         """Let all who wait for an answer go on without it."""

@@ -40,6 +40,8 @@ QUIET_SECONDS = 0.5
 ALONE_SECONDS = 5.0
 #: So many new commands of a tick are shown one by one, through all their stages; all are counted.
 MOST_SHOWN = 300
+#: Of so many it is known whether they are shown.
+MOST_KNOWN = 20_000
 
 Stage = dict[str, Any]
 
@@ -188,7 +190,7 @@ class Live:
         self._lock = threading.Lock()
         self._listeners: dict[asyncio.Queue[bytes], asyncio.AbstractEventLoop] = {}
         self._thread: threading.Thread | None = None
-        self._shown: set[str] = set()
+        self._shown: dict[str, bool] = {}
 
     def listen(self) -> asyncio.Queue[bytes]:
         """A queue that gets every event from now on; called in an event loop."""
@@ -261,11 +263,15 @@ class Live:
                     loop.call_soon_threadsafe(_put, listener, event)
 
     def _to_show(self, moved: list[Stage]) -> list[Stage]:
-        """Who is shown is shown to its end."""
-        new = [m["token"] for m in moved if m["stage"] == "command"]
-        self._shown.update(new[:MOST_SHOWN])
-        shown = [m for m in moved if m["token"] in self._shown]
-        self._shown.difference_update(m["token"] for m in moved if m["stage"] == "view")
+        """Who is shown is shown to its end, whichever topic was the first to tell of it."""
+        new = 0
+        for message in moved:
+            if message["token"] not in self._shown:
+                self._shown[message["token"]] = new < MOST_SHOWN
+                new += 1
+        shown = [message for message in moved if self._shown[message["token"]]]
+        while len(self._shown) > MOST_KNOWN:
+            del self._shown[next(iter(self._shown))]
         return shown
 
 

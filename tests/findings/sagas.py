@@ -48,11 +48,11 @@ Fulfilment._next = lambda *a: [send for send in _next(*a) if send.step != "cance
 
 ALL_IDS_ARE_RANDOM = """
 from labkit.messages import new_id
-from labkit.sagas import SagaOutbox
-_send = SagaOutbox.send
+from labkit.sagas import LetterBox
+_send = LetterBox.send
 def _renamed(letter):
     return letter | {"value": letter["value"].replace(letter["_id"], new_id(), 1)}
-SagaOutbox.send = lambda self, letters: _send(self, [_renamed(letter) for letter in letters])
+LetterBox.send = lambda self, letters: _send(self, [_renamed(letter) for letter in letters])
 """
 
 RANDOM_IDS = """
