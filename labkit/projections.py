@@ -85,14 +85,8 @@ class _Entry(NamedTuple):
 
     record: Record
     commit: Commit[Any] | None
-    reason: str
-
-    @property
-    def stream(self) -> str:
-        """As the commit says, or else the key."""
-        if self.commit is None:
-            return self.record.key.decode("utf-8", "backslashreplace")
-        return self.commit.stream
+    stream: str
+    reason: str = ""
 
 
 class _Poison(Exception):
@@ -183,7 +177,8 @@ class Projector(CrashOnly):
             self._checkpoints[partition] = claimed[-1]
             hit(Failpoint.PROJECTOR_CLAIMED)
         # Claimed first, then looked: a switch after the claim takes it away again.
-        if claimed and self._serving() > self.generation:
+        known = self._store.checkpoints(self._collection) if claimed else ()
+        if serving(known, self.projection.name) > self.generation:
             raise Fenced(f"{self.name!r} does not serve any more: a later generation does")
         for checkpoint in claimed:
             partition = int(checkpoint.id.rpartition(":")[2])
@@ -209,9 +204,6 @@ class Projector(CrashOnly):
         for checkpoint in self._checkpoints.values():
             if epochs.get(checkpoint.id) != checkpoint.epoch:
                 raise Fenced(f"checkpoint {checkpoint.id!r} has another owner")
-
-    def _serving(self) -> int:
-        return serving(self._store.checkpoints(self._collection), self.projection.name)
 
     def replay(self, partition: int, stream: str) -> int:
         """Apply what waits in a parked stream, one commit a transaction; how many it were.
@@ -269,10 +261,13 @@ class Projector(CrashOnly):
         self._source.close()
 
     def _entry(self, record: Record) -> _Entry:
+        """What is no commit is of the stream that its key says."""
         try:
-            return _Entry(record, self._codec.decode_commit(record.value), "")
+            commit = self._codec.decode_commit(record.value)
         except DecodeError as error:
-            return _Entry(record, None, str(error))
+            key = record.key.decode("utf-8", "backslashreplace")
+            return _Entry(record, None, key, str(error))
+        return _Entry(record, commit, commit.stream)
 
     def _take(
         self, entries: Sequence[_Entry], positions: Mapping[int, int], fetched: int
@@ -342,20 +337,22 @@ class Projector(CrashOnly):
             docs.load(self._wanted(entries, trust, poison))
         now = self._clock.now()
         applied = 0
+        commands: dict[int, int] = {}
         for entry in entries:
             commit, stream, partition = entry.commit, entry.stream, entry.record.partition
             at = reached[partition]
+            known = self._version(commit, docs) if commit else 0
             if stream in parked[partition] and waiting is None:
                 if (letter := docs.get(self._letters, stream)) is None:
                     raise Fenced(f"{stream!r} was replayed by another, who took {at.id!r} over")
                 letter["waiting"] += 1
-            elif commit is None or (reason := poison or self._gap(commit, docs)):
+            elif commit is None or (reason := poison or _gap(commit, known)):
                 if waiting is not None:
                     raise _Poison(entry.reason or reason)
                 docs.add(self._letters, self._letter(entry, entry.reason or reason))
                 parked[partition] |= {stream}
                 at = structs.replace(at, parked=at.parked + 1)
-            elif commit.first <= self._version(commit, docs):
+            elif commit.first <= known:
                 at = structs.replace(at, ignored=at.ignored + 1)
             else:
                 with _blamed():
@@ -364,8 +361,11 @@ class Projector(CrashOnly):
                 parked[partition] -= {stream}
                 at = structs.replace(at, parked=at.parked - 1)
             if commit is not None:
-                at = structs.replace(at, command=max(commit.offset, at.command))
+                commands[partition] = max(commit.offset, commands.get(partition, -1))
             reached[partition] = at
+        for partition, command in commands.items():
+            at = reached[partition]
+            reached[partition] = structs.replace(at, command=max(command, at.command))
         hit(Failpoint.PROJECTOR_APPLIED)
         moves = [
             (old, reached[partition])
@@ -411,13 +411,6 @@ class Projector(CrashOnly):
         stream = docs.get(self.projection.streams, commit.stream)
         return stream["version"] if stream else 0
 
-    def _gap(self, commit: Commit[Any], docs: Docs) -> str:
-        """Why a commit cannot be next; empty: it can, or it comes too late."""
-        known = self._version(commit, docs)
-        if commit.first <= known + 1:
-            return ""
-        return f"version {commit.first} cannot follow on {known}: a commit is missing"
-
     def _letter(self, entry: _Entry, reason: str) -> Document:
         return {
             "_id": entry.stream,
@@ -437,6 +430,13 @@ class Projector(CrashOnly):
         else:
             docs.remove(self._letters, stream)
         return not waiting
+
+
+def _gap(commit: Commit[Any], known: int) -> str:
+    """Why a commit cannot be next; empty: it can, or it comes too late."""
+    if commit.first <= known + 1:
+        return ""
+    return f"version {commit.first} cannot follow on {known}: a commit is missing"
 
 
 @contextmanager
