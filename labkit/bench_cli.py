@@ -17,18 +17,20 @@ from labkit.errors import CheckFailed, UsageError
 from labkit.results import check_writable, save, to_json
 from labkit.settings import CLIENTS
 
+Client = Annotated[str, typer.Option(help=" or ".join(CLIENTS))]
+JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the result as JSON.")]
+LabName = Annotated[str, typer.Option(help="The lab (its servers).")]
+
 bench = typer.Typer(help="Measure ratios side by side, on real servers.", no_args_is_help=True)
 verify = typer.Typer(help="Does it hold? Load, faults, then checkers.", no_args_is_help=True)
 
 
 @bench.command("restart")
 def bench_restart(
-    client: Annotated[str, typer.Option(help=" or ".join(CLIENTS))] = "kafka-python",
+    client: Client = "kafka-python",
     scale: Annotated[float, typer.Option(help="Of all sizes; below 1 it is a try.")] = 1.0,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the result as JSON.")
-    ] = None,
-    lab: Annotated[str, typer.Option(help="The lab (its servers).")] = "lab",
+    json_file: JsonFile = None,
+    lab: LabName = "lab",
 ) -> None:
     """What snapshots save of a long stream, and whether a longer log slows a restart."""
     from labkit.experiments.restart import Sizes, restart
@@ -56,12 +58,10 @@ def bench_restart(
 @bench.command("freshness")
 def bench_freshness(
     tries: Annotated[str, typer.Option(metavar="N", help="Of each strategy.")] = "10000",
-    client: Annotated[str, typer.Option(help=" or ".join(CLIENTS))] = "kafka-python",
+    client: Client = "kafka-python",
     seed: Annotated[int, typer.Option(help="Of the order of the tries.")] = 1,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the result as JSON.")
-    ] = None,
-    lab: Annotated[str, typer.Option(help="The lab (its servers).")] = "lab",
+    json_file: JsonFile = None,
+    lab: LabName = "lab",
 ) -> None:
     """How often a read is stale, and what it costs that it is not: four strategies under load."""
     from labkit.experiments.freshness import freshness
@@ -90,11 +90,9 @@ def bench_rebuild(
     events: Annotated[str, typer.Option(metavar="N", help="In the log at first.")] = "200000",
     rounds: Annotated[str, typer.Option(metavar="N", help="That count.")] = "3",
     probes: Annotated[str, typer.Option(metavar="N", help="Reads meanwhile, at least.")] = "10000",
-    client: Annotated[str, typer.Option(help=" or ".join(CLIENTS))] = "kafka-python",
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the result as JSON.")
-    ] = None,
-    lab: Annotated[str, typer.Option(help="The lab (its servers).")] = "lab",
+    client: Client = "kafka-python",
+    json_file: JsonFile = None,
+    lab: LabName = "lab",
 ) -> None:
     """A view is built anew while it serves: how fast beside a bare loop, and is it noticed?"""
     from labkit.experiments.rebuild import rebuild
@@ -127,12 +125,10 @@ def bench_rebuild(
 @bench.command("cache")
 def bench_cache(
     queries: Annotated[str, typer.Option(metavar="N", help="On each side.")] = "10000",
-    client: Annotated[str, typer.Option(help=" or ".join(CLIENTS))] = "kafka-python",
+    client: Client = "kafka-python",
     seed: Annotated[int, typer.Option(help="Of the questions.")] = 1,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the result as JSON.")
-    ] = None,
-    lab: Annotated[str, typer.Option(help="The lab (its servers).")] = "lab",
+    json_file: JsonFile = None,
+    lab: LabName = "lab",
 ) -> None:
     """What a query handler gains by holding answers, and how often they are stale."""
     from labkit.experiments.caching import cache
@@ -166,12 +162,10 @@ def verify_write(
     plant: Annotated[
         str | None, typer.Option(help="A bug that a checker must see; see the documentation.")
     ] = None,
-    client: Annotated[str, typer.Option(help=" or ".join(CLIENTS))] = "kafka-python",
+    client: Client = "kafka-python",
     seed: Annotated[int, typer.Option(help="Of the load.")] = 1,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the result as JSON.")
-    ] = None,
-    lab: Annotated[str, typer.Option(help="The lab (its servers).")] = "lab",
+    json_file: JsonFile = None,
+    lab: LabName = "lab",
 ) -> None:
     """Three services under load and faults; what the client saw tells what was lost or doubled."""
     from labkit.experiments import verify as verification
@@ -196,12 +190,10 @@ def verify_queries(
     plant: Annotated[
         str | None, typer.Option(help="A bug that must be seen: swapped-answers, lost-answers.")
     ] = None,
-    client: Annotated[str, typer.Option(help=" or ".join(CLIENTS))] = "kafka-python",
+    client: Client = "kafka-python",
     seed: Annotated[int, typer.Option(help="Of the questions.")] = 1,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the result as JSON.")
-    ] = None,
-    lab: Annotated[str, typer.Option(help="The lab (its servers).")] = "lab",
+    json_file: JsonFile = None,
+    lab: LabName = "lab",
 ) -> None:
     """Each question its own answer over Kafka, though a handler is killed in the middle."""
     from labkit.experiments.asking import verify_queries

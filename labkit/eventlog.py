@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -16,6 +16,7 @@ from labkit.messages import Commit
 from labkit.ports import Record, Source, Store
 from labkit.snapshots import Snapshot
 
+K = TypeVar("K")
 #: Longer than a dead worker's open transaction can hold readers back (design: about 20 s).
 READ_TIMEOUT = 60.0
 #: Reading on through so many records is cheaper than a seek.
@@ -126,23 +127,26 @@ def join(source: Source, partitions: int, timeout: float = READ_TIMEOUT) -> froz
     return owned
 
 
-class Watermarks:
-    """The high watermarks of each context's events, by readers that are kept: a new one takes a
-    fifth of a second."""
+class Watermarks(Generic[K]):
+    """The high watermarks of topics, by readers that are kept: a new one takes a fifth of a second.
 
-    def __init__(self, open: Callable[[str], Source]) -> None:
+    ``open(key)`` makes the reader of a topic; a context may be the key, say.
+    """
+
+    def __init__(self, open: Callable[[K], Source]) -> None:
         self._open = open
-        self._sources: dict[str, Source] = {}
+        self._sources: dict[K, Source] = {}
 
-    def __call__(self, context: str) -> dict[int, int]:
+    def __call__(self, key: K) -> dict[int, int]:
         """By partition."""
-        if context not in self._sources:
-            self._sources[context] = self._open(context)
-        return self._sources[context].ends()
+        if key not in self._sources:
+            self._sources[key] = self._open(key)
+        return self._sources[key].ends()
 
     def close(self) -> None:
-        """Let go of the readers."""
-        for source in self._sources.values():
+        """Let go of the readers; the next call makes new ones."""
+        sources, self._sources = self._sources, {}
+        for source in sources.values():
             source.close()
 
 

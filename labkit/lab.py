@@ -29,7 +29,7 @@ from labkit.bus import CommandBus
 from labkit.contexts import CONTEXTS, Context, route
 from labkit.deadletters import DeadLetter, DeadLetters, Waiting
 from labkit.errors import StackError, TimedOut, Unreachable, UsageError
-from labkit.eventlog import HISTORY, EventLog, peek
+from labkit.eventlog import HISTORY, EventLog, Watermarks, peek
 from labkit.failpoints import Crash, Failpoint, armed
 from labkit.freshness import EVENTUAL, Fresh
 from labkit.generations import Views, of_reader
@@ -110,7 +110,7 @@ class Lab(Parts):
         self._parts: dict[tuple[str, str], Any] = {}
         self._touched: dict[tuple[str, str], float] = {}
         self._event_logs: dict[str, EventLog] = {}
-        self._looks: dict[tuple[bool, str], Source] = {}
+        self._marks = Watermarks(self._source)
         self._bus: CommandBus | None = None
         self._query_bus: QueryBus | None = None
         if unknown := set(settings) - set(Settings.__struct_fields__):
@@ -511,11 +511,11 @@ class Lab(Parts):
         return self._ends(self.log_broker, self.topic_name(name))
 
     def _ends(self, broker: Broker, topic: str) -> dict[int, int]:
-        """By readers that are kept: a new one takes a fifth of a second."""
-        key = broker is self.broker, topic
-        if key not in self._looks:
-            self._looks[key] = broker.source(topic)
-        return self._looks[key].ends()
+        return self._marks((broker is self.broker, topic))
+
+    def _source(self, key: tuple[bool, str]) -> Source:
+        published, topic = key
+        return (self.broker if published else self.log_broker).source(topic)
 
     def _watermarks(self, context: str) -> dict[int, int]:
         """Of the events, where they are kept: on the MongoDB log a relay may be behind it, and a
@@ -546,9 +546,9 @@ class Lab(Parts):
         parts: list[Any] = [
             *self._parts.values(),
             *self._event_logs.values(),
-            *self._looks.values(),
+            self._marks,
         ]
-        self._parts, self._event_logs, self._looks = {}, {}, {}
+        self._parts, self._event_logs = {}, {}
         for part in parts:
             part.close()
 

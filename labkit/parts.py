@@ -15,7 +15,7 @@ from labkit.errors import UsageError
 from labkit.eventlog import Watermarks
 from labkit.handlers import Handler, Recovered
 from labkit.notices import Module, Notifier
-from labkit.ports import Sender
+from labkit.ports import Sender, Source
 from labkit.projections import Projection, Projector
 from labkit.queries import Queries
 from labkit.querybus import QueryBus
@@ -112,7 +112,11 @@ class Parts(Run):
     def _make_query_handler(self, worker: Worker) -> QueryHandler:
         queries, results = self.query_topics(worker.context)
         group = self.group("query", worker.context)
-        watermarks = Watermarks(lambda c: self.log_broker.source(self.topic_name(f"{c}.events")))
+
+        def events(context: str) -> Source:
+            return self.log_broker.source(self.topic_name(f"{context}.events"))
+
+        watermarks = Watermarks(events)
         return QueryHandler(
             worker.context,
             self.broker.log(queries, results, group, f"{group}-{worker.slot}", "at_least_once"),

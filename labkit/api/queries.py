@@ -6,7 +6,7 @@ The ``ETag`` of a single resource is the version of its stream. Pages go on at `
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request, Response
@@ -35,32 +35,34 @@ from labkit.pages import Page
 from labkit.ports import Document
 from labkit.views import BankViews, InventoryViews, OrderViews
 
+M = TypeVar("M", bound=BaseModel)
+
 router = APIRouter()
+
+
+def _shaped(model: type[M], d: Document, key: str = "") -> M:
+    """The fields of a model from those of a document; ``key`` is its ``_id``."""
+    return model(**{name: d["_id" if name == key else name] for name in model.model_fields})
 
 
 def order(d: Document) -> schema.Order:
     """Of the view's document."""
-    names = set(schema.Order.model_fields) - {"order_id"}
-    return schema.Order(order_id=d["_id"], **{name: d[name] for name in names})
+    return _shaped(schema.Order, d, "order_id")
 
 
 def stock(d: Document) -> schema.Stock:
     """Of the view's document."""
-    names = set(schema.Stock.model_fields) - {"product_id"}
-    return schema.Stock(product_id=d["_id"], **{name: d[name] for name in names})
+    return _shaped(schema.Stock, d, "product_id")
 
 
 def account(d: Document) -> schema.Account:
     """Of the view's document."""
-    names = set(schema.Account.model_fields) - {"account_id"}
-    return schema.Account(account_id=d["_id"], **{name: d[name] for name in names})
+    return _shaped(schema.Account, d, "account_id")
 
 
 def totals(d: Document) -> schema.Totals:
     """Of the view's sums."""
-    return schema.Totals(
-        customer_id=d["_id"], orders=d["orders"], quantity=d["quantity"], cents=d["cents"]
-    )
+    return _shaped(schema.Totals, d, "customer_id")
 
 
 def customer(d: Document) -> schema.Customer:
@@ -306,7 +308,7 @@ def statement(
 
 
 def _transaction(d: Document) -> schema.Transaction:
-    return schema.Transaction(**{name: d[name] for name in schema.Transaction.model_fields})
+    return _shaped(schema.Transaction, d)
 
 
 @router.get(

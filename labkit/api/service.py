@@ -186,9 +186,9 @@ class Service:
             topic = self.lab.topic_name(name)
             self._commands[name] = self.lab.broker_of(name).source(topic)
         source = self._commands[name]
-        if not 0 <= token.offset < source.ends().get(token.partition, 0):
-            raise Problem(404, "not-found", f"no command has the token {written(token)!r}")
-        record = eventlog.fetch(source, token.partition, [token.offset])[token.offset]
+        record = None
+        if 0 <= token.offset < source.ends().get(token.partition, 0):
+            record = eventlog.fetch(source, token.partition, [token.offset])[token.offset]
         if record is None:
             raise Problem(404, "not-found", f"no command has the token {written(token)!r}")
         return CONTEXTS[token.context].codec.decode_command(record.value)

@@ -30,7 +30,7 @@ from labkit.experiments.freshness import (
     deposits,
     percentiles,
 )
-from labkit.experiments.processes import PATIENCE_SECONDS, hear, process
+from labkit.experiments.processes import PATIENCE_SECONDS, hear, process, settings_of
 from labkit.lab import Lab
 from labkit.messages import Result
 from labkit.results import load_average, machine, versions
@@ -127,8 +127,7 @@ def _side(name: str, client: str, size: int, seed: int) -> Iterator[Side]:
     with Lab(**settings, partitions=4, cache=size) as lab:
         try:
             lab.start(queries=1)
-            joined = settings | {"run": lab.run, "partitions": lab.partitions}
-            with process(deposits, joined, seed, LOAD_PER_SECOND) as loading:
+            with process(deposits, settings_of(lab), seed, LOAD_PER_SECOND) as loading:
                 hear(lab, loading)
                 side = Side(lab, loading, HdrHistogram(*RANGE), [])
                 lab.query_bus.ask("account", account=_account(0), timeout=PATIENCE_SECONDS)

@@ -38,7 +38,8 @@ from msgspec import Struct, structs
 from labkit import stack
 from labkit.domain.bank import Deposit, OpenAccount
 from labkit.errors import StackError, TimedOut, UsageError
-from labkit.experiments.processes import PATIENCE_SECONDS, hear, process
+from labkit.experiments.demo import Progress
+from labkit.experiments.processes import PATIENCE_SECONDS, hear, process, settings_of, steadily
 from labkit.experiments.sessions import Read, Write, sessions
 from labkit.freshness import LINEARIZABLE, STRATEGIES, Fresh, Strategy, Version
 from labkit.lab import Lab
@@ -66,9 +67,6 @@ TIMEOUTS = 0.001
 RANGE = (1, 100_000_000, 3)
 #: Between two reports of a client.
 REPORT_SECONDS = 0.5
-
-#: Told how far a stage is: its name, how many of how many.
-Progress = Callable[[str, int, int], None]
 
 
 class Tally(Struct):
@@ -167,8 +165,8 @@ def sample(lab: Lab, tries: int, seed: int, pauses_ms: Sequence[int] = ()) -> pd
     ways += [("eventual", pause) for pause in pauses_ms]
     rows = []
     with (
-        process(deposits, _settings(lab), seed) as load,
-        Lab(**_settings(lab), start=False) as second,
+        process(deposits, settings_of(lab), seed) as load,
+        Lab(**settings_of(lab), start=False) as second,
     ):
         hear(lab, load)
         client = Client("client", lab, second, rng)
@@ -232,7 +230,7 @@ def _run(
     lab: Lab, count: int, tries: int, seed: int, progress: Progress
 ) -> tuple[list[Report], int]:
     """The load beside the clients; their last reports, and how much the load sent until then."""
-    settings = _settings(lab)
+    settings = settings_of(lab)
     shares = [tries // count + (number < tries % count) for number in range(count)]
     with process(deposits, settings, seed) as loading:
         hear(lab, loading)
@@ -245,12 +243,6 @@ def _run(
         with suppress(BrokenPipeError):  # it is dead, as the next line finds
             loading.send_bytes(b"stop")
         return reports, int(hear(lab, loading))
-
-
-def _settings(lab: Lab) -> dict[str, Any]:
-    """With which a process joins the run of a lab."""
-    settings: dict[str, Any] = {"name": lab.name, "run": lab.run, "client": lab.client}
-    return settings | {"contexts": [CONTEXT], "partitions": lab.partitions}
 
 
 def _gather(lab: Lab, clients: list[Connection], tries: int, progress: Progress) -> list[Report]:
@@ -282,10 +274,7 @@ def deposits(
             lab.bus.send(OpenAccount(account, "load"))
         lab.bus.flush(PATIENCE_SECONDS)
         pipe.send_bytes(b"ready")
-        began, sent = time.monotonic(), 0
-        while not pipe.poll(max(0.0, began + sent / rate - time.monotonic())):
-            lab.bus.send(Deposit(rng.choice(accounts), 1))
-            sent += 1
+        sent = steadily(pipe, rate, lambda _: lab.bus.send(Deposit(rng.choice(accounts), 1)))
         lab.bus.flush(PATIENCE_SECONDS)
         pipe.send_bytes(str(sent).encode())
 

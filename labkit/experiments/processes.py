@@ -36,6 +36,21 @@ def process(target: Callable[..., None], *args: Any) -> Iterator[Connection]:
         process.join()
 
 
+def settings_of(lab: Lab) -> dict[str, Any]:
+    """With which a process joins the run of a lab."""
+    settings: dict[str, Any] = {"name": lab.name, "run": lab.run, "client": lab.client}
+    return settings | {"contexts": list(lab.contexts), "partitions": lab.partitions}
+
+
+def steadily(pipe: Connection, rate: float, send: Callable[[int], object]) -> int:
+    """``send(0)``, ``send(1)``, ... so many a second, until something comes; how many they were."""
+    began, sent = time.monotonic(), 0
+    while not pipe.poll(max(0.0, began + sent / rate - time.monotonic())):
+        send(sent)
+        sent += 1
+    return sent
+
+
 def _main(target: Callable[..., None], pipe: Connection, *args: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
     if "LABKIT_PLANT" in os.environ:

@@ -32,9 +32,10 @@ from labkit.contexts import CONTEXTS
 from labkit.domain.bank import OpenAccount
 from labkit.errors import LabkitError
 from labkit.experiments.checkers import check, gather
+from labkit.experiments.demo import Progress
 from labkit.experiments.filling import NEVER, filling
 from labkit.experiments.history import History
-from labkit.experiments.processes import PATIENCE_SECONDS, hear, process
+from labkit.experiments.processes import PATIENCE_SECONDS, hear, process, settings_of, steadily
 from labkit.experiments.verify import adopt_commands
 from labkit.freshness import LINEARIZABLE, Fresh
 from labkit.lab import Lab
@@ -52,9 +53,6 @@ PROBES_PER_SECOND = 250
 BATCH = 4_000
 #: An estimate is noted when this share of the log is read, and compared with what came.
 ESTIMATE_AT = 0.25
-
-#: Told how far a stage is: its name, how many of how many.
-Progress = Callable[[str, int, int], None]
 
 
 class Probed(Struct):
@@ -132,8 +130,7 @@ def _measure(lab: Lab, events: int, rounds: int, probes: int, progress: Progress
         handle(commands, events, lambda done: progress("events", done, events), NEVER)
     lab.start()
     _caught_up(lab)
-    settings: dict[str, Any] = {"name": lab.name, "run": lab.run, "client": lab.client}
-    settings |= {"contexts": [CONTEXT], "partitions": lab.partitions}
+    settings = settings_of(lab)
     built: list[Built] = []
     bare: list[float] = []
     with process(_write, settings) as writer, process(_probe, settings, events) as prober:
@@ -247,10 +244,9 @@ def _write(pipe: Connection, settings: dict[str, Any]) -> None:
         calm_gc()
         lab.bus.send(OpenAccount("w", "bob")).token(PATIENCE_SECONDS)
         pipe.send_bytes(b"ready")
-        began, sent = time.monotonic(), 0
-        while not pipe.poll(max(0.0, began + sent / WRITES_PER_SECOND - time.monotonic())):
-            lab.bus.send(OpenAccount(f"w{sent}", "bob"))
-            sent += 1
+        sent = steadily(
+            pipe, WRITES_PER_SECOND, lambda n: lab.bus.send(OpenAccount(f"w{n}", "bob"))
+        )
         lab.bus.flush(PATIENCE_SECONDS)
         pipe.send_bytes(str(sent).encode())
 

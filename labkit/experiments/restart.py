@@ -46,6 +46,7 @@ from labkit.contexts import CONTEXTS
 from labkit.domain.catalog import ChangePrice, Entry, ListProduct
 from labkit.errors import UsageError
 from labkit.eventlog import EventLog
+from labkit.experiments.demo import Progress
 from labkit.experiments.filling import NEVER, fill_client, filling, handler_of
 from labkit.handlers import Recovered
 from labkit.lab import Lab
@@ -55,9 +56,6 @@ from labkit.runtime import calm_gc
 
 CATALOG = CONTEXTS["catalog"]
 PRODUCT = "pen"
-
-#: Told how far a stage is: its name, how many of how many.
-Progress = Callable[[str, int, int], None]
 
 
 class Sizes(Struct, frozen=True):
