@@ -6,15 +6,20 @@ import os
 import platform
 import tempfile
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import psutil
 
 from labkit.errors import UsageError
 from labkit.runtime import write_whole
+from labkit.stack.state import home
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def check_writable(option: str, file: Path | None) -> None:
@@ -48,6 +53,31 @@ def save(option: str, file: Path | None, data: bytes) -> None:
 def to_json(found: Any) -> bytes:
     """A result as JSON, for people too."""
     return msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n"
+
+
+def leave(
+    kind: str, report: Mapping[str, Any], frames: Mapping[str, pd.DataFrame] | None = None
+) -> Path:
+    """Keep a run: a new folder with ``report.json`` and one Parquet file a frame.
+
+    It is ``LABKIT_HOME/results/KIND/TIME``. Of what ``measuring.md`` asks for, ``machine`` and
+    ``load_average`` are added here; ``settings``, ``seed`` and ``versions`` must be in the report.
+    Raises ``UsageError`` where the folder cannot be written, ``KeyError`` where one is missing.
+    """
+    for name in ("settings", "seed", "versions"):
+        report[name]
+    whole = {**report, "machine": machine(), "load_average": load_average()}
+    folder = home() / "results" / kind / f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}"
+    try:
+        folder.mkdir(parents=True)
+        for name, frame in (frames or {}).items():
+            frame.to_parquet(folder / f"{name}.parquet")
+        write_whole(folder / "report.json", to_json(whole))
+    except OSError as error:
+        raise UsageError(
+            f"LABKIT_HOME {str(home())!r}: {error.strerror}; set it to another place"
+        ) from None
+    return folder
 
 
 def machine() -> dict[str, Any]:
