@@ -1,8 +1,8 @@
 """Bugs to plant, so that a checker that stays green can be told from one that cannot turn red.
 
 A worker plants those that ``LABKIT_PLANT`` names, with commas between them; ``LABKIT_PLANT_MARKS``
-is a folder where they leave and look for files. Each but the last takes away one guarantee of the
-design, and some checker must see it:
+is a folder where they leave and look for files. Each but the last two takes away one guarantee of
+the design, and some checker must see it:
 
 ==================  ========================================================================
 no-dedupe           a stream forgets the command ids that it has seen
@@ -15,6 +15,7 @@ old-watermark       linearizable takes the ends of the log that it was told at i
 swapped-answers     a query handler gives each the answer to the query before
 deaf-cache          a query handler that holds answers hears of no change
 lost-answers        a query handler forgets one query in twenty
+death               a handler dies once, between the offsets of a batch and the end of its commit
 brittle             a rule has a bug until the file ``repaired`` is there: what poison is made of
 ==================  ========================================================================
 """
@@ -193,6 +194,12 @@ def lost_answers() -> None:
     QueryHandler._answer = forget  # type: ignore[method-assign]
 
 
+def death() -> None:
+    """The third batch is the last one; what that costs is up to the delivery level."""
+    died = {"LABKIT_FAILPOINT_MARK": str(marks() / "died"), "LABKIT_FAILPOINT_PASSES": "2"}
+    arm_from_environment({"LABKIT_FAILPOINT": Failpoint.HANDLER_OFFSETS} | died)
+
+
 def brittle() -> None:
     """Corrections for a certain reason raise, as if nobody had thought of them."""
     from labkit.domain.inventory import DECIDE, AdjustStock, Stock
@@ -219,6 +226,7 @@ PLANTS: dict[str, Callable[[], None]] = {
     "swapped-answers": swapped_answers,
     "deaf-cache": deaf_cache,
     "lost-answers": lost_answers,
+    "death": death,
     "brittle": brittle,
 }
 
