@@ -10,7 +10,7 @@ interval by bootstrap over them (``intervals.py``).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from random import Random
 from statistics import median
@@ -48,6 +48,8 @@ FACTORS: tuple[Factor, ...] = get_args(Factor)
 COMMANDS = {"kafka-python": 100_000, "confluent": 300_000}
 #: Small batches make many transactions, and so many of them last as long.
 TRANSACTIONS = {"kafka-python": 600, "confluent": 2_000}
+#: The MongoDB log is slow enough with these.
+LOG_COMMANDS = {"kafka": max(COMMANDS.values()), "mongodb": 20_000}
 #: No arm sends more ballast than so many bytes.
 BALLAST_BYTES = 100 << 20
 BATCHES = (1, 10, 100, 1_000, 4_000)
@@ -89,67 +91,36 @@ def arms_of(factor: str, client: str = DEFAULTS.client, commands: int | None = N
         raise UsageError(f"FACTOR must be one of {', '.join(FACTORS)}, got {factor!r}")
     if client not in CLIENTS:
         raise UsageError(f"client must be one of {', '.join(CLIENTS)}, got {client!r}")
-    count = COMMANDS[client] if commands is None else commands
-    settings = {"client": client}
+    most = COMMANDS[client] if commands is None else commands
+
+    def arm(name: str, value: int | str, count: int = most, **more: Any) -> Arm:
+        shape = {key: more.pop(key) for key in ("workers", "payload") if key in more}
+        settings = {"client": client} | more
+        return Arm(name=name, value=value, commands=min(count, most), settings=settings, **shape)
+
     match factor:
         case "batch":
-            return [
-                Arm(
-                    name=f"{size:,} a batch",
-                    value=size,
-                    commands=min(count, TRANSACTIONS[client] * size),
-                    settings=settings | {"batch_size": size},
-                )
-                for size in BATCHES
-            ]
+            each = TRANSACTIONS[client]
+            return [arm(f"{n:,} a batch", n, each * n, batch_size=n) for n in BATCHES]
         case "partitions":
-            return [
-                Arm(
-                    name=f"{number} partition{'s' * (number > 1)}",
-                    value=number,
-                    commands=count,
-                    settings=settings | {"partitions": number},
-                )
-                for number in PARTITIONS
-            ]
+            return [arm(_so_many(n, "partition"), n, partitions=n) for n in PARTITIONS]
         case "workers":
-            return [
-                Arm(
-                    name=f"{number} worker{'s' * (number > 1)}",
-                    value=number,
-                    commands=count,
-                    workers=number,
-                    settings=settings | {"partitions": SHARED_PARTITIONS},
-                )
-                for number in WORKERS
-            ]
+            shared = SHARED_PARTITIONS
+            return [arm(_so_many(n, "worker"), n, workers=n, partitions=shared) for n in WORKERS]
         case "payload":
             return [
-                Arm(
-                    name=f"{size:,} bytes",
-                    value=size,
-                    commands=min(count, 2 * BALLAST_BYTES // max(1, size)),
-                    payload=size,
-                    settings=settings,
-                )
-                for size in PAYLOADS
+                arm(f"{n:,} bytes", n, 2 * BALLAST_BYTES // max(1, n), payload=n) for n in PAYLOADS
             ]
         case "client":
-            return [
-                Arm(name=c, value=c, commands=commands or COMMANDS[c], settings={"client": c})
-                for c in CLIENTS
-            ]
+            most = max(COMMANDS.values()) if commands is None else commands
+            return [arm(c, c, COMMANDS[c], client=c) for c in CLIENTS]
         case "delivery":
-            return [
-                Arm(
-                    name=level, value=level, commands=count, settings=settings | {"delivery": level}
-                )
-                for level in reversed(DELIVERIES)
-            ]
-    return [
-        Arm(name=f"{log} log", value=log, commands=count, settings=settings | {"log": log})
-        for log in LOGS
-    ]
+            return [arm(level, level, delivery=level) for level in reversed(DELIVERIES)]
+    return [arm(f"{log} log", log, LOG_COMMANDS[log], log=log) for log in LOGS]
+
+
+def _so_many(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def sweep(
@@ -223,7 +194,7 @@ def sweep(
         "machine": machine(),
         "load_average_before": before,
         "stack": servers.kind,
-        "arms": {row["arm"]: _plain(row) for row in table.to_dict("records")},
+        "arms": {name: _plain(row) for name, row in table.set_index("arm").T.to_dict().items()},
         "scaling": scaling.report() if scaling else None,
         "checkers": [
             {"arm": arm.name, "round": number, **msgspec.to_builtins(found.verdicts)}
@@ -244,7 +215,7 @@ def summary(runs: pd.DataFrame, arms: Sequence[str], seed: int = 1) -> pd.DataFr
     import pandas as pd
 
     rates = runs.pivot(index="round", columns="arm", values="commands_per_second")
-    used = runs[[name for name in runs if name.startswith("cpu_")]].sum(axis=1)
+    used = runs.filter(like="cpu_").sum(axis=1)
     counted = runs["visible_per_second"] * runs["seconds"]
     per_transaction = runs["commands"] / runs["transactions"]
     rows = []
@@ -289,17 +260,12 @@ def _scaling(factor: str, runs: pd.DataFrame, seed: int) -> Scaling | None:
     if factor != "workers":
         return None
     counted = runs.dropna(subset=["commands_per_second"])
-    by_workers = {
-        int(workers): mine["commands_per_second"].tolist()
-        for workers, mine in counted.groupby("value")
-    }
+    by_workers: dict[int, list[float]] = {}
+    for workers, rate in zip(counted["value"], counted["commands_per_second"], strict=True):
+        by_workers.setdefault(int(workers), []).append(float(rate))
     return fit(by_workers, seed) if len(by_workers) >= LEAST_POINTS else None
 
 
-def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    """For the JSON: no number is ``null``."""
-    return {
-        name: None if isinstance(value, float) and math.isnan(value) else value
-        for name, value in row.items()
-        if name != "arm"
-    }
+def _plain(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """For the JSON, where what is no number is ``null``."""
+    return {name: None if value != value else value for name, value in row.items()}
