@@ -20,6 +20,7 @@ from labkit import failpoints
 from labkit.bench_cli import bars, bench, known, verify, whole
 from labkit.deadletters_cli import app as dead_letters_app
 from labkit.errors import CheckFailed, LabkitError, UsageError
+from labkit.load_cli import load
 from labkit.parts import make_worker
 from labkit.ports import DELIVERIES
 from labkit.rebuild_cli import rebuild
@@ -46,6 +47,7 @@ app.add_typer(bench, name="bench")
 app.add_typer(verify, name="verify")
 app.add_typer(dead_letters_app, name="dead-letters")
 app.command()(rebuild)
+app.command()(load)
 WORKERS.append(worker_status)
 
 
