@@ -35,8 +35,6 @@ from labkit.stack.commands import app as stack_app
 if TYPE_CHECKING:
     from labkit.experiments.demo import Demo
 
-PROBE_COLUMNS = ["stale_ms", "fresh_ms"]
-
 app = typer.Typer(
     help="Learn, run and measure CQRS on real Kafka and real MongoDB.",
     no_args_is_help=True,
@@ -192,10 +190,9 @@ def _draw(found: Demo, file: Path) -> None:
 
     from labkit.plots import demo_figure
 
-    lag = pd.DataFrame([(p.stale_ms, p.fresh_ms) for p in found.probes], columns=PROBE_COLUMNS)
     figure = demo_figure(
         pd.DataFrame(found.months),
-        lag,
+        found.lags,
         client=found.report["client"],
         commands_per_second=found.report["commands_per_second"],
     )

@@ -192,11 +192,13 @@ def offer(
     }
     inside = everything[everything["intended"].between(*window, inclusive="left")]
     loaded = Loaded(plan, inside.reset_index(drop=True), looks, window, report, total)
-    _judge(loaded, everything)
     if checked:
+        _judge(loaded, everything)
         _check(lab, loaded, acked, heard)
         if loaded.ok:
             report |= figures(loaded)
+    else:
+        loaded.trouble.append("nobody has checked it")
     report |= {"ok": loaded.ok, "trouble": loaded.trouble}
     return loaded
 
