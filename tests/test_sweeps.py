@@ -250,6 +250,7 @@ def told(drawn: list[str], name: str, arm: Arm, *rest: Any) -> drains.Drained:
 
 
 @pytest.mark.servers
+@pytest.mark.slow
 def test_an_arm_with_a_planted_bug_has_no_rate(servers: stack.Servers) -> None:
     arm = Arm(name="forgetful", value=1, commands=600, plant="no-dedupe")
     found = drain("lab", arm, 1)
@@ -261,9 +262,7 @@ def test_an_arm_with_a_planted_bug_has_no_rate(servers: stack.Servers) -> None:
 
 @pytest.mark.servers
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("delivery", "red"), [("exactly_once", ""), ("at_least_once", ""), ("at_most_once", "C1")]
-)
+@pytest.mark.parametrize(("delivery", "red"), [("exactly_once", ""), ("at_most_once", "C1")])
 def test_what_a_death_costs_is_up_to_the_delivery_level(
     servers: stack.Servers, delivery: str, red: str
 ) -> None:
@@ -301,10 +300,10 @@ def test_the_command_says_what_it_threw_out(
     monkeypatch.setenv("LABKIT_PLANT", "no-dedupe")
     file = tmp_path / "s.json"
     options = ("--rounds", "2", "--commands", "400", "--json", str(file))
-    done = labkit("bench", "sweep", "delivery", *options, timeout=200)
+    done = labkit("bench", "sweep", "client", *options, timeout=200)
     assert done.returncode == 1, done.stderr
     assert "turned red; no rate" in done.stdout
     found = json.loads(file.read_text())
     assert found["ok"] is False
-    assert [arm["thrown_out"] for arm in found["arms"].values()] == [2, 2, 2]
+    assert [arm["thrown_out"] for arm in found["arms"].values()] == [2, 2]
     assert {arm["commands_per_second"] for arm in found["arms"].values()} == {None}

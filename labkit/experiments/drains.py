@@ -30,7 +30,7 @@ from msgspec import Struct
 from labkit import stack
 from labkit.domain.orders import CancelOrder
 from labkit.errors import TimedOut
-from labkit.experiments import cdnow
+from labkit.experiments import arrivals
 from labkit.experiments.checkers import check, gather
 from labkit.experiments.filling import CHUNK, FILL_SECONDS, fill_client
 from labkit.experiments.history import History
@@ -47,6 +47,8 @@ LOOKS_PER_SECOND = 20.0
 WARM_UP = 0.1
 #: So many of the commands come a second time, with the same id: who forgets ids is found out.
 REPEATED = 0.01
+#: The commands are those of an open loop; when it would send them matters to nobody here.
+NEW_ORDERS = arrivals.Plan(rate=1.0, seconds=1.0, keys="new")
 #: Nothing moved for so long: then what is missing is lost, or the workers hang.
 STILL_SECONDS, QUIET_SECONDS = 1.0, 60.0
 
@@ -146,19 +148,15 @@ def orders(count: int, payload: int, seed: int) -> Iterator[tuple[str, Command]]
     order itself has no field that could be that long. One command in a hundred is sent twice.
     """
     rng, made = Random(seed), 0
-    while True:
-        for bought in cdnow.commands():
-            order = msgspec.structs.replace(bought, order_id=f"o{made}")
-            calls: list[tuple[str, Command]] = [(f"c{made}", order)]
-            if payload:
-                calls.append((f"c{made}-", CancelOrder(order.order_id, "x" * payload)))
-            if rng.random() < REPEATED:
-                calls.append(calls[-1])
-            for call in calls:
-                if made == count:
-                    return
-                made += 1
-                yield call
+    for order in arrivals.commands(NEW_ORDERS, count):
+        calls: list[tuple[str, Command]] = [(f"c{made}", order)]
+        if payload:
+            calls.append((f"c{made}-", CancelOrder(order.stream, "x" * payload)))
+        if rng.random() < REPEATED:
+            calls.append(calls[-1])
+        for call in calls[: count - made]:
+            made += 1
+            yield call
 
 
 def _preload(client: Lab, arm: Arm, seed: int) -> tuple[History, int]:
