@@ -28,17 +28,17 @@ def on_time(commands: pd.DataFrame, window: Window) -> dict[str, Any]:
 
     A late generator offers another load than the one that was asked for: bunches, and pauses.
     """
-    late = (commands["sent"] - commands["intended"]).to_numpy() / 1e6
+    late = (commands["sent"] - commands["intended"]).dropna() / 1e6
     within = int(commands["sent"].between(*window).sum())
-    missed = 1 - within / max(1, len(commands))
+    missed = 1 - within / len(commands) if len(commands) else 1.0
     bound = LATE_SECONDS * 1e3
-    at = {f"p{q:g}": round(float(np.nanpercentile(late, q)), 3) for q in (50, 99, 99.9)}
+    at = {f"p{q:g}": round(float(late.quantile(q / 100)), 3) for q in (50, 99, 99.9)}
     return {
-        "late_ms": at | {"max": round(float(np.nanmax(late)), 3)},
+        "late_ms": at | {"max": round(float(late.max()), 3)},
         "late_bound_ms": bound,
         "sent_in_window": within,
         "intended_in_window": len(commands),
-        "ok": bool(np.nanpercentile(late, LATE_PERCENTILE) <= bound and missed <= MISSED),
+        "ok": bool(late.quantile(LATE_PERCENTILE / 100) <= bound and missed <= MISSED),
     }
 
 
