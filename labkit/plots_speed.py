@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from labkit.experiments.scaling import Law, Scaling
-from labkit.plots import BLUE, INK, OFFSET, ORANGE, SKY, VERMILLION, _digits, _finish
+from labkit.plots import BLUE, INK, OFFSET, ORANGE, SKY, VERMILLION, Picture, _digits, _finish
 
 #: Little's law is held to so much.
 TOLERANCE = 0.05
@@ -178,3 +178,8 @@ def littles_law(laws: pd.DataFrame, ax: Axes) -> Axes:
         found = f"Little's law holds: of {len(laws)} runs the worst is {worst:.1%} off"
     ax.set_title(found, fontsize=11)
     return _finish(ax)
+
+
+def new_ax(width: float = 8.5, height: float = 4.8) -> Axes:
+    """An empty ``ax`` on a picture of its own; a notebook shows its ``figure``."""
+    return Picture(figsize=(width, height), layout="constrained").add_subplot()
