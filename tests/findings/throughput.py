@@ -34,12 +34,13 @@ def findings(book: TestbookNotebookClient) -> dict[str, bool]:
 
 def on_kafka(book: TestbookNotebookClient) -> dict[str, bool]:
     honest = "swept.runs[swept.runs['arm'] != cheat.name]"
+    cheating = "swept.runs[swept.runs['arm'] == cheat.name]"
     rates = "swept.arms.set_index('arm')['commands_per_second']"
     found = {
         GREEN: book.value(f"bool({honest}['green'].all())")
         and book.value(f"bool({rates}.drop(cheat.name).notna().all())"),
-        THROWN: book.value("int(swept.runs['red'].str.contains('C2').sum())")
-        == book.value("ROUNDS")
+        THROWN: book.value(f"{cheating}['red'].str.contains('C2').to_list()")
+        == [True] * book.value("ROUNDS")
         and book.value(f"bool(np.isnan({rates}[cheat.name]))"),
     }
     if book.value("LOADS"):
