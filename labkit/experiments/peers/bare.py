@@ -16,6 +16,7 @@ from pymongo import ReplaceOne
 from pymongo.collection import Collection
 
 from labkit.adapters.kafka import DELIVERY_MS, MAX_RECORD_BYTES, POLL_INTERVAL_MS, SESSION_MS
+from labkit.adapters.kafka_python import COMPRESSION
 from labkit.adapters.mongo import connect
 from labkit.experiments.peers.job import Job, begin, decided, ready, shown
 from labkit.ports import Document
@@ -70,8 +71,9 @@ def kafka_python_commands(pipe: Connection, job: Job) -> None:
         delivery_timeout_ms=DELIVERY_MS,
         request_timeout_ms=DELIVERY_MS - 1_000,
         retry_backoff_ms=2,
-        linger_ms=0,
-        batch_size=128 << 10,
+        linger_ms=1_000,
+        compression_type=COMPRESSION,
+        batch_size=2 << 20,
         max_request_size=MAX_RECORD_BYTES,
         metrics_enabled=False,
     )
