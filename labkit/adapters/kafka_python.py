@@ -16,6 +16,7 @@ from kafka.structs import MemberState, OffsetAndMetadata
 
 from labkit.adapters.kafka import (
     CLOSE_SECONDS,
+    COMPRESSION,
     DELIVERY_MS,
     MAX_RECORD_BYTES,
     POLL_INTERVAL_MS,
@@ -30,9 +31,6 @@ from labkit.adapters.kafka import (
 from labkit.errors import Fenced, Unreachable
 from labkit.failpoints import Failpoint, hit
 from labkit.ports import Batch, Delivery, Record
-
-#: kafka-python computes the checksum of each byte in Python; zlib, in C, leaves a fifth of them.
-COMPRESSION = "gzip"
 
 _FENCED = (
     errors.ProducerFencedError,

@@ -15,8 +15,13 @@ from kafka import KafkaConsumer, KafkaProducer
 from pymongo import ReplaceOne
 from pymongo.collection import Collection
 
-from labkit.adapters.kafka import DELIVERY_MS, MAX_RECORD_BYTES, POLL_INTERVAL_MS, SESSION_MS
-from labkit.adapters.kafka_python import COMPRESSION
+from labkit.adapters.kafka import (
+    COMPRESSION,
+    DELIVERY_MS,
+    MAX_RECORD_BYTES,
+    POLL_INTERVAL_MS,
+    SESSION_MS,
+)
 from labkit.adapters.mongo import connect
 from labkit.experiments.peers.job import Job, begin, decided, ready, shown
 from labkit.ports import Document
@@ -148,6 +153,7 @@ def confluent_commands(pipe: Connection, job: Job) -> None:
             "enable.idempotence": True,
             "message.timeout.ms": DELIVERY_MS,
             "linger.ms": 1,
+            "compression.type": COMPRESSION,
             "batch.num.messages": 10_000,
             "message.max.bytes": MAX_RECORD_BYTES,
             "delivery.report.only.error": True,
