@@ -12,10 +12,11 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import NewTopic
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
-from kafka.structs import OffsetAndMetadata
+from kafka.structs import MemberState, OffsetAndMetadata
 
 from labkit.adapters.kafka import (
     CLOSE_SECONDS,
+    COMPRESSION,
     DELIVERY_MS,
     MAX_RECORD_BYTES,
     POLL_INTERVAL_MS,
@@ -30,9 +31,6 @@ from labkit.adapters.kafka import (
 from labkit.errors import Fenced, Unreachable
 from labkit.failpoints import Failpoint, hit
 from labkit.ports import Batch, Delivery, Record
-
-#: kafka-python computes the checksum of each byte in Python; zlib, in C, leaves a fifth of them.
-COMPRESSION = "gzip"
 
 _FENCED = (
     errors.ProducerFencedError,
@@ -223,6 +221,7 @@ class KafkaPythonSource(ConsumerRebalanceListener):  # type: ignore[misc]
             time.sleep(timeout)
             return batch
         with _translated(f"read {self._topic!r}", self._bootstrap):
+            self._remember_to_join()
             found = self._consumer.poll(timeout_ms=int(timeout * 1000), max_records=limit)
             batch.records = [
                 Record(tp.partition, r.offset, r.key or b"", r.value or b"")
@@ -242,6 +241,14 @@ class KafkaPythonSource(ConsumerRebalanceListener):  # type: ignore[misc]
             batch.revoked, self._revoked = frozenset(self._revoked), set()
         batch.records = [r for r in batch.records if r.partition in batch.positions]
         return batch
+
+    def _remember_to_join(self) -> None:
+        """kafka-python 3.0.12 forgets a join that new metadata made it begin, if a poll ends before
+        it does: nobody takes its result, no heartbeat is sent any more, and polls go round and
+        round without a pause."""
+        joining = self._group and self._consumer.group_metadata().state is MemberState.REBALANCING
+        if joining and not self._consumer._coordinator.need_rejoin():
+            self._consumer._coordinator.request_rejoin()
 
     def start(self, partition: int, offset: int | None = None) -> None:
         """Begin to read a partition."""
