@@ -7,7 +7,7 @@ from multiprocessing.connection import Connection
 
 from msgspec import Struct
 
-from labkit.experiments.peers import bare, own
+from labkit.experiments.peers import bare, faststream, own, quix
 from labkit.experiments.peers.job import Job
 
 Side = Callable[[Connection, Job], None]
@@ -77,6 +77,47 @@ CONTESTANTS: dict[str, Contestant] = {
             fast=True,
             commands=bare.confluent_commands,
             view=bare.confluent_inserts,
+        ),
+        Contestant(
+            name="faststream-message",
+            guarantee=(
+                "FastStream's default, ACK_FIRST: offsets are committed in the background every "
+                "5 s, also of a record that is not yet done with. A crash loses that record, and "
+                "has up to 5 s of others read again, which leads to events twice; nobody looks for "
+                "a command that was sent twice. " + UPSERTS
+            ),
+            how=(
+                "a subscriber with a publisher, and one with replace_one upserts by pymongo's "
+                "asyncio client; each record is awaited before the next; a decoder on msgspec, no "
+                "logger"
+            ),
+            fast=False,
+            commands=faststream.message_commands,
+            view=faststream.message_view,
+        ),
+        Contestant(
+            name="faststream-batch",
+            guarantee=AT_LEAST_ONCE + UPSERTS,
+            how=(
+                "batch=True on both ends with max_records of the batch size, NACK_ON_ERROR (an "
+                "offset commit a batch); unordered bulk_write of ReplaceOne upserts by pymongo's "
+                "asyncio client; a decoder on msgspec, no logger"
+            ),
+            fast=False,
+            commands=faststream.batch_commands,
+            view=faststream.batch_view,
+        ),
+        Contestant(
+            name="quix",
+            guarantee=AT_LEAST_ONCE + UPSERTS,
+            how=(
+                "two applications, topic to topic and topic to MongoDBSink (ReplaceOne, ordered "
+                "bulk_write a partition); a checkpoint each batch size (commit_every); bytes "
+                "decoded by msgspec; processing_guarantee at-least-once, its default"
+            ),
+            fast=False,
+            commands=quix.commands,
+            view=quix.view,
         ),
         Contestant(
             name="labkit-kafka-python",
