@@ -44,8 +44,7 @@ def insert(orders: Collection[Document], documents: list[Document]) -> None:
 
 
 def _kafka_consumer(job: Job, topic: str) -> KafkaConsumer:
-    return KafkaConsumer(
-        topic,
+    consumer = KafkaConsumer(
         bootstrap_servers=job.bootstrap,
         group_id=f"{job.group}.{topic}",
         auto_offset_reset="earliest",
@@ -59,6 +58,10 @@ def _kafka_consumer(job: Job, topic: str) -> KafkaConsumer:
         max_partition_fetch_bytes=4 << 20,
         metrics_enabled=False,
     )
+    # Who joins before he knows the topic is given nothing of it, and may wait for minutes.
+    consumer.partitions_for_topic(topic)
+    consumer.subscribe([topic])
+    return consumer
 
 
 def kafka_python_commands(pipe: Connection, job: Job) -> None:

@@ -26,13 +26,13 @@ from labkit.ports import Document
 POLL_SECONDS = 0.1
 
 
-def _broker(job: Job) -> KafkaBroker:
+def _broker(job: Job, linger_ms: int = 0) -> KafkaBroker:
     return KafkaBroker(
         job.bootstrap,
         allow_auto_create_topics=False,
         acks="all",
         enable_idempotence=True,
-        linger_ms=1,
+        linger_ms=linger_ms,
         max_request_size=MAX_RECORD_BYTES,
         config={"fetch.queue.backoff.ms": 5, "batch.num.messages": 10_000},
         logger=None,
@@ -121,7 +121,7 @@ def message_view(pipe: Connection, job: Job) -> None:
 def batch_commands(pipe: Connection, job: Job) -> None:
     """A batch in, a batch out."""
     begin(pipe)
-    broker = _broker(job)
+    broker = _broker(job, linger_ms=1)
 
     async def handle(messages: Any) -> list[KafkaResponse]:
         return [KafkaResponse(decided(m.value()), key=m.key()) for m in messages]
@@ -134,7 +134,7 @@ def batch_commands(pipe: Connection, job: Job) -> None:
 def batch_view(pipe: Connection, job: Job) -> None:
     """A batch in, one unordered bulk of upserts out."""
     begin(pipe)
-    broker = _broker(job)
+    broker = _broker(job, linger_ms=1)
 
     async def main() -> None:
         orders = _orders(job)

@@ -28,7 +28,7 @@ from labkit.settings import DEFAULTS
 
 CONTEXT = "orders"
 #: Who has written nothing for so long is not going to.
-QUIET_SECONDS = 20.0
+QUIET_SECONDS = 30.0
 LOOK_SECONDS = 0.01
 
 
