@@ -17,7 +17,7 @@ from pymongo.collection import Collection
 
 from labkit.adapters.kafka import DELIVERY_MS, MAX_RECORD_BYTES, POLL_INTERVAL_MS, SESSION_MS
 from labkit.adapters.mongo import connect
-from labkit.experiments.peers.job import Job, begin, decided, ready, shown
+from labkit.experiments.peers.job import Job, decided, ready, shown
 from labkit.ports import Document
 
 #: A poll waits so long for its batch to fill, or for its first record.
@@ -66,7 +66,6 @@ def _kafka_consumer(job: Job, topic: str) -> KafkaConsumer:
 
 def kafka_python_commands(pipe: Connection, job: Job) -> None:
     """Consume, decide, produce, commit the offsets."""
-    begin(pipe)
     consumer = _kafka_consumer(job, job.commands)
     producer = KafkaProducer(
         bootstrap_servers=job.bootstrap,
@@ -96,7 +95,6 @@ def kafka_python_commands(pipe: Connection, job: Job) -> None:
 
 def kafka_python_view(pipe: Connection, job: Job) -> None:
     """Consume, upsert, commit the offsets."""
-    begin(pipe)
     orders = _collection(job)
     consumer = _kafka_consumer(job, job.events)
     while not consumer.assignment():
@@ -139,7 +137,6 @@ def _batch(consumer: Consumer, job: Job) -> list[Message]:
 
 def confluent_commands(pipe: Connection, job: Job) -> None:
     """Consume, decide, produce, commit the offsets."""
-    begin(pipe)
     consumer = _confluent_consumer(job, job.commands)
     consumer.subscribe([job.commands])
     failed: list[KafkaError] = []
@@ -171,7 +168,6 @@ def confluent_commands(pipe: Connection, job: Job) -> None:
 def _confluent_view(
     pipe: Connection, job: Job, write: Callable[[Collection[Document], list[Document]], None]
 ) -> None:
-    begin(pipe)
     orders = _collection(job)
     consumer = _confluent_consumer(job, job.events)
     owned: list[Any] = []

@@ -19,7 +19,7 @@ from pymongo.asynchronous.collection import AsyncCollection
 
 from labkit.adapters.kafka import MAX_RECORD_BYTES, POLL_INTERVAL_MS, SESSION_MS
 from labkit.adapters.mongo import MAJORITY
-from labkit.experiments.peers.job import Job, begin, decided, ready, shown
+from labkit.experiments.peers.job import Job, decided, ready, shown
 from labkit.ports import Document
 
 #: Of a subscriber: as the bare loops have it, so that a batch can fill.
@@ -90,7 +90,6 @@ async def _run(broker: KafkaBroker) -> None:
 
 def message_commands(pipe: Connection, job: Job) -> None:
     """One after the other; what the handler returns is published."""
-    begin(pipe)
     broker = _broker(job)
 
     async def handle(message: Any) -> KafkaResponse:
@@ -102,7 +101,6 @@ def message_commands(pipe: Connection, job: Job) -> None:
 
 def message_view(pipe: Connection, job: Job) -> None:
     """One after the other; each is an upsert."""
-    begin(pipe)
     broker = _broker(job)
 
     async def main() -> None:
@@ -120,7 +118,6 @@ def message_view(pipe: Connection, job: Job) -> None:
 
 def batch_commands(pipe: Connection, job: Job) -> None:
     """A batch in, a batch out."""
-    begin(pipe)
     broker = _broker(job, linger_ms=1)
 
     async def handle(messages: Any) -> list[KafkaResponse]:
@@ -133,7 +130,6 @@ def batch_commands(pipe: Connection, job: Job) -> None:
 
 def batch_view(pipe: Connection, job: Job) -> None:
     """A batch in, one unordered bulk of upserts out."""
-    begin(pipe)
     broker = _broker(job, linger_ms=1)
 
     async def main() -> None:

@@ -16,7 +16,7 @@ from confluent_kafka.admin import AdminClient
 from pymongo.uri_parser import parse_uri
 
 from labkit.adapters.kafka import MAX_RECORD_BYTES, POLL_INTERVAL_MS, SESSION_MS
-from labkit.experiments.peers.job import Job, begin, decided, ready, shown
+from labkit.experiments.peers.job import Job, decided, ready, shown
 
 with warnings.catch_warnings(record=True):  # authlib, deep below, has one for its own authors
     from quixstreams import Application
@@ -54,7 +54,6 @@ def _group(job: Job, topic: str) -> str:
 
 def commands(pipe: Connection, job: Job) -> None:
     """One topic to the other."""
-    begin(pipe)
     app = _application(job, job.commands)
     events = app.topic(job.events, value_serializer="bytes")
     frame = app.dataframe(app.topic(job.commands, value_deserializer="bytes"))
@@ -65,7 +64,6 @@ def commands(pipe: Connection, job: Job) -> None:
 
 def view(pipe: Connection, job: Job) -> None:
     """Into the collection: a document is matched by the record's key."""
-    begin(pipe)
     app = _application(job, job.events)
     events = app.topic(job.events, key_deserializer="str", value_deserializer="bytes")
     app.dataframe(events).apply(shown).sink(_sink(job))
