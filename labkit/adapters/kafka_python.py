@@ -12,10 +12,11 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import NewTopic
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
-from kafka.structs import OffsetAndMetadata
+from kafka.structs import MemberState, OffsetAndMetadata
 
 from labkit.adapters.kafka import (
     CLOSE_SECONDS,
+    COMPRESSION,
     DELIVERY_MS,
     MAX_RECORD_BYTES,
     POLL_INTERVAL_MS,
@@ -220,6 +221,7 @@ class KafkaPythonSource(ConsumerRebalanceListener):  # type: ignore[misc]
             time.sleep(timeout)
             return batch
         with _translated(f"read {self._topic!r}", self._bootstrap):
+            self._remember_to_join()
             found = self._consumer.poll(timeout_ms=int(timeout * 1000), max_records=limit)
             batch.records = [
                 Record(tp.partition, r.offset, r.key or b"", r.value or b"")
@@ -239,6 +241,14 @@ class KafkaPythonSource(ConsumerRebalanceListener):  # type: ignore[misc]
             batch.revoked, self._revoked = frozenset(self._revoked), set()
         batch.records = [r for r in batch.records if r.partition in batch.positions]
         return batch
+
+    def _remember_to_join(self) -> None:
+        """kafka-python 3.0.12 forgets a join that new metadata made it begin, if a poll ends before
+        it does: nobody takes its result, no heartbeat is sent any more, and polls go round and
+        round without a pause."""
+        joining = self._group and self._consumer.group_metadata().state is MemberState.REBALANCING
+        if joining and not self._consumer._coordinator.need_rejoin():
+            self._consumer._coordinator.request_rejoin()
 
     def start(self, partition: int, offset: int | None = None) -> None:
         """Begin to read a partition."""
@@ -312,8 +322,10 @@ class KafkaPythonLog(KafkaPythonSource):
                 max_block_ms=DELIVERY_MS,
                 # With the default of 100 ms there are 8 transactions a second (platform notes).
                 retry_backoff_ms=2,
-                linger_ms=0,
-                batch_size=128 << 10,
+                # The commits of a batch go out in few requests: `flush` ends the wait.
+                linger_ms=1_000,
+                compression_type=COMPRESSION,
+                batch_size=2 << 20,
                 max_request_size=MAX_RECORD_BYTES,
                 allow_auto_create_topics=False,
                 metrics_enabled=False,
@@ -374,6 +386,7 @@ class KafkaPythonLog(KafkaPythonSource):
         ]
         ends: dict[int, int] = {}
         deadline = time.monotonic() + DELIVERY_MS / 1000
+        self._producer.flush(DELIVERY_MS / 1000)
         for future in futures:
             sent = future.get(timeout=max(0.0, deadline - time.monotonic()))
             ends[sent.partition] = max(ends.get(sent.partition, 0), sent.offset + 1)
@@ -419,6 +432,7 @@ class KafkaPythonSender:
                 bootstrap_timeout_ms=5_000,
                 acks="all",
                 linger_ms=1,
+                compression_type=COMPRESSION,
                 batch_size=128 << 10,
                 max_request_size=MAX_RECORD_BYTES,
                 max_block_ms=10_000,

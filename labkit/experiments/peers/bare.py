@@ -15,7 +15,13 @@ from kafka import KafkaConsumer, KafkaProducer
 from pymongo import ReplaceOne
 from pymongo.collection import Collection
 
-from labkit.adapters.kafka import DELIVERY_MS, MAX_RECORD_BYTES, POLL_INTERVAL_MS, SESSION_MS
+from labkit.adapters.kafka import (
+    COMPRESSION,
+    DELIVERY_MS,
+    MAX_RECORD_BYTES,
+    POLL_INTERVAL_MS,
+    SESSION_MS,
+)
 from labkit.adapters.mongo import connect
 from labkit.experiments.peers.job import Job, decided, ready, shown
 from labkit.ports import Document
@@ -72,8 +78,9 @@ def kafka_python_commands(pipe: Connection, job: Job) -> None:
         delivery_timeout_ms=DELIVERY_MS,
         request_timeout_ms=DELIVERY_MS - 1_000,
         retry_backoff_ms=2,
-        linger_ms=0,
-        batch_size=128 << 10,
+        linger_ms=1_000,
+        compression_type=COMPRESSION,
+        batch_size=2 << 20,
         max_request_size=MAX_RECORD_BYTES,
         metrics_enabled=False,
     )
@@ -146,6 +153,7 @@ def confluent_commands(pipe: Connection, job: Job) -> None:
             "enable.idempotence": True,
             "message.timeout.ms": DELIVERY_MS,
             "linger.ms": 1,
+            "compression.type": COMPRESSION,
             "batch.num.messages": 10_000,
             "message.max.bytes": MAX_RECORD_BYTES,
             "delivery.report.only.error": True,

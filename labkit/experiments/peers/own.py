@@ -51,7 +51,7 @@ def _handle(pipe: Connection, job: Job, broker: KafkaPythonBroker) -> None:
     group = f"{job.group}.handler"
     log = broker.log(job.commands, job.events, group, f"{group}-0")
     store = MongoStore(job.mongo_uri, job.database)
-    handler = Handler(ORDERS, log, store, batch_size=job.batch)
+    handler = Handler(ORDERS, log, store, batch_size=job.batch, beside=True)
     ready(pipe)
     while True:
         handler.step()
