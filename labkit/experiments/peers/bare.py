@@ -23,7 +23,7 @@ from labkit.adapters.kafka import (
     SESSION_MS,
 )
 from labkit.adapters.mongo import connect
-from labkit.experiments.peers.job import Job, begin, decided, ready, shown
+from labkit.experiments.peers.job import Job, decided, ready, shown
 from labkit.ports import Document
 
 #: A poll waits so long for its batch to fill, or for its first record.
@@ -50,8 +50,7 @@ def insert(orders: Collection[Document], documents: list[Document]) -> None:
 
 
 def _kafka_consumer(job: Job, topic: str) -> KafkaConsumer:
-    return KafkaConsumer(
-        topic,
+    consumer = KafkaConsumer(
         bootstrap_servers=job.bootstrap,
         group_id=f"{job.group}.{topic}",
         auto_offset_reset="earliest",
@@ -65,11 +64,14 @@ def _kafka_consumer(job: Job, topic: str) -> KafkaConsumer:
         max_partition_fetch_bytes=4 << 20,
         metrics_enabled=False,
     )
+    # Who joins before he knows the topic is given nothing of it, and may wait for minutes.
+    consumer.partitions_for_topic(topic)
+    consumer.subscribe([topic])
+    return consumer
 
 
 def kafka_python_commands(pipe: Connection, job: Job) -> None:
     """Consume, decide, produce, commit the offsets."""
-    begin(pipe)
     consumer = _kafka_consumer(job, job.commands)
     producer = KafkaProducer(
         bootstrap_servers=job.bootstrap,
@@ -100,7 +102,6 @@ def kafka_python_commands(pipe: Connection, job: Job) -> None:
 
 def kafka_python_view(pipe: Connection, job: Job) -> None:
     """Consume, upsert, commit the offsets."""
-    begin(pipe)
     orders = _collection(job)
     consumer = _kafka_consumer(job, job.events)
     while not consumer.assignment():
@@ -143,7 +144,6 @@ def _batch(consumer: Consumer, job: Job) -> list[Message]:
 
 def confluent_commands(pipe: Connection, job: Job) -> None:
     """Consume, decide, produce, commit the offsets."""
-    begin(pipe)
     consumer = _confluent_consumer(job, job.commands)
     consumer.subscribe([job.commands])
     failed: list[KafkaError] = []
@@ -176,7 +176,6 @@ def confluent_commands(pipe: Connection, job: Job) -> None:
 def _confluent_view(
     pipe: Connection, job: Job, write: Callable[[Collection[Document], list[Document]], None]
 ) -> None:
-    begin(pipe)
     orders = _collection(job)
     consumer = _confluent_consumer(job, job.events)
     owned: list[Any] = []
