@@ -98,11 +98,12 @@ def load(
         payload=whole("--payload", payload, 0, 1_000_000),
         seed=whole("--seed", seed, 0, 2**63 - 1),
     ).check()
+    share = asked <= MOST_SHARE
+    plan = plan if share else plan.at(asked).check()
     bound = number("--p99", p99, 1, 60_000)
     if plant not in (None, *PLANTS):
         raise UsageError(f"--plant must be one of {', '.join(PLANTS)}, got {plant!r}")
     check_writable("--json", json_file)
-    share = asked <= MOST_SHARE
     with bars() as (progress, say), stack.borrowed(lab, say), planted(plant):
         found: dict[str, Any] = {}
         if share or sustainable:
@@ -113,7 +114,7 @@ def load(
         if sustainable:
             save("--json", json_file, to_json(found | {"trials": at.trials}))
             return
-        plan = plan.at(asked * at.rate if share else asked).check()
+        plan = plan.at(asked * at.rate).check() if share else plan
         say(f"{plan.rate:,.0f} commands a second for {plan.seconds:g} s, after {plan.warm_up:g} s")
         with crew.working(lab, plan.context) as run:
             loaded = offer(run, plan, lambda done, total: progress("visible", done, total))

@@ -390,8 +390,9 @@ def _check(
             operation.ok(answer)
     _settle(lab)
     verdicts = check(gather(lab, plan.context), history)
-    loaded.report["checkers"] = {n: msgspec.to_builtins(v) for n, v in verdicts.items()}
-    if red := [name for name, verdict in verdicts.items() if not verdict.ok]:
+    order = sorted(verdicts, key=lambda name: int(name[1:]))
+    loaded.report["checkers"] = {name: msgspec.to_builtins(verdicts[name]) for name in order}
+    if red := [name for name in order if not verdicts[name].ok]:
         loaded.trouble.append(f"{', '.join(red)} turned red")
 
 

@@ -55,7 +55,7 @@ COLUMNS = (
 
 
 def observe(pipe: Connection, settings: dict[str, Any], context: str, count: Any) -> None:
-    """Look until told to stop; then send all looks, and the share of a core that they took.
+    """Look until told to stop, and once more; then send all looks, and the share of a core that they took.
 
     ``count`` is the generator's, in shared memory.
     """
@@ -69,6 +69,7 @@ def observe(pipe: Connection, settings: dict[str, Any], context: str, count: Any
         while not pipe.poll(OBSERVE_SECONDS * rng.uniform(0.5, 1.5)):
             seen = _look(lab, context, count, None if len(rows) % SELDOM == 0 else seen)
             rows.append(seen)
+        rows.append(_look(lab, context, count, None))
         share = (time.process_time() - worked) / (time.monotonic() - began)
         pipe.send_bytes(np.array([[share] * len(COLUMNS), *rows], np.float64).tobytes())
         pipe.poll(None)  # until the parent has read it all
