@@ -29,7 +29,8 @@ from labkit.errors import CheckFailed
 from labkit.experiments import arrivals
 from labkit.experiments.arrivals import Plan
 from labkit.experiments.demo import Progress
-from labkit.experiments.load import Loaded, figures, offer
+from labkit.experiments.figures import figures
+from labkit.experiments.load import Loaded, offer
 from labkit.lab import Lab
 from labkit.results import leave, machine, versions
 
