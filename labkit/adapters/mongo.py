@@ -90,13 +90,15 @@ def connect(uri: str, database: str) -> tuple[MongoClient[Document], Database[Do
 
 
 @contextmanager
-def transaction(client: MongoClient[Document]) -> Iterator[ClientSession]:
+def transaction(
+    client: MongoClient[Document], write_concern: WriteConcern = MAJORITY
+) -> Iterator[ClientSession]:
     """Everything in it, or nothing; what it reads is one snapshot."""
     with (
         client.start_session() as session,
         session.start_transaction(
             read_concern=ReadConcern("snapshot"),
-            write_concern=MAJORITY,
+            write_concern=write_concern,
             max_commit_time_ms=WRITE_MS,
         ),
     ):
@@ -179,10 +181,15 @@ class MongoReads:
 
 
 class MongoStore(MongoReads):
-    """One database of a MongoDB replica set."""
+    """One database of a MongoDB replica set.
 
-    def __init__(self, uri: str, database: str) -> None:
+    ``write_concern`` is what ``advance`` waits for; see ``settings.Settings``.
+    """
+
+    def __init__(self, uri: str, database: str, write_concern: str = "majority") -> None:
         self._client, db = connect(uri, database)
+        w = int(write_concern) if write_concern.isdigit() else write_concern
+        self._concern = WriteConcern(w, wtimeout=WRITE_MS)
         super().__init__(db)
 
     def claim(self, checkpoints: str, id: str) -> Checkpoint:
@@ -204,7 +211,7 @@ class MongoStore(MongoReads):
     ) -> None:
         """One MongoDB transaction. Checkpoints first: who lost them does no other work."""
         doing = f"advance {[old.id for old, _ in moves]}"
-        with translated(doing), transaction(self._client) as session:
+        with translated(doing), transaction(self._client, self._concern) as session:
             for old, new in moves:
                 expected = {"_id": old.id, "epoch": old.epoch, "position": old.position}
                 fields = structs.asdict(new)
