@@ -63,11 +63,11 @@ class Line(NamedTuple):
 class Station(Struct, frozen=True):
     """What its cycles were like, in ms; the arrays have an entry a cycle, drawn together.
 
-    ``busy``: until the next cycle may begin. ``out``: until others see the batch (a handler's: until
-    its commits are heard of; a projector's: until a query sees them). ``busy_rest`` and ``out_rest``
-    are what these lines leave over. ``reach``: how long before the next cycle the last command came
-    that it took with it; ``lead``: from a command to a cycle that began for it. ``early``: by how
-    much a partition of a batch is seen before the last of them.
+    ``busy``: until the next cycle may begin. ``out``: until others see the batch (a handler's:
+    until its commits are heard of; a projector's: until a query sees them). ``busy_rest`` and
+    ``out_rest`` are what these lines leave over. ``reach``: how long before the next cycle the last
+    command came that it took with it; ``lead``: from a command to a cycle that began for it.
+    ``early``: by how much a partition of a batch is seen before the last of them.
     """
 
     busy: Line
@@ -83,17 +83,15 @@ class Station(Struct, frozen=True):
     def fit(cls, commands: pd.DataFrame, begin: str, arrives: str, ends: str, most: int) -> Station:
         """From the instants of the commands. Raises ``UsageError`` for too few batches."""
         found = batches(commands, begin, arrives, ends)
+        if len(found) < LEAST_CYCLES:
+            raise UsageError(f"{len(found)} batches are too few to fit; let the load last longer")
         pressed = found["pressed"].to_numpy(bool)
-        if pressed.sum() < LEAST_CYCLES:
-            raise UsageError(
-                f"{pressed.sum()} batches after which another waited are too few to fit; "
-                "let the load last longer, or be heavier"
-            )
         size = found["size"].to_numpy(np.int64)
         out = _ms(found["end"] - found["begin"])
         busy = _ms(found["following"] - found["begin"])
         # Where nothing waited, the next cycle began late, for want of work.
-        busy[~pressed] = out[~pressed] * np.median(busy[pressed] / out[pressed])
+        longer = np.median(busy[pressed] / out[pressed]) if pressed.any() else 1.0
+        busy[~pressed] = out[~pressed] * longer
         # The newest of a batch came, on average, one gap before it would have been too late.
         gap = (found["last"].max() - found["first"].min()) / 1e6 / size.sum()
         reach = _ms(found["begin"] - found["last"]) - gap
@@ -102,7 +100,7 @@ class Station(Struct, frozen=True):
         lead = _ms(found["begin"] - found["first"])[late]
         units = commands.groupby([begin, "partition"])[ends].max()
         early = _ms(units.groupby(level=0).transform("max") - units)
-        lines = Line.fit(size[pressed], busy[pressed]), Line.fit(size, out)
+        lines = Line.fit(size, busy), Line.fit(size, out)
         return cls(
             *lines,
             busy_rest=busy - lines[0].at(size),
@@ -123,7 +121,9 @@ class Station(Struct, frozen=True):
         while taken < len(arrivals):
             drawn = int(rng.integers(len(self.busy_rest)))
             begin = max(ready, arrivals[taken] + float(rng.choice(self.lead)))
-            until = int(np.searchsorted(arrivals, begin - reach, side="right"))
+            # What came at the same time as the first is taken with it.
+            reached = max(begin - reach, arrivals[taken])
+            until = int(np.searchsorted(arrivals, reached, side="right"))
             full = int(np.searchsorted(waiting, waiting[taken] + self.most, side="right")) - 1
             until = max(taken + 1, min(until, full))
             size = int(waiting[until] - waiting[taken])
@@ -222,7 +222,7 @@ class Prediction(Struct, frozen=True):
             histogram(ms).get_value_at_percentile(percentile)
             for ms in (getattr(self, of), self.measured_ms)
         )
-        return abs(said - was) / max(was, 1)
+        return float(abs(said - was) / max(was, 1))
 
     def report(self) -> dict[str, float]:
         """For a JSON: percentiles in ms, and the errors as shares."""
@@ -260,8 +260,8 @@ def independent(commands: pd.DataFrame, count: int, seed: int = 1) -> Millisecon
     rng = np.random.default_rng(seed)
     of = stages(commands)[list(INDEPENDENT)].replace(np.inf, np.nan).dropna()
     drawn = [rng.choice(ms.to_numpy(np.float64), count) for _, ms in of.items()]
-    return np.maximum(np.sum(drawn, axis=0), 0.0)
+    return np.asarray(np.maximum(np.sum(drawn, axis=0), 0.0), np.float64)
 
 
 def _ms(ns: pd.Series[float]) -> Milliseconds:
-    return ns.to_numpy(np.float64) / 1e6
+    return np.asarray(ns.to_numpy(np.float64) / 1e6, np.float64)
