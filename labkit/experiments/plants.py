@@ -119,7 +119,7 @@ def random_saga_ids_and_a_death() -> None:
     fatal = {"LABKIT_FAILPOINT": Failpoint.SAGA_SENT, "LABKIT_FAILPOINT_MARK": str(mark)}
 
     def last(self: LetterBox, letters: list[dict[str, Any]]) -> None:
-        # "nobody" has no account (``load.py``), and who is armed already dies in another way.
+        # "nobody" has no account (``mixture.py``), and who is armed already dies in another way.
         if "LABKIT_FAILPOINT" not in os.environ and any(
             '"ReceiveMoney"' in letter["value"] and letter["key"] != "nobody" for letter in letters
         ):
@@ -196,7 +196,7 @@ def lost_answers() -> None:
 def brittle() -> None:
     """Corrections for a certain reason raise, as if nobody had thought of them."""
     from labkit.domain.inventory import DECIDE, AdjustStock, Stock
-    from labkit.experiments.load import CURSED
+    from labkit.experiments.mixture import CURSED
 
     repaired, adjust = marks() / REPAIRED, DECIDE[AdjustStock]
 
