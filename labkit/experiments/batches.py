@@ -28,7 +28,8 @@ def batches(commands: pd.DataFrame, begin: str, arrives: str, ends: str) -> pd.D
 
     Columns: ``owner``, ``begin``, ``size``, ``first`` and ``last`` (the first and last arrival in
     it), ``end`` (the latest), ``following`` (when the owner's next batch began; NaN for the last),
-    ``pressed`` (whether that one waited already when this one ended).
+    ``pressed`` (whether that one waited already when this one ended), ``pressed_before`` (the same
+    of the batch before).
     """
     at = commands.dropna(subset=[begin, arrives])
     keys = {"owner": owners(at, begin), "begin": at[begin].to_numpy()}
@@ -42,4 +43,5 @@ def batches(commands: pd.DataFrame, begin: str, arrives: str, ends: str) -> pd.D
     after = found.groupby("owner")
     found["following"] = after["begin"].shift(-1)
     found["pressed"] = after["first"].shift(-1) <= found["end"]
+    found["pressed_before"] = found.groupby("owner")["pressed"].shift(1, fill_value=True)
     return found

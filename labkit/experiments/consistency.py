@@ -29,7 +29,6 @@ from hdrh.histogram import HdrHistogram
 from numpy.typing import NDArray
 
 from labkit.errors import UsageError
-from labkit.experiments.batches import batches
 from labkit.experiments.freshness import RANGE
 
 Milliseconds = NDArray[np.float64]
@@ -116,36 +115,30 @@ def table(found: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def adds_up(commands: pd.DataFrame) -> dict[str, float]:
-    """Whether the stages add up to the whole, in milliseconds, and ``off``: how far they do not.
+def adds_up(commands: pd.DataFrame, probes: pd.DataFrame) -> pd.DataFrame:
+    """Whether the stages add up to the whole: their means in ms over the commands that were probed.
 
-    The whole is the observer's: from ``intended`` to its two ends. The stages are the workers': as
-    far as ``applied`` by their own instants, and then the time that the projector itself took to
-    write a batch, by its own clock: where the next batch was waiting already, that one was fetched
-    as soon as the write was done. So the two sides share no instant at their ends. ``off`` is how
-    far outside of its two ends the sum lies, as a share of the whole. NaN where no batch waited.
+    A row a stage, then ``sum`` and ``whole``, and the two ends of each (``at_least``, ``at_most``).
+    The stages are the workers' and the listener's, each by its own instants. The whole is that of
+    the probe (``probe.py``), a reader of its own who asks for the documents: from ``intended`` to
+    its last read that missed the command, and its first that had it. So no instant at the end of
+    one side stands at the end of the other. ``off_by`` gives the difference as a share.
     """
-    at = known(commands)
-    at = at[np.isfinite(at["visible"])]
-    writing = write_times(at)
-    found = {stage: float(stages(at)[stage].mean()) for stage in STAGES[:-1]}
-    found["applied → next fetched"] = float(np.mean(writing)) if len(writing) else np.nan
-    total = sum(found.values())
-    low, high = (float((at[end] - at["intended"]).mean()) / 1e6 for end in ("stale", "visible"))
-    off = max(low - total, total - high, 0.0 * total) / ((low + high) / 2)
-    return found | {"sum": total, "whole (at least)": low, "whole": high, "off": off}
+    at = known(commands).merge(probes, on="stream", suffixes=("", "_probed"))
+    at = at.replace(np.inf, np.nan).dropna(subset=["visible", "stale_probed", "visible_probed"])
+    each = stages(at).mean()
+    rows = {stage: (each[stage], each[stage]) for stage in STAGES[:-1]}
+    rows[STAGES[-1]] = each[f"{STAGES[-1]} (at least)"], each[STAGES[-1]]
+    low, high = (sum(ends) for ends in zip(*rows.values(), strict=True))
+    whole = [(at[f"{end}_probed"] - at["intended"]).mean() / 1e6 for end in ("stale", "visible")]
+    rows |= {"sum": (low, high), "whole": (whole[0], whole[1])}
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["at_least", "at_most"])
 
 
-def write_times(at: pd.DataFrame) -> Milliseconds:
-    """How long the writes of a projector took by its own clock, once for each command of a batch.
-
-    Known only of batches after which the next one waited: its first commit had been heard of before
-    this batch was applied.
-    """
-    found = batches(at, "fetched", "heard", "applied")
-    found = found[found["pressed"]]
-    took = (found["following"] - found["end"]).to_numpy(np.float64) / 1e6
-    return np.repeat(took, found["size"].to_numpy())
+def off_by(sums: pd.DataFrame) -> float:
+    """How far the sum is from the whole in ``adds_up``, middle from middle, as a share."""
+    middle = sums.mean(axis=1)
+    return float(abs(middle["sum"] / middle["whole"] - 1))
 
 
 # --- what a read sees

@@ -22,23 +22,29 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from msgspec import Struct
+from msgspec import Struct, structs
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
 from labkit.errors import UsageError
+from labkit.experiments.arrivals import Plan, instants
 from labkit.experiments.batches import batches, owners
 from labkit.experiments.consistency import LAG, histogram, known, stages
 
 Milliseconds = NDArray[np.float64]
 Numbers = NDArray[np.int64]
+#: Whether an instant (ns) belongs to what is fitted.
+Part = Callable[[Any], Any]
 
 #: A station that was seen in fewer cycles is not fitted.
 LEAST_CYCLES = 20
 SHORTEST_MS = 0.1
+#: As ``Projector`` has it; it is no setting of a run.
+PROJECTOR_BATCH = 4_000
+#: A run is cut into stretches of so many seconds, and into so many at least.
+STRETCH_SECONDS = 5.0
+LEAST_STRETCHES = 6
 PERCENTILES = {"p50": 50.0, "p95": 95.0, "p99": 99.0}
-#: Instants (ms) of a load, for a seed.
-Arrivals = Callable[[int], Milliseconds]
 #: The parts of the lag, as PBS draws them.
 INDEPENDENT = ("heard → fetched", "fetched → applied", "applied → visible")
 
@@ -80,26 +86,22 @@ class Station(Struct, frozen=True):
     most: int = 4_000
 
     @classmethod
-    def fit(cls, commands: pd.DataFrame, begin: str, arrives: str, ends: str, most: int) -> Station:
-        """From the instants of the commands. Raises ``UsageError`` for too few batches."""
-        found = batches(commands, begin, arrives, ends)
-        if len(found) < LEAST_CYCLES:
-            raise UsageError(f"{len(found)} batches are too few to fit; let the load last longer")
-        pressed = found["pressed"].to_numpy(bool)
-        size = found["size"].to_numpy(np.int64)
-        out = _ms(found["end"] - found["begin"])
-        busy = _ms(found["following"] - found["begin"])
+    def fit(cls, cycles: pd.DataFrame, early: Milliseconds, most: int) -> Station:
+        """From ``batches``. Raises ``UsageError`` where there are too few."""
+        if len(cycles) < LEAST_CYCLES:
+            raise UsageError(f"{len(cycles)} batches are too few to fit; let the load last longer")
+        pressed = cycles["pressed"].to_numpy(bool)
+        size = cycles["size"].to_numpy(np.int64)
+        out, busy = (_ms(cycles[end] - cycles["begin"]) for end in ("end", "following"))
         # Where nothing waited, the next cycle began late, for want of work.
         longer = np.median(busy[pressed] / out[pressed]) if pressed.any() else 1.0
         busy[~pressed] = out[~pressed] * longer
         # The newest of a batch came, on average, one gap before it would have been too late.
-        gap = (found["last"].max() - found["first"].min()) / 1e6 / size.sum()
-        reach = _ms(found["begin"] - found["last"]) - gap
+        reach = _ms(cycles["begin"] - cycles["last"])
+        reach -= np.median(_ms(cycles["last"] - cycles["first"]) / size)
         reach[size >= most] = np.median(reach)
-        late = ~found.groupby("owner")["pressed"].shift(1, fill_value=True).to_numpy(bool)
-        lead = _ms(found["begin"] - found["first"])[late]
-        units = commands.groupby([begin, "partition"])[ends].max()
-        early = _ms(units.groupby(level=0).transform("max") - units)
+        late = ~cycles["pressed_before"].to_numpy(bool)
+        lead = _ms(cycles["begin"] - cycles["first"])[late]
         lines = Line.fit(size, busy), Line.fit(size, out)
         return cls(
             *lines,
@@ -163,95 +165,98 @@ class Model(Struct, frozen=True):
         rng = np.random.default_rng(seed)
         at = np.sort(arrivals)
         partition = rng.choice(len(self.share), len(at), p=self.share)
-        polled, heard = self.handler.work(
-            self.handlers[partition], at, np.ones(len(at), np.int64), rng
-        )
+        alone = np.ones(len(at), np.int64)
+        polled, heard = self.handler.work(self.handlers[partition], at, alone, rng)
         # From here on, what one transaction wrote to one partition stays together.
-        units = pd.DataFrame({"polled": polled, "partition": partition})
-        code = units.groupby(["polled", "partition"]).ngroup().to_numpy(np.int64)
-        _, first, sizes = np.unique(code, return_index=True, return_counts=True)
-        arrive = heard[first] - rng.choice(self.handler.early, len(first))
-        begun, seen = self.projector.work(
-            self.projectors[partition[first]], arrive, sizes.astype(np.int64), rng
-        )
-        return pd.DataFrame(
-            {
-                "partition": partition,
-                "sent": at,
-                "polled": polled,
-                "heard": arrive[code],
-                "fetched": begun[code],
-                "visible": seen[code],
-            }
-        )
+        together = pd.DataFrame({"polled": polled, "partition": partition})
+        unit = together.groupby(["polled", "partition"]).ngroup().to_numpy(np.int64)
+        _, first, sizes = np.unique(unit, return_index=True, return_counts=True)
+        came = heard[first] - rng.choice(self.handler.early, len(first))
+        owner = self.projectors[partition[first]]
+        begun, seen = self.projector.work(owner, came, sizes.astype(np.int64), rng)
+        return together.assign(sent=at, heard=came[unit], fetched=begun[unit], visible=seen[unit])
+
+    def lag(self, plan: Plan) -> Milliseconds:
+        """Of the commands of a plan, without its warm-up."""
+        said = self.run(instants(plan) / 1e6, plan.seed)
+        said = said[said["sent"] >= plan.warm_up * 1e3]
+        return np.asarray((said["visible"] - said["heard"]).clip(lower=0), np.float64)
 
 
-def fit(commands: pd.DataFrame, batch_size: int = 4_000) -> Model:
-    """From a run's rows. Raises ``UsageError`` where it is too short, or too idle, to fit."""
+def fit(commands: pd.DataFrame, batch_size: int = 4_000, part: Part = lambda at: at > 0) -> Model:
+    """From a run's rows. Raises ``UsageError`` where it is too short to fit."""
     at = known(commands)
     at = at[np.isfinite(at["visible"])]
     share = np.bincount(at["partition"]).astype(np.float64)
-    of_partition = at.drop_duplicates("partition").index
-    found = []
-    for begin in ("polled", "fetched"):
+    one = at.drop_duplicates("partition").index
+    stations: list[Station] = []
+    whose: list[Numbers] = []
+    for begin, arrives, ends, most in (
+        ("polled", "sent", "heard", batch_size),
+        ("fetched", "heard", "visible", PROJECTOR_BATCH),
+    ):
+        cycles = batches(at, begin, arrives, ends)
+        units = at.groupby([begin, "partition"])[ends].max()
+        early = _ms(units.groupby(level=0).transform("max") - units)
+        stations.append(Station.fit(cycles[part(cycles["begin"])], early, most))
         owner = np.zeros(len(share), np.int64)
-        who = pd.Series(owners(at, begin), at.index)
-        owner[at.loc[of_partition, "partition"]] = who[of_partition]
-        found.append(owner)
-    return Model(
-        Station.fit(at, "polled", "sent", "heard", batch_size),
-        Station.fit(at, "fetched", "heard", "visible", 4_000),
-        share / share.sum(),
-        *found,
-    )
+        owner[at.loc[one, "partition"]] = pd.Series(owners(at, begin), at.index)[one]
+        whose.append(owner)
+    handler, projector = stations
+    return Model(handler, projector, share / share.sum(), whose[0], whose[1])
 
 
 class Prediction(Struct, frozen=True):
     """The lag of commands that the model has not seen, in ms, beside what was measured of them.
 
-    ``independent`` is PBS's: each stage drawn on its own.
+    ``independent_ms`` is PBS's: each stage drawn on its own.
     """
 
     lag_ms: Milliseconds
     measured_ms: Milliseconds
     independent_ms: Milliseconds
 
-    def error(self, percentile: float, of: str = "lag_ms") -> float:
-        """How far it is from what was measured, as a share of that."""
-        said, was = (
-            histogram(ms).get_value_at_percentile(percentile)
-            for ms in (getattr(self, of), self.measured_ms)
-        )
-        return float(abs(said - was) / max(was, 1))
-
-    def report(self) -> dict[str, float]:
-        """For a JSON: percentiles in ms, and the errors as shares."""
-        found: dict[str, float] = {}
+    def report(self) -> dict[str, dict[str, float]]:
+        """For each percentile in ms: what was measured, what the model said and the plain method,
+        and how far each of these is from what was measured, as a share of that."""
+        found = {}
         for name, percentile in PERCENTILES.items():
-            for what in ("measured", "lag", "independent"):
-                ms = histogram(getattr(self, f"{what}_ms")).get_value_at_percentile(percentile)
-                found[f"{'model' if what == 'lag' else what}_{name}_ms"] = ms / 1e3
-            found[f"error_{name}"] = self.error(percentile)
-            found[f"independent_error_{name}"] = self.error(percentile, "independent_ms")
+            was, said, plain = (
+                histogram(ms).get_value_at_percentile(percentile) / 1e3
+                for ms in (self.measured_ms, self.lag_ms, self.independent_ms)
+            )
+            found[name] = {"measured_ms": was, "model_ms": said, "independent_ms": plain} | {
+                f"{of}error": abs(ms - was) / max(was, 1e-3)
+                for of, ms in (("", said), ("independent_", plain))
+            }
         return found
 
+    @property
+    def error_p50(self) -> float:
+        """Of the model, on the median."""
+        return self.report()["p50"]["error"]
 
-def predict(
-    commands: pd.DataFrame, arrivals: Arrivals, *, batch_size: int = 4_000, seed: int = 1
-) -> Prediction:
-    """Fit the first half of a run, and predict the lag of the second.
 
-    ``arrivals(seed)`` are instants (ms) of the same pattern, drawn anew: of the second half the
-    model knows neither the load's own instants nor anything that was measured.
+def predict(commands: pd.DataFrame, plan: Plan, *, batch_size: int = 4_000) -> Prediction:
+    """Fit one half of a run, and predict the lag of the other half.
+
+    The window is cut into stretches of ``STRETCH_SECONDS``, and every other one is fitted: so both
+    halves have seen the same machine. Of the rest the model knows nothing that was measured, nor
+    when its commands came: it is run with a timetable of the same pattern, drawn anew. Raises
+    ``UsageError`` where the run is too short.
     """
-    at = commands.sort_values("intended")
-    first, second = at.iloc[: len(at) // 2], at.iloc[len(at) // 2 :]
-    said = fit(first, batch_size).run(arrivals(seed), seed)
-    lag = (said["visible"] - said["heard"]).to_numpy(np.float64)
+    began, ended = commands["intended"].min(), commands["intended"].max()
+    stretch = min(STRETCH_SECONDS * 1e9, (ended - began) / LEAST_STRETCHES)
+
+    def fitted(at: Any) -> Any:
+        return (at - began) // stretch % 2 == 0
+
+    again = structs.replace(plan, seed=plan.seed + 1)
+    first, rest = (commands[fitted(commands["heard"]) == half] for half in (True, False))
     return Prediction(
-        lag[len(lag) // 10 :],  # it starts empty
-        stages(second)[LAG].to_numpy(np.float64),
-        independent(first, len(second), seed),
+        fit(commands, batch_size, fitted).lag(again),
+        stages(rest)[LAG].to_numpy(np.float64),
+        independent(first, len(rest), again.seed),
     )
 
 
@@ -264,4 +269,4 @@ def independent(commands: pd.DataFrame, count: int, seed: int = 1) -> Millisecon
 
 
 def _ms(ns: pd.Series[float]) -> Milliseconds:
-    return np.asarray(ns.to_numpy(np.float64) / 1e6, np.float64)
+    return np.array(ns.to_numpy(np.float64) / 1e6, np.float64)
