@@ -6,6 +6,8 @@ instant at which a handler had its batch, ``fetched`` that of a projector.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -23,25 +25,49 @@ def owners(commands: pd.DataFrame, begin: str) -> NDArray[np.int64]:
     return np.asarray(owner[partitions], np.int64)
 
 
-def batches(commands: pd.DataFrame, begin: str, arrives: str, ends: str) -> pd.DataFrame:
+class Part(NamedTuple):
+    """Which instants tell of its batches: when it has one, when a command had come to it, when it
+    begins to write, when that is done as far as is known, and when others saw it."""
+
+    begin: str
+    arrives: str
+    writes: str
+    done: str
+    ends: str
+
+
+HANDLER = Part("polled", "sent", "decided", "heard", "heard")
+#: ``middle`` is that of ``stale`` and ``visible``.
+PROJECTOR = Part("fetched", "heard", "applied", "middle", "visible")
+
+
+def batches(commands: pd.DataFrame, part: Part) -> pd.DataFrame:
     """A row a batch, in the order of each owner; instants in nanoseconds.
 
     Columns: ``owner``, ``begin``, ``size``, ``first`` and ``last`` (the first and last arrival in
-    it), ``end`` (the latest), ``following`` (when the owner's next batch began; NaN for the last),
-    ``pressed`` (whether that one waited already when this one ended), ``pressed_before`` (the same
-    of the batch before).
+    it), ``write``, ``done`` and ``end`` (see ``Part``), ``following`` (when the owner's next batch
+    began; NaN for the last). Whether its owner had to wait for it: ``pressed``, its first came
+    before the batch before it began to write; ``idle``, it came after others had seen that one. In
+    between nobody knows.
     """
-    at = commands.dropna(subset=[begin, arrives])
+    begin, arrives, writes, done, ends = part
+    at = commands.assign(middle=(commands["stale"] + commands["visible"]) / 2)
+    at = at.dropna(subset=[begin, arrives])
     keys = {"owner": owners(at, begin), "begin": at[begin].to_numpy()}
     found = (
         at.assign(**keys)
         .groupby(["owner", "begin"], as_index=False)
         .agg(
-            size=(arrives, "size"), first=(arrives, "min"), last=(arrives, "max"), end=(ends, "max")
+            size=(arrives, "size"),
+            first=(arrives, "min"),
+            last=(arrives, "max"),
+            write=(writes, "max"),
+            done=(done, "max"),
+            end=(ends, "max"),
         )
     )
-    after = found.groupby("owner")
-    found["following"] = after["begin"].shift(-1)
-    found["pressed"] = after["first"].shift(-1) <= found["end"]
-    found["pressed_before"] = found.groupby("owner")["pressed"].shift(1, fill_value=True)
+    own = found.groupby("owner")
+    found["following"] = own["begin"].shift(-1)
+    found["pressed"] = found["first"] <= own["write"].shift(1)
+    found["idle"] = found["first"] > own["end"].shift(1)
     return found

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -30,6 +30,10 @@ from numpy.typing import NDArray
 
 from labkit.errors import UsageError
 from labkit.experiments.freshness import RANGE
+from labkit.experiments.observer import SELDOM
+
+if TYPE_CHECKING:
+    from labkit.experiments.load import Loaded
 
 Milliseconds = NDArray[np.float64]
 
@@ -193,3 +197,41 @@ def k_staleness(commands: pd.DataFrame, seed: int = 1, reads: int = 100_000) -> 
 
 #: Until when a version is taken for unseen.
 ENDS = {"share": "visible", "share_at_best": "stale"}
+
+
+# --- three lags
+
+
+def three_lags(loaded: Loaded) -> pd.DataFrame:
+    """What three people would call the lag of the view, at each look of the observer.
+
+    Columns: ``at`` (s, from the begin of the window); ``offsets``: how far the projector's position
+    is behind the end of its topic; ``commits``: how many were heard of and are not visible;
+    ``by_offsets_ms``: these offsets at the rate of the commits, which is what is read off a
+    dashboard; ``age_ms``: how long ago the oldest unseen commit was heard of; ``probe_ms``: the
+    median lag of those that were heard of since the look before. Offsets are more than commits:
+    each transaction leaves a marker in each partition that it wrote to, and that takes one, too.
+    """
+    commands, (began, ended) = known(loaded.commands), loaded.window
+    looks = loaded.samples.iloc[::SELDOM]
+    looks = looks[looks["at"].between(began, ended)]
+    at = looks["at"].to_numpy(np.float64)
+    heard, visible = (np.sort(commands[name].to_numpy()) for name in ("heard", "visible"))
+    told, seen = (np.searchsorted(ends, at, side="right") for ends in (heard, visible))
+    rate = len(commands) / (heard[-1] - heard[0])
+    # In the order in which they were heard of, whatever is not seen yet starts with the oldest.
+    ordered = commands.sort_values("heard")
+    latest = np.maximum.accumulate(ordered["visible"].to_numpy())
+    oldest = np.append(heard, np.inf)[np.searchsorted(latest, at, side="right")]
+    following = np.searchsorted(at, ordered["heard"])
+    probe = (ordered["visible"] - ordered["heard"]).groupby(following).median() / 1e6
+    return pd.DataFrame(
+        {
+            "at": (at - began) / 1e9,
+            "offsets": looks["projector_lag"].to_numpy(np.float64),
+            "commits": np.maximum(told - seen, 0),
+            "by_offsets_ms": looks["projector_lag"].to_numpy(np.float64) / rate / 1e6,
+            "age_ms": np.maximum(at - oldest, 0.0) / 1e6,
+            "probe_ms": probe.reindex(np.arange(len(at))).to_numpy(np.float64),
+        }
+    )

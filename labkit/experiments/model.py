@@ -28,13 +28,13 @@ from scipy.optimize import nnls
 
 from labkit.errors import UsageError
 from labkit.experiments.arrivals import Plan, instants
-from labkit.experiments.batches import batches, owners
+from labkit.experiments.batches import HANDLER, PROJECTOR, batches, owners
 from labkit.experiments.consistency import LAG, histogram, known, stages
 
 Milliseconds = NDArray[np.float64]
 Numbers = NDArray[np.int64]
 #: Whether an instant (ns) belongs to what is fitted.
-Part = Callable[[Any], Any]
+Which = Callable[[Any], Any]
 
 #: A station that was seen in fewer cycles is not fitted.
 LEAST_CYCLES = 20
@@ -91,17 +91,19 @@ class Station(Struct, frozen=True):
         if len(cycles) < LEAST_CYCLES:
             raise UsageError(f"{len(cycles)} batches are too few to fit; let the load last longer")
         pressed = cycles["pressed"].to_numpy(bool)
+        before_pressed = np.append(pressed[1:], False)
         size = cycles["size"].to_numpy(np.int64)
-        out, busy = (_ms(cycles[end] - cycles["begin"]) for end in ("end", "following"))
+        until = ("end", "done", "following")
+        out, done, cycle = (_ms(cycles[end] - cycles["begin"]) for end in until)
         # Where nothing waited, the next cycle began late, for want of work.
-        longer = np.median(busy[pressed] / out[pressed]) if pressed.any() else 1.0
-        busy[~pressed] = out[~pressed] * longer
+        longer = np.median((cycle / done)[before_pressed]) if pressed.any() else 1.0
+        busy = np.where(before_pressed, cycle, np.fmin(done * longer, cycle))
         # The newest of a batch came, on average, one gap before it would have been too late.
-        reach = _ms(cycles["begin"] - cycles["last"])
-        reach -= np.median(_ms(cycles["last"] - cycles["first"]) / size)
-        reach[size >= most] = np.median(reach)
-        late = ~cycles["pressed_before"].to_numpy(bool)
-        lead = _ms(cycles["begin"] - cycles["first"])[late]
+        newest = _ms(cycles["begin"] - cycles["last"])
+        reach = newest - np.median(_ms(cycles["last"] - cycles["first"]) / size)
+        known = pressed & (size < most)
+        reach[~known] = np.median(reach[known]) if known.any() else np.quantile(newest, 0.1)
+        lead = _ms(cycles["begin"] - cycles["first"])[cycles["idle"].to_numpy(bool)]
         lines = Line.fit(size, busy), Line.fit(size, out)
         return cls(
             *lines,
@@ -183,7 +185,9 @@ class Model(Struct, frozen=True):
         return np.asarray((said["visible"] - said["heard"]).clip(lower=0), np.float64)
 
 
-def fit(commands: pd.DataFrame, batch_size: int = 4_000, part: Part = lambda at: at > 0) -> Model:
+def fit(
+    commands: pd.DataFrame, batch_size: int = 4_000, fitted: Which = lambda at: at > 0
+) -> Model:
     """From a run's rows. Raises ``UsageError`` where it is too short to fit."""
     at = known(commands)
     at = at[np.isfinite(at["visible"])]
@@ -191,16 +195,13 @@ def fit(commands: pd.DataFrame, batch_size: int = 4_000, part: Part = lambda at:
     one = at.drop_duplicates("partition").index
     stations: list[Station] = []
     whose: list[Numbers] = []
-    for begin, arrives, ends, most in (
-        ("polled", "sent", "heard", batch_size),
-        ("fetched", "heard", "visible", PROJECTOR_BATCH),
-    ):
-        cycles = batches(at, begin, arrives, ends)
-        units = at.groupby([begin, "partition"])[ends].max()
+    for of, most in ((HANDLER, batch_size), (PROJECTOR, PROJECTOR_BATCH)):
+        cycles = batches(at, of)
+        units = at.groupby([of.begin, "partition"])[of.ends].max()
         early = _ms(units.groupby(level=0).transform("max") - units)
-        stations.append(Station.fit(cycles[part(cycles["begin"])], early, most))
+        stations.append(Station.fit(cycles[fitted(cycles["begin"])], early, most))
         owner = np.zeros(len(share), np.int64)
-        owner[at.loc[one, "partition"]] = pd.Series(owners(at, begin), at.index)[one]
+        owner[at.loc[one, "partition"]] = pd.Series(owners(at, of.begin), at.index)[one]
         whose.append(owner)
     handler, projector = stations
     return Model(handler, projector, share / share.sum(), whose[0], whose[1])
