@@ -33,10 +33,9 @@ class Settings(Struct, frozen=True, kw_only=True):
         cache: how many answers a query handler holds; 0: it reads each.
         write_concern: of a projector's transactions. ``majority`` waits until no election can undo
             a batch, which on one server is a flush of its journal. ``1`` does not wait: the next
-            batch begins earlier, and after an election batches of views may be gone. Each is gone
-            with its checkpoint, so they are applied again, and no event is lost or counted twice;
-            but whoever was told by a checkpoint read without majority may have seen too much.
-            Queries read with majority, so they see a batch no earlier than before.
+            batch begins earlier, and an election may undo batches of a view. Each is undone with its
+            checkpoint and applied again, so no event is lost or counted twice. Queries read what
+            the majority has, so they see a batch no sooner than before, and none that is undone.
     """
 
     client: str = "kafka-python"

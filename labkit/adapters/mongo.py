@@ -71,7 +71,9 @@ def _short(error: PyMongoError) -> str:
     return str(error).split(", Topology Description")[0].split(", full error")[0]
 
 
-def connect(uri: str, database: str) -> tuple[MongoClient[Document], Database[Document]]:
+def connect(
+    uri: str, database: str, read_concern: str = "majority"
+) -> tuple[MongoClient[Document], Database[Document]]:
     """A client, and a database whose reads and writes cannot be undone by an election."""
     with translated(f"connect to {uri.rpartition('@')[2]!r}"):
         client: MongoClient[Document] = MongoClient(
@@ -84,7 +86,7 @@ def connect(uri: str, database: str) -> tuple[MongoClient[Document], Database[Do
         return client, client.get_database(
             database,
             read_preference=ReadPreference.PRIMARY,
-            read_concern=ReadConcern("majority"),
+            read_concern=ReadConcern(read_concern),
             write_concern=MAJORITY,
         )
 
@@ -183,13 +185,15 @@ class MongoReads:
 class MongoStore(MongoReads):
     """One database of a MongoDB replica set.
 
-    ``write_concern`` is what ``advance`` waits for; see ``settings.Settings``.
+    ``write_concern`` is what ``advance`` waits for (``settings.Settings``). Who does not wait for
+    the majority must read what the primary has: its own last writes are not the majority's yet, and
+    who folds on from what he read would lose them.
     """
 
     def __init__(self, uri: str, database: str, write_concern: str = "majority") -> None:
-        self._client, db = connect(uri, database)
-        w = int(write_concern) if write_concern.isdigit() else write_concern
-        self._concern = WriteConcern(w, wtimeout=WRITE_MS)
+        majority = write_concern == "majority"
+        self._concern = MAJORITY if majority else WriteConcern(int(write_concern))
+        self._client, db = connect(uri, database, "majority" if majority else "local")
         super().__init__(db)
 
     def claim(self, checkpoints: str, id: str) -> Checkpoint:
