@@ -33,9 +33,9 @@ class Settings(Struct, frozen=True, kw_only=True):
         cache: how many answers a query handler holds; 0: it reads each.
         write_concern: of a projector's transactions. ``majority`` waits until no election can undo
             a batch, which on one server is a flush of its journal. ``1`` does not wait: the next
-            batch begins earlier, and an election may undo batches of a view. Each is undone with its
-            checkpoint and applied again, so no event is lost or counted twice. Queries read what
-            the majority has, so they see a batch no sooner than before, and none that is undone.
+            batch begins earlier, and an election may undo batches of a view, each with its
+            checkpoint: they are applied again, so no event is lost or counted twice. Queries read
+            what the majority has: they see a batch no sooner than before, and none that is undone.
     """
 
     client: str = "kafka-python"
