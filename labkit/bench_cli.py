@@ -156,6 +156,52 @@ def bench_cache(
         raise CheckFailed("a side did not do what it should; see the table and the JSON")
 
 
+@bench.command("peers")
+def bench_peers(
+    commands: Annotated[str, typer.Option(metavar="N", help="A round, of the slow.")] = "50000",
+    fast_commands: Annotated[
+        str, typer.Option(metavar="N", help="A round, of those on confluent-kafka.")
+    ] = "300000",
+    rounds: Annotated[str, typer.Option(metavar="N", help="Each runs every contestant.")] = "5",
+    only: Annotated[
+        str, typer.Option(metavar="NAME,NAME", help="These contestants; all by default.")
+    ] = "",
+    seed: Annotated[int, typer.Option(help="Of the order in a round.")] = 1,
+    json_file: JsonFile = None,
+    lab: LabName = "lab",
+) -> None:
+    """The same job by labkit, FastStream, Quix Streams and bare clients, and what each promises."""
+    from labkit.experiments import peers
+
+    sizes = peers.Sizes(
+        whole("--commands", commands, 1_000, 10_000_000),
+        whole("--fast-commands", fast_commands, 1_000, 10_000_000),
+        whole("--rounds", rounds, 1, 100),
+    )
+    names = [name.strip() for name in only.split(",") if name.strip()]
+    peers.choose(names)
+    check_writable("--json", json_file)
+    with bars() as (progress, say):
+        found = peers.peers(lab, sizes, names, seed, progress, say)
+    save("--json", json_file, to_json(found))
+    table = Table(title="From preloaded commands to documents in MongoDB")
+    for column in ("", "commands/s", "95 %", "with the full view"):
+        table.add_column(column, justify="right" if column else "left")
+    for name, rate in found["rates"].items():
+        ends = found["intervals"][name]
+        between = f"{ends[0]:,.0f} to {ends[1]:,.0f}" if ends else ""
+        full = found["rates_full_view"].get(name)
+        table.add_row(name, f"{rate:,.0f}", between, f"{full:,.0f}" if full else "")
+    Console().print(table)
+    for target in found["targets"]:
+        verb = "reached" if target["reached"] else "MISSED"
+        print(
+            f"{target['ratio']}: {target['median']:.2f} (at least {target['at_least']:g}: {verb})"
+        )
+    if not found["ok"]:
+        raise CheckFailed(f"wrong documents by {', '.join(found['wrong'])}; see the JSON")
+
+
 @verify.command("write")
 def verify_write(
     commands: Annotated[str, typer.Option(metavar="N", help="How many.")] = "100000",

@@ -75,7 +75,8 @@ class Stream(Struct):
         for event in commit.events:
             state = evolve(state, event)  # may raise, and then nothing has changed
         self.state, self.version = state, commit.last
-        self._let_go(commit.offset)
+        if self.held or self.scheduled:
+            self._let_go(commit.offset)
         if commit.outcome == "repeated":
             return
         if commit.outcome == "scheduled":

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import stamina
 from msgspec import Struct, structs
@@ -32,6 +33,7 @@ from labkit.ports import (
 )
 from labkit.snapshots import Snapshots
 
+T = TypeVar("T")
 #: Each takes a seek; so many of them take far less than the clients' poll interval.
 MAX_STRETCHES = 200
 
@@ -44,12 +46,23 @@ class Recovered(Struct, frozen=True):
     seconds: float
 
 
+class AtOnce(Executor):
+    """Does it here and now; what that raises comes out of ``submit``."""
+
+    def submit(self, call: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """A future that is done."""
+        done: Future[T] = Future()
+        done.set_result(call(*args, **kwargs))
+        return done
+
+
 class Handler(CrashOnly):
     """Handles the commands of one context.
 
     ``batch_size`` commands at most go into one transaction; who can wait gathers them for
     ``linger`` seconds. Changed states are flushed when ``flush_streams`` of them have gathered, or
-    after ``flush_seconds``; ``max_streams`` clean ones stay in memory. Each ``snapshot_every``
+    after ``flush_seconds``; ``max_streams`` clean ones stay in memory. With ``beside`` they are
+    written in a thread of their own, while the next batch is decided. Each ``snapshot_every``
     versions a stream gets a snapshot (0: never). ``report`` is told what each take-over took.
     """
 
@@ -66,6 +79,7 @@ class Handler(CrashOnly):
         flush_seconds: float = 0.2,
         max_streams: int = 100_000,
         snapshot_every: int = 1_000,
+        beside: bool = False,
         report: Callable[[Recovered], None] = lambda _: None,
     ) -> None:
         self.context = context
@@ -88,6 +102,8 @@ class Handler(CrashOnly):
         self._checkpoints: dict[int, Checkpoint] = {}
         self._reached: dict[int, Checkpoint] = {}
         self._flushed = time.monotonic()
+        self._saver: Executor = ThreadPoolExecutor(1, "saver") if beside else AtOnce()
+        self._saving: tuple[Future[None], dict[int, Checkpoint]] | None = None
 
     def step(self, timeout: float = 0.5) -> list[Commit[Any]]:
         """One batch: poll, decide, commit once. Returns the commits, in the order of the log.
@@ -102,17 +118,16 @@ class Handler(CrashOnly):
         batch = self._gather(timeout)
         polled, wall = self._clock.now(), self._clock.wall()
 
-        # 2. Bring the states of cold streams, in one look-up; and what has waited and is due.
+        # 2. Bring what has waited and is due, and the states of cold streams, in one look-up.
         arrived = [(self._stream_of(record), record) for record in batch.records]
-        self._load((key, record.partition) for key, record in arrived)
         due = self._due(wall)
+        work = self._load((key, record.partition) for key, record in arrived)
         if not arrived and not due:
             self._flush_if_due()
             return []
         hit(Failpoint.HANDLER_POLLED)
 
         # 3. Decide one after the other; each sees what those before it in the batch did.
-        work: dict[str, Stream] = {}
         made = [
             self._handle(key, record, work, polled, wall)
             for key, record in due
@@ -130,7 +145,7 @@ class Handler(CrashOnly):
 
         # 5. Only now may memory change; the streams used last come last.
         for key, stream in work.items():
-            self._streams.pop(key)
+            self._streams.pop(key, None)
             self._streams[key] = stream
             self._dirty[key] = None
         for key in {c.stream for c, _ in made if not c.final or c.release} | {k for k, _ in due}:
@@ -152,6 +167,7 @@ class Handler(CrashOnly):
 
     def close(self) -> None:
         """Leave the group. Nothing is saved on the way out: crash-only."""
+        self._saver.shutdown()
         if self._commands is not None:
             self._commands.close()
         self._events.close()
@@ -230,7 +246,7 @@ class Handler(CrashOnly):
         the next step.
         """
         streams = self._agenda.pop(now, self._batch_size)
-        self._load(streams.items())
+        self._streams |= self._load(streams.items())
         due: list[tuple[str, int, int]] = []
         stretches: set[tuple[int, int]] = set()
         for key, partition in streams.items():
@@ -253,23 +269,24 @@ class Handler(CrashOnly):
 
     # --- states and checkpoints
 
-    def _load(self, keys: Iterable[tuple[str, int]]) -> None:
+    def _load(self, keys: Iterable[tuple[str, int]]) -> dict[str, Stream]:
+        """The streams among these that are not in memory, and do not get there by this."""
         cold = {key: partition for key, partition in keys if key not in self._streams}
         if not cold:
-            return
+            return {}
         for attempt in stamina.retry_context(on=Unreachable, attempts=3, wait_initial=0.1):
             with attempt:
                 found = self._store.load(self.context.states, cold)
-        for key, partition in cold.items():
-            document = found.get(key)
-            self._streams[key] = (
-                Stream.load(document, self.context.state) if document else Stream(partition)
-            )
+        return {
+            key: Stream.load(found[key], self.context.state) if key in found else Stream(partition)
+            for key, partition in cold.items()
+        }
 
     def _reach(self, partition: int, **fields: int) -> None:
         self._reached[partition] = structs.replace(self._reached[partition], **fields)
 
     def _flush_if_due(self) -> None:
+        self._settle_if_saved()
         late = time.monotonic() - self._flushed >= self._flush_seconds
         if self._dirty and (late or len(self._dirty) >= self._flush_streams):
             self._flush()
@@ -278,35 +295,52 @@ class Handler(CrashOnly):
         """Save the changed states and the checkpoints in one transaction, under the epoch."""
         with self.unbroken():
             self._flush()
+            self._settle()
 
     def _flush(self) -> None:
+        """Give what has changed to be saved; one transaction after the other."""
+        self._settle()
         hit(Failpoint.HANDLER_FLUSHING)
         writes = Writes({self.context.states: []}, {self.context.states: []})
         for key in self._dirty:
             stream = self._streams[key]
             into = writes.replaces if stream.stored else writes.inserts
             into[self.context.states].append(stream.document(key))
+            stream.stored = True
         writes.inserts[self.context.snapshots] = self._snapshots.documents(self.context.fold)
         moves = [
             (old, self._reached[partition])
             for partition, old in self._checkpoints.items()
             if old != self._reached[partition]
         ]
-        self._store.advance(self.context.checkpoints, moves, writes)
-        hit(Failpoint.HANDLER_FLUSHED)
-        self._checkpoints = dict(self._reached)
-        for key in self._dirty:
-            self._streams[key].stored = True
         self._dirty.clear()
         self._snapshots.saved()
         self._flushed = time.monotonic()
-        # Everything is clean now, so those that were not used for longest may go.
+        saving = self._saver.submit(self._store.advance, self.context.checkpoints, moves, writes)
+        self._saving = saving, dict(self._reached)
+        self._settle_if_saved()
+
+    def _settle_if_saved(self) -> None:
+        if self._saving is not None and self._saving[0].done():
+            self._settle()
+
+    def _settle(self) -> None:
+        """Wait until what was given is saved; raises what the store raised."""
+        if self._saving is None:
+            return
+        (saving, reached), self._saving = self._saving, None
+        saving.result()
+        hit(Failpoint.HANDLER_FLUSHED)
+        self._checkpoints |= reached
+        # What is clean now may go, those first that were not used for longest.
         for key in list(self._streams)[: max(0, len(self._streams) - self._max_streams)]:
-            del self._streams[key]
+            if key not in self._dirty:
+                del self._streams[key]
 
     def _give_up(self, partitions: frozenset[int]) -> None:
         if not partitions:
             return
+        self._settle()
         for partition in partitions:
             self._checkpoints.pop(partition, None)
             self._reached.pop(partition, None)
@@ -345,7 +379,7 @@ class Handler(CrashOnly):
 
     def _replay(self, partition: int, records: Sequence[Record]) -> None:
         commits = [(record, self._decode(record)) for record in records]
-        self._load((commit.stream, partition) for _, commit in commits if commit is not None)
+        self._streams |= self._load((c.stream, partition) for _, c in commits if c is not None)
         reached = self._reached[partition]
         ignored = reached.ignored
         for record, commit in commits:

@@ -33,8 +33,14 @@ from labkit.views import PROJECTIONS
 class Parts(Run):
     """A run, and how each of its parts is made."""
 
-    def make(self, worker: Worker, report: Callable[[Recovered], None] = lambda _: None) -> Any:
-        """Wire one part; ``report`` is told what a handler's take-overs took."""
+    def make(
+        self,
+        worker: Worker,
+        report: Callable[[Recovered], None] = lambda _: None,
+        *,
+        beside: bool = False,
+    ) -> Any:
+        """Wire one part; ``report`` and ``beside`` are a handler's."""
         if worker.role not in ROLES:
             raise UsageError(f"role must be one of {', '.join(ROLES)}, got {worker.role!r}")
         if worker.role == "saga":
@@ -57,6 +63,7 @@ class Parts(Run):
                 self.store,
                 batch_size=self.settings.batch_size,
                 linger=self.settings.linger,
+                beside=beside,
                 report=report,
             )
         if worker.role == "relay":
@@ -257,4 +264,4 @@ def make_worker(
         )
     else:
         joined = Parts(name, run=run, contexts=[worker.context], start=False, settings=settings)
-    return joined, lambda: joined.make(worker, _log_recovery)
+    return joined, lambda: joined.make(worker, _log_recovery, beside=True)

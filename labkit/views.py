@@ -72,7 +72,7 @@ class OrderViews:
     def touches(self, commit: Commit[Any], partition: int) -> Iterable[tuple[str, str]]:
         """The sums that change."""
         for event in commit.events:
-            if isinstance(event, OrderPlaced | OrderCancelled | OrderReturned):
+            if isinstance(event, SUMMED):
                 yield self.customers, f"{event.customer_id}:{partition}"
                 yield self.months, f"{event.day[:7]}:{partition}"
 
@@ -131,6 +131,10 @@ class OrderViews:
         )
         revenue["orders"] += sign
         revenue["cents"] += sign * event.cents
+
+
+#: What changes the sums.
+SUMMED = (OrderPlaced, OrderCancelled, OrderReturned)
 
 
 def _order(event: OrderPlaced) -> Document:
@@ -241,7 +245,7 @@ class InventoryViews:
             stock["on_hand"] = event.on_hand
 
 
-RESERVATION = inventory.StockReserved | inventory.StockReleased | inventory.StockShipped
+RESERVATION = (inventory.StockReserved, inventory.StockReleased, inventory.StockShipped)
 #: What has become of the pieces that an order held.
 STATUS = {
     inventory.StockReserved: "reserved",

@@ -16,6 +16,7 @@ was promised before, and no fold ever looks at the tables.
 from __future__ import annotations
 
 from datetime import date
+from functools import lru_cache
 from typing import Literal
 
 from msgspec import Struct, structs
@@ -62,6 +63,7 @@ RULES = (
 )
 
 
+@lru_cache(4_096)
 def rules(day: str) -> Rules:
     """Those that an order of this day (ISO) is placed under."""
     return next(rule for rule in reversed(RULES) if rule.since <= day)
@@ -287,12 +289,17 @@ def _check_in_time(order: Order, days: int, c: ReturnOrder) -> None:
 
 
 def _check_date(day: str) -> None:
+    if not _is_date(day):
+        raise Refused(f"day must be a date like 1997-01-31, got {day!r}")
+
+
+@lru_cache(4_096)
+def _is_date(day: str) -> bool:
+    """Orders of one day come together."""
     try:
-        if date.fromisoformat(day).isoformat() == day:
-            return
+        return date.fromisoformat(day).isoformat() == day
     except ValueError:
-        pass
-    raise Refused(f"day must be a date like 1997-01-31, got {day!r}")
+        return False
 
 
 def _existing(order: Order | None, c: OrderCommand) -> Order:

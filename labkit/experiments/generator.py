@@ -56,18 +56,19 @@ class Ready(Struct, frozen=True):
     commands: int
 
 
-def generate(pipe: Connection, settings: dict[str, Any], plan: Plan, dry: bool) -> None:
+def generate(pipe: Connection, settings: dict[str, Any], plan: Plan, dry: bool, count: Any) -> None:
     """Send a plan, then what became of each command: acked (ns), partition, offset; -1: it failed.
 
-    Says ``Ready``, is told the beginning (monotonic ns), and ends with one table of int64 whose
-    first row holds the thousandths of a core that it took.
+    ``count`` is in shared memory: how many were sent so far. Says ``Ready``, is told the beginning
+    (monotonic ns), and ends with one table of int64 whose first row holds the thousandths of a core
+    that it took.
     """
     at = arrivals.instants(plan)
     commands = list(arrivals.commands(plan, len(at)))
     opening = arrivals.opening(plan, len(at))
     with Lab(**settings, start=False) as lab:
         ability = _dry_runs(lab, plan, commands) if dry else Ability()
-        _offer(lab.bus, plan, opening, [0] * len(opening), "open")
+        _offer(lab.bus, plan, opening, [1] * len(opening), "open", count)
         lab.bus.flush(ACK_SECONDS)
         calm_gc()
         sys.setswitchinterval(0.0005)  # who notes the acknowledgements must not hold up the sender
@@ -75,7 +76,7 @@ def generate(pipe: Connection, settings: dict[str, Any], plan: Plan, dry: bool) 
         beginning = int(pipe.recv_bytes())
         worked, began = time.process_time(), time.monotonic()
         acked = Acknowledged(len(at))
-        _offer(lab.bus, plan, commands, (at + beginning).tolist(), "c", acked)
+        _offer(lab.bus, plan, commands, (at + beginning).tolist(), "c", count, acked)
         table = acked.all()
         share = (time.process_time() - worked) / (time.monotonic() - began)
         first = np.full((1, 3), round(share * 1000))
@@ -129,6 +130,7 @@ def _offer(
     commands: Iterable[Command],
     intended: Sequence[int],
     prefix: str,
+    count: Any = None,
     acked: Acknowledged | None = None,
 ) -> None:
     """Each command at its instant (monotonic ns), or as soon as possible after it."""
@@ -136,6 +138,8 @@ def _offer(
     for number, (command, instant) in enumerate(zip(commands, intended, strict=True)):
         while (ahead := instant - time.monotonic_ns()) > 0:
             time.sleep(max(ahead / 1e9, TICK_SECONDS))
+        if count is not None:
+            count.value += 1
         sent = bus.send(command, id=f"{prefix}{number}", correlation=ballast, intended=instant)
         if acked is not None:
             acked.append(sent)
@@ -189,7 +193,7 @@ def _dry(lab: Lab, plan: Plan, commands: list[Command], sender: Sender) -> float
             some = itertools.islice(itertools.cycle(commands), count)
             began = time.monotonic()
             acked = Acknowledged(count)
-            _offer(bus, plan, some, [1] * count, "dry", acked)
+            _offer(bus, plan, some, [1] * count, "dry", acked=acked)
             acked.all()
             seconds = time.monotonic() - began
         return count / seconds

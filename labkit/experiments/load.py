@@ -14,6 +14,7 @@ green; else there are no figures, only the reasons (``Loaded.trouble``).
 
 from __future__ import annotations
 
+import multiprocessing
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -160,10 +161,11 @@ def offer(
             f"{', '.join(lab.contexts)}"
         )
     settings = settings_of(lab)
+    count = multiprocessing.get_context("spawn").RawValue("q", 0)
     with (
         closing(_Listener(lab, plan.context)) as listener,
-        process(observe, settings, plan.context) as observer,
-        process(generate, settings, plan, dry) as generator,
+        process(observe, settings, plan.context, count) as observer,
+        process(generate, settings, plan, dry, count) as generator,
     ):
         hear(lab, observer)
         ready = msgspec.json.decode(hear(lab, generator), type=Ready)
@@ -190,9 +192,14 @@ def offer(
     }
     inside = everything[everything["intended"].between(*window, inclusive="left")]
     loaded = Loaded(plan, inside.reset_index(drop=True), looks, window, report, total)
-    _judge(loaded, everything)
     if checked:
+        _judge(loaded, everything)
         _check(lab, loaded, acked, heard)
+        if loaded.ok:
+            report |= figures(loaded)
+    else:
+        loaded.trouble.append("nobody has checked it")
+    report |= {"ok": loaded.ok, "trouble": loaded.trouble}
     return loaded
 
 
@@ -321,7 +328,7 @@ def _judge(loaded: Loaded, everything: pd.DataFrame) -> None:
 
 
 def figures(loaded: Loaded) -> dict[str, Any]:
-    """Rates and latencies: for a run that counts, and for nothing else.
+    """Rates and latencies: they stand in the report of a run that counts, and of no other.
 
     Latencies in ms: ``ack`` from sent, ``reply`` and ``visible`` from intended, ``lag`` from heard;
     ``visible`` and ``lag`` to the later of the two ends, ``lag_stale`` to the earlier. Commands

@@ -28,17 +28,17 @@ def on_time(commands: pd.DataFrame, window: Window) -> dict[str, Any]:
 
     A late generator offers another load than the one that was asked for: bunches, and pauses.
     """
-    late = (commands["sent"] - commands["intended"]).to_numpy() / 1e6
+    late = (commands["sent"] - commands["intended"]).dropna() / 1e6
     within = int(commands["sent"].between(*window).sum())
-    missed = 1 - within / max(1, len(commands))
+    missed = 1 - within / len(commands) if len(commands) else 1.0
     bound = LATE_SECONDS * 1e3
-    at = {f"p{q:g}": round(float(np.nanpercentile(late, q)), 3) for q in (50, 99, 99.9)}
+    at = {f"p{q:g}": round(float(late.quantile(q / 100)), 3) for q in (50, 99, 99.9)}
     return {
-        "late_ms": at | {"max": round(float(np.nanmax(late)), 3)},
+        "late_ms": at | {"max": round(float(late.max()), 3)},
         "late_bound_ms": bound,
         "sent_in_window": within,
         "intended_in_window": len(commands),
-        "ok": bool(np.nanpercentile(late, LATE_PERCENTILE) <= bound and missed <= MISSED),
+        "ok": bool(late.quantile(LATE_PERCENTILE / 100) <= bound and missed <= MISSED),
     }
 
 
@@ -63,13 +63,12 @@ def level(samples: pd.DataFrame, window: Window, rate: float) -> dict[str, Any]:
 def little(commands: pd.DataFrame, samples: pd.DataFrame, window: Window) -> dict[str, Any]:
     """L = lambda W (J. D. C. Little, *A Proof for the Queuing Formula L = lambda W*, 1961).
 
-    The system is what lies between the commands topic and the view (``observer.py``):
+    The system reaches from the generator's call of ``send`` to the view (``observer.py``):
 
     - ``L``: the mean over the window of the number in it, from the ``samples`` of the observer.
-    - ``lambda``: acknowledged commands a second, by the generator; each comes in when it is
-      acknowledged, which is a little after the broker has it.
-    - ``W``: of those commands the mean time from there to the view, by the looks of the listener:
-      to the middle between the last that missed it and the first that saw it.
+    - ``lambda``: commands sent in the window, a second.
+    - ``W``: of those commands the mean time from ``sent`` to the view, by the looks of the
+      listener: to the middle between the last that missed it and the first that saw it.
 
     At both edges of the window the law is off by what is under way: commands that came before it
     and stay into it count in L alone, those that stay beyond it in W alone. As they are about as
@@ -77,9 +76,9 @@ def little(commands: pd.DataFrame, samples: pd.DataFrame, window: Window) -> dic
     NaN, and not within the bound, where a command was never seen.
     """
     seconds = (window[1] - window[0]) / 1e9
-    came = commands[commands["acked"].between(*window)]
+    came = commands[commands["sent"].between(*window)]
     left = (came["stale"] + came["visible"]) / 2
-    w = float(np.mean(left - came["acked"])) / 1e9 if len(came) else float("nan")
+    w = float(np.mean(left - came["sent"])) / 1e9 if len(came) else float("nan")
     if left.isna().any():
         w = float("nan")
     rate = len(came) / seconds

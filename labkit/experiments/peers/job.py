@@ -1,0 +1,97 @@
+"""The job that all contestants do, and what is the same for each: decision, document, start.
+
+A command side reads ``PlaceOrder`` commands in labkit's wire form, makes the event, and writes one
+record a command to the events topic. A view side reads these and writes one document an order. The
+decision is the domain's own pure function; what labkit does around it (it validates, looks for
+duplicates, counts versions) is no part of the job.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from multiprocessing.connection import Connection
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from labkit.domain.orders import OrderPlaced, PlaceOrder, place
+from labkit.messages import Envelope
+from labkit.ports import Document
+from labkit.runtime import calm_gc
+
+
+class Job(Struct, frozen=True):
+    """One contestant's: where to read and write, and how much at a time.
+
+    ``commands`` and ``events`` are topics, ``orders`` is a collection of ``database``, and
+    ``group`` begins the names of the consumer groups.
+    """
+
+    bootstrap: str
+    mongo_uri: str
+    database: str
+    commands: str
+    events: str
+    orders: str
+    group: str
+    partitions: int
+    batch: int
+
+
+_commands = msgspec.json.Decoder(Envelope[PlaceOrder])
+_events = msgspec.json.Decoder(OrderPlaced)
+_encode = msgspec.json.Encoder().encode
+
+
+def event_of(command: PlaceOrder) -> OrderPlaced:
+    """What a new order leads to."""
+    (event,) = place(None, command)
+    assert isinstance(event, OrderPlaced)
+    return event
+
+
+def decided(value: bytes) -> bytes:
+    """A command's record to the event's."""
+    return _encode(event_of(_commands.decode(value).body))
+
+
+def shown(value: bytes) -> Document:
+    """An event's record to the order's document."""
+    return document(_events.decode(value))
+
+
+def document(event: OrderPlaced) -> Document:
+    """An order as ``orders.view.orders`` shows it, without its trace."""
+    return {
+        "_id": event.order_id,
+        "version": 1,
+        "customer": event.customer_id,
+        "day": event.day,
+        "product": event.product_id,
+        "quantity": event.quantity,
+        "cents": event.cents,
+        "discount": event.discount,
+        "return_days": event.return_days,
+        "status": "placed",
+        "payment": "unpaid",
+    }
+
+
+def begin(pipe: Connection) -> None:
+    """In a process of a contestant, first of all: when the bench is gone, it ends."""
+    calm_gc()
+    threading.Thread(target=_watch, args=(pipe,), daemon=True).start()
+
+
+def ready(pipe: Connection) -> None:
+    """A view side owns its partitions; a command side is about to begin."""
+    pipe.send_bytes(str(os.getpid()).encode())
+
+
+def _watch(pipe: Connection) -> Any:
+    try:
+        pipe.recv_bytes()
+    except (EOFError, OSError):
+        os._exit(0)

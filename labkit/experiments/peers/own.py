@@ -1,0 +1,104 @@
+"""labkit itself: a handler and a projector, wired by hand from the parts that a run is made of.
+
+All is on: one Kafka transaction a batch, versions, the look for duplicates, answers, states that
+are saved, and checkpoints in the transaction of the view's writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from multiprocessing.connection import Connection
+from typing import Any, ClassVar
+
+from labkit.adapters.confluent import ConfluentBroker
+from labkit.adapters.kafka_python import KafkaPythonBroker
+from labkit.adapters.mongo import MongoStore
+from labkit.contexts import CONTEXTS
+from labkit.documents import Docs
+from labkit.domain.orders import OrderPlaced
+from labkit.experiments.peers.job import Job, begin, document, ready
+from labkit.handlers import Handler
+from labkit.messages import Commit
+from labkit.projections import Indexes, Projection, Projector
+from labkit.views import PROJECTIONS
+
+ORDERS = CONTEXTS["orders"]
+
+
+class OneDocument:
+    """The one document an order that all contestants write, and no sums beside it."""
+
+    name = "peers.view"
+    orders = streams = "peers.view.orders"
+    indexes: ClassVar[Indexes] = {orders: []}
+
+    def touches(self, commit: Commit[Any], partition: int) -> Iterable[tuple[str, str]]:
+        """Nothing but the stream's own document."""
+        return ()
+
+    def apply(self, commit: Commit[Any], docs: Docs, fetched: int, now: int) -> None:
+        """Nothing else happens in this job."""
+        for event in commit.events:
+            if isinstance(event, OrderPlaced):
+                docs.add(self.orders, document(event))
+
+
+LEAN = OneDocument()
+FULL = PROJECTIONS["orders"]
+
+
+def _handle(pipe: Connection, job: Job, broker: KafkaPythonBroker) -> None:
+    begin(pipe)
+    group = f"{job.group}.handler"
+    log = broker.log(job.commands, job.events, group, f"{group}-0")
+    store = MongoStore(job.mongo_uri, job.database)
+    handler = Handler(ORDERS, log, store, batch_size=job.batch)
+    ready(pipe)
+    while True:
+        handler.step()
+
+
+def _project(pipe: Connection, job: Job, broker: KafkaPythonBroker, projection: Projection) -> None:
+    begin(pipe)
+    projector = Projector(
+        projection,
+        ORDERS.codec,
+        broker.source(job.events, f"{job.group}.projector"),
+        MongoStore(job.mongo_uri, job.database),
+        ORDERS.checkpoints,
+        batch_size=job.batch,
+    )
+    projector.join(job.partitions)
+    ready(pipe)
+    while True:
+        projector.step()
+
+
+def kafka_python_handler(pipe: Connection, job: Job) -> None:
+    """On kafka-python."""
+    _handle(pipe, job, KafkaPythonBroker(job.bootstrap))
+
+
+def kafka_python_lean(pipe: Connection, job: Job) -> None:
+    """On kafka-python: one document an order."""
+    _project(pipe, job, KafkaPythonBroker(job.bootstrap), LEAN)
+
+
+def kafka_python_full(pipe: Connection, job: Job) -> None:
+    """On kafka-python: all that ``OrderViews`` keeps."""
+    _project(pipe, job, KafkaPythonBroker(job.bootstrap), FULL)
+
+
+def confluent_handler(pipe: Connection, job: Job) -> None:
+    """On confluent-kafka."""
+    _handle(pipe, job, ConfluentBroker(job.bootstrap))
+
+
+def confluent_lean(pipe: Connection, job: Job) -> None:
+    """On confluent-kafka: one document an order."""
+    _project(pipe, job, ConfluentBroker(job.bootstrap), LEAN)
+
+
+def confluent_full(pipe: Connection, job: Job) -> None:
+    """On confluent-kafka: all that ``OrderViews`` keeps."""
+    _project(pipe, job, ConfluentBroker(job.bootstrap), FULL)
