@@ -31,8 +31,8 @@ def stages_of_the_way(sums: pd.DataFrame, ax: Axes) -> Axes:
     """
     if sums.empty or sums.isna().to_numpy().any():
         raise ValueError("the stages of no command cannot be drawn")
-    middle = sums.mean(axis=1)
-    heard = float(middle.loc[:"decided → heard"].sum())
+    middle: pd.Series[float] = sums.mean(axis=1)
+    heard = float(middle.to_numpy(float)[:4].sum())
     widths = middle.drop(["decided → heard", "heard → fetched", "sum", "whole"])
     widths["decided → fetched"] = middle["decided → heard"] + middle["heard → fetched"]
     left = 0.0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from msgspec import structs
 from numpy.typing import NDArray
 
 from labkit.experiments import arrivals
@@ -14,6 +15,7 @@ from labkit.experiments.arrivals import Plan
 from labkit.experiments.load import Loaded
 from labkit.experiments.model import Line, Model, Station
 from labkit.experiments.observer import OBSERVE_SECONDS, SELDOM
+from labkit.settings import DEFAULTS
 
 PARTITIONS = 4
 #: Between two looks of the listener, and two of the probe, in ms.
@@ -83,7 +85,8 @@ def imagine(plan: Plan, model: Model | None = None) -> tuple[Loaded, pd.DataFram
     looks = _looks(said["visible"], PROBE_MS, rng)
     ends = _ends(said["visible"].loc[asked.index], looks)
     probes["stale"], probes["visible"] = (end * MS for end in ends)
-    report = {"settings": {"plan": arrivals.shape(plan)}, "seed": plan.seed, "versions": {}}
+    settings = {"plan": arrivals.shape(plan), "lab": structs.asdict(DEFAULTS)}
+    report = {"settings": settings, "seed": plan.seed, "versions": {}}
     return Loaded(plan, inside, _samples(said), window, report, count), probes
 
 

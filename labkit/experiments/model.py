@@ -18,7 +18,7 @@ from its measured distribution. Where that differs from the run, the stages are 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -30,6 +30,10 @@ from labkit.errors import UsageError
 from labkit.experiments.arrivals import Plan, instants
 from labkit.experiments.batches import HANDLER, PROJECTOR, batches, owners
 from labkit.experiments.consistency import LAG, histogram, known, stages
+from labkit.settings import DEFAULTS
+
+if TYPE_CHECKING:
+    from labkit.experiments.load import Loaded
 
 Milliseconds = NDArray[np.float64]
 Numbers = NDArray[np.int64]
@@ -186,7 +190,9 @@ class Model(Struct, frozen=True):
 
 
 def fit(
-    commands: pd.DataFrame, batch_size: int = 4_000, fitted: Which = lambda at: at > 0
+    commands: pd.DataFrame,
+    batch_size: int = DEFAULTS.batch_size,
+    fitted: Which = lambda at: at > 0,
 ) -> Model:
     """From a run's rows. Raises ``UsageError`` where it is too short to fit."""
     at = known(commands)
@@ -238,7 +244,7 @@ class Prediction(Struct, frozen=True):
         return self.report()["p50"]["error"]
 
 
-def predict(commands: pd.DataFrame, plan: Plan, *, batch_size: int = 4_000) -> Prediction:
+def predict(loaded: Loaded) -> Prediction:
     """Fit one half of a run, and predict the lag of the other half.
 
     The window is cut into stretches of ``STRETCH_SECONDS``, and every other one is fitted: so both
@@ -246,6 +252,7 @@ def predict(commands: pd.DataFrame, plan: Plan, *, batch_size: int = 4_000) -> P
     when its commands came: it is run with a timetable of the same pattern, drawn anew. Raises
     ``UsageError`` where the run is too short.
     """
+    commands, plan = loaded.commands, loaded.plan
     began, ended = commands["intended"].min(), commands["intended"].max()
     stretch = min(STRETCH_SECONDS * 1e9, (ended - began) / LEAST_STRETCHES)
 
@@ -255,7 +262,7 @@ def predict(commands: pd.DataFrame, plan: Plan, *, batch_size: int = 4_000) -> P
     again = structs.replace(plan, seed=plan.seed + 1)
     first, rest = (commands[fitted(commands["heard"]) == half] for half in (True, False))
     return Prediction(
-        fit(commands, batch_size, fitted).lag(again),
+        fit(commands, loaded.report["settings"]["lab"]["batch_size"], fitted).lag(again),
         stages(rest)[LAG].to_numpy(np.float64),
         independent(first, len(rest), again.seed),
     )
