@@ -31,7 +31,7 @@ def stages_of_the_way(sums: pd.DataFrame, ax: Axes) -> Axes:
     """
     if sums.empty or sums.isna().to_numpy().any():
         raise ValueError("the stages of no command cannot be drawn")
-    middle: pd.Series[float] = sums.mean(axis=1)
+    middle: Any = sums.mean(axis=1)
     heard = float(middle.to_numpy(float)[:4].sum())
     widths = middle.drop(["decided → heard", "heard → fetched", "sum", "whole"])
     widths["decided → fetched"] = middle["decided → heard"] + middle["heard → fetched"]
@@ -41,18 +41,19 @@ def stages_of_the_way(sums: pd.DataFrame, ax: Axes) -> Axes:
         style: Any = {"color": color, "hatch": hatch, "edgecolor": "white", "lw": 0.5}
         ax.barh(0, width, left=left, height=0.55, label=f"{begin} → {end}: {_ms(width)}", **style)
         left += width
-    ends = sums.loc["whole"]
+    ends: list[float] = sums.loc["whole"].to_list()
     ax.barh(1, middle["whole"], height=0.3, color="#dddddd", label="the whole, by the probe")
-    ax.plot([ends["at_least"], ends["at_most"]], [1, 1], "|-", color=INK, ms=14, label="its ends")
+    ax.plot(ends, [1, 1], "|-", color=INK, ms=14, label="its ends")
     ax.plot([heard, heard], [-0.42, 0.42], color=INK, lw=1.5, ls="--")
     ax.text(heard, -0.45, "the reply", ha="center", va="bottom", fontsize=9, color=INK)
-    ax.annotate("", (left, 0.42), (heard, 0.42), arrowprops={"arrowstyle": "<->", "color": INK})
+    arrow = {"arrowstyle": "<->", "color": INK}
+    ax.annotate("", (left, 0.42), (heard, 0.42), arrowprops=arrow)
     ax.text(
         (heard + left) / 2, 0.47, f"lag: {_ms(left - heard)}", ha="center", va="top", fontsize=9
     )
     ax.set_yticks([0, 1], ["stages", "probe"])
     ax.set_ylim(1.5, -0.8)
-    ax.set_xlim(0, 1.08 * max(left, float(ends["at_most"])))
+    ax.set_xlim(0, 1.08 * max(left, ends[1]))
     ax.set_xlabel("from the intended instant (mean, ms)")
     off = abs(middle["sum"] / middle["whole"] - 1)
     share = 100 * (left - heard) / left

@@ -9,7 +9,7 @@ from msgspec import structs
 from labkit.errors import UsageError
 from labkit.experiments import model
 from labkit.experiments.arrivals import Plan
-from labkit.experiments.batches import HANDLER, PROJECTOR, batches, owners
+from labkit.experiments.batches import HANDLER, PROJECTOR, batches, marked, owners
 from labkit.experiments.consistency import known
 from labkit.experiments.imagined import imagine, stations
 
@@ -24,7 +24,7 @@ def test_a_line_is_fitted() -> None:
 
 def test_batches_are_found_again() -> None:
     commands = known(imagine(PLAN)[0].commands)
-    found = batches(commands, HANDLER)
+    found = batches(marked(commands), HANDLER)
     assert found["size"].sum() == len(commands)
     assert (found["following"].dropna() > found["begin"].iloc[:-1]).all()
     assert found["pressed"].mean() > 0.8, "at this load most of the batches have to wait"
@@ -45,7 +45,7 @@ def test_the_stations_are_found_again(rate: float) -> None:
     """Also those that never made anybody wait, like the projector here."""
     loaded, _ = imagine(structs.replace(PLAN, rate=rate))
     found, truth = model.fit(loaded.commands), stations()
-    size = batches(known(loaded.commands), PROJECTOR)["size"].mean()
+    size = batches(marked(known(loaded.commands)), PROJECTOR)["size"].mean()
     for part in ("handler", "projector"):
         was, is_ = (getattr(of, part).busy.at(size) for of in (truth, found))
         assert is_ == pytest.approx(was, rel=0.1), part

@@ -36,23 +36,33 @@ class Part(NamedTuple):
     ends: str
 
 
-HANDLER = Part("polled", "sent", "decided", "heard", "heard")
-#: ``middle`` is that of ``stale`` and ``visible``.
-PROJECTOR = Part("fetched", "heard", "applied", "middle", "visible")
+#: ``logged``: the first that anybody heard of a commit, listener or projector. ``middle``: that of
+#: ``stale`` and ``visible``.
+HANDLER = Part("polled", "sent", "decided", "logged", "logged")
+PROJECTOR = Part("fetched", "logged", "applied", "middle", "visible")
+
+
+def marked(commands: pd.DataFrame) -> pd.DataFrame:
+    """The commands with ``logged`` and ``middle``, which ``batches`` needs."""
+    first = commands[["heard", "fetched"]].min(axis=1)
+    unit = [commands["polled"], commands["partition"]]
+    return commands.assign(
+        logged=first.groupby(unit).transform("min"),
+        middle=(commands["stale"] + commands["visible"]) / 2,
+    )
 
 
 def batches(commands: pd.DataFrame, part: Part) -> pd.DataFrame:
-    """A row a batch, in the order of each owner; instants in nanoseconds.
+    """A row a batch of ``marked`` commands, in the order of each owner; instants in nanoseconds.
 
     Columns: ``owner``, ``begin``, ``size``, ``first`` and ``last`` (the first and last arrival in
     it), ``write``, ``done`` and ``end`` (see ``Part``), ``following`` (when the owner's next batch
     began; NaN for the last). Whether its owner had to wait for it: ``pressed``, its first came
     before the batch before it began to write; ``idle``, it came after others had seen that one. In
-    between nobody knows.
+    between nobody knows. ``presses``: the following is pressed.
     """
     begin, arrives, writes, done, ends = part
-    at = commands.assign(middle=(commands["stale"] + commands["visible"]) / 2)
-    at = at.dropna(subset=[begin, arrives])
+    at = commands.dropna(subset=[begin, arrives])
     keys = {"owner": owners(at, begin), "begin": at[begin].to_numpy()}
     found = (
         at.assign(**keys)
@@ -70,4 +80,5 @@ def batches(commands: pd.DataFrame, part: Part) -> pd.DataFrame:
     found["following"] = own["begin"].shift(-1)
     found["pressed"] = found["first"] <= own["write"].shift(1)
     found["idle"] = found["first"] > own["end"].shift(1)
+    found["presses"] = own["first"].shift(-1) <= found["write"]
     return found

@@ -48,7 +48,7 @@ def stations(busy: float = 1.0) -> Model:
 
     one = np.zeros(PARTITIONS, np.int64)
     share = np.full(PARTITIONS, 1 / PARTITIONS)
-    return Model(station(9.0, 0.10, 1.5), station(6.0, 0.12, 0.0), share, one, one)
+    return Model(station(9.0, 0.10, 1.5), station(6.0, 0.12, 0.0), np.zeros(1), share, one, one)
 
 
 def imagine(plan: Plan, model: Model | None = None) -> tuple[Loaded, pd.DataFrame]:

@@ -28,7 +28,7 @@ from scipy.optimize import nnls
 
 from labkit.errors import UsageError
 from labkit.experiments.arrivals import Plan, instants
-from labkit.experiments.batches import HANDLER, PROJECTOR, batches, owners
+from labkit.experiments.batches import HANDLER, PROJECTOR, batches, marked, owners
 from labkit.experiments.consistency import LAG, histogram, known, stages
 from labkit.settings import DEFAULTS
 
@@ -95,13 +95,13 @@ class Station(Struct, frozen=True):
         if len(cycles) < LEAST_CYCLES:
             raise UsageError(f"{len(cycles)} batches are too few to fit; let the load last longer")
         pressed = cycles["pressed"].to_numpy(bool)
-        before_pressed = np.append(pressed[1:], False)
+        presses = cycles["presses"].to_numpy(bool)
         size = cycles["size"].to_numpy(np.int64)
         until = ("end", "done", "following")
         out, done, cycle = (_ms(cycles[end] - cycles["begin"]) for end in until)
         # Where nothing waited, the next cycle began late, for want of work.
-        longer = np.median((cycle / done)[before_pressed]) if pressed.any() else 1.0
-        busy = np.where(before_pressed, cycle, np.fmin(done * longer, cycle))
+        longer = np.median((cycle / done)[presses]) if presses.any() else 1.0
+        busy = np.where(presses, cycle, np.fmin(done * longer, cycle))
         # The newest of a batch came, on average, one gap before it would have been too late.
         newest = _ms(cycles["begin"] - cycles["last"])
         reach = newest - np.median(_ms(cycles["last"] - cycles["first"]) / size)
@@ -156,11 +156,12 @@ class Model(Struct, frozen=True):
     """The two stations, and what goes through them.
 
     ``share`` is how much of the load each partition gets; ``handlers`` and ``projectors`` name the
-    owner of each.
+    owner of each. ``late``: how long after a commit was in the log the listener hears of it.
     """
 
     handler: Station
     projector: Station
+    late: Milliseconds
     share: Milliseconds
     handlers: Numbers
     projectors: Numbers
@@ -172,15 +173,16 @@ class Model(Struct, frozen=True):
         at = np.sort(arrivals)
         partition = rng.choice(len(self.share), len(at), p=self.share)
         alone = np.ones(len(at), np.int64)
-        polled, heard = self.handler.work(self.handlers[partition], at, alone, rng)
+        polled, logged = self.handler.work(self.handlers[partition], at, alone, rng)
         # From here on, what one transaction wrote to one partition stays together.
         together = pd.DataFrame({"polled": polled, "partition": partition})
         unit = together.groupby(["polled", "partition"]).ngroup().to_numpy(np.int64)
         _, first, sizes = np.unique(unit, return_index=True, return_counts=True)
-        came = heard[first] - rng.choice(self.handler.early, len(first))
+        came = logged[first] - rng.choice(self.handler.early, len(first))
         owner = self.projectors[partition[first]]
         begun, seen = self.projector.work(owner, came, sizes.astype(np.int64), rng)
-        return together.assign(sent=at, heard=came[unit], fetched=begun[unit], visible=seen[unit])
+        heard = came + rng.choice(self.late, len(came))
+        return together.assign(sent=at, heard=heard[unit], fetched=begun[unit], visible=seen[unit])
 
     def lag(self, plan: Plan) -> Milliseconds:
         """Of the commands of a plan, without its warm-up."""
@@ -195,7 +197,7 @@ def fit(
     fitted: Which = lambda at: at > 0,
 ) -> Model:
     """From a run's rows. Raises ``UsageError`` where it is too short to fit."""
-    at = known(commands)
+    at = marked(known(commands))
     at = at[np.isfinite(at["visible"])]
     share = np.bincount(at["partition"]).astype(np.float64)
     one = at.drop_duplicates("partition").index
@@ -210,7 +212,9 @@ def fit(
         owner[at.loc[one, "partition"]] = pd.Series(owners(at, of.begin), at.index)[one]
         whose.append(owner)
     handler, projector = stations
-    return Model(handler, projector, share / share.sum(), whose[0], whose[1])
+    heard = at[fitted(at["heard"])].groupby(["polled", "partition"])[["heard", "logged"]].max()
+    late = _ms(heard["heard"] - heard["logged"])
+    return Model(handler, projector, late, share / share.sum(), whose[0], whose[1])
 
 
 class Prediction(Struct, frozen=True):
