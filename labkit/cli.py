@@ -28,7 +28,7 @@ from labkit.results import check_writable, save, to_json
 from labkit.run import ROLES
 from labkit.runs import worker_status
 from labkit.runtime import Worker, work
-from labkit.settings import CLIENTS, DEFAULTS, LOGS, Settings
+from labkit.settings import CLIENTS, DEFAULTS, LOGS, WRITE_CONCERNS, Settings
 from labkit.stack.commands import WORKERS, say
 from labkit.stack.commands import app as stack_app
 
@@ -78,6 +78,9 @@ def run(
     cache: Annotated[
         int, typer.Option(help="Answers that a query handler holds; 0: it reads each.")
     ] = DEFAULTS.cache,
+    write_concern: Annotated[
+        str, typer.Option(help=f"Of a projector: {' or '.join(WRITE_CONCERNS)}.")
+    ] = DEFAULTS.write_concern,
 ) -> None:
     """One worker of a run, until its standard input ends or SIGTERM comes."""
     worker = Worker(role, context, secrets.randbelow(10**9) if slot is None else slot)
@@ -98,6 +101,7 @@ def run(
         every=every,
         pay_within=pay_within,
         cache=cache,
+        write_concern=write_concern,
     )
     held, make = make_worker(lab, run, settings, worker)
     try:
