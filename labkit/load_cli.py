@@ -70,6 +70,7 @@ def load(
     """Offer a load at its own pace, and measure: lag and latencies, checked by all checkers."""
     from labkit.experiments import sustainable as searching
     from labkit.experiments.arrivals import Plan
+    from labkit.experiments.figures import modelled
     from labkit.experiments.load import offer
     from labkit.experiments.plants import planted
 
@@ -119,7 +120,7 @@ def load(
         with crew.working(lab, plan.context) as run:
             loaded = offer(run, plan, lambda done, total: progress("visible", done, total))
     found = {"bench": "load", "rate": plan.rate, "share": asked if share else None} | found
-    found |= loaded.report
+    found |= loaded.report | ({"model": modelled(loaded)} if loaded.ok else {})
     folder = leave("load", found, {"commands": loaded.commands, "samples": loaded.samples})
     save("--json", json_file, to_json(found | {"folder": str(folder)}))
     _show(found)
@@ -159,6 +160,11 @@ def _show(found: dict[str, Any]) -> None:
             at = (row[f"{p}_ms"] for p in ("p50", "p95", "p99", "p999", "max"))
             table.add_row(what, *(f"{value:,.1f}" for value in at))
         Console().print(table)
+        if (median := found["model"].get("p50")) is not None:
+            print(
+                f"The model says {median['model_ms']:,.1f} ms for the p50 of the lag; measured: "
+                f"{median['measured_ms']:,.1f} ms ({median['error']:.0%} apart)."
+            )
     print(
         f"Little's law: {law['L']:,.1f} in the system, lambda W is {law['lambda_W']:,.1f} "
         f"({law['difference']:.1%} apart; at most {law['bound']:.0%}). The backlog "

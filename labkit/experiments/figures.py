@@ -16,6 +16,7 @@ import numpy as np
 from hdrh.histogram import HdrHistogram
 from numpy.typing import NDArray
 
+from labkit.errors import UsageError
 from labkit.experiments import arrivals, steady
 from labkit.experiments.checkers import check
 from labkit.experiments.checkers import gather as evidence_of
@@ -85,6 +86,18 @@ def figures(loaded: Loaded) -> dict[str, Any]:
             "lag_stale": _histogram(c["stale"] - c["heard"]),
         },
     }
+
+
+def modelled(loaded: Loaded) -> dict[str, Any]:
+    """What the model of the lag says of a run that counts (``model.predict``): by percentile."""
+    from labkit.experiments.model import predict
+
+    if loaded.plan.context != "orders":
+        return {"why": "the model needs the instants of the projector, which only orders keep"}
+    try:
+        return predict(loaded).report()
+    except UsageError as error:
+        return {"why": str(error)}
 
 
 def _histogram(nanoseconds: pd.Series[float]) -> dict[str, float]:
