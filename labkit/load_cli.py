@@ -13,6 +13,7 @@ from labkit import stack
 from labkit.bench_cli import Client, JsonFile, LabName, bars, known, whole
 from labkit.errors import CheckFailed, UsageError
 from labkit.results import check_writable, leave, save, to_json
+from labkit.runtime import calm_gc
 from labkit.settings import DEFAULTS, LOGS, Settings
 
 #: Up to this number a rate is a share.
@@ -105,6 +106,7 @@ def load(
     if plant not in (None, *PLANTS):
         raise UsageError(f"--plant must be one of {', '.join(PLANTS)}, got {plant!r}")
     check_writable("--json", json_file)
+    calm_gc()
     with bars() as (progress, say), stack.borrowed(lab, say), planted(plant):
         found: dict[str, Any] = {}
         if share or sustainable:

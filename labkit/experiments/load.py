@@ -18,7 +18,7 @@ import multiprocessing
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
@@ -157,6 +157,8 @@ def offer(
             f"keys {plan.keys!r} are for context {plan.context!r}, and this run has "
             f"{', '.join(lab.contexts)}"
         )
+    if any(lab.ends(f"{plan.context}.commands").values()):
+        raise UsageError(f"run {lab.run!r} has had commands already; make a new Lab for each load")
     settings = settings_of(lab)
     count = multiprocessing.get_context("spawn").RawValue("q", 0)
     with (
@@ -170,7 +172,8 @@ def offer(
         beginning = time.monotonic_ns() + int(START_SECONDS * 1e9)
         total = ready.opened + ready.commands
         acked, busy = _drive(lab, listener, generator, beginning, total, progress)
-        observer.send_bytes(b"stop")
+        with suppress(BrokenPipeError):  # it is dead, as the next line finds
+            observer.send_bytes(b"stop")
         looks, share = samples(hear(lab, observer))
     opened = beginning + plan.warm_up * 1e9
     window = (opened, opened + plan.seconds * 1e9)
@@ -209,7 +212,8 @@ def _drive(
     progress: Visible,
 ) -> tuple[NDArray[np.int64], float]:
     """Let the generator run, and listen until all is visible; what it says at its end."""
-    generator.send_bytes(str(beginning).encode())
+    with suppress(BrokenPipeError):
+        generator.send_bytes(str(beginning).encode())
     told = 0.0
 
     def tell() -> None:
