@@ -41,7 +41,7 @@ def stages_of_the_way(sums: pd.DataFrame, ax: Axes) -> Axes:
         style: Any = {"color": color, "hatch": hatch, "edgecolor": "white", "lw": 0.5}
         ax.barh(0, width, left=left, height=0.55, label=f"{begin} → {end}: {_ms(width)}", **style)
         left += width
-    ends: list[float] = sums.loc["whole"].to_list()
+    ends = [float(sums[end]["whole"]) for end in ("at_least", "at_most")]
     ax.barh(1, middle["whole"], height=0.3, color="#dddddd", label="the whole, by the probe")
     ax.plot(ends, [1, 1], "|-", color=INK, ms=14, label="its ends")
     ax.plot([heard, heard], [-0.42, 0.42], color=INK, lw=1.5, ls="--")

@@ -42,13 +42,14 @@ def stations(busy: float = 1.0) -> Model:
             busy_rest=rest,
             out_rest=rest,
             reach=rng.gamma(4.0, 0.2, 500),
+            late=np.zeros(500),
             lead=rng.gamma(4.0, 0.4, 500),
             early=np.zeros(1),
         )
 
     one = np.zeros(PARTITIONS, np.int64)
     share = np.full(PARTITIONS, 1 / PARTITIONS)
-    return Model(station(9.0, 0.10, 1.5), station(6.0, 0.12, 0.0), np.zeros(1), share, one, one)
+    return Model(station(9.0, 0.10, 1.5), station(6.0, 0.12, 0.0), share, one, one)
 
 
 def imagine(plan: Plan, model: Model | None = None) -> tuple[Loaded, pd.DataFrame]:
