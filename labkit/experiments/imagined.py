@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 
 from labkit.experiments import arrivals
 from labkit.experiments.arrivals import Plan
-from labkit.experiments.load import Loaded
+from labkit.experiments.load import Loaded, offer
 from labkit.experiments.model import Line, Model, Station
 from labkit.experiments.observer import OBSERVE_SECONDS, SELDOM
+from labkit.experiments.probe import probed
+from labkit.lab import Lab
 from labkit.settings import DEFAULTS
 
 PARTITIONS = 4
@@ -89,6 +91,22 @@ def imagine(plan: Plan, model: Model | None = None) -> tuple[Loaded, pd.DataFram
     settings = {"plan": arrivals.shape(plan), "lab": structs.asdict(DEFAULTS)}
     report = {"settings": settings, "seed": plan.seed, "versions": {}}
     return Loaded(plan, inside, _samples(said), window, report, count), probes
+
+
+def measured(plan: Plan, backend: str) -> tuple[Loaded, pd.DataFrame]:
+    """The load of a plan and what its probe saw (no rows, where that cannot ask): on real servers,
+    with workers of their own; or imagined, where the backend is memory."""
+    if backend == "memory":
+        return imagine(plan)
+    with Lab(contexts=[plan.context]) as lab:
+        lab.start()
+        if plan.keys == "new":
+            found = probed(lab, plan, dry=False)
+        else:
+            nothing = pd.DataFrame(columns=["stream", "stale", "visible"])
+            found = offer(lab, plan, dry=False), nothing
+        lab.drop()
+    return found
 
 
 def _looks(seen: pd.Series[float], every: float, rng: np.random.Generator) -> NDArray[np.float64]:
