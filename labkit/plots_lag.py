@@ -41,7 +41,7 @@ def stages_of_the_way(sums: pd.DataFrame, ax: Axes) -> Axes:
         style: Any = {"color": color, "hatch": hatch, "edgecolor": "white", "lw": 0.5}
         ax.barh(0, width, left=left, height=0.55, label=f"{begin} → {end}: {_ms(width)}", **style)
         left += width
-    ends: list[float] = sums.loc["whole"].to_list()
+    ends = [float(sums[end]["whole"]) for end in ("at_least", "at_most")]
     ax.barh(1, middle["whole"], height=0.3, color="#dddddd", label="the whole, by the probe")
     ax.plot(ends, [1, 1], "|-", color=INK, ms=14, label="its ends")
     ax.plot([heard, heard], [-0.42, 0.42], color=INK, lw=1.5, ls="--")
@@ -192,6 +192,37 @@ def two_clocks(waits: pd.DataFrame, ax: Axes) -> Axes:
     ax.set_title(
         f"The stall held up {true} of {len(waits)} requests by more than {_ms(longest / 2)};\n"
         f"who looks at the clock only when he sends sees {naive}",
+        fontsize=11,
+    )
+    return _finish(ax)
+
+
+def foretold(
+    lag_ms: NDArray[np.float64],
+    measured_ms: NDArray[np.float64],
+    t_ms: NDArray[np.float64],
+    rate: float,
+    ax: Axes,
+) -> Axes:
+    """What a model says of another load, beside what was measured: both to the later end, in ms.
+
+    Raises :class:`ValueError` for no lags.
+    """
+    if not len(lag_ms) or not len(measured_ms):
+        raise ValueError("the visibility at no time cannot be drawn")
+    looks = ((measured_ms, BLUE, "-", "measured"), (lag_ms, VERMILLION, "-.", "the model"))
+    for ms, color, style, label in looks:
+        share = np.searchsorted(np.sort(ms), t_ms, side="right") / len(ms)
+        ax.plot(t_ms, 100 * share, style, color=color, lw=2, label=label)
+    ax.set_xlim(t_ms[0], t_ms[-1])
+    ax.set_ylim(0, 104)
+    ax.yaxis.set_major_formatter(PercentFormatter(decimals=0))
+    ax.set_xlabel("the read comes so long after “committed” (ms)")
+    ax.set_ylabel("reads that see the write")
+    half, was = float(np.median(lag_ms)), float(np.median(measured_ms))
+    ax.set_title(
+        f"At {_digits(rate)} commands a second half of the writes would be visible after "
+        f"{_ms(half)};\nthe model believes in {half / was:.1f} times what was measured",
         fontsize=11,
     )
     return _finish(ax)

@@ -56,13 +56,15 @@ def batches(commands: pd.DataFrame, part: Part) -> pd.DataFrame:
     """A row a batch of ``marked`` commands, in the order of each owner; instants in nanoseconds.
 
     Columns: ``owner``, ``begin``, ``size``, ``first`` and ``last`` (the first and last arrival in
-    it), ``write``, ``done`` and ``end`` (see ``Part``), ``following`` (when the owner's next batch
-    began; NaN for the last). Whether its owner had to wait for it: ``pressed``, its first came
-    before the batch before it began to write; ``idle``, it came after others had seen that one. In
-    between nobody knows. ``presses``: the following is pressed.
+    it), ``write``, ``done`` and ``end`` (see ``Part``), ``late`` (how long the listener took to
+    hear of what was logged, in the mean), ``following`` (when the owner's next batch began; NaN for
+    the last). Whether its owner had to wait for it: ``pressed``, its first came before the batch
+    before it began to write; ``idle``, it came after others had seen that one. In between nobody
+    knows. ``presses``: the following is pressed.
     """
     begin, arrives, writes, done, ends = part
     at = commands.dropna(subset=[begin, arrives])
+    at = at.assign(late=at["heard"] - at["logged"])
     keys = {"owner": owners(at, begin), "begin": at[begin].to_numpy()}
     found = (
         at.assign(**keys)
@@ -74,6 +76,7 @@ def batches(commands: pd.DataFrame, part: Part) -> pd.DataFrame:
             write=(writes, "max"),
             done=(done, "max"),
             end=(ends, "max"),
+            late=("late", "mean"),
         )
     )
     own = found.groupby("owner")

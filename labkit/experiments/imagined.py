@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 
 from labkit.experiments import arrivals
 from labkit.experiments.arrivals import Plan
-from labkit.experiments.load import Loaded
+from labkit.experiments.load import Loaded, offer
 from labkit.experiments.model import Line, Model, Station
 from labkit.experiments.observer import OBSERVE_SECONDS, SELDOM
+from labkit.experiments.probe import probed
+from labkit.lab import Lab
 from labkit.settings import DEFAULTS
 
 PARTITIONS = 4
@@ -42,13 +44,14 @@ def stations(busy: float = 1.0) -> Model:
             busy_rest=rest,
             out_rest=rest,
             reach=rng.gamma(4.0, 0.2, 500),
+            late=np.zeros(500),
             lead=rng.gamma(4.0, 0.4, 500),
             early=np.zeros(1),
         )
 
     one = np.zeros(PARTITIONS, np.int64)
     share = np.full(PARTITIONS, 1 / PARTITIONS)
-    return Model(station(9.0, 0.10, 1.5), station(6.0, 0.12, 0.0), np.zeros(1), share, one, one)
+    return Model(station(9.0, 0.10, 1.5), station(6.0, 0.12, 0.0), share, one, one)
 
 
 def imagine(plan: Plan, model: Model | None = None) -> tuple[Loaded, pd.DataFrame]:
@@ -88,6 +91,22 @@ def imagine(plan: Plan, model: Model | None = None) -> tuple[Loaded, pd.DataFram
     settings = {"plan": arrivals.shape(plan), "lab": structs.asdict(DEFAULTS)}
     report = {"settings": settings, "seed": plan.seed, "versions": {}}
     return Loaded(plan, inside, _samples(said), window, report, count), probes
+
+
+def measured(plan: Plan, backend: str) -> tuple[Loaded, pd.DataFrame]:
+    """The load of a plan and what its probe saw (no rows, where that cannot ask): on real servers,
+    with workers of their own; or imagined, where the backend is memory."""
+    if backend == "memory":
+        return imagine(plan)
+    with Lab(contexts=[plan.context]) as lab:
+        lab.start()
+        if plan.keys == "new":
+            found = probed(lab, plan, dry=False)
+        else:
+            nothing = pd.DataFrame(columns=["stream", "stale", "visible"])
+            found = offer(lab, plan, dry=False), nothing
+        lab.drop()
+    return found
 
 
 def _looks(seen: pd.Series[float], every: float, rng: np.random.Generator) -> NDArray[np.float64]:

@@ -76,7 +76,8 @@ class Station(Struct, frozen=True):
     ``busy``: until the next cycle may begin. ``out``: until others see the batch (a handler's:
     until its commits are heard of; a projector's: until a query sees them). ``busy_rest`` and
     ``out_rest`` are what these lines leave over. ``reach``: how long before the next cycle the last
-    command came that it took with it; ``lead``: from a command to a cycle that began for it.
+    command came that it took with it; ``late``: how long the listener took to hear of what it took;
+    ``lead``: from a command to a cycle that began for it.
     ``early``: by how much a partition of a batch is seen before the last of them.
     """
 
@@ -85,6 +86,7 @@ class Station(Struct, frozen=True):
     busy_rest: Milliseconds
     out_rest: Milliseconds
     reach: Milliseconds
+    late: Milliseconds
     lead: Milliseconds
     early: Milliseconds
     most: int = 4_000
@@ -114,6 +116,7 @@ class Station(Struct, frozen=True):
             busy_rest=busy - lines[0].at(size),
             out_rest=out - lines[1].at(size),
             reach=np.roll(reach, -1),
+            late=_ms(cycles["late"]),
             lead=lead if len(lead) else np.maximum(reach, 0),
             early=early,
             most=most,
@@ -121,9 +124,9 @@ class Station(Struct, frozen=True):
 
     def cycles(
         self, arrivals: Milliseconds, sizes: Numbers, rng: np.random.Generator
-    ) -> Iterator[tuple[int, int, float, float]]:
+    ) -> Iterator[tuple[int, int, float, float, float]]:
         """What arrives (sorted), and how much of it at once: of each cycle from which to which it
-        took, when it began, and when others saw the last of it."""
+        took, when it began, when others saw the last of it, and how late the listener was."""
         waiting = np.concatenate([[0], np.cumsum(sizes)])
         ready, reach, taken = -np.inf, float(self.reach[0]), 0
         while taken < len(arrivals):
@@ -135,33 +138,34 @@ class Station(Struct, frozen=True):
             full = int(np.searchsorted(waiting, waiting[taken] + self.most, side="right")) - 1
             until = max(taken + 1, min(until, full))
             size = int(waiting[until] - waiting[taken])
-            yield taken, until, begin, begin + max(self.out.at(size) + self.out_rest[drawn], 0.0)
+            seen = begin + max(self.out.at(size) + self.out_rest[drawn], 0.0)
+            yield taken, until, begin, seen, float(self.late[drawn])
             ready = begin + max(self.busy.at(size) + self.busy_rest[drawn], SHORTEST_MS)
             reach, taken = float(self.reach[drawn]), until
 
     def work(
         self, owner: Numbers, arrivals: Milliseconds, sizes: Numbers, rng: np.random.Generator
-    ) -> tuple[Milliseconds, Milliseconds]:
-        """When each was begun and seen, by as many of these stations as there are owners."""
-        begun, seen = np.empty(len(arrivals)), np.empty(len(arrivals))
+    ) -> Milliseconds:
+        """When each was begun and seen, and how late it was heard of, by as many of these stations
+        as there are owners: three rows."""
+        found = np.empty((3, len(arrivals)))
         for one in np.unique(owner):
             own = np.flatnonzero(owner == one)
             own = own[np.argsort(arrivals[own], kind="stable")]
-            for start, stop, begin, end in self.cycles(arrivals[own], sizes[own], rng):
-                begun[own[start:stop]], seen[own[start:stop]] = begin, end
-        return begun, seen
+            for start, stop, *when in self.cycles(arrivals[own], sizes[own], rng):
+                found[:, own[start:stop]] = np.reshape(when, (3, 1))
+        return found
 
 
 class Model(Struct, frozen=True):
     """The two stations, and what goes through them.
 
     ``share`` is how much of the load each partition gets; ``handlers`` and ``projectors`` name the
-    owner of each. ``late``: how long after a commit was in the log the listener hears of it.
+    owner of each.
     """
 
     handler: Station
     projector: Station
-    late: Milliseconds
     share: Milliseconds
     handlers: Numbers
     projectors: Numbers
@@ -173,15 +177,15 @@ class Model(Struct, frozen=True):
         at = np.sort(arrivals)
         partition = rng.choice(len(self.share), len(at), p=self.share)
         alone = np.ones(len(at), np.int64)
-        polled, logged = self.handler.work(self.handlers[partition], at, alone, rng)
+        polled, logged, _ = self.handler.work(self.handlers[partition], at, alone, rng)
         # From here on, what one transaction wrote to one partition stays together.
         together = pd.DataFrame({"polled": polled, "partition": partition})
         unit = together.groupby(["polled", "partition"]).ngroup().to_numpy(np.int64)
         _, first, sizes = np.unique(unit, return_index=True, return_counts=True)
         came = logged[first] - rng.choice(self.handler.early, len(first))
         owner = self.projectors[partition[first]]
-        begun, seen = self.projector.work(owner, came, sizes.astype(np.int64), rng)
-        heard = came + rng.choice(self.late, len(came))
+        begun, seen, late = self.projector.work(owner, came, sizes.astype(np.int64), rng)
+        heard = came + late
         return together.assign(sent=at, heard=heard[unit], fetched=begun[unit], visible=seen[unit])
 
     def lag(self, plan: Plan) -> Milliseconds:
@@ -212,9 +216,7 @@ def fit(
         owner[at.loc[one, "partition"]] = pd.Series(owners(at, of.begin), at.index)[one]
         whose.append(owner)
     handler, projector = stations
-    heard = at[fitted(at["heard"])].groupby(["polled", "partition"])[["heard", "logged"]].max()
-    late = _ms(heard["heard"] - heard["logged"])
-    return Model(handler, projector, late, share / share.sum(), whose[0], whose[1])
+    return Model(handler, projector, share / share.sum(), whose[0], whose[1])
 
 
 class Prediction(Struct, frozen=True):
