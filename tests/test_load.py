@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +67,13 @@ def test_the_ends_of_a_real_view_step_by_step() -> None:
         looks = Watch(lab, "orders")
         sent = [lab.bus.send(PlaceOrder(f"o{n}", "c", "1997-01-01", 1, 1)) for n in range(8)]
         lab.handler.step(0)
+        between = [time.monotonic_ns()]
         assert looks.look() == 0, "decided, and not yet visible"
         lab.projector.step(0)
+        between.append(time.monotonic_ns())
         assert looks.look() == 8
+        for asked, before, after in zip(between, looks._before, looks._after, strict=True):
+            assert asked <= before < after, "a look lasts from before the question to its answer"
         places = np.array([delivery.token()[1:] for delivery in sent])
         stale, fresh = looks.ends(places[:, 0], places[:, 1])
         assert set(stale) == {looks._before[0]}
