@@ -265,6 +265,31 @@ def seconds_for(lab: Any, commands: Sequence[Command], wait: float = 10.0) -> fl
     return time.perf_counter() - began
 
 
+def one_by_one(lab: Any, commands: Sequence[Command], every: float, stall: float) -> pd.DataFrame:
+    """A closed loop: one command each ``every`` seconds, if the one before is answered by then.
+
+    After a quarter of them nobody works for ``stall`` seconds. A row a command: ``at`` (when it was
+    intended, s), and ms until its answer ``from_intended_ms`` and ``from_sent_ms``.
+    """
+    import pandas as pd
+
+    lab.bus.listen("orders")
+    began, rows = time.monotonic(), []
+    for number, command in enumerate(commands):
+        at = number * every
+        time.sleep(max(0.0, began + at - time.monotonic()))
+        sent = time.monotonic()
+        token = lab.bus.send(command).token()
+        if number == len(commands) // 4:
+            time.sleep(stall)
+        while lab.bus.heard(token) is None:
+            lab.handler.step(0.05)
+            lab.bus.hear("orders", 0.05)
+        heard = time.monotonic()
+        rows.append((at, 1e3 * (heard - began - at), 1e3 * (heard - sent)))
+    return pd.DataFrame(rows, columns=["at", "from_intended_ms", "from_sent_ms"])
+
+
 def send_raw(lab: Any, stream: str, raw: bytes, topic: str = "orders.commands") -> tuple[int, int]:
     """Put bytes into a topic, past all checks; returns their place: partition and offset."""
     sender = lab.log_broker.sender()

@@ -28,6 +28,7 @@ from labkit.adapters.kafka_python import KafkaPythonBroker
 from labkit.domain.orders import PlaceOrder
 from labkit.lab import Lab
 from tests.findings import (
+    consistency_lag,
     decide_and_evolve,
     handlers_under_stress,
     projections,
@@ -50,6 +51,7 @@ MORE = [
     reading_your_own_writes,
     sagas,
     streams,
+    consistency_lag,
 ]
 NAMES = [START, STEPS, *(one.NAME for one in MORE)]
 
@@ -60,6 +62,7 @@ SMALLER = {
     handlers_under_stress.NAME: "BURST = 80",
     projections.NAME: "ORDERS, BATCH = 400, 40",
     reading_your_own_writes.NAME: "TRIES = 6",
+    consistency_lag.NAME: "SECONDS = 6",
 }
 
 # --- running a notebook
@@ -465,7 +468,7 @@ for one in MORE:
 
 SERVER_TWINS = {
     bug: (one.NAME, *twin)
-    for one in (the_event_log, reading_your_own_writes, streams)
+    for one in (the_event_log, reading_your_own_writes, streams, consistency_lag)
     for bug, twin in one.SERVER_TWINS.items()
 }
 
