@@ -103,7 +103,7 @@ TWINS = {
     "a stage is missing": ("load", A_STAGE_IS_MISSING, {SUM}),
     "the two ends are swapped": ("stages", ENDS_ARE_SWAPPED, {BAND}),
     "nothing waits in the model": ("stages", NOTHING_WAITS, {MODEL, LOAD}),
-    "a commit is visible when it is heard of": ("visibility", VISIBLE_WHEN_HEARD, {BEHIND}),
+    "a commit is visible when it is heard of": ("visibility", VISIBLE_WHEN_HEARD, {BEHIND, THREE}),
     "only commits are counted": ("versions", COUNTS_COMMITS, {THREE}),
     "a batch costs as much as one command": ("three-lags", BATCHES_COST_NOTHING, {LOAD}),
 }
