@@ -18,6 +18,7 @@ except ImportError as error:  # pragma: no cover - an optional extra
 
 from labkit.adapters.kafka import (
     CLOSE_SECONDS,
+    COMPRESSION,
     DELIVERY_MS,
     MAX_RECORD_BYTES,
     POLL_INTERVAL_MS,
@@ -262,6 +263,7 @@ class ConfluentLog(ConfluentSource):
             "enable.idempotence": True,
             "message.timeout.ms": DELIVERY_MS,
             "linger.ms": 1,
+            "compression.type": COMPRESSION,
             "batch.num.messages": 10_000,
             "message.max.bytes": MAX_RECORD_BYTES,
             "error_cb": _quiet,
@@ -398,6 +400,7 @@ class ConfluentSender:
                 # The same partition as kafka-python and the Java client.
                 "partitioner": "murmur2_random",
                 "linger.ms": 1,
+                "compression.type": COMPRESSION,
                 "batch.num.messages": 10_000,
                 "message.max.bytes": MAX_RECORD_BYTES,
                 "message.timeout.ms": 30_000,

@@ -12,10 +12,11 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import NewTopic
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
-from kafka.structs import OffsetAndMetadata
+from kafka.structs import MemberState, OffsetAndMetadata
 
 from labkit.adapters.kafka import (
     CLOSE_SECONDS,
+    COMPRESSION,
     DELIVERY_MS,
     MAX_RECORD_BYTES,
     POLL_INTERVAL_MS,
@@ -30,9 +31,6 @@ from labkit.adapters.kafka import (
 from labkit.errors import Fenced, Unreachable
 from labkit.failpoints import Failpoint, hit
 from labkit.ports import Batch, Delivery, Record
-
-#: kafka-python computes the checksum of each byte in Python; zlib, in C, leaves a fifth of them.
-COMPRESSION = "gzip"
 
 _FENCED = (
     errors.ProducerFencedError,
@@ -223,6 +221,7 @@ class KafkaPythonSource(ConsumerRebalanceListener):  # type: ignore[misc]
             time.sleep(timeout)
             return batch
         with _translated(f"read {self._topic!r}", self._bootstrap):
+            self._remember_to_join()
             found = self._consumer.poll(timeout_ms=int(timeout * 1000), max_records=limit)
             batch.records = [
                 Record(tp.partition, r.offset, r.key or b"", r.value or b"")
@@ -242,6 +241,14 @@ class KafkaPythonSource(ConsumerRebalanceListener):  # type: ignore[misc]
             batch.revoked, self._revoked = frozenset(self._revoked), set()
         batch.records = [r for r in batch.records if r.partition in batch.positions]
         return batch
+
+    def _remember_to_join(self) -> None:
+        """kafka-python 3.0.12 forgets a join that new metadata made it begin, if a poll ends before
+        it does: nobody takes its result, no heartbeat is sent any more, and polls go round and
+        round without a pause."""
+        joining = self._group and self._consumer.group_metadata().state is MemberState.REBALANCING
+        if joining and not self._consumer._coordinator.need_rejoin():
+            self._consumer._coordinator.request_rejoin()
 
     def start(self, partition: int, offset: int | None = None) -> None:
         """Begin to read a partition."""
@@ -373,16 +380,14 @@ class KafkaPythonLog(KafkaPythonSource):
 
     def _produce(self, commits: Sequence[Record]) -> dict[int, int]:
         """Every future is checked: a batch that timed out fails only its own (platform notes)."""
-        futures = [
-            self._producer.send(self._events, key=r.key, value=r.value, partition=r.partition)
-            for r in commits
-        ]
-        ends: dict[int, int] = {}
-        deadline = time.monotonic() + DELIVERY_MS / 1000
+        send, events = self._producer.send, self._events
+        futures = [send(events, r.value, r.key, partition=r.partition) for r in commits]
         self._producer.flush(DELIVERY_MS / 1000)
+        ends: dict[int, int] = {}
         for future in futures:
-            sent = future.get(timeout=max(0.0, deadline - time.monotonic()))
-            ends[sent.partition] = max(ends.get(sent.partition, 0), sent.offset + 1)
+            # What is not done yet, or has failed, raises.
+            sent = future.value if future.succeeded() else future.get(timeout=0)
+            ends[sent.partition] = sent.offset + 1
         hit(Failpoint.HANDLER_PRODUCED)
         return ends
 

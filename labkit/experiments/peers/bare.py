@@ -15,9 +15,15 @@ from kafka import KafkaConsumer, KafkaProducer
 from pymongo import ReplaceOne
 from pymongo.collection import Collection
 
-from labkit.adapters.kafka import DELIVERY_MS, MAX_RECORD_BYTES, POLL_INTERVAL_MS, SESSION_MS
+from labkit.adapters.kafka import (
+    COMPRESSION,
+    DELIVERY_MS,
+    MAX_RECORD_BYTES,
+    POLL_INTERVAL_MS,
+    SESSION_MS,
+)
 from labkit.adapters.mongo import connect
-from labkit.experiments.peers.job import Job, begin, decided, ready, shown
+from labkit.experiments.peers.job import Job, decided, ready, shown
 from labkit.ports import Document
 
 #: A poll waits so long for its batch to fill, or for its first record.
@@ -44,8 +50,7 @@ def insert(orders: Collection[Document], documents: list[Document]) -> None:
 
 
 def _kafka_consumer(job: Job, topic: str) -> KafkaConsumer:
-    return KafkaConsumer(
-        topic,
+    consumer = KafkaConsumer(
         bootstrap_servers=job.bootstrap,
         group_id=f"{job.group}.{topic}",
         auto_offset_reset="earliest",
@@ -59,19 +64,23 @@ def _kafka_consumer(job: Job, topic: str) -> KafkaConsumer:
         max_partition_fetch_bytes=4 << 20,
         metrics_enabled=False,
     )
+    # Who joins before he knows the topic is given nothing of it, and may wait for minutes.
+    consumer.partitions_for_topic(topic)
+    consumer.subscribe([topic])
+    return consumer
 
 
 def kafka_python_commands(pipe: Connection, job: Job) -> None:
     """Consume, decide, produce, commit the offsets."""
-    begin(pipe)
     consumer = _kafka_consumer(job, job.commands)
     producer = KafkaProducer(
         bootstrap_servers=job.bootstrap,
         delivery_timeout_ms=DELIVERY_MS,
         request_timeout_ms=DELIVERY_MS - 1_000,
         retry_backoff_ms=2,
-        linger_ms=0,
-        batch_size=128 << 10,
+        linger_ms=1_000,
+        compression_type=COMPRESSION,
+        batch_size=2 << 20,
         max_request_size=MAX_RECORD_BYTES,
         metrics_enabled=False,
     )
@@ -93,7 +102,6 @@ def kafka_python_commands(pipe: Connection, job: Job) -> None:
 
 def kafka_python_view(pipe: Connection, job: Job) -> None:
     """Consume, upsert, commit the offsets."""
-    begin(pipe)
     orders = _collection(job)
     consumer = _kafka_consumer(job, job.events)
     while not consumer.assignment():
@@ -136,7 +144,6 @@ def _batch(consumer: Consumer, job: Job) -> list[Message]:
 
 def confluent_commands(pipe: Connection, job: Job) -> None:
     """Consume, decide, produce, commit the offsets."""
-    begin(pipe)
     consumer = _confluent_consumer(job, job.commands)
     consumer.subscribe([job.commands])
     failed: list[KafkaError] = []
@@ -146,6 +153,7 @@ def confluent_commands(pipe: Connection, job: Job) -> None:
             "enable.idempotence": True,
             "message.timeout.ms": DELIVERY_MS,
             "linger.ms": 1,
+            "compression.type": COMPRESSION,
             "batch.num.messages": 10_000,
             "message.max.bytes": MAX_RECORD_BYTES,
             "delivery.report.only.error": True,
@@ -168,7 +176,6 @@ def confluent_commands(pipe: Connection, job: Job) -> None:
 def _confluent_view(
     pipe: Connection, job: Job, write: Callable[[Collection[Document], list[Document]], None]
 ) -> None:
-    begin(pipe)
     orders = _collection(job)
     consumer = _confluent_consumer(job, job.events)
     owned: list[Any] = []

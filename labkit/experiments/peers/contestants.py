@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from multiprocessing.connection import Connection
-
 from msgspec import Struct
-
-from labkit.experiments.peers import bare, own
-from labkit.experiments.peers.job import Job
-
-Side = Callable[[Connection, Job], None]
 
 
 class Contestant(Struct, frozen=True, kw_only=True):
-    """``fast``: it gets more commands a round. ``full_view``: with all that labkit's view keeps."""
+    """``fast``: it gets more commands a round. ``full_view``: with all that labkit's view keeps.
+
+    Its sides are named (``job.play`` takes the names), so that nobody imports a framework who does
+    not run it.
+    """
 
     name: str
     guarantee: str
     how: str
     fast: bool
-    commands: Side
-    view: Side
-    full_view: Side | None = None
+    commands: str
+    view: str
+    full_view: str = ""
 
     @property
     def arms(self) -> list[bool]:
@@ -59,42 +55,83 @@ CONTESTANTS: dict[str, Contestant] = {
             guarantee=AT_LEAST_ONCE + UPSERTS,
             how="poll, send, flush, commit; bulk_write of ReplaceOne upserts, unordered",
             fast=False,
-            commands=bare.kafka_python_commands,
-            view=bare.kafka_python_view,
+            commands=".bare:kafka_python_commands",
+            view=".bare:kafka_python_view",
         ),
         Contestant(
             name="bare-confluent-upsert",
             guarantee=AT_LEAST_ONCE + UPSERTS,
             how="consume, produce, flush, commit; bulk_write of ReplaceOne upserts, unordered",
             fast=True,
-            commands=bare.confluent_commands,
-            view=bare.confluent_upserts,
+            commands=".bare:confluent_commands",
+            view=".bare:confluent_upserts",
         ),
         Contestant(
             name="bare-confluent-insert",
             guarantee=AT_LEAST_ONCE + INSERTS,
             how="consume, produce, flush, commit; insert_many, unordered",
             fast=True,
-            commands=bare.confluent_commands,
-            view=bare.confluent_inserts,
+            commands=".bare:confluent_commands",
+            view=".bare:confluent_inserts",
+        ),
+        Contestant(
+            name="faststream-message",
+            guarantee=(
+                "FastStream's default, ACK_FIRST: offsets are committed in the background every "
+                "5 s, also of a record that is not yet done with. A crash loses that record, and "
+                "has up to 5 s of others read again, which leads to events twice; nobody looks for "
+                "a command that was sent twice. " + UPSERTS
+            ),
+            how=(
+                "a subscriber with a publisher, and one with replace_one upserts by pymongo's "
+                "asyncio client; each record is awaited before the next; a decoder on msgspec, no "
+                "logger"
+            ),
+            fast=False,
+            commands=".faststream:message_commands",
+            view=".faststream:message_view",
+        ),
+        Contestant(
+            name="faststream-batch",
+            guarantee=AT_LEAST_ONCE + UPSERTS,
+            how=(
+                "batch=True on both ends with max_records of the batch size, NACK_ON_ERROR (an "
+                "offset commit a batch); unordered bulk_write of ReplaceOne upserts by pymongo's "
+                "asyncio client; a decoder on msgspec, no logger"
+            ),
+            fast=False,
+            commands=".faststream:batch_commands",
+            view=".faststream:batch_view",
+        ),
+        Contestant(
+            name="quix",
+            guarantee=AT_LEAST_ONCE + UPSERTS,
+            how=(
+                "two applications, topic to topic and topic to MongoDBSink (ReplaceOne, ordered "
+                "bulk_write a partition); a checkpoint each batch size (commit_every); bytes "
+                "decoded by msgspec; processing_guarantee at-least-once, its default"
+            ),
+            fast=False,
+            commands=".quix:commands",
+            view=".quix:view",
         ),
         Contestant(
             name="labkit-kafka-python",
             guarantee=EXACTLY_ONCE,
             how="Handler and Projector, as workers have them; the view is the one document",
             fast=False,
-            commands=own.kafka_python_handler,
-            view=own.kafka_python_lean,
-            full_view=own.kafka_python_full,
+            commands=".own:kafka_python_handler",
+            view=".own:kafka_python_lean",
+            full_view=".own:kafka_python_full",
         ),
         Contestant(
             name="labkit-confluent",
             guarantee=EXACTLY_ONCE,
             how="Handler and Projector, as workers have them; the view is the one document",
             fast=True,
-            commands=own.confluent_handler,
-            view=own.confluent_lean,
-            full_view=own.confluent_full,
+            commands=".own:confluent_handler",
+            view=".own:confluent_lean",
+            full_view=".own:confluent_full",
         ),
     )
 }

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import threading
+from importlib import import_module
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -79,10 +80,15 @@ def document(event: OrderPlaced) -> Document:
     }
 
 
-def begin(pipe: Connection) -> None:
-    """In a process of a contestant, first of all: when the bench is gone, it ends."""
+def play(pipe: Connection, side: str, job: Job) -> None:
+    """The main of a process: one side, by its name (``.bare:confluent_view``), until it is ended.
+
+    When the bench is gone, it ends by itself.
+    """
     calm_gc()
     threading.Thread(target=_watch, args=(pipe,), daemon=True).start()
+    module, _, function = side.partition(":")
+    getattr(import_module(module, __package__), function)(pipe, job)
 
 
 def ready(pipe: Connection) -> None:

@@ -16,7 +16,7 @@ from labkit.adapters.mongo import MongoStore
 from labkit.contexts import CONTEXTS
 from labkit.documents import Docs
 from labkit.domain.orders import OrderPlaced
-from labkit.experiments.peers.job import Job, begin, document, ready
+from labkit.experiments.peers.job import Job, document, ready
 from labkit.handlers import Handler
 from labkit.messages import Commit
 from labkit.projections import Indexes, Projection, Projector
@@ -48,18 +48,16 @@ FULL = PROJECTIONS["orders"]
 
 
 def _handle(pipe: Connection, job: Job, broker: KafkaPythonBroker) -> None:
-    begin(pipe)
     group = f"{job.group}.handler"
     log = broker.log(job.commands, job.events, group, f"{group}-0")
     store = MongoStore(job.mongo_uri, job.database)
-    handler = Handler(ORDERS, log, store, batch_size=job.batch)
+    handler = Handler(ORDERS, log, store, batch_size=job.batch, beside=True)
     ready(pipe)
     while True:
         handler.step()
 
 
 def _project(pipe: Connection, job: Job, broker: KafkaPythonBroker, projection: Projection) -> None:
-    begin(pipe)
     projector = Projector(
         projection,
         ORDERS.codec,

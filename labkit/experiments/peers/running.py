@@ -18,7 +18,7 @@ from labkit.adapters.mongo import connect
 from labkit.domain.orders import PlaceOrder
 from labkit.errors import LabkitError
 from labkit.experiments.peers.contestants import Contestant
-from labkit.experiments.peers.job import Job, event_of
+from labkit.experiments.peers.job import Job, event_of, play
 from labkit.experiments.peers.own import FULL, LEAN
 from labkit.experiments.processes import PATIENCE_SECONDS, hear, process
 from labkit.lab import Lab
@@ -27,7 +27,7 @@ from labkit.ports import Document
 from labkit.settings import DEFAULTS
 
 CONTEXT = "orders"
-#: Who has written nothing for so long is not going to.
+#: Who has begun, and then written nothing for so long, is not going to.
 QUIET_SECONDS = 20.0
 LOOK_SECONDS = 0.01
 
@@ -104,7 +104,6 @@ def run(name: str, contestant: Contestant, full: bool, load: Preloaded, number: 
     """Its two processes on servers ``name``; what is wrong with it ends in ``Ran.wrong``."""
     ran = Ran(round=number, name=contestant.name, full_view=full)
     view = contestant.full_view if full else contestant.view
-    assert view is not None
     with passing(name) as lab:
         assert lab.servers is not None
         lab.prepare(LEAN)
@@ -119,9 +118,9 @@ def run(name: str, contestant: Contestant, full: bool, load: Preloaded, number: 
             partitions=DEFAULTS.partitions,
             batch=DEFAULTS.batch_size,
         )
-        with process(view, job) as viewing:
+        with process(play, view, job) as viewing:
             pids = {"view": _heard(lab, viewing, ran)}
-            with process(contestant.commands, job) as deciding:
+            with process(play, contestant.commands, job) as deciding:
                 pids["commands"] = _heard(lab, deciding, ran)
                 if not ran.wrong:
                     _time(ran, job, load, pids | _servers(name), [viewing, deciding])
@@ -155,20 +154,21 @@ def _time(
     client, db = connect(job.mongo_uri, job.database)
     orders, last = db[job.orders], list(load.last.values())
     known, moved = 0, time.monotonic()
-    started: tuple[int, float, dict[str, float]] | None = None
+    started, there = (0, moved, _cpu(pids)), 0
     try:
         while True:
             now, cpu = time.monotonic(), _cpu(pids)
             count = orders.estimated_document_count()
-            if started is None and count and (there := orders.count_documents({})):
-                started = there, now, cpu
+            if not there:  # where all come at once, the clock starts at the look before
+                there = orders.count_documents({}) if count else 0
+                started = (there, now, cpu) if there < load.commands else started
             near = orders.count_documents({"_id": {"$in": last}}) == len(last)
             if near and not _wrong(orders, load):
                 break
             if count > known:
                 known, moved = count, now
-            elif now - moved > QUIET_SECONDS:
-                ran.wrong = f"nothing came for {QUIET_SECONDS:g} s; {_wrong(orders, load)}"
+            elif now - moved > (QUIET_SECONDS if there else PATIENCE_SECONDS):
+                ran.wrong = f"nothing came for {now - moved:.0f} s; {_wrong(orders, load)}"
                 return
             if any(pipe.poll() for pipe in pipes):
                 ran.wrong = f"one of its processes died; {_wrong(orders, load)}"
@@ -176,12 +176,8 @@ def _time(
             time.sleep(LOOK_SECONDS)
     finally:
         client.close()
-    assert started is not None, "what is there was not there before"
     before, began, spent = started
     ran.commands, ran.seconds = load.commands - before, round(now - began, 4)
-    if not ran.commands:
-        ran.wrong = "all documents were there at the first look: there are too few commands"
-        return
     ran.rate = round(ran.commands / (now - began), 1)
     ran.cpu_seconds = {name: round(cpu[name] - spent[name], 3) for name in pids}
 
