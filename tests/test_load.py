@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from labkit import cli, stack
+from labkit import cli, load_cli, stack
 from labkit.domain.orders import PlaceOrder
 from labkit.errors import CheckFailed, UsageError
 from labkit.experiments import load, steady, sustainable
@@ -25,6 +25,12 @@ from labkit.experiments.sustainable import Crew, Trial
 from labkit.lab import Lab
 
 INSTANTS = ["intended", "sent", "polled", "decided", "heard"]
+
+
+@pytest.fixture(autouse=True)
+def usual_gc(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of this process, which runs other tests, too."""
+    monkeypatch.setattr(load_cli, "calm_gc", lambda: None)
 
 
 # --- the two ends between which a command became visible
@@ -221,6 +227,9 @@ def test_a_load_needs_workers_and_the_right_service() -> None:
         lab.backend = "kafka"
         with pytest.raises(UsageError, match="keys 'zipf' are for context 'bank'"):
             load.offer(lab, Plan(rate=1.0, seconds=1.0, keys="zipf"))
+        lab.bus.send(PlaceOrder("o1", "c", "1997-01-01", 1, 1))
+        with pytest.raises(UsageError, match="has had commands already; make a new Lab"):
+            load.offer(lab, Plan(rate=1.0, seconds=1.0))
 
 
 @pytest.mark.parametrize(
@@ -311,6 +320,7 @@ def test_a_share_of_the_sustainable_rate(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setattr(sustainable, "MOST_TRIALS", 2)
     monkeypatch.setattr(sustainable, "FIRST", 0.05)
     monkeypatch.setattr(sustainable, "TRIAL_SECONDS", 2.0)
+    monkeypatch.setattr(sustainable, "HEAP_SECONDS", 0.05)
     timing = ("--seconds", "3", "--warm-up", "1", "--partitions", "3", "--p99", "60000")
     code, first = run(monkeypatch, tmp_path / "1.json", "--rate", "0.5", *timing)
     assert (code, first["trouble"]) == (0, [])
