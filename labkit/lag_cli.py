@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 #: Said in the help, which must not wait for pandas; a test holds it to ``lag_sweep.FACTORS``.
 FACTORS = "rate, batch_size, linger, projectors, write_concern"
+WARM_UP_SECONDS = 2.0
 
 
 def lag(
@@ -38,6 +39,7 @@ def lag(
     plan = Plan(
         rate=number("--rate", rate, 1, 1_000_000),
         seconds=number("--seconds", seconds, 1, 3_600),
+        warm_up=WARM_UP_SECONDS,
         seed=whole("--seed", seed, 0, 2**32),
     ).check()
     times = whole("--rounds", rounds, 2, 1_000)

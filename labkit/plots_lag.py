@@ -197,11 +197,7 @@ def two_clocks(waits: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def foretold(
-    lag_ms: NDArray[np.float64],
-    measured_ms: NDArray[np.float64],
-    t_ms: NDArray[np.float64],
-    rate: float,
-    ax: Axes,
+    lag_ms: NDArray[np.float64], measured_ms: NDArray[np.float64], rate: float, ax: Axes
 ) -> Axes:
     """What a model says of another load, beside what was measured: both to the later end, in ms.
 
@@ -210,6 +206,8 @@ def foretold(
     if not len(lag_ms) or not len(measured_ms):
         raise ValueError("the visibility at no time cannot be drawn")
     looks = ((measured_ms, BLUE, "-", "measured"), (lag_ms, VERMILLION, "-.", "the model"))
+    most = max(float(np.quantile(ms[np.isfinite(ms)], 0.99)) for ms, *_ in looks)
+    t_ms = np.linspace(0, 1.2 * most, 300)
     for ms, color, style, label in looks:
         share = np.searchsorted(np.sort(ms), t_ms, side="right") / len(ms)
         ax.plot(t_ms, 100 * share, style, color=color, lw=2, label=label)
