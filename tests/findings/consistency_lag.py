@@ -19,7 +19,7 @@ BEHIND = "some reads of busy streams are behind, and few of them far"
 THREE = "offsets are more than the commits that they stand for"
 LOAD = "more load is more lag"
 
-#: Of the model on a median: in an imagined run, and in one that is as short as this and on a machine
+#: Of the model on a median: in an imagined run; and in one that is as short as this, on a machine
 #: that does other things. A longer one on a quiet machine has a narrower bound (`labkit load`).
 ERROR = {"memory": 0.1, "kafka": 0.5}
 
