@@ -114,8 +114,12 @@ def load(
             at = old or searching.sustainable(lab, crew, plan, bound, progress, say)
             found = {"sustainable_per_second": at.rate, "sustainable_from": str(at.folder)}
             say(f"{at.rate:,.0f} commands a second are sustained: {at.folder}")
+            if at.rate == 0 or sustainable:
+                save("--json", json_file, to_json(found | {"trials": at.trials}))
+            if at.rate == 0:
+                last = at.trials[-1]
+                raise CheckFailed(f"no rate held, down to {last.rate:,.0f} a second: {last.why}")
         if sustainable:
-            save("--json", json_file, to_json(found | {"trials": at.trials}))
             return
         plan = plan.at(asked * at.rate).check() if share else plan
         say(f"{plan.rate:,.0f} commands a second for {plan.seconds:g} s, after {plan.warm_up:g} s")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from msgspec import structs
 
 from labkit import cli, load_cli, stack
 from labkit.domain.orders import PlaceOrder
-from labkit.errors import CheckFailed, UsageError
+from labkit.errors import UsageError
 from labkit.experiments import load, steady, sustainable
 from labkit.experiments.arrivals import Plan
 from labkit.experiments.observer import Watch
@@ -66,9 +67,13 @@ def test_the_ends_of_a_real_view_step_by_step() -> None:
         looks = Watch(lab, "orders")
         sent = [lab.bus.send(PlaceOrder(f"o{n}", "c", "1997-01-01", 1, 1)) for n in range(8)]
         lab.handler.step(0)
+        between = [time.monotonic_ns()]
         assert looks.look() == 0, "decided, and not yet visible"
         lab.projector.step(0)
+        between.append(time.monotonic_ns())
         assert looks.look() == 8
+        for asked, before, after in zip(between, looks._before, looks._after, strict=True):
+            assert asked <= before < after, "a look lasts from before the question to its answer"
         places = np.array([delivery.token()[1:] for delivery in sent])
         stale, fresh = looks.ends(places[:, 0], places[:, 1])
         assert set(stale) == {looks._before[0]}
@@ -124,6 +129,7 @@ def test_a_run_is_whole(
         assert row["p50_ms"] <= row["p95_ms"] <= row["p99_ms"] <= row["p999_ms"] <= row["max_ms"]
     ability = found["generator"]["ability"]
     assert ability["void"] > ability["topic"] > 0
+    assert {"generator", "observer", "listener"} == set(found["core_shares"])
     kept = json.loads((Path(found["folder"]) / "report.json").read_text())
     assert kept["little"] == found["little"]
     assert {"machine", "load_average"} <= set(kept)
@@ -307,9 +313,21 @@ def test_the_search_ends_near_what_holds_and_is_kept(
         assert other is None, "what was found under other conditions is not used"
     (found.folder / "report.json").write_text("{")
     assert sustainable.kept("lab", crew, plan, 500.0) is None, "half a file is none"
-    monkeypatch.setattr(sustainable, "heap", lambda *_: 1e9)
-    with pytest.raises(CheckFailed, match=r"no rate was sustained, down to .*: the backlog grew"):
-        sustainable.sustainable("lab", crew, plan, 500.0, lambda *_: None, said.append)
+
+
+@pytest.mark.servers
+@pytest.mark.usefixtures("servers")
+def test_where_no_rate_holds_the_trials_are_told_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sustainable, "heap", lambda *_: 1e6)
+    monkeypatch.setattr(sustainable, "trial", lambda *given: tried(given[2].rate, 0.0))
+    code, found = run(monkeypatch, tmp_path / "l.json", "--batch-size", "77")
+    assert (code, found["sustainable_per_second"]) == (1, 0)
+    assert len(found["trials"]) == sustainable.MOST_TRIALS
+    assert "no rate held, down to 4,688 a second: the backlog grew" in capsys.readouterr().err
+    crew = Crew(settings={"batch_size": 77})
+    assert sustainable.kept("lab", crew, Plan(rate=1.0, seconds=60.0), 500.0) is None
 
 
 @pytest.mark.servers

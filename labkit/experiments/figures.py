@@ -39,7 +39,6 @@ def judge(loaded: Loaded, everything: pd.DataFrame) -> None:
     commands, window, report = loaded.commands, loaded.window, loaded.report
     rate = len(commands) / loaded.plan.seconds
     report["generator"] = steady.on_time(commands, window) | {"ability": report.pop("ability")}
-    report["generator"]["core_share"] = report.pop("generator_core_share")
     report["backlog"] = steady.level(loaded.samples, window, rate)
     report["little"] = steady.little(everything, loaded.samples, window)
     lost = int(commands["acked"].isna().sum())
@@ -156,6 +155,6 @@ def _settle(lab: Lab) -> None:
 
 
 def behind(lab: Lab) -> bool:
-    """Whether a handler or a projector has something to do."""
-    roles = ("handler", "projector")
+    """Whether a handler, a relay or a projector has something to do."""
+    roles = ("handler", "relay", "projector")
     return any(lab.lag(role, context) for role in roles for context in lab.contexts)

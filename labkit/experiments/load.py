@@ -171,10 +171,12 @@ def offer(
         listener.until(ready.opened, lambda: None)
         beginning = time.monotonic_ns() + int(START_SECONDS * 1e9)
         total = ready.opened + ready.commands
-        acked, busy = _drive(lab, listener, generator, beginning, total, progress)
+        began, worked = time.monotonic(), time.process_time()
+        acked, of_generator = _drive(lab, listener, generator, beginning, total, progress)
+        own = (time.process_time() - worked) / (time.monotonic() - began)
         with suppress(BrokenPipeError):  # it is dead, as the next line finds
             observer.send_bytes(b"stop")
-        looks, share = samples(hear(lab, observer))
+        looks, of_observer = samples(hear(lab, observer))
     opened = beginning + plan.warm_up * 1e9
     window = (opened, opened + plan.seconds * 1e9)
     heard = _decoded(plan, listener.heard)
@@ -187,8 +189,12 @@ def offer(
         "seed": plan.seed,
         "versions": versions(lab.server_versions(), lab.client),
         "ability": structs.asdict(ready.ability),
-        "observer": cost(looks, window, share),
-        "generator_core_share": busy,
+        "observer": cost(looks, window),
+        "core_shares": {
+            "generator": of_generator,
+            "observer": round(of_observer, 3),
+            "listener": round(own, 3),
+        },
     }
     inside = everything[everything["intended"].between(*window, inclusive="left")]
     loaded = Loaded(plan, inside.reset_index(drop=True), looks, window, report, total)

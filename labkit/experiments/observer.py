@@ -117,8 +117,8 @@ def samples(data: bytes) -> tuple[pd.DataFrame, float]:
     return found, float(table[0, 0])
 
 
-def cost(looks: pd.DataFrame, window: Window, share: float) -> dict[str, Any]:
-    """What looking costs."""
+def cost(looks: pd.DataFrame, window: Window) -> dict[str, Any]:
+    """How often it looked, and how long a look took."""
     at = looks["at"][looks["at"].between(*window)].to_numpy()
     gaps = np.diff(at) / 1e6 if len(at) > 1 else np.array([np.nan])
     return {
@@ -126,7 +126,6 @@ def cost(looks: pd.DataFrame, window: Window, share: float) -> dict[str, Any]:
         "interval_ms": round(float(np.mean(gaps)), 2),
         "longest_interval_ms": round(float(np.max(gaps)), 2),
         "look_ms": round(float(looks["look_ns"].median()) / 1e6, 3),
-        "core_share": round(share, 3),
     }
 
 
