@@ -20,6 +20,7 @@ from labkit import failpoints
 from labkit.bench_cli import bars, bench, known, verify, whole
 from labkit.deadletters_cli import app as dead_letters_app
 from labkit.errors import CheckFailed, LabkitError, UsageError
+from labkit.lag_cli import lag
 from labkit.load_cli import load
 from labkit.parts import make_worker
 from labkit.ports import DELIVERIES
@@ -41,6 +42,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(stack_app)
+bench.command("lag")(lag)
 app.add_typer(bench, name="bench")
 app.add_typer(verify, name="verify")
 app.add_typer(dead_letters_app, name="dead-letters")

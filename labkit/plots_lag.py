@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
 from labkit.plots import BLUE, INK, ORANGE, SKY, VERMILLION, _digits, _finish, _ms
@@ -19,6 +19,8 @@ from labkit.plots import BLUE, INK, ORANGE, SKY, VERMILLION, _digits, _finish, _
 #: Okabe and Ito's, one more than ``plots`` needs.
 GREEN, PURPLE = "#009E73", "#CC79A7"
 LOOKS = ((SKY, "//"), (ORANGE, ""), (PURPLE, "xx"), (BLUE, ""), (GREEN, ".."), (VERMILLION, "\\\\"))
+#: Reads that are further behind are drawn as one.
+MOST_VERSIONS = 9
 #: What is drawn one after the other; the reply comes somewhere in the fourth.
 WAY = ("intended", "sent", "polled", "decided", "fetched", "applied", "visible")
 
@@ -110,7 +112,8 @@ def versions_behind(shares: pd.DataFrame, ax: Axes) -> Axes:
     """
     if shares.empty:
         raise ValueError("the versions of no read cannot be drawn")
-    kept = shares[shares.index <= max(3, _last(shares["share"]))]
+    kept = shares.iloc[:MOST_VERSIONS].copy()
+    kept.iloc[-1] += shares.iloc[MOST_VERSIONS:].sum()
     at, looks = np.asarray(kept.index, float), ((SKY, "//", BLUE), (ORANGE, "", INK))
     names = ("at most: by the first look that saw it", "at least: by the last that missed it")
     for shift, column, name, (color, hatch, edge) in zip(
@@ -123,7 +126,8 @@ def versions_behind(shares: pd.DataFrame, ax: Axes) -> Axes:
             text = f"{value:.1f}" if value >= 0.1 else "<0.1" if value > 0 else "0"
             ax.text(x, value + 1, text, ha="center", fontsize=8, color=INK)
     ax.set_ylim(0, 110)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    more = " or more" if len(shares) > len(kept) else ""
+    ax.set_xticks(at, [f"{k:g}" for k in at[:-1]] + [f"{at[-1]:g}{more}"])
     ax.yaxis.set_major_formatter(PercentFormatter(decimals=0))
     ax.set_xlabel("versions that a read is behind")
     ax.set_ylabel("reads")
@@ -135,11 +139,6 @@ def versions_behind(shares: pd.DataFrame, ax: Axes) -> Axes:
         fontsize=11,
     )
     return _finish(ax)
-
-
-def _last(share: pd.Series[float]) -> int:
-    """The last number that a plot can show."""
-    return int(np.flatnonzero(share >= 0.0005)[-1])
 
 
 def three_lags(lags: pd.DataFrame, ax: Axes) -> Axes:
@@ -198,11 +197,7 @@ def two_clocks(waits: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def foretold(
-    lag_ms: NDArray[np.float64],
-    measured_ms: NDArray[np.float64],
-    t_ms: NDArray[np.float64],
-    rate: float,
-    ax: Axes,
+    lag_ms: NDArray[np.float64], measured_ms: NDArray[np.float64], rate: float, ax: Axes
 ) -> Axes:
     """What a model says of another load, beside what was measured: both to the later end, in ms.
 
@@ -211,6 +206,8 @@ def foretold(
     if not len(lag_ms) or not len(measured_ms):
         raise ValueError("the visibility at no time cannot be drawn")
     looks = ((measured_ms, BLUE, "-", "measured"), (lag_ms, VERMILLION, "-.", "the model"))
+    most = max(float(np.quantile(ms[np.isfinite(ms)], 0.99)) for ms, *_ in looks)
+    t_ms = np.linspace(0, 1.2 * most, 300)
     for ms, color, style, label in looks:
         share = np.searchsorted(np.sort(ms), t_ms, side="right") / len(ms)
         ax.plot(t_ms, 100 * share, style, color=color, lw=2, label=label)

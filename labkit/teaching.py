@@ -268,24 +268,28 @@ def seconds_for(lab: Any, commands: Sequence[Command], wait: float = 10.0) -> fl
 def one_by_one(lab: Any, commands: Sequence[Command], every: float, stall: float) -> pd.DataFrame:
     """A closed loop: one command each ``every`` seconds, if the one before is answered by then.
 
-    After a quarter of them nobody works for ``stall`` seconds. A row a command: ``at`` (when it was
-    intended, s), and ms until its answer ``from_intended_ms`` and ``from_sent_ms``.
+    After a quarter of them nobody works for ``stall`` seconds. The first comes before the clock
+    starts, since it waits for connections. Then a row a command: ``at`` (when it was intended, s),
+    and ms until its answer ``from_intended_ms`` and ``from_sent_ms``.
     """
     import pandas as pd
 
     lab.bus.listen("orders")
-    began, rows = time.monotonic(), []
-    for number, command in enumerate(commands):
-        at = number * every
-        time.sleep(max(0.0, began + at - time.monotonic()))
-        sent = time.monotonic()
+
+    def answered(command: Command, pause: float = 0.0) -> float:
         token = lab.bus.send(command).token()
-        if number == len(commands) // 4:
-            time.sleep(stall)
+        time.sleep(pause)
         while lab.bus.heard(token) is None:
             lab.handler.step(0.05)
             lab.bus.hear("orders", 0.05)
-        heard = time.monotonic()
+        return time.monotonic()
+
+    began, rows = answered(commands[0]), []
+    for number, command in enumerate(commands[1:]):
+        at = number * every
+        time.sleep(max(0.0, began + at - time.monotonic()))
+        sent = time.monotonic()
+        heard = answered(command, stall if number == len(commands) // 4 else 0.0)
         rows.append((at, 1e3 * (heard - began - at), 1e3 * (heard - sent)))
     return pd.DataFrame(rows, columns=["at", "from_intended_ms", "from_sent_ms"])
 

@@ -202,8 +202,14 @@ def red(name: str, book: TestbookNotebookClient) -> set[str]:
     return {finding for finding, holds in FINDINGS[name](book).items() if not holds}
 
 
+#: What is measured for long, and better not beside another test.
+LONG = {consistency_lag.NAME}
+
+
 @pytest.mark.servers
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if n in LONG else []) for n in NAMES]
+)
 def test_findings_on_real_servers(name: str, servers: stack.Servers) -> None:
     with run(name, "kafka") as book:
         assert red(name, book) == set()

@@ -209,8 +209,9 @@ def three_lags(loaded: Loaded) -> pd.DataFrame:
     is behind the end of its topic; ``commits``: how many were heard of and are not visible;
     ``by_offsets_ms``: these offsets at the rate of the commits, which is what is read off a
     dashboard; ``age_ms``: how long ago the oldest unseen commit was heard of; ``probe_ms``: the
-    median lag of those that were heard of since the look before. Offsets are more than commits:
-    each transaction leaves a marker in each partition that it wrote to, and that takes one, too.
+    median lag of those that were heard of since the look before (0 where the view was first).
+    Offsets are more than commits: each transaction leaves a marker in each partition that it wrote
+    to, and that takes one, too.
     """
     commands, (began, ended) = known(loaded.commands), loaded.window
     looks = loaded.samples.iloc[::SELDOM]
@@ -232,6 +233,6 @@ def three_lags(loaded: Loaded) -> pd.DataFrame:
             "commits": np.maximum(told - seen, 0),
             "by_offsets_ms": looks["projector_lag"].to_numpy(np.float64) / rate / 1e6,
             "age_ms": np.maximum(at - oldest, 0.0) / 1e6,
-            "probe_ms": probe.reindex(np.arange(len(at))).to_numpy(np.float64),
+            "probe_ms": probe.reindex(np.arange(len(at))).clip(lower=0).to_numpy(np.float64),
         }
     )

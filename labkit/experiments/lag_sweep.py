@@ -8,6 +8,7 @@ that what else happens on the machine meets all values alike.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from math import nan
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -38,11 +39,18 @@ FACTORS: Mapping[str, Sequence[Any]] = {
 
 class Swept(Struct):
     """``runs``: a row a run, see ``row``. ``values``: a row a value, with medians over the rounds
-    and their intervals. ``folder``: where both are kept."""
+    and their intervals. ``report`` is the JSON, ``folder`` where all is kept."""
 
     runs: pd.DataFrame
     values: pd.DataFrame
+    report: dict[str, Any]
     folder: Path
+
+
+def known(factor: str) -> None:
+    """Raises ``UsageError`` for a factor that is none."""
+    if factor not in FACTORS:
+        raise UsageError(f"factor must be one of {', '.join(FACTORS)}, got {factor!r}")
 
 
 def sweep(
@@ -63,8 +71,7 @@ def sweep(
     """
     import pandas as pd
 
-    if factor not in FACTORS:
-        raise UsageError(f"factor must be one of {', '.join(FACTORS)}, got {factor!r}")
+    known(factor)
     if rounds < 2:
         raise UsageError(f"an interval needs at least 2 rounds, got {rounds}")
     values = FACTORS[factor] if values is None else values
@@ -90,7 +97,7 @@ def sweep(
         "stack": servers.kind,
         "values": found.to_dict("records"),
     }
-    return Swept(runs, found, leave("lag", whole, {"runs": runs, "values": found}))
+    return Swept(runs, found, whole, leave("lag", whole, {"runs": runs, "values": found}))
 
 
 def _run(name: str, factor: str, value: Any, plan: Plan, client: str) -> Loaded:
@@ -135,7 +142,7 @@ def summary(runs: pd.DataFrame, factor: str, seed: int = 1) -> pd.DataFrame:
         found: dict[str, Any] = {factor: value, "runs": len(mine)}
         found["thrown_out"] = len(all_runs) - len(mine)
         for name in ("p50", "p99", "reply_p50"):
-            ends = interval(mine[name].tolist(), seed=seed) if len(mine) > 1 else (None, None)
+            ends = interval(mine[name].tolist(), seed=seed) if len(mine) > 1 else (nan, nan)
             found |= {name: mine[name].median(), f"{name}_low": ends[0], f"{name}_high": ends[1]}
         rows.append(found)
     return pd.DataFrame(rows).sort_values(factor, ignore_index=True)

@@ -19,8 +19,9 @@ BEHIND = "some reads of busy streams are behind, and few of them far"
 THREE = "offsets are more than the commits that they stand for"
 LOAD = "more load is more lag"
 
-#: Of the model on a median, in a run as short as this one; a longer one has a narrower bound.
-ERROR = 0.35
+#: Of the model on a median: in an imagined run; and in one that is as short as this, on a machine
+#: that does other things. A longer one on a quiet machine has a narrower bound (`labkit load`).
+ERROR = {"memory": 0.1, "kafka": 0.5}
 
 
 def findings(book: TestbookNotebookClient) -> dict[str, bool]:
@@ -40,7 +41,7 @@ def findings(book: TestbookNotebookClient) -> dict[str, bool]:
         BAND: all(ends == sorted(ends) for ends in seen)
         and all(a <= b for a, b in zip(low, high, strict=True))
         and low[0] < 0.5 < low[-1],
-        MODEL: book.value("foretold.error_p50") < ERROR,
+        MODEL: book.value("foretold.error_p50") < ERROR[book.value("BACKEND")],
         BEHIND: stale[0] < 1 and early[0] >= stale[0] > 0.2 and abs(sum(stale) - 1) < 1e-9,
         THREE: offsets > 1.05 * commits > 0,
         LOAD: lags == sorted(lags) and lags[-1] > 1.2 * lags[0],
@@ -103,7 +104,7 @@ TWINS = {
     "a stage is missing": ("load", A_STAGE_IS_MISSING, {SUM}),
     "the two ends are swapped": ("stages", ENDS_ARE_SWAPPED, {BAND}),
     "nothing waits in the model": ("stages", NOTHING_WAITS, {MODEL, LOAD}),
-    "a commit is visible when it is heard of": ("visibility", VISIBLE_WHEN_HEARD, {BEHIND}),
+    "a commit is visible when it is heard of": ("visibility", VISIBLE_WHEN_HEARD, {BEHIND, THREE}),
     "only commits are counted": ("versions", COUNTS_COMMITS, {THREE}),
     "a batch costs as much as one command": ("three-lags", BATCHES_COST_NOTHING, {LOAD}),
 }
