@@ -20,7 +20,7 @@ LITTLE = "Little's law holds within 5 % in the open loop, and the checkers are g
 def findings(book: TestbookNotebookClient) -> dict[str, bool]:
     orders = book.value("ORDERS")
     counted = book.value("batches.reset_index()[['batch size', 'commits', 'markers']].T.to_dict()")
-    law = book.value("recovered.T.to_dict('list')")
+    law = book.value("recovered.astype(float).fillna(0).T.to_dict('list')")
     found = {
         BATCHES: all(
             row["commits"] == orders and 0 <= row["markers"] - -(-orders // row["batch size"]) <= 2
