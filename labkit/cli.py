@@ -32,6 +32,7 @@ from labkit.runtime import Worker, work
 from labkit.settings import CLIENTS, DEFAULTS, LOGS, WRITE_CONCERNS, Settings
 from labkit.stack.commands import WORKERS, say
 from labkit.stack.commands import app as stack_app
+from labkit.sweep_cli import sweep
 
 if TYPE_CHECKING:
     from labkit.experiments.demo import Demo
@@ -43,6 +44,7 @@ app = typer.Typer(
 )
 app.add_typer(stack_app)
 bench.command("lag")(lag)
+bench.command("sweep")(sweep)
 app.add_typer(bench, name="bench")
 app.add_typer(verify, name="verify")
 app.add_typer(dead_letters_app, name="dead-letters")

@@ -37,6 +37,7 @@ from tests.findings import (
     sagas,
     streams,
     the_event_log,
+    throughput,
 )
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
@@ -52,6 +53,7 @@ MORE = [
     sagas,
     streams,
     consistency_lag,
+    throughput,
 ]
 NAMES = [START, STEPS, *(one.NAME for one in MORE)]
 
@@ -63,6 +65,8 @@ SMALLER = {
     projections.NAME: "ORDERS, BATCH = 400, 40",
     reading_your_own_writes.NAME: "TRIES = 6",
     consistency_lag.NAME: "SECONDS = 6",
+    throughput.NAME: "SIZES, COMMANDS, ROUNDS, WORKERS = (1_000,), 600, 2, ()\n"
+    "LOADS, SECONDS = (0.05,), 4",
 }
 
 # --- running a notebook
@@ -474,7 +478,7 @@ for one in MORE:
 
 SERVER_TWINS = {
     bug: (one.NAME, *twin)
-    for one in (the_event_log, reading_your_own_writes, streams, consistency_lag)
+    for one in (the_event_log, reading_your_own_writes, streams, consistency_lag, throughput)
     for bug, twin in one.SERVER_TWINS.items()
 }
 
