@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
 from labkit.experiments.scaling import Law, Scaling
 from labkit.plots import BLUE, INK, OFFSET, ORANGE, SKY, VERMILLION, Picture, _digits, _finish
@@ -169,6 +169,8 @@ def littles_law(laws: pd.DataFrame, ax: Axes) -> Axes:
     ax.set_xlim(*ends)
     ax.set_ylim(*ends)
     for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_minor_locator(NullLocator())
         axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
     ax.set_xlabel("λW: rate times time in the system (commands, log scale)")
     ax.set_ylabel("L: commands in the system, counted (log scale)")

@@ -249,7 +249,7 @@ def _follow(
 ) -> list[Look]:
     """All looks until everything is visible, or nothing more will be."""
     looks: list[Look] = []
-    moved = time.monotonic()
+    moved, through = time.monotonic(), 0
     while True:
         look = msgspec.json.decode(hear(lab, observer), type=Look)
         if not looks or (look.committed, look.visible) != (looks[-1].committed, looks[-1].visible):
@@ -258,16 +258,22 @@ def _follow(
         looks.append(look)
         if look.visible >= total and look.committed >= total:
             return looks
-        still = time.monotonic() - moved
-        if still > STILL_SECONDS and not lab.lag("handler", CONTEXT) + lab.lag(
-            "projector", CONTEXT
-        ):
+        if through and look.at > through:  # it was looked at after all had been done
             return looks
+        still = time.monotonic() - moved
+        if still > STILL_SECONDS and not through and not _behind(lab):
+            through = time.monotonic_ns()
         if still > QUIET_SECONDS:
             raise TimedOut(
                 f"{look.visible} of {total} commands are visible, then nothing moved for "
                 f"{QUIET_SECONDS:g} s; see {lab.logs()}"
             )
+
+
+def _behind(lab: Lab) -> bool:
+    """Asked in the order of a message: who has nothing left gets nothing more."""
+    roles = ("handler", *(["relay"] if lab.hosts("relay") else []), "projector")
+    return any(lab.lag(role, CONTEXT) for role in roles)
 
 
 def window(looks: Sequence[Look], total: int, went: int, what: str) -> Window | None:
