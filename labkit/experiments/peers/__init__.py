@@ -3,7 +3,8 @@
 Order commands lie in a topic. Each contestant reads them, makes events of them on another topic,
 reads those, and writes one document an order into MongoDB: in two processes, a command side and a
 view side, like labkit's handler and projector. Servers, partitions, batch size and write concern
-are the same for all (``job.py`` says what the job is, ``contestants.py`` who takes part).
+are the same for all (``job.py`` says what the job is, ``contestants.py`` who takes part). The
+decision is the domain's own, made by all; labkit validates the command besides, as it always does.
 
 A round runs every contestant once, in an order that is drawn anew each time. The contestants of a
 round share the commands, which are sent just before it; each has consumer groups, an events topic
@@ -98,6 +99,7 @@ def peers(
             "machine": machine(),
             "load_average_before": load_average(),
             "stack": servers.kind,
+            "method": " ".join((__doc__ or "").split()),
         }
         for number in range(sizes.rounds):
             dice.shuffle(arms)
