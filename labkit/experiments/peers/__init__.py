@@ -11,8 +11,9 @@ round share the commands, which are sent just before it; each has consumer group
 and a database of its own, which are dropped afterwards. The view side owns its partitions before
 the command side starts. The clock starts with the first documents and ends with the last one:
 starting, joining and the first batch do not count. (It does not start later, since a fast command
-side would be done by then, and its work would not count.) Then the documents are counted and their
-cents added up: a wrong result is no result.
+side would be done by then, and its work would not count; how far ahead it is when the clock starts
+is noted. The fewer commands, the more this tells: rates of small sizes flatter.) Then the documents
+are counted and their cents added up: a wrong result is no result.
 
 Rates are medians over the rounds, and ratios are medians of the ratios inside each round. The fast
 contestants get more commands than the slow ones, so that a round of either takes some seconds.
