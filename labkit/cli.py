@@ -20,6 +20,8 @@ from labkit import failpoints
 from labkit.bench_cli import bars, bench, known, verify, whole
 from labkit.deadletters_cli import app as dead_letters_app
 from labkit.errors import CheckFailed, LabkitError, UsageError
+from labkit.lag_cli import lag
+from labkit.load_cli import load
 from labkit.parts import make_worker
 from labkit.ports import DELIVERIES
 from labkit.rebuild_cli import rebuild
@@ -27,14 +29,13 @@ from labkit.results import check_writable, save, to_json
 from labkit.run import ROLES
 from labkit.runs import worker_status
 from labkit.runtime import Worker, work
-from labkit.settings import CLIENTS, DEFAULTS, LOGS, Settings
+from labkit.settings import CLIENTS, DEFAULTS, LOGS, WRITE_CONCERNS, Settings
 from labkit.stack.commands import WORKERS, say
 from labkit.stack.commands import app as stack_app
+from labkit.sweep_cli import sweep
 
 if TYPE_CHECKING:
     from labkit.experiments.demo import Demo
-
-PROBE_COLUMNS = ["stale_ms", "fresh_ms"]
 
 app = typer.Typer(
     help="Learn, run and measure CQRS on real Kafka and real MongoDB.",
@@ -42,10 +43,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(stack_app)
+bench.command("lag")(lag)
+bench.command("sweep")(sweep)
 app.add_typer(bench, name="bench")
 app.add_typer(verify, name="verify")
 app.add_typer(dead_letters_app, name="dead-letters")
 app.command()(rebuild)
+app.command()(load)
 WORKERS.append(worker_status)
 
 
@@ -78,6 +82,9 @@ def run(
     cache: Annotated[
         int, typer.Option(help="Answers that a query handler holds; 0: it reads each.")
     ] = DEFAULTS.cache,
+    write_concern: Annotated[
+        str, typer.Option(help=f"Of a projector: {' or '.join(WRITE_CONCERNS)}.")
+    ] = DEFAULTS.write_concern,
 ) -> None:
     """One worker of a run, until its standard input ends or SIGTERM comes."""
     worker = Worker(role, context, secrets.randbelow(10**9) if slot is None else slot)
@@ -98,6 +105,7 @@ def run(
         every=every,
         pay_within=pay_within,
         cache=cache,
+        write_concern=write_concern,
     )
     held, make = make_worker(lab, run, settings, worker)
     try:
@@ -190,10 +198,9 @@ def _draw(found: Demo, file: Path) -> None:
 
     from labkit.plots import demo_figure
 
-    lag = pd.DataFrame([(p.stale_ms, p.fresh_ms) for p in found.probes], columns=PROBE_COLUMNS)
     figure = demo_figure(
         pd.DataFrame(found.months),
-        lag,
+        found.lags,
         client=found.report["client"],
         commands_per_second=found.report["commands_per_second"],
     )
