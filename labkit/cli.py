@@ -20,6 +20,7 @@ from labkit import failpoints
 from labkit.bench_cli import bars, bench, known, verify, whole
 from labkit.deadletters_cli import app as dead_letters_app
 from labkit.errors import CheckFailed, LabkitError, UsageError
+from labkit.load_cli import load
 from labkit.parts import make_worker
 from labkit.ports import DELIVERIES
 from labkit.rebuild_cli import rebuild
@@ -30,11 +31,10 @@ from labkit.runtime import Worker, work
 from labkit.settings import CLIENTS, DEFAULTS, LOGS, Settings
 from labkit.stack.commands import WORKERS, say
 from labkit.stack.commands import app as stack_app
+from labkit.sweep_cli import sweep
 
 if TYPE_CHECKING:
     from labkit.experiments.demo import Demo
-
-PROBE_COLUMNS = ["stale_ms", "fresh_ms"]
 
 app = typer.Typer(
     help="Learn, run and measure CQRS on real Kafka and real MongoDB.",
@@ -42,10 +42,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(stack_app)
+bench.command("sweep")(sweep)
 app.add_typer(bench, name="bench")
 app.add_typer(verify, name="verify")
 app.add_typer(dead_letters_app, name="dead-letters")
 app.command()(rebuild)
+app.command()(load)
 WORKERS.append(worker_status)
 
 
@@ -190,10 +192,9 @@ def _draw(found: Demo, file: Path) -> None:
 
     from labkit.plots import demo_figure
 
-    lag = pd.DataFrame([(p.stale_ms, p.fresh_ms) for p in found.probes], columns=PROBE_COLUMNS)
     figure = demo_figure(
         pd.DataFrame(found.months),
-        lag,
+        found.lags,
         client=found.report["client"],
         commands_per_second=found.report["commands_per_second"],
     )

@@ -36,6 +36,7 @@ from tests.findings import (
     sagas,
     streams,
     the_event_log,
+    throughput,
 )
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
@@ -50,6 +51,7 @@ MORE = [
     reading_your_own_writes,
     sagas,
     streams,
+    throughput,
 ]
 NAMES = [START, STEPS, *(one.NAME for one in MORE)]
 
@@ -60,6 +62,8 @@ SMALLER = {
     handlers_under_stress.NAME: "BURST = 80",
     projections.NAME: "ORDERS, BATCH = 400, 40",
     reading_your_own_writes.NAME: "TRIES = 6",
+    throughput.NAME: "SIZES, COMMANDS, ROUNDS, WORKERS = (1_000,), 600, 2, ()\n"
+    "LOADS, SECONDS = (0.05,), 4",
 }
 
 # --- running a notebook
@@ -465,7 +469,7 @@ for one in MORE:
 
 SERVER_TWINS = {
     bug: (one.NAME, *twin)
-    for one in (the_event_log, reading_your_own_writes, streams)
+    for one in (the_event_log, reading_your_own_writes, streams, throughput)
     for bug, twin in one.SERVER_TWINS.items()
 }
 

@@ -20,7 +20,7 @@ from labkit.domain.bank import Deposit, OpenAccount, SendMoney
 from labkit.experiments import plants
 from labkit.experiments import verify as verification
 from labkit.experiments.history import History
-from labkit.experiments.load import INVALID, POISON, REPEATED, Load
+from labkit.experiments.mixture import INVALID, POISON, REPEATED, Mixture
 from labkit.experiments.plants import plant_from_environment
 from labkit.experiments.verify import PLANTS, PROCESSES, SERVICES
 from labkit.failpoints import Failpoint
@@ -36,7 +36,7 @@ COMMANDS = 4_000
 
 
 def test_the_load_is_as_it_says() -> None:
-    calls = list(Load(20_000, seed=3))
+    calls = list(Mixture(20_000, seed=3))
     first = {call.id: call for call in reversed(calls) if call.command is not None}
     poison = [call for call in calls if call.poison]
     assert len(first) + sum(c.command is None for c in calls) == 20_000
@@ -52,8 +52,8 @@ def test_the_load_is_as_it_says() -> None:
     streams = Counter(c.command.stream for c in first.values() if c.command is not None)
     hot = sum(count for stream, count in streams.items() if stream.startswith("hot"))
     assert 0.3 < hot / 20_000 < 0.6
-    assert calls == list(Load(20_000, seed=3)), "the same seed, the same load"
-    assert calls != list(Load(20_000, seed=4))
+    assert calls == list(Mixture(20_000, seed=3)), "the same seed, the same load"
+    assert calls != list(Mixture(20_000, seed=4))
 
 
 def refused(command: Any) -> bool:

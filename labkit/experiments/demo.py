@@ -12,20 +12,25 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
 from labkit import stack
 from labkit.errors import UsageError
-from labkit.experiments import cdnow, lag
+from labkit.experiments import cdnow
+from labkit.experiments.arrivals import Plan
+from labkit.experiments.load import offer
 from labkit.lab import Lab
 from labkit.messages import Token
 from labkit.results import machine, versions
 from labkit.runtime import calm_gc
 from labkit.stack.state import lab_folder
 
-OPEN_LOOP_SECONDS = 10.0
+if TYPE_CHECKING:
+    import pandas as pd
+
+OPEN_LOOP_SECONDS, LEAST_SECONDS = 10.0, 0.3
 VISIBLE_SECONDS = 180.0
 
 
@@ -43,12 +48,16 @@ class Row(Struct, frozen=True):
 
 
 class Demo(Struct):
-    """All that a demo found; ``report`` is its JSON."""
+    """All that a demo found; ``report`` is its JSON.
+
+    ``lags`` has a row a command of the open loop: it became visible between ``stale_ms`` and
+    ``fresh_ms`` after the client had heard that it is done.
+    """
 
     report: dict[str, Any]
     rows: list[Row]
     months: list[dict[str, Any]]
-    probes: list[lag.Probe]
+    lags: pd.DataFrame
     run: str
 
     @property
@@ -84,29 +93,34 @@ def demo(
             if not keep:
                 first.drop()
         rate = speed / 2
-        some = commands[: max(1, int(rate * OPEN_LOOP_SECONDS))]
+        plan = _open_loop(rate, len(commands))
         second = Lab(name, client=client, contexts=["orders"])
         with second:
             second.start()
-            report(f"run {second.run}: {len(some):,} of them again, at {rate:,.0f} a second")
-            samples = lag.measure(
-                second, some, rate, lambda done: progress("open loop", done, len(some))
+            report(f"run {second.run}: an open loop at {rate:,.0f} a second")
+            loaded = offer(
+                second,
+                plan,
+                lambda done, total: progress("open loop", done, total),
+                dry=False,
+                checked=False,
             )
             seen = second.queries.orders_seen()
             ignored += second.ignored_commits()
             second.drop()
-    result.rows.append(_row("orders of the open loop", seen, len(some)))
+    result.rows.append(_row("orders of the open loop", seen, loaded.sent))
     result.rows.append(_row("ignored commits", ignored, 0))
-    result.probes = samples.probes
+    result.lags = lags(loaded.commands)
+    replies = (loaded.commands["heard"] - loaded.commands["intended"]) / 1e6
     result.report |= {
         "matches": all(row.same for row in result.rows),
         "commands_per_second": round(speed, 1),
         "open_loop_rate": round(rate, 1),
-        "open_loop_seconds": round(len(some) / rate, 1),
-        "reply_ms": _percentiles(samples.reply_ms),
-        "lag_ms": _percentiles([probe.fresh_ms for probe in samples.probes]),
-        "lag_stale_ms": _percentiles([probe.stale_ms for probe in samples.probes]),
-        "probes": len(samples.probes),
+        "open_loop_seconds": round(plan.total, 1),
+        "reply_ms": _percentiles(replies),
+        "lag_ms": _percentiles(result.lags["fresh_ms"]),
+        "lag_stale_ms": _percentiles(result.lags["stale_ms"]),
+        "probes": len(result.lags),
         "client": client,
         "stack": first.servers.kind if first.servers else "memory",
         "run": first.run,
@@ -115,6 +129,23 @@ def demo(
         "ignored_commits": ignored,
     }
     return result
+
+
+def _open_loop(rate: float, purchases: int) -> Plan:
+    """Of ten seconds, or of as many as there are; a tenth of it, a second at most, warms up."""
+    total = min(OPEN_LOOP_SECONDS, max(LEAST_SECONDS, purchases / rate))
+    warm_up = min(1.0, total / 10)
+    return Plan(pattern="constant", rate=rate, warm_up=warm_up, seconds=total - warm_up)
+
+
+def lags(commands: pd.DataFrame) -> pd.DataFrame:
+    """Of a load's commands; 0 where the view had it before the client heard of it."""
+    import pandas as pd
+
+    ends = {"stale_ms": commands["stale"], "fresh_ms": commands["visible"]}
+    return pd.DataFrame(
+        {name: (end - commands["heard"]).clip(lower=0) / 1e6 for name, end in ends.items()}
+    )
 
 
 @contextmanager
@@ -176,6 +207,8 @@ def _replay(lab: Lab, commands: list[Any], progress: Progress) -> float:
 
 def _compare(lab: Lab, limit: int) -> Demo:
     """The views against pandas."""
+    import pandas as pd
+
     expected = cdnow.expected(limit)
     customers = lab.queries.customers()
     months = lab.queries.revenue_by_month()
@@ -216,7 +249,7 @@ def _compare(lab: Lab, limit: int) -> Demo:
         }
         for month in sorted({*wanted, *shown})
     ]
-    return Demo(report, rows, table, [], lab.run)
+    return Demo(report, rows, table, pd.DataFrame(), lab.run)
 
 
 def _row(what: str, views: Any, pandas: Any, show: Any = None) -> Row:
@@ -228,10 +261,7 @@ def _money(cents: int) -> str:
     return f"${cents // 100:,}.{cents % 100:02d}"
 
 
-def _percentiles(values: list[float]) -> dict[str, float | None]:
-    import pandas as pd
-
-    if not values:
+def _percentiles(values: pd.Series[float]) -> dict[str, float | None]:
+    if values.empty:
         return {"p50": None, "p95": None, "p99": None}
-    series = pd.Series(values)
-    return {f"p{q}": round(float(series.quantile(q / 100)), 3) for q in (50, 95, 99)}
+    return {f"p{q}": round(float(values.quantile(q / 100)), 3) for q in (50, 95, 99)}

@@ -38,7 +38,6 @@ from msgspec import Struct, structs
 from labkit import stack
 from labkit.domain.bank import Deposit, OpenAccount
 from labkit.errors import StackError, TimedOut, UsageError
-from labkit.experiments.demo import Progress
 from labkit.experiments.processes import PATIENCE_SECONDS, hear, process, settings_of, steadily
 from labkit.experiments.sessions import Read, Write, sessions
 from labkit.freshness import LINEARIZABLE, STRATEGIES, Fresh, Strategy, Version
@@ -49,6 +48,8 @@ from labkit.runtime import calm_gc
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from labkit.experiments.demo import Progress
 
 CONTEXT = "bank"
 #: A client waits most of its time for replies, so many of them share the cores; each makes at least

@@ -193,6 +193,22 @@ class History:
             count += 1
         return count
 
+    def read(self, context: str, commits: Iterable[Commit[Any]]) -> None:
+        """Take the answers out of the log, as a client does who asks late.
+
+        For operations with a ``token`` that nobody waits for; what has no commit is unknown.
+        """
+        told: dict[Token, Answer] = {}
+        for commit in commits:
+            known = told.get(token := Token(context, commit.partition, commit.offset))
+            if known is None or not known.final:  # a second delivery tells nothing new
+                told[token] = commit.answer
+        for operation in self.operations:
+            if operation.token is None or (answer := told.get(operation.token)) is None:
+                operation.unknown("the log has no answer")
+            else:
+                operation.ok(answer)
+
     def _take(self, token: Token, answer: Answer) -> None:
         if (operation := self._open.get(token)) is not None:
             operation.ok(answer)

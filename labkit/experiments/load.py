@@ -1,178 +1,415 @@
-"""The load of ``labkit verify write``: three services, hot and cold streams, and all that is odd.
+"""``labkit load``: an open loop over real servers, and whether its figures count.
 
-Of so many commands, in the order of their sending: 5 % are sent a second time within the next
-calls, 1 % are invalid, and 0.1 % are poison: half of it bytes that are no command of the schema,
-half commands that meet a bug in a rule (``plants.brittle``); half on streams of their own, half on
-hot ones, where others then wait behind them.
+Four take part, each a process with connections of its own: the *generator* sends by its timetable
+(``generator.py``), the *observer* counts what is in the system (``observer.py``), the *workers*
+work, and this process is the client that listens: it notes when each commit comes (``heard``), and
+looks from when on the view holds each command (``stale``, ``visible``).
+
+While the load runs, nothing is decoded, compared or written down but instants. Afterwards the
+commits that were heard are put beside the commands that were sent, and the checkers judge.
+
+A run counts where the generator was on time, Little's law holds within 5 %, and every checker is
+green; else there are no figures, only the reasons (``Loaded.trouble``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from random import Random
-from typing import NamedTuple
+import multiprocessing
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, Any
 
-from labkit.domain import bank, inventory, orders
-from labkit.messages import Command
+import msgspec
+import numpy as np
+from hdrh.histogram import HdrHistogram
+from msgspec import Struct, structs
+from numpy.typing import NDArray
 
-REPEATED = 0.05
-INVALID = 0.01
-POISON = 0.001
-#: A repeat comes so many calls after the first at most.
-LATER = 500
-HOT = 8
-#: The share of commands to inventory and bank that go to hot streams.
-HEAT = 0.5
-DAYS = ("1997-03-05", "1998-06-30", "1998-07-01", "1999-02-11")
-#: The reason of a correction that the planted bug stumbles over.
-CURSED = "a count that nobody can explain"
+from labkit.contexts import CONTEXTS
+from labkit.errors import TimedOut, UsageError
+from labkit.experiments import arrivals, steady
+from labkit.experiments.arrivals import Plan
+from labkit.experiments.checkers import check, gather
+from labkit.experiments.freshness import RANGE, percentiles
+from labkit.experiments.generator import Ready, acknowledged, generate
+from labkit.experiments.history import Heard, History
+from labkit.experiments.observer import OBSERVE_SECONDS, Watch, observe, samples
+from labkit.experiments.processes import hear, process, settings_of
+from labkit.lab import Lab
+from labkit.messages import Commit, Token
+from labkit.ports import Source
+from labkit.results import versions
+from labkit.views import PROJECTIONS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Between the last preparation and the first command.
+START_SECONDS = 0.5
+#: The listener waits so long at most for commits between two looks at the view.
+LOOK_SECONDS = 0.002
+#: Nothing was heard or seen for so long, and nobody is behind: what is missing then is lost.
+STILL_SECONDS = 5.0
+#: Nothing was heard or seen for so long, though somebody is behind: the workers hang.
+QUIET_SECONDS = 60.0
+
+#: Told how many of how many commands are visible.
+Visible = Callable[[int, int], None]
 
 
-class Call(NamedTuple):
-    """A command to send; or, without one, ``raw`` bytes to put under a key of a context's topic."""
+class Loaded(Struct):
+    """What a run found.
 
-    id: str
-    command: Command | None
-    expected_version: int | None = None
-    context: str = ""
-    key: str = ""
-    raw: bytes = b""
+    ``commands`` has a row for each command of the measured window: id, stream, partition, offset,
+    outcome, version, and instants (monotonic ns of one host; NaN where unknown): intended, sent,
+    acked, polled, decided, heard, fetched, applied, stale, visible. Between the last two it became
+    visible. The view of the bank keeps no ``fetched`` and ``applied``.
+
+    ``samples`` has a row for each look of the observer, also before and after the window
+    (``observer.samples``). ``window``: from and until, in the same nanoseconds. ``run``: the run
+    whose workers did it; ``sent``: commands in all, those of the warm-up and the accounts too.
+    """
+
+    plan: Plan
+    commands: pd.DataFrame
+    samples: pd.DataFrame
+    window: steady.Window
+    report: dict[str, Any]
+    sent: int
+    trouble: list[str] = msgspec.field(default_factory=list)
 
     @property
-    def poison(self) -> bool:
-        """Whether its stream will be parked."""
-        return self.command is None or getattr(self.command, "reason", "") == CURSED
+    def ok(self) -> bool:
+        """Whether its figures count."""
+        return not self.trouble
 
 
-class Load:
-    """``count`` commands, the same ones for the same seed; a repeat is a call more."""
+class _Listener:
+    """The client that listens: commits as they come, undecoded, and looks at the view."""
 
-    def __init__(self, count: int, seed: int = 1) -> None:
-        self.count = count
-        self._rng = Random(seed)
-        self._cold = max(HOT, count // 200)
-        self._unpaid: list[tuple[str, int]] = []
-        self._held: list[tuple[str, str]] = []
-        self._number = 0
+    def __init__(self, lab: Lab, context: str) -> None:
+        self._lab = lab
+        self._tail: Source = lab.broker.source(lab.topic_name(f"{context}.events"))
+        for partition, end in self._tail.ends().items():
+            self._tail.start(partition, end)
+        self.watch = Watch(lab, context)
+        self.heard: list[tuple[int, bytes]] = []
+        self.visible = 0
+        self._checked = self._changed = time.monotonic()
 
-    def __iter__(self) -> Iterator[Call]:
-        rng = self._rng
-        again: dict[int, list[Call]] = {}
-        for position, call in enumerate(self._calls()):
-            yield call
-            if call.command is not None and rng.random() < REPEATED:
-                later = rng.choice((0, rng.randrange(LATER)))
-                again.setdefault(position + later, []).append(call)
-            yield from again.pop(position, ())
-        for rest in again.values():
-            yield from rest
+    def listen(self) -> None:
+        """Once: what comes, then a look. Raises where servers or workers are gone."""
+        records = self._tail.poll(5_000, LOOK_SECONDS).records
+        now = time.monotonic_ns()
+        self.heard += [(now, record.value) for record in records]
+        visible = self.watch.look()
+        if records or visible != self.visible:
+            self._changed = time.monotonic()
+        self.visible = visible
+        if time.monotonic() - self._checked > 1:
+            self._checked = time.monotonic()
+            self._lab.check()
 
-    def _calls(self) -> Iterator[Call]:
-        opening = list(self._opening())
-        for command in opening[: self.count]:
-            yield self._call(command)
-        poison = max(4, int(self.count * POISON))
-        left = max(0, self.count - len(opening) - poison)
-        every = max(1, left // poison)
-        for number in range(left):
-            if number % every == every // 2 and poison > 0:
-                yield self._poison(poison)
-                poison -= 1
-            yield self._one()
-        for number in range(poison):
-            yield self._poison(number)
+    def until(self, count: int, meanwhile: Callable[[], None]) -> bool:
+        """Until so many commits are heard and commands visible; ``False``: some are lost.
 
-    def _opening(self) -> Iterator[Command]:
-        """What makes the others possible: goods and accounts."""
-        for product in self._all("p"):
-            yield inventory.ReceiveStock(product, 1_000_000 if "hot" in product else 2_000)
-        for account in self._all("a"):
-            yield bank.OpenAccount(account, f"owner of {account}")
-            yield bank.Deposit(account, 10_000_000)
+        Raises ``TimedOut`` where the workers hang.
+        """
+        while len(self.heard) < count or self.visible < count:
+            self.listen()
+            meanwhile()
+            still = time.monotonic() - self._changed
+            if still > STILL_SECONDS and not _behind(self._lab):
+                return False
+            if still > QUIET_SECONDS:
+                raise TimedOut(
+                    f"{len(self.heard)} of {count} commands were answered and {self.visible} are "
+                    f"visible, then nothing came for {QUIET_SECONDS:g} s; see the logs of lab "
+                    f"{self._lab.name!r}"
+                )
+        return True
 
-    def _one(self) -> Call:
-        rng = self._rng
-        if rng.random() < INVALID:
-            return self._call(self._invalid())
-        kind = rng.choices(
-            ("place", "pay", "cancel", "reserve", "settle", "receive", "adjust", "cash", "send"),
-            (8, 7, 1, 14, 12, 10, 4, 36, 8),
-        )[0]
-        product, account = self._pick("p"), self._pick("a")
-        pieces, cents = rng.randrange(1, 12), rng.randrange(1, 5_000)
-        match kind:
-            case "place":
-                return self._place(product, pieces, cents)
-            case "pay" if self._unpaid:
-                order, due = self._unpaid.pop(rng.randrange(len(self._unpaid)))
-                return self._call(orders.PayOrder(order, due))
-            case "cancel" if self._unpaid:
-                order, _ = self._unpaid.pop(rng.randrange(len(self._unpaid)))
-                return self._call(orders.CancelOrder(order, "changed my mind"))
-            case "reserve":
-                held = f"r{self._number}"
-                self._held.append((product, held))
-                return self._call(inventory.ReserveStock(product, held, pieces))
-            case "settle" if self._held:
-                place = self._held.pop(rng.randrange(len(self._held)))
-                end = rng.choice((inventory.ReleaseStock, inventory.ShipStock))
-                return self._call(end(*place))
-            case "adjust":
-                return self._call(inventory.AdjustStock(product, rng.choice((-1, 1)), "counted"))
-            case "cash":
-                way = rng.choice((bank.Deposit, bank.Deposit, bank.Withdraw))
-                # Few of these guesses are right: of those who guess alike, one wins.
-                guess = rng.randrange(2, 6) if rng.random() < 0.1 and "hot" not in account else None
-                return self._call(way(account, cents), guess)
-            case "send":
-                to = self._pick("a") if rng.random() < 0.9 else "nobody"
-                to = "nobody" if to == account else to
-                return self._call(bank.SendMoney(account, cents, to, f"t{self._number}"))
-        return self._call(inventory.ReceiveStock(product, pieces))
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._tail.close()
 
-    def _place(self, product: str, pieces: int, cents: int) -> Call:
-        order, day = f"o{self._number}", self._rng.choice(DAYS)
-        # Some products were never received: the process has to call such an order off.
-        sold = product if self._rng.random() < 0.95 else "sold out"
-        discount = cents // 10 if day >= "1998-07-01" and pieces >= 10 else 0
-        self._unpaid.append((order, cents - discount))
-        del self._unpaid[:-2_000]
-        customer = f"c{self._rng.randrange(500)}"
-        return self._call(orders.PlaceOrder(order, customer, day, pieces, cents, sold))
 
-    def _invalid(self) -> Command:
-        return self._rng.choice(
-            (
-                orders.PlaceOrder(f"bad{self._number}", "c1", "1997-02-30", 1, 100),
-                orders.PlaceOrder(f"bad{self._number}", "", DAYS[0], 1, 100),
-                inventory.ReserveStock(self._pick("p"), f"bad{self._number}", 0),
-                inventory.AdjustStock(self._pick("p"), 5, ""),
-                bank.Deposit(self._pick("a"), -1),
-                bank.Withdraw(self._pick("a"), 10**13),
-            )
+def offer(
+    lab: Lab,
+    plan: Plan,
+    progress: Visible = lambda *_: None,
+    *,
+    dry: bool = True,
+    checked: bool = True,
+) -> Loaded:
+    """Offer a load to the workers of a lab, which run already; a run is good for one load.
+
+    ``dry``: find out first what the generator can do at most. ``checked``: let the checkers judge;
+    without them no figure counts, and this is for those who have checks of their own. Raises
+    ``UsageError`` for a plan that cannot be, ``TimedOut`` and ``StackError`` where workers,
+    generator or servers fail.
+    """
+    plan.check()
+    if lab.backend == "memory":
+        raise UsageError("a load is offered to worker processes, got a lab with backend 'memory'")
+    if plan.context not in lab.contexts:
+        raise UsageError(
+            f"keys {plan.keys!r} are for context {plan.context!r}, and this run has "
+            f"{', '.join(lab.contexts)}"
         )
+    settings = settings_of(lab)
+    count = multiprocessing.get_context("spawn").RawValue("q", 0)
+    with (
+        closing(_Listener(lab, plan.context)) as listener,
+        process(observe, settings, plan.context, count) as observer,
+        process(generate, settings, plan, dry, count) as generator,
+    ):
+        hear(lab, observer)
+        ready = msgspec.json.decode(hear(lab, generator), type=Ready)
+        listener.until(ready.opened, lambda: None)
+        beginning = time.monotonic_ns() + int(START_SECONDS * 1e9)
+        total = ready.opened + ready.commands
+        acked, busy = _drive(lab, listener, generator, beginning, total, progress)
+        observer.send_bytes(b"stop")
+        looks, share = samples(hear(lab, observer))
+    opened = beginning + plan.warm_up * 1e9
+    window = (opened, opened + plan.seconds * 1e9)
+    heard = _decoded(plan, listener.heard)
+    everything = _rows(lab, plan, beginning, acked, heard, listener.watch)
+    report: dict[str, Any] = {
+        "run": lab.run,
+        "client": lab.client,
+        "settings": {"plan": arrivals.shape(plan), "lab": structs.asdict(lab.settings)}
+        | {"workers": dict(Counter(worker.role for worker in lab.workers()))},
+        "seed": plan.seed,
+        "versions": versions(lab.server_versions(), lab.client),
+        "ability": structs.asdict(ready.ability),
+        "observer": _cost(looks, window, share),
+        "generator_core_share": busy,
+    }
+    inside = everything[everything["intended"].between(*window, inclusive="left")]
+    loaded = Loaded(plan, inside.reset_index(drop=True), looks, window, report, total)
+    if checked:
+        _judge(loaded, everything)
+        _check(lab, loaded, acked, heard)
+        if loaded.ok:
+            report |= figures(loaded)
+    else:
+        loaded.trouble.append("nobody has checked it")
+    report |= {"ok": loaded.ok, "trouble": loaded.trouble}
+    return loaded
 
-    def _poison(self, number: int) -> Call:
-        """In turn: bytes or a bug, a stream of its own or a hot one, in the three services."""
-        own = number % 2 == 0
-        self._number += 1
-        if number % 4 < 2:
-            product = f"own{self._number}" if own else f"hot-p{number % HOT}"
-            return self._call(inventory.AdjustStock(product, 1, CURSED))
-        context = ("orders", "inventory", "bank")[number % 3]
-        key = f"own{self._number}" if own else f"hot-{'a' if context == 'bank' else 'p'}0"
-        raw = (b'{"id":"x","body":{"type":"Teleport"}}', b"\xff\x00 not JSON")[number // 4 % 2]
-        return Call("", None, None, context, key, raw)
 
-    def _call(self, command: Command, expected_version: int | None = None) -> Call:
-        self._number += 1
-        return Call(f"v{self._number}", command, expected_version)
+def _drive(
+    lab: Lab,
+    listener: _Listener,
+    generator: Connection,
+    beginning: int,
+    total: int,
+    progress: Visible,
+) -> tuple[NDArray[np.int64], float]:
+    """Let the generator run, and listen until all is visible; what it says at its end."""
+    generator.send_bytes(str(beginning).encode())
+    told = 0.0
 
-    def _all(self, kind: str) -> Iterator[str]:
-        yield from (f"hot-{kind}{number}" for number in range(HOT))
-        yield from (f"{kind}{number}" for number in range(self._cold))
+    def tell() -> None:
+        nonlocal told
+        if time.monotonic() - told > 0.2:
+            told = time.monotonic()
+            progress(min(listener.visible, total), total)
 
-    def _pick(self, kind: str) -> str:
-        if self._rng.random() < HEAT:
-            return f"hot-{kind}{self._rng.randrange(HOT)}"
-        return f"{kind}{self._rng.randrange(self._cold)}"
+    while not generator.poll(0):
+        listener.listen()
+        tell()
+    acked, busy = acknowledged(hear(lab, generator))
+    failed = int((acked[:, 0] < 0).sum())
+    listener.until(total - failed, tell)
+    progress(listener.visible, total)
+    return acked, busy
+
+
+def _behind(lab: Lab) -> bool:
+    roles = ("handler", "projector")
+    return any(lab.lag(role, context) for role in roles for context in lab.contexts)
+
+
+# --- what became of each command
+
+
+def _decoded(plan: Plan, heard: Sequence[tuple[int, bytes]]) -> list[tuple[int, Commit[Any]]]:
+    codec = CONTEXTS[plan.context].codec
+    return [(at, codec.decode_commit(value)) for at, value in heard]
+
+
+def _rows(
+    lab: Lab,
+    plan: Plan,
+    beginning: int,
+    acked: NDArray[np.int64],
+    heard: list[tuple[int, Commit[Any]]],
+    watch: Watch,
+) -> pd.DataFrame:
+    """A row a command of the timetable, in its order; see ``Loaded.commands``."""
+    import pandas as pd
+
+    frame = pd.DataFrame(
+        {
+            "id": [f"c{number}" for number in range(len(acked))],
+            "stream": [command.stream for command in arrivals.commands(plan, len(acked))],
+            "partition": acked[:, 1],
+            "offset": acked[:, 2],
+            "intended": (arrivals.instants(plan) + beginning).astype(np.float64),
+            "acked": np.where(acked[:, 0] < 0, np.nan, acked[:, 0]),
+        }
+    )
+    commits = pd.DataFrame(
+        [
+            (c.id, c.answer.outcome, c.answer.version, c.sent, c.polled, c.decided, at)
+            for at, c in heard
+        ],
+        columns=["id", "outcome", "version", "sent", "polled", "decided", "heard"],
+    ).drop_duplicates("id")
+    frame = frame.merge(commits, "left", "id").merge(_traces(lab, plan), "left", "id")
+    frame["stale"], frame["visible"] = watch.ends(acked[:, 1], acked[:, 2])
+    order = ["id", "stream", "partition", "offset", "outcome", "version"]
+    instants = ["intended", "sent", "acked", "polled", "decided", "heard"]
+    instants += ["fetched", "applied", "stale", "visible"]
+    return frame[order + instants].astype(dict.fromkeys(instants, np.float64))
+
+
+def _traces(lab: Lab, plan: Plan) -> pd.DataFrame:
+    """What the view keeps of the newest command of each stream: orders have no other."""
+    import pandas as pd
+
+    columns = ["id", "fetched", "applied"]
+    where = lab.where(PROJECTIONS[plan.context].streams)
+    found = [d["trace"] for d in lab.store.find(where, {}, fields=["trace"]) if "trace" in d]
+    frame = pd.DataFrame(found, columns=columns)
+    return frame.astype({"id": object, "fetched": np.float64, "applied": np.float64})
+
+
+# --- whether it counts
+
+
+def _judge(loaded: Loaded, everything: pd.DataFrame) -> None:
+    """The figures, and why they do not count if they do not."""
+    commands, window, report = loaded.commands, loaded.window, loaded.report
+    rate = len(commands) / loaded.plan.seconds
+    report["generator"] = steady.on_time(commands, window) | {"ability": report.pop("ability")}
+    report["generator"]["core_share"] = report.pop("generator_core_share")
+    report["backlog"] = steady.level(loaded.samples, window, rate)
+    report["little"] = steady.little(everything, loaded.samples, window)
+    lost = int(commands["acked"].isna().sum())
+    report["counts"] = {
+        "sent": loaded.sent,
+        "in_window": len(commands),
+        "not_acknowledged": lost,
+        "not_answered": int(commands["heard"].isna().sum()),
+        "not_visible": int(commands["visible"].isna().sum()),
+        "outcomes": dict(sorted(Counter(commands["outcome"].dropna()).items())),
+    }
+    if not report["generator"]["ok"]:
+        late = report["generator"]["late_ms"]["p99"]
+        loaded.trouble.append(
+            f"the generator did not keep its timetable: p99 of its lateness is {late:g} ms, and "
+            f"{report['generator']['sent_in_window']:,} of {len(commands):,} left in the window"
+        )
+    if not report["little"]["ok"]:
+        law = report["little"]
+        loaded.trouble.append(
+            f"Little's law is off by {law['difference']:.1%}: L is {law['L']:,.1f}, lambda W is "
+            f"{law['lambda_W']:,.1f}"
+        )
+    if lost:
+        loaded.trouble.append(f"{lost:,} commands were not acknowledged")
+
+
+def figures(loaded: Loaded) -> dict[str, Any]:
+    """Rates and latencies: they stand in the report of a run that counts, and of no other.
+
+    Latencies in ms: ``ack`` from sent, ``reply`` and ``visible`` from intended, ``lag`` from heard;
+    ``visible`` and ``lag`` to the later of the two ends, ``lag_stale`` to the earlier. Commands
+    that never got there count with the longest time that the histogram holds.
+    """
+    c, seconds = loaded.commands, loaded.plan.seconds
+    return {
+        "offered_per_second": round(len(c) / seconds, 1),
+        "visible_per_second": round(int(c["visible"].between(*loaded.window).sum()) / seconds, 1),
+        "latencies_ms": {
+            "ack": _histogram(c["acked"] - c["sent"]),
+            "reply": _histogram(c["heard"] - c["intended"]),
+            "visible": _histogram(c["visible"] - c["intended"]),
+            "lag": _histogram(c["visible"] - c["heard"]),
+            "lag_stale": _histogram(c["stale"] - c["heard"]),
+        },
+    }
+
+
+def _histogram(nanoseconds: pd.Series[float]) -> dict[str, float]:
+    least, most, _ = RANGE
+    times = HdrHistogram(*RANGE)
+    micro = (nanoseconds / 1e3).fillna(most).clip(least, most)
+    for value in micro.astype(np.int64).tolist():
+        times.record_value(value)
+    return percentiles(times)
+
+
+def _check(
+    lab: Lab,
+    loaded: Loaded,
+    acked: NDArray[np.int64],
+    heard: list[tuple[int, Commit[Any]]],
+) -> None:
+    """The checkers, by what the clients saw: what was acknowledged, and what was heard."""
+    plan = loaded.plan
+    history = History()
+    answers = {}
+    for _, commit in heard:
+        mark = Heard.of(plan.context, commit)
+        history.heard.append(mark)
+        answers[mark.token] = mark.answer
+    opened = {commit.id: commit for _, commit in heard if commit.id.startswith("open")}
+    for command in arrivals.opening(plan, len(acked)):
+        operation = history.invoke(command, id=f"open{len(history)}")
+        if (made := opened.get(operation.id)) is None:
+            operation.unknown("it was never heard of")
+        else:
+            operation.token = Token(plan.context, made.partition, made.offset)
+            operation.ok(made.answer)
+    for number, command in enumerate(arrivals.commands(plan, len(acked))):
+        operation = history.invoke(command, id=f"c{number}")
+        _, partition, offset = acked[number].tolist()
+        token = Token(plan.context, partition, offset)
+        operation.token = token if offset >= 0 else None
+        if (answer := answers.get(token)) is None:
+            operation.unknown("it was never heard of")
+        else:
+            operation.ok(answer)
+    _settle(lab)
+    verdicts = check(gather(lab, plan.context), history)
+    loaded.report["checkers"] = {n: msgspec.to_builtins(v) for n, v in verdicts.items()}
+    if red := [name for name, verdict in verdicts.items() if not verdict.ok]:
+        loaded.trouble.append(f"{', '.join(red)} turned red")
+
+
+def _settle(lab: Lab) -> None:
+    """Checkpoints pass the last markers a moment after the last commit."""
+    deadline = time.monotonic() + STILL_SECONDS
+    while _behind(lab) and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def _cost(looks: pd.DataFrame, window: steady.Window, share: float) -> dict[str, Any]:
+    """What looking costs."""
+    at = looks["at"][looks["at"].between(*window)].to_numpy()
+    gaps = np.diff(at) / 1e6 if len(at) > 1 else np.array([np.nan])
+    return {
+        "asked_interval_ms": OBSERVE_SECONDS * 1e3,
+        "interval_ms": round(float(np.mean(gaps)), 2),
+        "longest_interval_ms": round(float(np.max(gaps)), 2),
+        "look_ms": round(float(looks["look_ns"].median()) / 1e6, 3),
+        "core_share": round(share, 3),
+    }

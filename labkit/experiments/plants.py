@@ -1,8 +1,8 @@
 """Bugs to plant, so that a checker that stays green can be told from one that cannot turn red.
 
 A worker plants those that ``LABKIT_PLANT`` names, with commas between them; ``LABKIT_PLANT_MARKS``
-is a folder where they leave and look for files. Each but the last takes away one guarantee of the
-design, and some checker must see it:
+is a folder where they leave and look for files. Each but the last two takes away one guarantee of
+the design, and some checker must see it:
 
 ==================  ========================================================================
 no-dedupe           a stream forgets the command ids that it has seen
@@ -15,6 +15,8 @@ old-watermark       linearizable takes the ends of the log that it was told at i
 swapped-answers     a query handler gives each the answer to the query before
 deaf-cache          a query handler that holds answers hears of no change
 lost-answers        a query handler forgets one query in twenty
+death               a handler dies once, between the offsets of a batch and the end of its commit
+passed-over         a handler passes over one command in a hundred, as if it had never been sent
 brittle             a rule has a bug until the file ``repaired`` is there: what poison is made of
 ==================  ========================================================================
 """
@@ -34,7 +36,7 @@ import msgspec
 from labkit.errors import UsageError
 from labkit.failpoints import Failpoint, arm_from_environment
 from labkit.messages import new_id
-from labkit.ports import Checkpoint, Writes
+from labkit.ports import Batch, Checkpoint, Writes
 
 #: While this file is missing in the folder of the marks, the brittle rule raises.
 REPAIRED = "repaired"
@@ -119,7 +121,7 @@ def random_saga_ids_and_a_death() -> None:
     fatal = {"LABKIT_FAILPOINT": Failpoint.SAGA_SENT, "LABKIT_FAILPOINT_MARK": str(mark)}
 
     def last(self: LetterBox, letters: list[dict[str, Any]]) -> None:
-        # "nobody" has no account (``load.py``), and who is armed already dies in another way.
+        # "nobody" has no account (``mixture.py``), and who is armed already dies in another way.
         if "LABKIT_FAILPOINT" not in os.environ and any(
             '"ReceiveMoney"' in letter["value"] and letter["key"] != "nobody" for letter in letters
         ):
@@ -193,10 +195,30 @@ def lost_answers() -> None:
     QueryHandler._answer = forget  # type: ignore[method-assign]
 
 
+def death() -> None:
+    """The third batch is the last one; what that costs is up to the delivery level."""
+    died = {"LABKIT_FAILPOINT_MARK": str(marks() / "died"), "LABKIT_FAILPOINT_PASSES": "2"}
+    arm_from_environment({"LABKIT_FAILPOINT": Failpoint.HANDLER_OFFSETS} | died)
+
+
+def passed_over() -> None:
+    """Its offset is committed all the same."""
+    from labkit.handlers import Handler
+
+    gather = Handler._gather
+
+    def some(self: Handler, timeout: float) -> Batch:
+        batch = gather(self, timeout)
+        batch.records = [record for record in batch.records if record.offset % 100 != 50]
+        return batch
+
+    Handler._gather = some  # type: ignore[method-assign]
+
+
 def brittle() -> None:
     """Corrections for a certain reason raise, as if nobody had thought of them."""
     from labkit.domain.inventory import DECIDE, AdjustStock, Stock
-    from labkit.experiments.load import CURSED
+    from labkit.experiments.mixture import CURSED
 
     repaired, adjust = marks() / REPAIRED, DECIDE[AdjustStock]
 
@@ -219,6 +241,8 @@ PLANTS: dict[str, Callable[[], None]] = {
     "swapped-answers": swapped_answers,
     "deaf-cache": deaf_cache,
     "lost-answers": lost_answers,
+    "death": death,
+    "passed-over": passed_over,
     "brittle": brittle,
 }
 

@@ -39,7 +39,8 @@ def process(target: Callable[..., None], *args: Any) -> Iterator[Connection]:
 def settings_of(lab: Lab) -> dict[str, Any]:
     """With which a process joins the run of a lab."""
     settings: dict[str, Any] = {"name": lab.name, "run": lab.run, "client": lab.client}
-    return settings | {"contexts": list(lab.contexts), "partitions": lab.partitions}
+    settings |= {"contexts": list(lab.contexts), "partitions": lab.partitions}
+    return settings | {"log": lab.settings.log}
 
 
 def steadily(pipe: Connection, rate: float, send: Callable[[int], object]) -> int:

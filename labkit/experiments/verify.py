@@ -1,7 +1,7 @@
 """``labkit verify write``: the write side under all that may happen to it, then the checkers.
 
-Three services and two processes on real servers. A client sends the load of ``load.py`` and writes
-down what it sees; meanwhile workers join, are killed, paused past their session, and leave
+Three services and two processes on real servers. A client sends the mixture of ``mixture.py`` and
+writes down what it sees; meanwhile workers join, are killed, paused past their session, and leave
 (``crew.py``). Parked streams are looked after midway and at the end, as a person would. Then, at
 quiet, the checkers judge by what the client saw.
 """
@@ -29,7 +29,7 @@ from labkit.experiments.checkers import check, gather
 from labkit.experiments.crew import Crew, Extra
 from labkit.experiments.demo import Progress
 from labkit.experiments.history import History
-from labkit.experiments.load import Load
+from labkit.experiments.mixture import Mixture
 from labkit.experiments.plants import REPAIRED, planted
 from labkit.experiments.verdict import Verdict, together
 from labkit.failpoints import Failpoint
@@ -96,7 +96,7 @@ def verify_write(
             report(f"run {lab.run}: {count:,} commands")
             crew = Crew(lab, marks, _extras())
             try:
-                counts, seconds = _drive(lab, history, Load(count, seed), crew, marks, progress)
+                counts, seconds = _drive(lab, history, Mixture(count, seed), crew, marks, progress)
                 quiet = _wait_for_quiet(lab, history, crew, counts, progress)
             finally:
                 crew.stop()
@@ -168,7 +168,7 @@ def _lab(name: str, client: str, delivery: str) -> Iterator[Lab]:
 
 
 def _drive(
-    lab: Lab, history: History, load: Load, crew: Crew, marks: Path, progress: Progress
+    lab: Lab, history: History, load: Mixture, crew: Crew, marks: Path, progress: Progress
 ) -> tuple[Counts, float]:
     """Send everything; returns the counts, and the seconds from the first send to the last answer
     before anything is released at the end."""

@@ -1,0 +1,105 @@
+"""What notebook 11 claims, and the bugs that turn each claim red. Nothing here asserts a time."""
+
+from __future__ import annotations
+
+from testbook.client import TestbookNotebookClient
+
+NAME = "11_throughput"
+CLAIMS = ("no rate", "a checker is red", "interval")
+
+BATCHES = "the larger the batch, the fewer transactions: one marker each"
+FITTED = "a fit gives back the law that the runs were made of, within its intervals"
+PEAK = "it finds the peak that was put in"
+
+# On real servers only.
+GREEN = "every checker is green in every run that counts, and each of its arms has a rate"
+THROWN = "a handler that forgets ids is seen in every run, and has no rate"
+LITTLE = "Little's law holds within 5 % in the open loop, and the checkers are green"
+
+
+def findings(book: TestbookNotebookClient) -> dict[str, bool]:
+    orders = book.value("ORDERS")
+    counted = book.value("batches.reset_index()[['batch size', 'commits', 'markers']].T.to_dict()")
+    law = book.value("recovered.T.to_dict('list')")
+    found = {
+        BATCHES: all(
+            row["commits"] == orders and 0 <= row["markers"] - -(-orders // row["batch size"]) <= 2
+            for row in counted.values()
+        ),
+        FITTED: all(low <= true <= high for true, _, low, high in law.values()),
+        PEAK: abs(law["peak"][1] / law["peak"][0] - 1) < 0.15,
+    }
+    return found | (on_kafka(book) if book.value("ON_KAFKA") else {})
+
+
+def on_kafka(book: TestbookNotebookClient) -> dict[str, bool]:
+    honest = "swept.runs[swept.runs['arm'] != cheat.name]"
+    cheating = "swept.runs[swept.runs['arm'] == cheat.name]"
+    rates = "swept.arms.set_index('arm')['commands_per_second']"
+    found = {
+        GREEN: book.value(f"bool({honest}['green'].all())")
+        and book.value(f"bool({rates}.drop(cheat.name).notna().all())"),
+        THROWN: book.value(f"{cheating}['red'].str.contains('C2').to_list()")
+        == [True] * book.value("ROUNDS")
+        and book.value(f"bool(np.isnan({rates}[cheat.name]))"),
+    }
+    if book.value("LOADS"):
+        found[LITTLE] = book.value("[len(row['red checkers']) for row in rows]") == [0] * len(
+            book.value("LOADS")
+        ) and book.value("all(row['difference'] <= 0.05 for row in rows)")
+    return found
+
+
+ONE_AT_A_TIME = """
+from labkit.handlers import Handler
+_init = Handler.__init__
+Handler.__init__ = lambda self, *a, **options: _init(self, *a, **options | {"batch_size": 1})
+"""
+
+NO_COHERENCY = """
+from labkit.experiments import scaling as _scaling
+_solve = _scaling._solve
+def solve(n, rates):
+    law = _solve(n, rates)
+    return _scaling.Law(law.rate, law.sigma + law.kappa, 0.0)
+_scaling._solve = solve
+"""
+
+TWINS = {
+    "a handler takes one command at a time": ("set-up", ONE_AT_A_TIME, {BATCHES}),
+    "a fit that knows no coherency": ("set-up", NO_COHERENCY, {FITTED, PEAK}),
+}
+
+#: What the bugs below have no need of.
+NO_LOADS = "LOADS = ()\n"
+
+CHECKERS_SLEEP = (
+    NO_LOADS
+    + """
+from labkit.experiments import drains as _drains
+_drains.check = lambda evidence, history: {}
+"""
+)
+
+ALL_FORGET_IDS = (
+    NO_LOADS
+    + """
+import os
+os.environ["LABKIT_PLANT"] = "no-dedupe"
+"""
+)
+
+COUNTS_SOME_TWICE = """
+from labkit.experiments import load as _load
+_samples = _load.samples
+def samples(data):
+    looks, share = _samples(data)
+    return looks.assign(in_system=1.3 * looks["in_system"]), share
+_load.samples = samples
+"""
+
+SERVER_TWINS = {
+    "the checkers of a drain are asleep": ("parameters", CHECKERS_SLEEP, {THROWN}),
+    "every handler forgets the ids": ("parameters", ALL_FORGET_IDS, {GREEN}),
+    "the observer counts some twice": ("parameters", COUNTS_SOME_TWICE, {LITTLE}),
+}

@@ -1,0 +1,122 @@
+"""What makes a run count, on runs that are made up: each law holds, each planted error shows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from labkit.experiments import steady
+
+SECOND = 1e9
+WINDOW = (10 * SECOND, 40 * SECOND)
+
+
+def run(seed: int = 1, rate: float = 500.0, growth: float = 0.0) -> tuple[pd.DataFrame, Any]:
+    """Fifty seconds of Poisson arrivals; each stays 20 to 80 ms, or ever longer by ``growth``."""
+    rng = np.random.default_rng(seed)
+    sent = np.sort(rng.uniform(0, 50 * SECOND, rng.poisson(50 * rate)))
+    gone = sent + rng.uniform(0.02, 0.08, len(sent)) * SECOND + growth * sent
+    commands = pd.DataFrame(
+        {
+            "intended": sent - 1e5,
+            "sent": sent,
+            "stale": gone - rng.uniform(0, 0.01, len(sent)) * SECOND,
+            "visible": gone + rng.uniform(0, 0.01, len(sent)) * SECOND,
+        }
+    )
+    at = np.cumsum(rng.uniform(0.005, 0.015, 5_000)) * SECOND
+    number = np.searchsorted(sent, at) - np.searchsorted(np.sort(gone), at)
+    return commands, pd.DataFrame({"at": at, "in_system": number.astype(float)})
+
+
+def test_littles_law_holds_where_all_is_well() -> None:
+    for seed in range(5):
+        law = steady.little(*run(seed), WINDOW)
+        assert law["ok"], law
+        assert law["L"] == pytest.approx(25, rel=0.05)
+        assert law["W_ms"] == pytest.approx(50, rel=0.05)
+        assert law["lambda"] == pytest.approx(500, rel=0.05)
+        assert law["edge"] == pytest.approx(0.05 / 30, rel=0.1)
+
+
+def planted(what: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    commands, samples = run()
+    match what:
+        case "every tenth command is missing":
+            commands = commands.drop(index=commands.index[::10])
+        case "the time in the system is doubled":
+            for end in ("stale", "visible"):
+                commands[end] = commands["sent"] + 2 * (commands[end] - commands["sent"])
+        case "only the later end is taken":
+            commands["stale"] = commands["visible"] = commands["visible"] + 5e6
+        case "the observer misses a tenth of what is there":
+            samples["in_system"] *= 0.9
+        case "the observer sees one partition of four":
+            samples["in_system"] /= 4
+        case "the observer slept":
+            samples["in_system"] = samples["in_system"].where(samples["at"] < 15 * SECOND, 10)
+        case "one command was never seen":
+            commands.loc[commands["sent"].between(*WINDOW).idxmax(), "visible"] = np.nan
+        case "there were no looks":
+            samples = samples[:0]
+        case "nothing was sent":
+            commands = commands[:0]
+    return commands, samples
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "every tenth command is missing",
+        "the time in the system is doubled",
+        "only the later end is taken",
+        "the observer misses a tenth of what is there",
+        "the observer sees one partition of four",
+        "the observer slept",
+        "one command was never seen",
+        "there were no looks",
+        "nothing was sent",
+    ],
+)
+def test_what_is_wrong_breaks_it(what: str) -> None:
+    assert not steady.little(*planted(what), WINDOW)["ok"]
+
+
+def test_the_mean_is_over_time_not_over_looks() -> None:
+    """Ten looks at an empty system in the first second, then one a second at a full one."""
+    at = np.array([*np.linspace(0, 0.9, 10), *range(1, 11)]) * SECOND
+    values = np.array([0.0] * 10 + [100.0] * 10)
+    mean = steady._mean(at, values, (0.0, 10 * SECOND))
+    assert mean == pytest.approx(90.5)
+
+
+def test_a_backlog_is_level_or_grows() -> None:
+    assert steady.level(run()[1], WINDOW, 500)["ok"]
+    grows = steady.level(run(growth=0.05)[1], WINDOW, 500)
+    assert not grows["ok"]
+    assert grows["growth_per_second"] == pytest.approx(25, rel=0.2)
+    assert not steady.level(run()[1][:0], WINDOW, 500)["ok"], "nobody looked"
+
+
+def late(milliseconds: float, share: float) -> pd.DataFrame:
+    commands, _ = run()
+    commands = commands[commands["intended"].between(*WINDOW)].copy()
+    some = np.arange(len(commands)) < share * len(commands)
+    commands["sent"] = commands["intended"] + np.where(some, milliseconds, 0.2) * 1e6
+    return commands
+
+
+def test_a_late_generator_is_told() -> None:
+    assert steady.on_time(late(5, 0.5), WINDOW)["ok"]
+    assert steady.on_time(late(400, 0.005), WINDOW)["ok"], "some may be late"
+    assert not steady.on_time(late(60, 0.02), WINDOW)["ok"]
+    behind = late(0, 0)
+    behind["sent"] += np.linspace(0, 2 * SECOND, len(behind))
+    found = steady.on_time(behind, WINDOW)
+    assert not found["ok"]
+    assert found["sent_in_window"] < found["intended_in_window"]
+    assert found["late_ms"]["max"] == pytest.approx(2_000, rel=0.01)
+    assert not steady.on_time(behind[:0], WINDOW)["ok"], "a run of nothing"
