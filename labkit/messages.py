@@ -280,9 +280,10 @@ class Codec:
     def decode_commit(self, value: bytes) -> Commit[Any]:
         """A commit from an events topic, with today's events."""
         commit: Commit[Any] = _decode(self._commits, value)
-        if self._upcasts and any(type(event) in self._upcasts for event in commit.events):
-            events = tuple(self._today(event) for event in commit.events)
-            return structs.replace(commit, events=events)
+        for event in commit.events:
+            if type(event) in self._upcasts:
+                today = tuple(map(self._today, commit.events))
+                return structs.replace(commit, events=today)
         return commit
 
     def _today(self, event: Event) -> Event:

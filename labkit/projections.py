@@ -12,12 +12,11 @@ the log, in order, until they are replayed. Collection ``NAME.parked``::
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 import stamina
-from msgspec import structs
+from msgspec import Struct, structs
 
 from labkit import eventlog
 from labkit.crashonly import CrashOnly
@@ -80,7 +79,7 @@ class Outbox(Protocol):
         """What a dead owner of a partition left behind."""
 
 
-class _Entry(NamedTuple):
+class _Entry(Struct, frozen=True, gc=False):
     """A record of the log: a commit, or the reason why it is none."""
 
     record: Record
@@ -333,11 +332,15 @@ class Projector(CrashOnly):
         }
         parked = dict(self._parked)
         docs = Docs(self._store, self.generation)
-        with _blamed():
+        try:
             docs.load(self._wanted(entries, trust, poison))
+        except LabkitError:
+            raise
+        except Exception as error:
+            raise _Poison(f"{type(error).__name__}: {error}") from error
         now = self._clock.now()
         applied = 0
-        commands: dict[int, int] = {}
+        commands = {partition: at.command for partition, at in reached.items()}
         for entry in entries:
             commit, stream, partition = entry.commit, entry.stream, entry.record.partition
             at = reached[partition]
@@ -355,17 +358,15 @@ class Projector(CrashOnly):
             elif commit.first <= known:
                 at = structs.replace(at, ignored=at.ignored + 1)
             else:
-                with _blamed():
-                    applied += self._apply(commit, docs, fetched, now)
+                applied += self._apply(commit, docs, fetched, now)
             if waiting is not None and self._last(stream, docs, waiting):
                 parked[partition] -= {stream}
                 at = structs.replace(at, parked=at.parked - 1)
-            if commit is not None:
-                commands[partition] = max(commit.offset, commands.get(partition, -1))
+            if commit is not None and commit.offset > commands[partition]:
+                commands[partition] = commit.offset
             reached[partition] = at
         for partition, command in commands.items():
-            at = reached[partition]
-            reached[partition] = structs.replace(at, command=max(command, at.command))
+            reached[partition] = structs.replace(reached[partition], command=command)
         hit(Failpoint.PROJECTOR_APPLIED)
         moves = [
             (old, reached[partition])
@@ -392,20 +393,26 @@ class Projector(CrashOnly):
             if commit.first > 1 or not commit.events or not trust:
                 yield self.projection.streams, commit.stream
 
-    def _apply(self, commit: Commit[Any], docs: Docs, fetched: int, now: int) -> int:
-        """Whether it concerned the projection."""
+    def _apply(self, commit: Commit[Any], docs: Docs, fetched: int, now: int) -> bool:
+        """Whether it concerned the projection, which is pure: what it raises is the commit's."""
         concerned = self._concerns(commit)
-        if concerned:
-            self.projection.apply(commit, docs, fetched, now)
-        if commit.events:
-            document = docs.get(self.projection.streams, commit.stream)
-            assert document is not None, f"{self.projection.name} kept no {commit.stream!r}"
-            document["version"] = commit.last
-        return int(concerned)
+        try:
+            if concerned:
+                self.projection.apply(commit, docs, fetched, now)
+            if commit.events:
+                document = docs.get(self.projection.streams, commit.stream)
+                assert document is not None, f"{self.projection.name} kept no {commit.stream!r}"
+                document["version"] = commit.last
+        except LabkitError:
+            raise
+        except Exception as error:
+            raise _Poison(f"{type(error).__name__}: {error}") from error
+        return concerned
 
     def _concerns(self, commit: Commit[Any]) -> bool:
-        turned_down = self._refusals and commit.outcome in ("refused", "dropped")
-        return bool(commit.events) or turned_down
+        if commit.events:
+            return True
+        return self._refusals and commit.outcome in ("refused", "dropped")
 
     def _version(self, commit: Commit[Any], docs: Docs) -> int:
         stream = docs.get(self.projection.streams, commit.stream)
@@ -437,14 +444,3 @@ def _gap(commit: Commit[Any], known: int) -> str:
     if commit.first <= known + 1:
         return ""
     return f"version {commit.first} cannot follow on {known}: a commit is missing"
-
-
-@contextmanager
-def _blamed() -> Iterator[None]:
-    """A projection is pure: whatever it raises, the batch is to blame."""
-    try:
-        yield
-    except LabkitError:
-        raise
-    except Exception as error:
-        raise _Poison(f"{type(error).__name__}: {error}") from error

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition, errors
@@ -28,43 +28,10 @@ from labkit.adapters.kafka import (
     once_there,
     partition_of,
 )
+from labkit.adapters.kafka_python_sender import KafkaPythonSender, close_producer, translated
 from labkit.errors import Fenced, Unreachable
 from labkit.failpoints import Failpoint, hit
-from labkit.ports import Batch, Delivery, Record
-
-_FENCED = (
-    errors.ProducerFencedError,
-    errors.InvalidProducerEpochError,
-    errors.InvalidTxnStateError,
-    errors.CommitFailedError,
-    errors.IllegalGenerationError,
-    errors.UnknownMemberIdError,
-    errors.FencedInstanceIdError,
-    errors.RebalanceInProgressError,
-)
-
-
-@contextmanager
-def _translated(doing: str, bootstrap: str) -> Iterator[None]:
-    """Client errors as ours."""
-    try:
-        yield
-    except _FENCED as error:
-        raise Fenced(f"{doing}: another owner took over ({type(error).__name__})") from error
-    except errors.KafkaError as error:
-        raise Unreachable(
-            f"{doing}: Kafka at {bootstrap} did not do it: {type(error).__name__}: {error}; "
-            "see `labkit status`"
-        ) from error
-
-
-def _close_producer(producer: KafkaProducer) -> None:
-    """Closing flushes first, and that raises where the broker is gone: give up then."""
-    with suppress(errors.KafkaError):
-        producer.close(timeout=CLOSE_SECONDS)
-        return
-    with suppress(errors.KafkaError):
-        producer.close(timeout=0)
+from labkit.ports import MAX_BATCH_BYTES, Batch, Delivery, Record
 
 
 class KafkaPythonBroker:
@@ -83,7 +50,7 @@ class KafkaPythonBroker:
             for name, partitions in topics.items()
             if name not in present
         ]
-        with _translated("create topics", self.bootstrap):
+        with translated("create topics", self.bootstrap):
             if new:
                 with suppress(errors.TopicAlreadyExistsError):  # somebody else was faster
                     self._admin().create_topics(new, timeout_ms=20_000)
@@ -93,12 +60,12 @@ class KafkaPythonBroker:
         """Delete topics."""
         present = sorted(set(topics) & set(self.topics()))
         if present:
-            with _translated("delete topics", self.bootstrap):
+            with translated("delete topics", self.bootstrap):
                 self._admin().delete_topics(present, timeout_ms=20_000)
 
     def topics(self) -> list[str]:
         """The names of all topics that are not internal."""
-        with _translated("list topics", self.bootstrap):
+        with translated("list topics", self.bootstrap):
             return sorted(t for t in self._admin().list_topics() if not t.startswith("__"))
 
     def sender(self) -> KafkaPythonSender:
@@ -124,7 +91,7 @@ class KafkaPythonBroker:
 
     def committed(self, topic: str, group: str) -> dict[int, int]:
         """The offsets that a group has committed."""
-        with _translated(f"offsets of {group!r}", self.bootstrap):
+        with translated(f"offsets of {group!r}", self.bootstrap):
             # The first group ever makes the broker create the topic of the groups' offsets.
             ask = self._admin().list_group_offsets
             found = once_there(lambda: ask({group: None})[group])
@@ -132,7 +99,7 @@ class KafkaPythonBroker:
 
     def version(self) -> str:
         """What the broker's protocol versions tell: major.minor."""
-        with _translated("ask for the version", self.bootstrap):
+        with translated("ask for the version", self.bootstrap):
             node = self._admin().describe_cluster()["brokers"][0]["broker_id"]
             version = self._admin().get_broker_version_data(node).broker_version
             return ".".join(str(part) for part in version)
@@ -168,7 +135,7 @@ class KafkaPythonSource(ConsumerRebalanceListener):  # type: ignore[misc]
         self._positions: dict[int, int] = {}
         self._watermarks: KafkaConsumer | None = None
         self._lock = threading.Lock()
-        with _translated(f"read {topic!r}", bootstrap):
+        with translated(f"read {topic!r}", bootstrap):
             isolation = "read_uncommitted" if uncommitted else "read_committed"
             self._consumer = self._new_consumer(isolation, group)
             found = self._consumer.partitions_for_topic(topic)
@@ -220,7 +187,7 @@ class KafkaPythonSource(ConsumerRebalanceListener):  # type: ignore[misc]
         if self._group is None and not self._positions:
             time.sleep(timeout)
             return batch
-        with _translated(f"read {self._topic!r}", self._bootstrap):
+        with translated(f"read {self._topic!r}", self._bootstrap):
             self._remember_to_join()
             found = self._consumer.poll(timeout_ms=int(timeout * 1000), max_records=limit)
             batch.records = [
@@ -228,6 +195,8 @@ class KafkaPythonSource(ConsumerRebalanceListener):  # type: ignore[misc]
                 for tp, records in found.items()
                 for r in records
             ]
+            if sum(len(record.value) for record in batch.records) > MAX_BATCH_BYTES:
+                self._put_back(batch)
             # Rebalances are told from the client's own thread.
             for partition, before in list(self._positions.items()):
                 position = self._consumer.position(TopicPartition(self._topic, partition))
@@ -242,6 +211,18 @@ class KafkaPythonSource(ConsumerRebalanceListener):  # type: ignore[misc]
         batch.records = [r for r in batch.records if r.partition in batch.positions]
         return batch
 
+    def _put_back(self, batch: Batch) -> None:
+        """What is too much for one batch is fetched again: a limit of the client counts compressed
+        bytes, and does not know what comes of them."""
+        size, back = 0, dict[int, int]()
+        for record in batch.records:
+            if size >= MAX_BATCH_BYTES:
+                back.setdefault(record.partition, record.offset)
+            size += len(record.value)
+        batch.records = [r for r in batch.records if r.offset < back.get(r.partition, r.offset + 1)]
+        for partition, offset in back.items():
+            self._consumer.seek(TopicPartition(self._topic, partition), offset)
+
     def _remember_to_join(self) -> None:
         """kafka-python 3.0.12 forgets a join that new metadata made it begin, if a poll ends before
         it does: nobody takes its result, no heartbeat is sent any more, and polls go round and
@@ -253,7 +234,7 @@ class KafkaPythonSource(ConsumerRebalanceListener):  # type: ignore[misc]
     def start(self, partition: int, offset: int | None = None) -> None:
         """Begin to read a partition."""
         tp = TopicPartition(self._topic, partition)
-        with _translated(f"start {self._topic!r}:{partition}", self._bootstrap):
+        with translated(f"start {self._topic!r}:{partition}", self._bootstrap):
             if offset is None:
                 # Under read_committed this waits for a predecessor's pending offset commit.
                 offset = self._consumer.committed(tp, timeout_ms=3 * TRANSACTION_MS) or 0
@@ -279,7 +260,7 @@ class KafkaPythonSource(ConsumerRebalanceListener):  # type: ignore[misc]
 
     def ends(self) -> dict[int, int]:
         """The high watermarks: only a ``read_uncommitted`` client is told those."""
-        with _translated(f"ends of {self._topic!r}", self._bootstrap):
+        with translated(f"ends of {self._topic!r}", self._bootstrap):
             if self._watermarks is None:
                 self._watermarks = self._new_consumer("read_uncommitted")
             tps = [TopicPartition(self._topic, p) for p in self._partitions]
@@ -311,7 +292,7 @@ class KafkaPythonLog(KafkaPythonSource):
     ) -> None:
         once = delivery == "exactly_once"
         # The producer first: taking the id over ends what a dead owner left open.
-        with _translated(f"take over {transactional_id!r}", bootstrap):
+        with translated(f"take over {transactional_id!r}", bootstrap):
             self._producer = KafkaProducer(
                 bootstrap_servers=bootstrap,
                 bootstrap_timeout_ms=5_000,
@@ -353,7 +334,7 @@ class KafkaPythonLog(KafkaPythonSource):
             TopicPartition(self._topic, partition): OffsetAndMetadata(position, "", -1)
             for partition, position in positions.items()
         }
-        with _translated(f"commit to {self._events!r}", self._bootstrap):
+        with translated(f"commit to {self._events!r}", self._bootstrap):
             fence = self._fence(batch)
             match self._delivery:
                 case "exactly_once":
@@ -380,16 +361,14 @@ class KafkaPythonLog(KafkaPythonSource):
 
     def _produce(self, commits: Sequence[Record]) -> dict[int, int]:
         """Every future is checked: a batch that timed out fails only its own (platform notes)."""
-        futures = [
-            self._producer.send(self._events, key=r.key, value=r.value, partition=r.partition)
-            for r in commits
-        ]
-        ends: dict[int, int] = {}
-        deadline = time.monotonic() + DELIVERY_MS / 1000
+        send, events = self._producer.send, self._events
+        futures = [send(events, r.value, r.key, partition=r.partition) for r in commits]
         self._producer.flush(DELIVERY_MS / 1000)
+        ends: dict[int, int] = {}
         for future in futures:
-            sent = future.get(timeout=max(0.0, deadline - time.monotonic()))
-            ends[sent.partition] = max(ends.get(sent.partition, 0), sent.offset + 1)
+            # What is not done yet, or has failed, raises.
+            sent = future.value if future.succeeded() else future.get(timeout=0)
+            ends[sent.partition] = sent.offset + 1
         hit(Failpoint.HANDLER_PRODUCED)
         return ends
 
@@ -403,58 +382,5 @@ class KafkaPythonLog(KafkaPythonSource):
 
     def close(self) -> None:
         """Close both clients."""
-        _close_producer(self._producer)
+        close_producer(self._producer)
         super().close()
-
-
-class KafkaPythonDelivery:
-    """The future of a send."""
-
-    def __init__(self, future: Any, bootstrap: str) -> None:
-        self._future = future
-        self._bootstrap = bootstrap
-
-    def result(self, timeout: float) -> tuple[int, int]:
-        """Partition and offset."""
-        with _translated("send a command", self._bootstrap):
-            sent = self._future.get(timeout=timeout)
-        return sent.partition, sent.offset
-
-
-class KafkaPythonSender:
-    """Sends commands."""
-
-    def __init__(self, bootstrap: str) -> None:
-        self._bootstrap = bootstrap
-        with _translated("connect", bootstrap):
-            self._producer = KafkaProducer(
-                bootstrap_servers=bootstrap,
-                bootstrap_timeout_ms=5_000,
-                acks="all",
-                linger_ms=1,
-                compression_type=COMPRESSION,
-                batch_size=128 << 10,
-                max_request_size=MAX_RECORD_BYTES,
-                max_block_ms=10_000,
-                delivery_timeout_ms=30_000,
-                request_timeout_ms=10_000,
-                allow_auto_create_topics=False,
-                metrics_enabled=False,
-            )
-
-    def send(
-        self, topic: str, key: bytes, value: bytes, partition: int | None = None
-    ) -> KafkaPythonDelivery:
-        """Queue one record."""
-        with _translated(f"send to {topic!r}", self._bootstrap):
-            future = self._producer.send(topic, key=key, value=value, partition=partition)
-        return KafkaPythonDelivery(future, self._bootstrap)
-
-    def flush(self, timeout: float) -> None:
-        """Wait for all acknowledgements."""
-        with _translated("flush", self._bootstrap):
-            self._producer.flush(timeout)
-
-    def close(self) -> None:
-        """Bounded."""
-        _close_producer(self._producer)

@@ -19,13 +19,9 @@ def check_id(name: str, value: str) -> None:
     """1 to ``MAX_KEY`` bytes of UTF-8; no NUL, which ends a key in BSON."""
     if not value:
         raise Refused(f"{name} is needed, got an empty one")
-    if _bytes(value) > MAX_KEY or "\0" in value:
+    size = len(value) if value.isascii() else len(value.encode())  # Python knows the former
+    if size > MAX_KEY or "\0" in value:
         raise Refused(f"{name} must have at most {MAX_KEY} bytes and no NUL, got {value!r}")
-
-
-def _bytes(value: str) -> int:
-    """Most ids are ASCII, and Python knows that of a string."""
-    return len(value) if value.isascii() else len(value.encode())
 
 
 def check_within(name: str, value: int, low: int, high: int) -> None:

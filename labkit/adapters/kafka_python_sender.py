@@ -1,0 +1,99 @@
+"""Sending through kafka-python, and its errors as ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from kafka import KafkaProducer, errors
+
+from labkit.adapters.kafka import CLOSE_SECONDS, COMPRESSION, MAX_RECORD_BYTES
+from labkit.errors import Fenced, Unreachable
+
+_FENCED = (
+    errors.ProducerFencedError,
+    errors.InvalidProducerEpochError,
+    errors.InvalidTxnStateError,
+    errors.CommitFailedError,
+    errors.IllegalGenerationError,
+    errors.UnknownMemberIdError,
+    errors.FencedInstanceIdError,
+    errors.RebalanceInProgressError,
+)
+
+
+@contextmanager
+def translated(doing: str, bootstrap: str) -> Iterator[None]:
+    """Client errors as ours."""
+    try:
+        yield
+    except _FENCED as error:
+        raise Fenced(f"{doing}: another owner took over ({type(error).__name__})") from error
+    except errors.KafkaError as error:
+        raise Unreachable(
+            f"{doing}: Kafka at {bootstrap} did not do it: {type(error).__name__}: {error}; "
+            "see `labkit status`"
+        ) from error
+
+
+def close_producer(producer: KafkaProducer) -> None:
+    """Closing flushes first, and that raises where the broker is gone: give up then."""
+    with suppress(errors.KafkaError):
+        producer.close(timeout=CLOSE_SECONDS)
+        return
+    with suppress(errors.KafkaError):
+        producer.close(timeout=0)
+
+
+class KafkaPythonDelivery:
+    """The future of a send."""
+
+    def __init__(self, future: Any, bootstrap: str) -> None:
+        self._future = future
+        self._bootstrap = bootstrap
+
+    def result(self, timeout: float) -> tuple[int, int]:
+        """Partition and offset."""
+        with translated("send a command", self._bootstrap):
+            sent = self._future.get(timeout=timeout)
+        return sent.partition, sent.offset
+
+
+class KafkaPythonSender:
+    """Sends commands."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self._bootstrap = bootstrap
+        with translated("connect", bootstrap):
+            self._producer = KafkaProducer(
+                bootstrap_servers=bootstrap,
+                bootstrap_timeout_ms=5_000,
+                acks="all",
+                linger_ms=1,
+                compression_type=COMPRESSION,
+                batch_size=128 << 10,
+                max_request_size=MAX_RECORD_BYTES,
+                max_block_ms=10_000,
+                delivery_timeout_ms=30_000,
+                request_timeout_ms=10_000,
+                allow_auto_create_topics=False,
+                metrics_enabled=False,
+            )
+
+    def send(
+        self, topic: str, key: bytes, value: bytes, partition: int | None = None
+    ) -> KafkaPythonDelivery:
+        """Queue one record."""
+        with translated(f"send to {topic!r}", self._bootstrap):
+            future = self._producer.send(topic, key=key, value=value, partition=partition)
+        return KafkaPythonDelivery(future, self._bootstrap)
+
+    def flush(self, timeout: float) -> None:
+        """Wait for all acknowledgements."""
+        with translated("flush", self._bootstrap):
+            self._producer.flush(timeout)
+
+    def close(self) -> None:
+        """Bounded."""
+        close_producer(self._producer)
