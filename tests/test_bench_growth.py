@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,6 @@ from labkit.experiments.drains import Look, window
 from labkit.experiments.plants import planted
 from labkit.lab import Lab
 from labkit.stack import home as labs_home
-from tests.test_cli import labkit, refused
 
 SECOND = 10**9
 MB = 10**6
@@ -36,13 +36,27 @@ def kept(kind: str) -> Path:
     return max((labs_home() / "results" / kind).iterdir())
 
 
-def test_bad_options_are_said_before_the_run(home: Path, tmp_path: Path) -> None:
-    refused(labkit("bench", "memory", "--commands", "many"), "--commands", "many")
-    refused(labkit("bench", "memory", "--client", "owl"), "owl", "kafka-python")
-    refused(labkit("bench", "memory", "--json", str(tmp_path), timeout=20), str(tmp_path))
-    refused(labkit("bench", "growth", "--small", "7"), "--small", "7")
-    refused(labkit("bench", "growth", "--small", "9000", "--commands", "9000"), "--small", "9000")
-    refused(labkit("bench", "growth", "--json", str(tmp_path), timeout=20), str(tmp_path))
+@pytest.mark.parametrize(
+    ("command", "named"),
+    [
+        (("memory", "--commands", "many"), "--commands must be a whole number .* got 'many'"),
+        (("memory", "--client", "owl"), "--client must be one of .* got 'owl'"),
+        (("growth", "--small", "7"), "--small must be a whole number .* got '7'"),
+        (("growth", "--commands", "9000"), "--small must be less than --commands, got 50000"),
+        (("growth", "--json", "/"), "--json '/' cannot be written"),
+    ],
+)
+def test_bad_options_are_said_before_the_run(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: tuple[str, ...],
+    named: str,
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["labkit", "bench", *command])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert re.search(named, capsys.readouterr().err)
 
 
 # --- the figures
@@ -139,6 +153,7 @@ def test_a_tiny_bench_of_memory(
 
 
 @pytest.mark.servers
+@pytest.mark.slow
 def test_a_handler_that_died_once_is_told(
     servers: stack.Servers,
     tmp_path: Path,
@@ -185,6 +200,7 @@ def test_a_tiny_bench_of_growth(
 
 
 @pytest.mark.servers
+@pytest.mark.slow
 def test_a_lost_command_is_seen(
     servers: stack.Servers,
     tmp_path: Path,
