@@ -20,6 +20,7 @@ from labkit import failpoints
 from labkit.bench_cli import bars, bench, known, verify, whole
 from labkit.deadletters_cli import app as dead_letters_app
 from labkit.errors import CheckFailed, LabkitError, UsageError
+from labkit.lag_cli import lag
 from labkit.load_cli import load
 from labkit.parts import make_worker
 from labkit.ports import DELIVERIES
@@ -28,7 +29,7 @@ from labkit.results import check_writable, save, to_json
 from labkit.run import ROLES
 from labkit.runs import worker_status
 from labkit.runtime import Worker, work
-from labkit.settings import CLIENTS, DEFAULTS, LOGS, Settings
+from labkit.settings import CLIENTS, DEFAULTS, LOGS, WRITE_CONCERNS, Settings
 from labkit.stack.commands import WORKERS, say
 from labkit.stack.commands import app as stack_app
 from labkit.sweep_cli import sweep
@@ -42,6 +43,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(stack_app)
+bench.command("lag")(lag)
 bench.command("sweep")(sweep)
 app.add_typer(bench, name="bench")
 app.add_typer(verify, name="verify")
@@ -80,6 +82,9 @@ def run(
     cache: Annotated[
         int, typer.Option(help="Answers that a query handler holds; 0: it reads each.")
     ] = DEFAULTS.cache,
+    write_concern: Annotated[
+        str, typer.Option(help=f"Of a projector: {' or '.join(WRITE_CONCERNS)}.")
+    ] = DEFAULTS.write_concern,
 ) -> None:
     """One worker of a run, until its standard input ends or SIGTERM comes."""
     worker = Worker(role, context, secrets.randbelow(10**9) if slot is None else slot)
@@ -100,6 +105,7 @@ def run(
         every=every,
         pay_within=pay_within,
         cache=cache,
+        write_concern=write_concern,
     )
     held, make = make_worker(lab, run, settings, worker)
     try:

@@ -13,6 +13,7 @@ from labkit import stack
 from labkit.bench_cli import Client, JsonFile, LabName, bars, known, whole
 from labkit.errors import CheckFailed, UsageError
 from labkit.results import check_writable, leave, save, to_json
+from labkit.runtime import calm_gc
 from labkit.settings import DEFAULTS, LOGS, Settings
 
 #: Up to this number a rate is a share.
@@ -70,6 +71,7 @@ def load(
     """Offer a load at its own pace, and measure: lag and latencies, checked by all checkers."""
     from labkit.experiments import sustainable as searching
     from labkit.experiments.arrivals import Plan
+    from labkit.experiments.figures import modelled
     from labkit.experiments.load import offer
     from labkit.experiments.plants import planted
 
@@ -98,11 +100,13 @@ def load(
         payload=whole("--payload", payload, 0, 1_000_000),
         seed=whole("--seed", seed, 0, 2**63 - 1),
     ).check()
+    share = asked <= MOST_SHARE
+    plan = plan if share else plan.at(asked).check()
     bound = number("--p99", p99, 1, 60_000)
     if plant not in (None, *PLANTS):
         raise UsageError(f"--plant must be one of {', '.join(PLANTS)}, got {plant!r}")
     check_writable("--json", json_file)
-    share = asked <= MOST_SHARE
+    calm_gc()
     with bars() as (progress, say), stack.borrowed(lab, say), planted(plant):
         found: dict[str, Any] = {}
         if share or sustainable:
@@ -110,15 +114,19 @@ def load(
             at = old or searching.sustainable(lab, crew, plan, bound, progress, say)
             found = {"sustainable_per_second": at.rate, "sustainable_from": str(at.folder)}
             say(f"{at.rate:,.0f} commands a second are sustained: {at.folder}")
+            if at.rate == 0 or sustainable:
+                save("--json", json_file, to_json(found | {"trials": at.trials}))
+            if at.rate == 0:
+                last = at.trials[-1]
+                raise CheckFailed(f"no rate held, down to {last.rate:,.0f} a second: {last.why}")
         if sustainable:
-            save("--json", json_file, to_json(found | {"trials": at.trials}))
             return
-        plan = plan.at(asked * at.rate if share else asked).check()
+        plan = plan.at(asked * at.rate).check() if share else plan
         say(f"{plan.rate:,.0f} commands a second for {plan.seconds:g} s, after {plan.warm_up:g} s")
         with crew.working(lab, plan.context) as run:
             loaded = offer(run, plan, lambda done, total: progress("visible", done, total))
     found = {"bench": "load", "rate": plan.rate, "share": asked if share else None} | found
-    found |= loaded.report
+    found |= loaded.report | ({"model": modelled(loaded)} if loaded.ok else {})
     folder = leave("load", found, {"commands": loaded.commands, "samples": loaded.samples})
     save("--json", json_file, to_json(found | {"folder": str(folder)}))
     _show(found)
@@ -158,6 +166,11 @@ def _show(found: dict[str, Any]) -> None:
             at = (row[f"{p}_ms"] for p in ("p50", "p95", "p99", "p999", "max"))
             table.add_row(what, *(f"{value:,.1f}" for value in at))
         Console().print(table)
+        if (median := found["model"].get("p50")) is not None:
+            print(
+                f"The model says {median['model_ms']:,.1f} ms for the p50 of the lag; measured: "
+                f"{median['measured_ms']:,.1f} ms ({median['error']:.0%} apart)."
+            )
     print(
         f"Little's law: {law['L']:,.1f} in the system, lambda W is {law['lambda_W']:,.1f} "
         f"({law['difference']:.1%} apart; at most {law['bound']:.0%}). The backlog "

@@ -80,7 +80,7 @@ class Parts(Run):
             PROJECTIONS[context],
             CONTEXTS[context].codec,
             self.broker.source(self.topic_name(f"{context}.events"), group),
-            self.store,
+            self.view_store,
             CONTEXTS[context].checkpoints,
             batch_size=batch_size,
             generation=generation,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -415,10 +415,10 @@ def _scale(ax: Axes, stale: Lags, fresh: Lags) -> None:
     ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
 
 
-def _finish(ax: Axes) -> Axes:
+def _finish(ax: Axes, grid: Literal["x", "y"] = "y") -> Axes:
     """A light grid behind the data, and the legend below, where it hides none of them."""
     ax.set_axisbelow(True)
-    ax.grid(axis="y", color="#dddddd")
+    ax.grid(axis=grid, color="#dddddd")
     ax.spines[["top", "right"]].set_visible(False)
     below = (0.5, -0.13)
     ax.legend(loc="upper center", bbox_to_anchor=below, ncols=3, frameon=False, fontsize=9)

@@ -103,10 +103,11 @@ class Run:
         self.broker: Broker  # where views, sagas and clients read the commits
         self.log_broker: Broker  # where commands and commits are kept: the same, or MongoDB
         self.store: Store
+        self.view_store: Store  # the same, where projectors write with the run's write concern
         try:
             if backend == "memory":
                 self.broker = self.log_broker = MemoryBroker()
-                self.store = MemoryStore()
+                self.store = self.view_store = MemoryStore()
             else:
                 self._connect(report, start)
             if run is None:
@@ -134,7 +135,9 @@ class Run:
 
             self.broker = KafkaPythonBroker(self.servers.bootstrap)
         database = f"{self.name}_{self.run}"
-        self.store = MongoStore(self.servers.mongo_uri, database)
+        self.store = self.view_store = MongoStore(self.servers.mongo_uri, database)
+        if (concern := self.settings.write_concern) != DEFAULTS.write_concern:
+            self.view_store = MongoStore(self.servers.mongo_uri, database, concern)
         self.log_broker = self.broker
         if self.settings.log == "mongodb":
             from labkit.adapters.mongo_log import MongoBroker
@@ -292,7 +295,7 @@ class Run:
 
     def close(self) -> None:
         """Let go of connections."""
-        for end in ("broker", "log_broker", "store"):
+        for end in ("broker", "log_broker", "store", "view_store"):
             if hasattr(self, end):
                 getattr(self, end).close()
 

@@ -11,6 +11,7 @@ from labkit.ports import DELIVERIES, Delivery
 
 CLIENTS = ("kafka-python", "confluent")
 LOGS = ("kafka", "mongodb")
+WRITE_CONCERNS = ("majority", "1")
 #: In scheduled mode: a session lasts 6 s, and on the MongoDB log only polls keep it alive.
 MOST_SECONDS_BETWEEN = 5.0
 
@@ -30,6 +31,11 @@ class Settings(Struct, frozen=True, kw_only=True):
             batch mode.
         pay_within: seconds that an order whose goods are reserved waits for its payment.
         cache: how many answers a query handler holds; 0: it reads each.
+        write_concern: of a projector's transactions. ``majority`` waits until no election can undo
+            a batch, which on one server is a flush of its journal. ``1`` does not wait: the next
+            batch begins earlier, and an election may undo batches of a view, each with its
+            checkpoint: they are applied again, so no event is lost or counted twice. Queries read
+            what the majority has: they see a batch no sooner than before, and none that is undone.
     """
 
     client: str = "kafka-python"
@@ -41,6 +47,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     every: float = 0.0
     pay_within: float = 900.0
     cache: int = 0
+    write_concern: str = "majority"
 
     def check(self) -> Settings:
         """The same settings; raises ``UsageError`` that names the one that cannot be."""
@@ -48,6 +55,11 @@ class Settings(Struct, frozen=True, kw_only=True):
             raise UsageError(f"client must be one of {', '.join(CLIENTS)}, got {self.client!r}")
         if self.log not in LOGS:
             raise UsageError(f"log must be one of {', '.join(LOGS)}, got {self.log!r}")
+        if self.write_concern not in WRITE_CONCERNS:
+            raise UsageError(
+                f"write_concern must be one of {', '.join(WRITE_CONCERNS)}, "
+                f"got {self.write_concern!r}"
+            )
         if self.delivery not in DELIVERIES:
             raise UsageError(
                 f"delivery must be one of {', '.join(DELIVERIES)}, got {self.delivery!r}"

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
-import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
-
-from msgspec import Struct
 
 from labkit.adapters.memory_store import MemoryStore
 from labkit.contexts import CONTEXTS
@@ -26,10 +20,6 @@ from labkit.views import PROJECTIONS
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-#: An HTTP server that has not answered by then will not.
-HTTP_SECONDS = 60.0
 
 
 class Looked(Protocol):
@@ -265,6 +255,35 @@ def seconds_for(lab: Any, commands: Sequence[Command], wait: float = 10.0) -> fl
     return time.perf_counter() - began
 
 
+def one_by_one(lab: Any, commands: Sequence[Command], every: float, stall: float) -> pd.DataFrame:
+    """A closed loop: one command each ``every`` seconds, if the one before is answered by then.
+
+    After a quarter of them nobody works for ``stall`` seconds. The first comes before the clock
+    starts, since it waits for connections. Then a row a command: ``at`` (when it was intended, s),
+    and ms until its answer ``from_intended_ms`` and ``from_sent_ms``.
+    """
+    import pandas as pd
+
+    lab.bus.listen("orders")
+
+    def answered(command: Command, pause: float = 0.0) -> float:
+        token = lab.bus.send(command).token()
+        time.sleep(pause)
+        while lab.bus.heard(token) is None:
+            lab.handler.step(0.05)
+            lab.bus.hear("orders", 0.05)
+        return time.monotonic()
+
+    began, rows = answered(commands[0]), []
+    for number, command in enumerate(commands[1:]):
+        at = number * every
+        time.sleep(max(0.0, began + at - time.monotonic()))
+        sent = time.monotonic()
+        heard = answered(command, stall if number == len(commands) // 4 else 0.0)
+        rows.append((at, 1e3 * (heard - began - at), 1e3 * (heard - sent)))
+    return pd.DataFrame(rows, columns=["at", "from_intended_ms", "from_sent_ms"])
+
+
 def send_raw(lab: Any, stream: str, raw: bytes, topic: str = "orders.commands") -> tuple[int, int]:
     """Put bytes into a topic, past all checks; returns their place: partition and offset."""
     sender = lab.log_broker.sender()
@@ -359,59 +378,6 @@ class Look:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}" if number else "–"
-
-
-class Reply(Struct, frozen=True):
-    """What an HTTP server answered; ``body`` is JSON where it said so, and else text."""
-
-    status: int
-    headers: dict[str, str]
-    body: Any
-
-
-class Http:
-    """The API of a lab on a free port, served by a thread of this process, and a client of it.
-
-    Close it before the lab is used again.
-    """
-
-    def __init__(self, lab: Any) -> None:
-        import uvicorn
-
-        from labkit.api import create_app
-        from labkit.api.serve import Server, address, listen
-
-        app, at = create_app(lab), listen("127.0.0.1", 0)
-        self.url = address(at)
-        self._server = Server(uvicorn.Config(app, log_level="warning"), app.state.service.end)
-        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [at]})
-        self._thread.start()
-
-    def get(self, path: str, **headers: str) -> Reply:
-        """Ask; ``if_none_match`` is the header ``If-None-Match``."""
-        return self._call(path, None, headers)
-
-    def post(self, path: str, body: Any, **headers: str) -> Reply:
-        """Send JSON."""
-        return self._call(path, json.dumps(body).encode(), headers)
-
-    def _call(self, path: str, data: bytes | None, headers: dict[str, str]) -> Reply:
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        request = Request(self.url + path, data, {"Content-Type": "application/json"} | named)
-        try:
-            answer = urlopen(request, timeout=HTTP_SECONDS)
-        except HTTPError as error:  # which is an answer, too
-            answer = error
-        with answer:
-            text = answer.read().decode()
-            kind = answer.headers.get("content-type", "")
-            body = json.loads(text) if text and "json" in kind else text
-            return Reply(answer.status, dict(answer.headers), body)
-
-    def close(self) -> None:
-        """End the server."""
-        self._server.should_exit = True
-        self._thread.join()
 
 
 def check(solved: bool, hint: str, praise: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,11 @@ ROOT = PACKAGE.parent
 LONGEST = 450
 #: What is longer today, and may not grow: the wiring is in one place on purpose.
 LONGER = {"lab.py": 600}
+
+#: Who may import a client: the adapters; the servers' own checks (does it answer?); Quix' recipes;
+#: and the bench of peers, whose bare loops and frameworks are there to be had without any of ours.
+CLIENTS = {"kafka", "confluent_kafka", "pymongo", "bson", "quixstreams", "faststream"}
+AT_A_CLIENT = ("adapters/", "stack/", "streams.py", "experiments/peers/")
 
 MODULES = sorted(p.relative_to(PACKAGE).as_posix() for p in PACKAGE.rglob("*.py"))
 
@@ -36,6 +42,24 @@ def test_the_rules_of_import_are_kept() -> None:
     done = lint_imports(ROOT)
     assert done.returncode == 0, done.stdout
     assert "2 kept, 0 broken" in done.stdout
+
+
+def test_clients_are_imported_at_the_edge_alone() -> None:
+    found = {
+        (module, name.partition(".")[0])
+        for module in MODULES
+        for node in ast.walk(ast.parse((PACKAGE / module).read_text(encoding="utf-8")))
+        for name in (
+            [node.module or ""]
+            if isinstance(node, ast.ImportFrom) and not node.level
+            else [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else []
+        )
+    }
+    at_a_client = {module for module, name in found if name in CLIENTS}
+    assert {m for m in at_a_client if not m.startswith(AT_A_CLIENT)} == set()
+    assert any(m.startswith("adapters/") for m in at_a_client), "it sees imports"
 
 
 @pytest.mark.parametrize("module", MODULES)

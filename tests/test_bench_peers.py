@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import closing
 from importlib import util
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -14,13 +15,13 @@ import pytest
 from msgspec import structs
 
 from labkit import cli, stack
+from labkit.adapters.kafka_python import KafkaPythonBroker
 from labkit.errors import UsageError
 from labkit.experiments import peers
 from labkit.experiments.peers import bare, contestants, job, running
 from labkit.experiments.peers.contestants import CONTESTANTS
 from labkit.experiments.peers.job import Job
 from labkit.experiments.peers.running import Ran
-from labkit.lab import Lab
 from labkit.ports import Document
 from labkit.stack import home as labs_home
 from tests.test_cli import labkit, refused
@@ -159,19 +160,23 @@ def check_shape(found: Any, names: set[str]) -> None:
     assert json.loads((newest / "report.json").read_text())["seed"] == found["seed"]
 
 
+def topics(servers: stack.Servers) -> list[str]:
+    with closing(KafkaPythonBroker(servers.bootstrap)) as broker:
+        return broker.topics()
+
+
 @pytest.mark.servers
 def test_a_tiny_bench(
     servers: stack.Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = {"bare-confluent-insert", "labkit-confluent"}
+    before = topics(servers)
     code, found = bench(monkeypatch, tmp_path / "new" / "p.json", "--only", ",".join(sorted(names)))
     assert code == 0
     check_shape(found, names)
     assert list(found["ratios"]) == ["labkit-confluent / bare-confluent-insert"]
     assert set(found["too_short"]) == names
-    with Lab() as lab:
-        assert not [t for t in lab.broker.topics() if lab.run not in t], "they are dropped"
-        lab.drop()
+    assert topics(servers) == before, "what it made is gone"
 
 
 @pytest.mark.servers

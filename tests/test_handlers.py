@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from random import Random
@@ -438,6 +439,67 @@ def test_only_clean_states_are_evicted(rig: Rig) -> None:
     assert list(handler._streams) == ["o1"], "dirty: it is nowhere else"
     handler.flush()
     assert not handler._streams
+
+
+class SlowStore(MemoryStore):
+    """Saves when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may, self.begun = threading.Event(), threading.Event()
+        self.error: Exception | None = None
+
+    def advance(self, *args: Any) -> None:
+        self.begun.set()
+        assert self.may.wait(10)
+        if self.error:
+            raise self.error
+        super().advance(*args)
+
+
+def test_the_next_batch_is_decided_while_the_last_one_is_saved(rig: Rig) -> None:
+    """What is being saved stays in memory until it is: the store does not have it yet."""
+    rig.store = store = SlowStore()
+    handler = rig.handler(beside=True, flush_seconds=0, max_streams=0)
+    rig.send(place("o1"))
+    handler.step(0)
+    assert store.begun.wait(10)
+    assert not store.count(ORDERS.states)
+    rig.send(PayOrder("o1", 5))
+    store.may.set()
+    (commit,) = handler.step(0)
+    assert (commit.outcome, commit.last) == ("accepted", 2)
+    handler.flush()
+    assert {key: d["version"] for key, d in rig.states().items()} == {"o1": 2}
+    assert not handler._streams, "clean now"
+    handler.close()
+
+
+def test_two_saves_beside_never_overlap_and_an_error_breaks_the_handler(rig: Rig) -> None:
+    rig.store = store = SlowStore()
+    store.error = Fenced("another owner")
+    handler = rig.handler(beside=True, flush_seconds=0)
+    rig.send(place("o1"))
+    handler.step(0)
+    store.may.set()
+    rig.send(PayOrder("o1", 5))
+    with pytest.raises(Fenced, match="another owner"):
+        handler.step(0)  # it would save again, and hears of the first time
+    with pytest.raises(Fenced, match="make a new one"):
+        handler.step(0)
+    handler.close()
+
+
+def test_who_gives_a_partition_up_has_saved_it_or_fails(rig: Rig) -> None:
+    rig.store = store = SlowStore()
+    handler = rig.handler(beside=True, flush_seconds=0)
+    rig.send(place("o1"))
+    handler.step(0)
+    assert store.begun.wait(10)
+    threading.Timer(0.05, store.may.set).start()
+    handler._give_up(frozenset({0, 1}))
+    assert store.count(ORDERS.states) == 1
+    handler.close()
 
 
 def test_a_flush_is_one_transaction_under_the_epoch(rig: Rig) -> None:

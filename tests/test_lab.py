@@ -109,6 +109,7 @@ def test_a_film_shows_the_newest_message_and_a_log_shows_its_stream() -> None:
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"linger": -1.0}, "linger"),
         ({"every": float("nan")}, "every"),
+        ({"write_concern": "2"}, "write_concern must be one of majority, 1, got '2'"),
         ({"colour": "red"}, "colour"),
     ],
 )

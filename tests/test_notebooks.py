@@ -28,6 +28,7 @@ from labkit.adapters.kafka_python import KafkaPythonBroker
 from labkit.domain.orders import PlaceOrder
 from labkit.lab import Lab
 from tests.findings import (
+    consistency_lag,
     decide_and_evolve,
     handlers_under_stress,
     projections,
@@ -51,6 +52,7 @@ MORE = [
     reading_your_own_writes,
     sagas,
     streams,
+    consistency_lag,
     throughput,
 ]
 NAMES = [START, STEPS, *(one.NAME for one in MORE)]
@@ -62,6 +64,7 @@ SMALLER = {
     handlers_under_stress.NAME: "BURST = 80",
     projections.NAME: "ORDERS, BATCH = 400, 40",
     reading_your_own_writes.NAME: "TRIES = 6",
+    consistency_lag.NAME: "SECONDS = 6",
     throughput.NAME: "SIZES, COMMANDS, ROUNDS, WORKERS = (1_000,), 600, 2, ()\n"
     "LOADS, SECONDS = (0.05,), 4",
 }
@@ -203,8 +206,14 @@ def red(name: str, book: TestbookNotebookClient) -> set[str]:
     return {finding for finding, holds in FINDINGS[name](book).items() if not holds}
 
 
+#: What is measured for long, and better not beside another test.
+LONG = {consistency_lag.NAME}
+
+
 @pytest.mark.servers
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if n in LONG else []) for n in NAMES]
+)
 def test_findings_on_real_servers(name: str, servers: stack.Servers) -> None:
     with run(name, "kafka") as book:
         assert red(name, book) == set()
@@ -469,7 +478,7 @@ for one in MORE:
 
 SERVER_TWINS = {
     bug: (one.NAME, *twin)
-    for one in (the_event_log, reading_your_own_writes, streams, throughput)
+    for one in (the_event_log, reading_your_own_writes, streams, consistency_lag, throughput)
     for bug, twin in one.SERVER_TWINS.items()
 }
 

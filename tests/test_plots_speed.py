@@ -53,6 +53,7 @@ def test_intervals_that_overlap_say_nothing() -> None:
 def test_a_run_that_was_thrown_out_has_a_cross_and_no_rate() -> None:
     ax = throughput(*drawn({**FAST, "cheats": [math.nan] * 3}), axes())
     assert line(ax, "thrown out")[0] == [500, 500, 500]
+    assert 500 not in line(ax, "a run")[0]
     assert "no rate: C1, C9 red" in words(ax)
     assert "cheats" not in ax.get_title().splitlines()[0]
     assert "3 of 9 runs thrown out" in ax.get_title()

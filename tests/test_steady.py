@@ -93,6 +93,18 @@ def test_the_mean_is_over_time_not_over_looks() -> None:
     assert mean == pytest.approx(90.5)
 
 
+def test_an_observer_that_looks_less_often_while_there_is_much_is_not_deceived() -> None:
+    """The second half of the window has twice the rate, and a tenth of the looks."""
+    (few, seldom), (many, _) = run(1), run(2)
+    commands = pd.concat([few, many[many["sent"] > 25 * SECOND]]).sort_values("sent")
+    gone = np.sort(commands["stale"] / 2 + commands["visible"] / 2)
+    busy = seldom["at"] > 25 * SECOND
+    samples = seldom[~busy | (np.arange(len(seldom)) % 10 == 0)].copy()
+    number = np.searchsorted(commands["sent"], samples["at"]) - np.searchsorted(gone, samples["at"])
+    samples["in_system"] = number.astype(float)
+    assert steady.little(commands, samples, WINDOW)["ok"]
+
+
 def test_a_backlog_is_level_or_grows() -> None:
     assert steady.level(run()[1], WINDOW, 500)["ok"]
     grows = steady.level(run(growth=0.05)[1], WINDOW, 500)
@@ -120,3 +132,7 @@ def test_a_late_generator_is_told() -> None:
     assert found["sent_in_window"] < found["intended_in_window"]
     assert found["late_ms"]["max"] == pytest.approx(2_000, rel=0.01)
     assert not steady.on_time(behind[:0], WINDOW)["ok"], "a run of nothing"
+    short = (10 * SECOND, 11 * SECOND)
+    few = late(45, 1.0)
+    few = few[few["intended"].between(*short)]
+    assert not steady.on_time(few, short)["ok"], "4.5 % of it left after the window"

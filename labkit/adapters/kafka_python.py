@@ -227,7 +227,7 @@ class KafkaPythonSource(ConsumerRebalanceListener):  # type: ignore[misc]
         """kafka-python 3.0.12 forgets a join that new metadata made it begin, if a poll ends before
         it does: nobody takes its result, no heartbeat is sent any more, and polls go round and
         round without a pause."""
-        joining = self._group and self._consumer.group_metadata().state is MemberState.REBALANCING
+        joining = self._group and self._consumer.group_metadata().state == MemberState.REBALANCING
         if joining and not self._consumer._coordinator.need_rejoin():
             self._consumer._coordinator.request_rejoin()
 

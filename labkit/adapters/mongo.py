@@ -71,7 +71,9 @@ def _short(error: PyMongoError) -> str:
     return str(error).split(", Topology Description")[0].split(", full error")[0]
 
 
-def connect(uri: str, database: str) -> tuple[MongoClient[Document], Database[Document]]:
+def connect(
+    uri: str, database: str, read_concern: str = "majority"
+) -> tuple[MongoClient[Document], Database[Document]]:
     """A client, and a database whose reads and writes cannot be undone by an election."""
     with translated(f"connect to {uri.rpartition('@')[2]!r}"):
         client: MongoClient[Document] = MongoClient(
@@ -84,19 +86,21 @@ def connect(uri: str, database: str) -> tuple[MongoClient[Document], Database[Do
         return client, client.get_database(
             database,
             read_preference=ReadPreference.PRIMARY,
-            read_concern=ReadConcern("majority"),
+            read_concern=ReadConcern(read_concern),
             write_concern=MAJORITY,
         )
 
 
 @contextmanager
-def transaction(client: MongoClient[Document]) -> Iterator[ClientSession]:
+def transaction(
+    client: MongoClient[Document], write_concern: WriteConcern = MAJORITY
+) -> Iterator[ClientSession]:
     """Everything in it, or nothing; what it reads is one snapshot."""
     with (
         client.start_session() as session,
         session.start_transaction(
             read_concern=ReadConcern("snapshot"),
-            write_concern=MAJORITY,
+            write_concern=write_concern,
             max_commit_time_ms=WRITE_MS,
         ),
     ):
@@ -179,10 +183,17 @@ class MongoReads:
 
 
 class MongoStore(MongoReads):
-    """One database of a MongoDB replica set."""
+    """One database of a MongoDB replica set.
 
-    def __init__(self, uri: str, database: str) -> None:
-        self._client, db = connect(uri, database)
+    ``write_concern`` is what ``advance`` waits for (``settings.Settings``). Who does not wait for
+    the majority must read what the primary has: its own last writes are not the majority's yet, and
+    who folds on from what he read would lose them.
+    """
+
+    def __init__(self, uri: str, database: str, write_concern: str = "majority") -> None:
+        majority = write_concern == "majority"
+        self._concern = MAJORITY if majority else WriteConcern(int(write_concern))
+        self._client, db = connect(uri, database, "majority" if majority else "local")
         super().__init__(db)
 
     def claim(self, checkpoints: str, id: str) -> Checkpoint:
@@ -204,7 +215,7 @@ class MongoStore(MongoReads):
     ) -> None:
         """One MongoDB transaction. Checkpoints first: who lost them does no other work."""
         doing = f"advance {[old.id for old, _ in moves]}"
-        with translated(doing), transaction(self._client) as session:
+        with translated(doing), transaction(self._client, self._concern) as session:
             for old, new in moves:
                 expected = {"_id": old.id, "epoch": old.epoch, "position": old.position}
                 fields = structs.asdict(new)

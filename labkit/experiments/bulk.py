@@ -65,8 +65,8 @@ def drain(name: str, client: str, count: int, progress: Callable[[int, int], Non
         try:
             with fast(lab) as sending:
                 cents = preload(sending, count)
-            looks, owned = watch(lab, 1, count, progress)
-            counted = window(looks, count, owned, "visible")
+            looks, went = watch(lab, 1, count, progress)
+            counted = window(looks, count, went, "visible")
             trouble = wrong(lab, count, cents)
             if counted is None:
                 trouble.append(f"{looks[-1].visible:,} of {count:,} commands became visible")

@@ -20,6 +20,7 @@ from labkit import stack
 from labkit.errors import UsageError
 from labkit.experiments import cdnow
 from labkit.experiments.arrivals import Plan
+from labkit.experiments.consistency import lag
 from labkit.experiments.load import offer
 from labkit.lab import Lab
 from labkit.messages import Token
@@ -110,7 +111,8 @@ def demo(
             second.drop()
     result.rows.append(_row("orders of the open loop", seen, loaded.sent))
     result.rows.append(_row("ignored commits", ignored, 0))
-    result.lags = lags(loaded.commands)
+    if not loaded.commands.empty:
+        result.lags = lag(loaded.commands).clip(lower=0)  # the view may have it before the client
     replies = (loaded.commands["heard"] - loaded.commands["intended"]) / 1e6
     result.report |= {
         "matches": all(row.same for row in result.rows),
@@ -136,16 +138,6 @@ def _open_loop(rate: float, purchases: int) -> Plan:
     total = min(OPEN_LOOP_SECONDS, max(LEAST_SECONDS, purchases / rate))
     warm_up = min(1.0, total / 10)
     return Plan(pattern="constant", rate=rate, warm_up=warm_up, seconds=total - warm_up)
-
-
-def lags(commands: pd.DataFrame) -> pd.DataFrame:
-    """Of a load's commands; 0 where the view had it before the client heard of it."""
-    import pandas as pd
-
-    ends = {"stale_ms": commands["stale"], "fresh_ms": commands["visible"]}
-    return pd.DataFrame(
-        {name: (end - commands["heard"]).clip(lower=0) / 1e6 for name, end in ends.items()}
-    )
 
 
 @contextmanager
@@ -249,7 +241,8 @@ def _compare(lab: Lab, limit: int) -> Demo:
         }
         for month in sorted({*wanted, *shown})
     ]
-    return Demo(report, rows, table, pd.DataFrame(), lab.run)
+    lags = pd.DataFrame(columns=["stale_ms", "fresh_ms"], dtype=float)
+    return Demo(report, rows, table, lags, lab.run)
 
 
 def _row(what: str, views: Any, pandas: Any, show: Any = None) -> Row:

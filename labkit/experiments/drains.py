@@ -1,13 +1,14 @@
-"""A drain: commands lie in the topic, workers start, and it is measured how fast all is through.
+"""A drain: commands lie in the topic, the workers are let go, and it is measured until all is done.
 
 Closed: nobody sends meanwhile, so nothing but the workers and the servers takes time. What is
 measured is what they can do, not how long a command waits; for that see ``load.py``.
 
 An observer, a process of its own, counts each 50 ms: *committed* is what the handlers' group has
 behind it, *visible* what the checkpoints of the view cover, both in commands (nothing else takes
-offsets on a commands topic); and what workers and servers use, in CPU seconds and memory. The rate
-begins at the first count that has risen after all workers own their partitions and a tenth of the
-commands is through, and ends at the count of all.
+offsets on a commands topic); and what workers and servers use, in CPU seconds and memory. Workers
+join, and are held back until each owns its share of the partitions; then they are let go, all at
+once. The rate begins at the first count that has risen when a tenth of the commands is through, and
+ends at that of all.
 
 The client keeps where each command was acknowledged. At the end it reads all answers, and the
 checkers judge: a run that is not green has no rate, however fast it was.
@@ -16,10 +17,12 @@ checkers judge: a run that is not green has no rate, however fast it was.
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from multiprocessing.connection import Connection
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -34,10 +37,10 @@ from labkit.experiments import arrivals
 from labkit.experiments.checkers import check, gather
 from labkit.experiments.filling import CHUNK, FILL_SECONDS, fill_client
 from labkit.experiments.history import History
-from labkit.experiments.plants import planted
+from labkit.experiments.plants import GO, HELD_SECONDS, planted
 from labkit.experiments.processes import hear, process, settings_of, steadily
 from labkit.experiments.verdict import Verdict
-from labkit.lab import Lab
+from labkit.lab import READY_SECONDS, Lab
 from labkit.messages import Command, Envelope, Token, encode
 from labkit.runtime import read_registry
 
@@ -89,7 +92,7 @@ class Look(Struct, frozen=True):
 
 
 class Window(Struct, frozen=True):
-    """Two looks between which work is counted; ``steady``: all workers owned their partitions."""
+    """Two looks between which work is counted; ``steady``: see ``window``."""
 
     first: Look
     last: Look
@@ -120,10 +123,9 @@ def drain(
         try:
             with fast(lab) as client:
                 history, size = _preload(client, arm, seed)
-                with _planted(arm.plant):
-                    looks, owned = watch(lab, arm.workers, len(history), progress)
+                looks, went = watch(lab, arm.workers, len(history), progress, arm.plant)
                 lab.stop()
-                return _judge(client, arm, history, looks, owned, size)
+                return _judge(client, arm, history, looks, went, size)
         finally:
             lab.drop()
 
@@ -134,9 +136,22 @@ def fast(lab: Lab) -> Lab:
     return Lab(**settings, start=False)
 
 
-def _planted(plant: str) -> AbstractContextManager[object]:
-    """Without one, what this process was started with goes on to the workers."""
-    return planted(plant) if plant else nullcontext()
+def _wait_until_shared(lab: Lab, workers: int, marks: Path) -> None:
+    """Until each worker owns some partitions, and all are owned. Raises ``TimedOut``."""
+    deadline = time.monotonic() + READY_SECONDS
+    for role in ("handler", "projector"):
+        while True:
+            said = [file.read_text() for file in marks.glob(f"{role}.*")]
+            owned = [int(count) for count in said if count]  # it may be writing just now
+            if sum(owned) == lab.partitions and owned.count(0) == 0 and len(owned) == workers:
+                break
+            lab.check()
+            if time.monotonic() > deadline:
+                raise TimedOut(
+                    f"of {lab.partitions} partitions {workers} {role}s own {owned} after "
+                    f"{READY_SECONDS:g} s; see {lab.logs()}"
+                )
+            time.sleep(HELD_SECONDS)
 
 
 # --- what is sent
@@ -187,18 +202,25 @@ def _preload(client: Lab, arm: Arm, seed: int) -> tuple[History, int]:
 
 
 def watch(
-    lab: Lab, workers: int, total: int, progress: Callable[[int, int], None]
+    lab: Lab,
+    workers: int,
+    total: int,
+    progress: Callable[[int, int], None],
+    plant: str = "",
 ) -> tuple[list[Look], int]:
     """Start so many handlers and projectors of a run in whose topic ``total`` commands lie.
 
-    All looks until all is through, or nothing more will be; and when they owned their partitions,
-    in monotonic ns. The workers go on. Raises ``TimedOut`` where nothing moves any more.
+    All looks until all is through, or nothing more will be; and when the workers were let go, in
+    monotonic ns. They live on. Raises ``TimedOut`` where nothing moves any more.
     """
-    with process(_observe, settings_of(lab)) as observer:
+    names = "held", plant or os.environ.get("LABKIT_PLANT")
+    with process(_observe, settings_of(lab)) as observer, planted(*names) as at:
         hear(lab, observer)
         lab.start(workers, workers)
-        owned = time.monotonic_ns()
-        return _follow(lab, observer, total, progress), owned
+        _wait_until_shared(lab, workers, at)
+        (at / GO).touch()
+        went = time.monotonic_ns()
+        return _follow(lab, observer, total, progress), went
 
 
 def _observe(pipe: Connection, settings: dict[str, Any]) -> None:
@@ -275,18 +297,18 @@ def _follow(
             )
 
 
-def window(looks: Sequence[Look], total: int, owned: int, what: str) -> Window | None:
+def window(looks: Sequence[Look], total: int, went: int, what: str) -> Window | None:
     """Where ``what`` (``committed`` or ``visible``) is counted; ``None``: it never got to all.
 
     A count begins where it has just risen, or the batch under way would count too much. Where less
-    than half is left when the workers own their partitions, it begins earlier and is not steady.
+    than half of the commands would be left, it begins earlier, and is not steady.
     """
     counts = [getattr(look, what) for look in looks]
     last = next((n for n, count in enumerate(counts) if count >= total), None)
     if last is None:
         return None
     risen = [n for n in range(1, last) if counts[n] > max(counts[n - 1], WARM_UP * total - 1)]
-    steady = [n for n in risen if looks[n].at >= owned and counts[n] <= total / 2]
+    steady = [n for n in risen if looks[n].at >= went and counts[n] <= total / 2]
     if steady:
         return Window(looks[steady[0]], looks[last], True)
     return Window(looks[risen[0] if risen else max(0, last - 1)], looks[last], False)
@@ -304,14 +326,14 @@ def rate(found: Window | None, what: str) -> float:
 
 
 def _judge(
-    client: Lab, arm: Arm, history: History, looks: list[Look], owned: int, size: int
+    client: Lab, arm: Arm, history: History, looks: list[Look], went: int, size: int
 ) -> Drained:
     evidence = gather(client, CONTEXT)
     history.read(CONTEXT, evidence.commits)
     verdicts = check(evidence, history)
     red = [name for name, verdict in verdicts.items() if not verdict.ok]
     ends = sum(client.ends(f"{CONTEXT}.events").values())
-    windows = {what: window(looks, arm.commands, owned, what) for what in ("committed", "visible")}
+    windows = {what: window(looks, arm.commands, went, what) for what in ("committed", "visible")}
     rates = {what: rate(found, what) for what, found in windows.items()}
     whole = windows["visible"]
     used = dict.fromkeys(looks[-1].cpu, math.nan)

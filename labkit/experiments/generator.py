@@ -186,16 +186,20 @@ def _dry(lab: Lab, plan: Plan, commands: list[Command], sender: Sender) -> float
         sender,
         lambda context: lab.broker.source(lab.topic_name(f"{context}.events")),
     )
-    count, seconds = 250, 0.0
+    again = itertools.cycle(commands)
+
+    def timed(count: int) -> float:
+        began = time.monotonic()
+        acked = Acknowledged(count)
+        _offer(bus, plan, itertools.islice(again, count), [1] * count, "dry", acked=acked)
+        acked.all()
+        return time.monotonic() - began
+
     try:
-        while seconds < DRY_SECONDS:
+        timed(100)  # connections, and what the client must know of the topic
+        count = 500
+        while (seconds := timed(count)) < DRY_SECONDS:
             count *= 2
-            some = itertools.islice(itertools.cycle(commands), count)
-            began = time.monotonic()
-            acked = Acknowledged(count)
-            _offer(bus, plan, some, [1] * count, "dry", acked=acked)
-            acked.all()
-            seconds = time.monotonic() - began
         return count / seconds
     finally:
         bus.close()

@@ -18,13 +18,12 @@ import multiprocessing
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
-from hdrh.histogram import HdrHistogram
 from msgspec import Struct, structs
 from numpy.typing import NDArray
 
@@ -32,14 +31,12 @@ from labkit.contexts import CONTEXTS
 from labkit.errors import TimedOut, UsageError
 from labkit.experiments import arrivals, steady
 from labkit.experiments.arrivals import Plan
-from labkit.experiments.checkers import check, gather
-from labkit.experiments.freshness import RANGE, percentiles
+from labkit.experiments.figures import behind, figures, judge, judge_by_checkers
 from labkit.experiments.generator import Ready, acknowledged, generate
-from labkit.experiments.history import Heard, History
-from labkit.experiments.observer import OBSERVE_SECONDS, Watch, observe, samples
+from labkit.experiments.observer import Watch, cost, observe, samples
 from labkit.experiments.processes import hear, process, settings_of
 from labkit.lab import Lab
-from labkit.messages import Commit, Token
+from labkit.messages import Commit
 from labkit.ports import Source
 from labkit.results import versions
 from labkit.views import PROJECTIONS
@@ -122,7 +119,7 @@ class _Listener:
             self.listen()
             meanwhile()
             still = time.monotonic() - self._changed
-            if still > STILL_SECONDS and not _behind(self._lab):
+            if still > STILL_SECONDS and not behind(self._lab):
                 return False
             if still > QUIET_SECONDS:
                 raise TimedOut(
@@ -160,6 +157,8 @@ def offer(
             f"keys {plan.keys!r} are for context {plan.context!r}, and this run has "
             f"{', '.join(lab.contexts)}"
         )
+    if any(lab.ends(f"{plan.context}.commands").values()):
+        raise UsageError(f"run {lab.run!r} has had commands already; make a new Lab for each load")
     settings = settings_of(lab)
     count = multiprocessing.get_context("spawn").RawValue("q", 0)
     with (
@@ -172,9 +171,12 @@ def offer(
         listener.until(ready.opened, lambda: None)
         beginning = time.monotonic_ns() + int(START_SECONDS * 1e9)
         total = ready.opened + ready.commands
-        acked, busy = _drive(lab, listener, generator, beginning, total, progress)
-        observer.send_bytes(b"stop")
-        looks, share = samples(hear(lab, observer))
+        began, worked = time.monotonic(), time.process_time()
+        acked, of_generator = _drive(lab, listener, generator, beginning, total, progress)
+        own = (time.process_time() - worked) / (time.monotonic() - began)
+        with suppress(BrokenPipeError):  # it is dead, as the next line finds
+            observer.send_bytes(b"stop")
+        looks, of_observer = samples(hear(lab, observer))
     opened = beginning + plan.warm_up * 1e9
     window = (opened, opened + plan.seconds * 1e9)
     heard = _decoded(plan, listener.heard)
@@ -187,14 +189,18 @@ def offer(
         "seed": plan.seed,
         "versions": versions(lab.server_versions(), lab.client),
         "ability": structs.asdict(ready.ability),
-        "observer": _cost(looks, window, share),
-        "generator_core_share": busy,
+        "observer": cost(looks, window),
+        "core_shares": {
+            "generator": of_generator,
+            "observer": round(of_observer, 3),
+            "listener": round(own, 3),
+        },
     }
     inside = everything[everything["intended"].between(*window, inclusive="left")]
     loaded = Loaded(plan, inside.reset_index(drop=True), looks, window, report, total)
     if checked:
-        _judge(loaded, everything)
-        _check(lab, loaded, acked, heard)
+        judge(loaded, everything)
+        judge_by_checkers(lab, loaded, acked, heard)
         if loaded.ok:
             report |= figures(loaded)
     else:
@@ -212,7 +218,8 @@ def _drive(
     progress: Visible,
 ) -> tuple[NDArray[np.int64], float]:
     """Let the generator run, and listen until all is visible; what it says at its end."""
-    generator.send_bytes(str(beginning).encode())
+    with suppress(BrokenPipeError):
+        generator.send_bytes(str(beginning).encode())
     told = 0.0
 
     def tell() -> None:
@@ -229,11 +236,6 @@ def _drive(
     listener.until(total - failed, tell)
     progress(listener.visible, total)
     return acked, busy
-
-
-def _behind(lab: Lab) -> bool:
-    roles = ("handler", "projector")
-    return any(lab.lag(role, context) for role in roles for context in lab.contexts)
 
 
 # --- what became of each command
@@ -289,127 +291,3 @@ def _traces(lab: Lab, plan: Plan) -> pd.DataFrame:
     found = [d["trace"] for d in lab.store.find(where, {}, fields=["trace"]) if "trace" in d]
     frame = pd.DataFrame(found, columns=columns)
     return frame.astype({"id": object, "fetched": np.float64, "applied": np.float64})
-
-
-# --- whether it counts
-
-
-def _judge(loaded: Loaded, everything: pd.DataFrame) -> None:
-    """The figures, and why they do not count if they do not."""
-    commands, window, report = loaded.commands, loaded.window, loaded.report
-    rate = len(commands) / loaded.plan.seconds
-    report["generator"] = steady.on_time(commands, window) | {"ability": report.pop("ability")}
-    report["generator"]["core_share"] = report.pop("generator_core_share")
-    report["backlog"] = steady.level(loaded.samples, window, rate)
-    report["little"] = steady.little(everything, loaded.samples, window)
-    lost = int(commands["acked"].isna().sum())
-    report["counts"] = {
-        "sent": loaded.sent,
-        "in_window": len(commands),
-        "not_acknowledged": lost,
-        "not_answered": int(commands["heard"].isna().sum()),
-        "not_visible": int(commands["visible"].isna().sum()),
-        "outcomes": dict(sorted(Counter(commands["outcome"].dropna()).items())),
-    }
-    if not report["generator"]["ok"]:
-        late = report["generator"]["late_ms"]["p99"]
-        loaded.trouble.append(
-            f"the generator did not keep its timetable: p99 of its lateness is {late:g} ms, and "
-            f"{report['generator']['sent_in_window']:,} of {len(commands):,} left in the window"
-        )
-    if not report["little"]["ok"]:
-        law = report["little"]
-        loaded.trouble.append(
-            f"Little's law is off by {law['difference']:.1%}: L is {law['L']:,.1f}, lambda W is "
-            f"{law['lambda_W']:,.1f}"
-        )
-    if lost:
-        loaded.trouble.append(f"{lost:,} commands were not acknowledged")
-
-
-def figures(loaded: Loaded) -> dict[str, Any]:
-    """Rates and latencies: they stand in the report of a run that counts, and of no other.
-
-    Latencies in ms: ``ack`` from sent, ``reply`` and ``visible`` from intended, ``lag`` from heard;
-    ``visible`` and ``lag`` to the later of the two ends, ``lag_stale`` to the earlier. Commands
-    that never got there count with the longest time that the histogram holds.
-    """
-    c, seconds = loaded.commands, loaded.plan.seconds
-    return {
-        "offered_per_second": round(len(c) / seconds, 1),
-        "visible_per_second": round(int(c["visible"].between(*loaded.window).sum()) / seconds, 1),
-        "latencies_ms": {
-            "ack": _histogram(c["acked"] - c["sent"]),
-            "reply": _histogram(c["heard"] - c["intended"]),
-            "visible": _histogram(c["visible"] - c["intended"]),
-            "lag": _histogram(c["visible"] - c["heard"]),
-            "lag_stale": _histogram(c["stale"] - c["heard"]),
-        },
-    }
-
-
-def _histogram(nanoseconds: pd.Series[float]) -> dict[str, float]:
-    least, most, _ = RANGE
-    times = HdrHistogram(*RANGE)
-    micro = (nanoseconds / 1e3).fillna(most).clip(least, most)
-    for value in micro.astype(np.int64).tolist():
-        times.record_value(value)
-    return percentiles(times)
-
-
-def _check(
-    lab: Lab,
-    loaded: Loaded,
-    acked: NDArray[np.int64],
-    heard: list[tuple[int, Commit[Any]]],
-) -> None:
-    """The checkers, by what the clients saw: what was acknowledged, and what was heard."""
-    plan = loaded.plan
-    history = History()
-    answers = {}
-    for _, commit in heard:
-        mark = Heard.of(plan.context, commit)
-        history.heard.append(mark)
-        answers[mark.token] = mark.answer
-    opened = {commit.id: commit for _, commit in heard if commit.id.startswith("open")}
-    for command in arrivals.opening(plan, len(acked)):
-        operation = history.invoke(command, id=f"open{len(history)}")
-        if (made := opened.get(operation.id)) is None:
-            operation.unknown("it was never heard of")
-        else:
-            operation.token = Token(plan.context, made.partition, made.offset)
-            operation.ok(made.answer)
-    for number, command in enumerate(arrivals.commands(plan, len(acked))):
-        operation = history.invoke(command, id=f"c{number}")
-        _, partition, offset = acked[number].tolist()
-        token = Token(plan.context, partition, offset)
-        operation.token = token if offset >= 0 else None
-        if (answer := answers.get(token)) is None:
-            operation.unknown("it was never heard of")
-        else:
-            operation.ok(answer)
-    _settle(lab)
-    verdicts = check(gather(lab, plan.context), history)
-    loaded.report["checkers"] = {n: msgspec.to_builtins(v) for n, v in verdicts.items()}
-    if red := [name for name, verdict in verdicts.items() if not verdict.ok]:
-        loaded.trouble.append(f"{', '.join(red)} turned red")
-
-
-def _settle(lab: Lab) -> None:
-    """Checkpoints pass the last markers a moment after the last commit."""
-    deadline = time.monotonic() + STILL_SECONDS
-    while _behind(lab) and time.monotonic() < deadline:
-        time.sleep(0.05)
-
-
-def _cost(looks: pd.DataFrame, window: steady.Window, share: float) -> dict[str, Any]:
-    """What looking costs."""
-    at = looks["at"][looks["at"].between(*window)].to_numpy()
-    gaps = np.diff(at) / 1e6 if len(at) > 1 else np.array([np.nan])
-    return {
-        "asked_interval_ms": OBSERVE_SECONDS * 1e3,
-        "interval_ms": round(float(np.mean(gaps)), 2),
-        "longest_interval_ms": round(float(np.max(gaps)), 2),
-        "look_ms": round(float(looks["look_ns"].median()) / 1e6, 3),
-        "core_share": round(share, 3),
-    }

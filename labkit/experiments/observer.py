@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from labkit.experiments.steady import Window
 from labkit.lab import Lab
 from labkit.runtime import calm_gc
 
@@ -55,7 +56,7 @@ COLUMNS = (
 
 
 def observe(pipe: Connection, settings: dict[str, Any], context: str, count: Any) -> None:
-    """Look until told to stop; then send all looks, and the share of a core that they took.
+    """Look until told to stop, and once more; send all looks, and the share of a core they took.
 
     ``count`` is the generator's, in shared memory.
     """
@@ -69,6 +70,7 @@ def observe(pipe: Connection, settings: dict[str, Any], context: str, count: Any
         while not pipe.poll(OBSERVE_SECONDS * rng.uniform(0.5, 1.5)):
             seen = _look(lab, context, count, None if len(rows) % SELDOM == 0 else seen)
             rows.append(seen)
+        rows.append(_look(lab, context, count, None))
         share = (time.process_time() - worked) / (time.monotonic() - began)
         pipe.send_bytes(np.array([[share] * len(COLUMNS), *rows], np.float64).tobytes())
         pipe.poll(None)  # until the parent has read it all
@@ -113,6 +115,18 @@ def samples(data: bytes) -> tuple[pd.DataFrame, float]:
     found = pd.DataFrame(table[1:], columns=list(COLUMNS))
     found.insert(3, "in_system", found["sent"] - found["visible"])
     return found, float(table[0, 0])
+
+
+def cost(looks: pd.DataFrame, window: Window) -> dict[str, Any]:
+    """How often it looked, and how long a look took."""
+    at = looks["at"][looks["at"].between(*window)].to_numpy()
+    gaps = np.diff(at) / 1e6 if len(at) > 1 else np.array([np.nan])
+    return {
+        "asked_interval_ms": OBSERVE_SECONDS * 1e3,
+        "interval_ms": round(float(np.mean(gaps)), 2),
+        "longest_interval_ms": round(float(np.max(gaps)), 2),
+        "look_ms": round(float(looks["look_ns"].median()) / 1e6, 3),
+    }
 
 
 class Watch:

@@ -1,7 +1,7 @@
 """Bugs to plant, so that a checker that stays green can be told from one that cannot turn red.
 
 A worker plants those that ``LABKIT_PLANT`` names, with commas between them; ``LABKIT_PLANT_MARKS``
-is a folder where they leave and look for files. Each but the last two takes away one guarantee of
+is a folder where they leave and look for files. Each but the last three takes away one guarantee of
 the design, and some checker must see it:
 
 ==================  ========================================================================
@@ -15,8 +15,9 @@ old-watermark       linearizable takes the ends of the log that it was told at i
 swapped-answers     a query handler gives each the answer to the query before
 deaf-cache          a query handler that holds answers hears of no change
 lost-answers        a query handler forgets one query in twenty
-death               a handler dies once, between the offsets of a batch and the end of its commit
 passed-over         a handler passes over one command in a hundred, as if it had never been sent
+death               a handler dies once, between the offsets of a batch and the end of its commit
+held                no bug: all say what they own, and handlers wait for the file ``go`` to read
 brittle             a rule has a bug until the file ``repaired`` is there: what poison is made of
 ==================  ========================================================================
 """
@@ -40,6 +41,8 @@ from labkit.ports import Batch, Checkpoint, Writes
 
 #: While this file is missing in the folder of the marks, the brittle rule raises.
 REPAIRED = "repaired"
+#: Until this one is there, a held handler waits; it looks again so soon.
+GO, HELD_SECONDS = "go", 0.05
 
 
 def no_dedupe() -> None:
@@ -215,6 +218,38 @@ def passed_over() -> None:
     Handler._gather = some  # type: ignore[method-assign]
 
 
+def held() -> None:
+    """So that a measurement begins when everybody is there: see ``drains.py``."""
+    from labkit.handlers import Handler
+    from labkit.projections import Projector
+
+    poll, step, go = Handler._poll, Projector.step, marks() / GO
+
+    def say(role: str, owned: int) -> None:
+        (marks() / f"{role}.{os.getpid()}").write_text(str(owned))
+
+    def patient_poll(self: Handler, limit: int, timeout: float) -> Any:
+        batch = poll(self, limit, min(timeout, HELD_SECONDS))
+        for partition in batch.assigned:
+            self._log.stop(partition)
+        say("handler", len(self._checkpoints))
+        if go.exists():
+            Handler._poll = poll  # type: ignore[method-assign]
+            for partition in self._checkpoints:
+                self._log.start(partition)
+        return batch
+
+    def telling_step(self: Projector, timeout: float = 0.5) -> int:
+        done = step(self, min(timeout, HELD_SECONDS))
+        say("projector", len(self._checkpoints))
+        if go.exists():
+            Projector.step = step  # type: ignore[method-assign]
+        return done
+
+    Handler._poll = patient_poll  # type: ignore[method-assign]
+    Projector.step = telling_step  # type: ignore[method-assign]
+
+
 def brittle() -> None:
     """Corrections for a certain reason raise, as if nobody had thought of them."""
     from labkit.domain.inventory import DECIDE, AdjustStock, Stock
@@ -242,6 +277,7 @@ PLANTS: dict[str, Callable[[], None]] = {
     "deaf-cache": deaf_cache,
     "lost-answers": lost_answers,
     "death": death,
+    "held": held,
     "passed-over": passed_over,
     "brittle": brittle,
 }

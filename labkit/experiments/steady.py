@@ -52,7 +52,6 @@ def level(samples: pd.DataFrame, window: Window, rate: float) -> dict[str, Any]:
     seconds = (seen["at"].to_numpy() - window[0]) / 1e9
     slope = float(np.polyfit(seconds, number, 1)[0]) if len(number) > 1 else float("nan")
     return {
-        "mean": round(float(number.mean()), 1) if len(number) else None,
         "max": round(float(number.max()), 1) if len(number) else None,
         "growth_per_second": round(slope, 2),
         "bound_per_second": round(GROWTH * rate, 2),

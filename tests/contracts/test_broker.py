@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from random import Random
 
 import pytest
+from kafka.structs import MemberState
 
 from labkit.adapters.memory import MemoryBroker
 from labkit.adapters.mongo_log import MongoBroker
@@ -425,3 +426,20 @@ def test_a_partition_that_stays_goes_on_where_it_was(topics: Topics) -> None:
     wanted = [offset for partition, offset in sent + again if partition in stayed]
     until(source, lambda: sum(len(seen[p]) for p in stayed) >= len(wanted), take)
     assert sorted(o for p in stayed for o in seen[p]) == sorted(wanted)
+
+
+@pytest.mark.parametrize("broker", ["kafka-python"], indirect=True)
+def test_a_join_that_polls_were_too_short_for_is_not_forgotten(topics: Topics) -> None:
+    """kafka-python does forget it: without heartbeats, it spins, and another takes over."""
+    source = topics.source(topics.events, topics.group)
+    own(source)
+    consumer = source._consumer  # type: ignore[attr-defined]
+    consumer._coordinator._assignment_snapshot = {}  # as if the topic's metadata had changed
+    deadline = time.monotonic() + 10
+    while consumer.group_metadata().state != MemberState.REBALANCING:
+        assert time.monotonic() < deadline
+        source.poll(1, 0)
+    time.sleep(0.5)  # the join is answered, and nobody listens
+    while consumer.group_metadata().state != MemberState.STABLE:
+        assert time.monotonic() < deadline
+        source.poll(1, 0.05)

@@ -108,7 +108,7 @@ CONTESTANTS: dict[str, Contestant] = {
             guarantee=AT_LEAST_ONCE + UPSERTS,
             how=(
                 "two applications, topic to topic and topic to MongoDBSink (ReplaceOne, ordered "
-                "bulk_write a partition); a checkpoint each batch size (commit_every); bytes "
+                "bulk_write a partition); a checkpoint each batch (commit_every) or 0.5 s; bytes "
                 "decoded by msgspec; processing_guarantee at-least-once, its default"
             ),
             fast=False,

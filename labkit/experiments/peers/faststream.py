@@ -17,7 +17,7 @@ from faststream.middlewares import AckPolicy
 from pymongo import AsyncMongoClient, ReplaceOne
 from pymongo.asynchronous.collection import AsyncCollection
 
-from labkit.adapters.kafka import MAX_RECORD_BYTES, POLL_INTERVAL_MS, SESSION_MS
+from labkit.adapters.kafka import COMPRESSION, MAX_RECORD_BYTES, POLL_INTERVAL_MS, SESSION_MS
 from labkit.adapters.mongo import MAJORITY
 from labkit.experiments.peers.job import Job, decided, ready, shown
 from labkit.ports import Document
@@ -26,13 +26,13 @@ from labkit.ports import Document
 POLL_SECONDS = 0.1
 
 
-def _broker(job: Job, linger_ms: int = 0) -> KafkaBroker:
+def _broker(job: Job, **producing: Any) -> KafkaBroker:
     return KafkaBroker(
         job.bootstrap,
         allow_auto_create_topics=False,
         acks="all",
         enable_idempotence=True,
-        linger_ms=linger_ms,
+        **producing,
         max_request_size=MAX_RECORD_BYTES,
         config={"fetch.queue.backoff.ms": 5, "batch.num.messages": 10_000},
         logger=None,
@@ -118,7 +118,7 @@ def message_view(pipe: Connection, job: Job) -> None:
 
 def batch_commands(pipe: Connection, job: Job) -> None:
     """A batch in, a batch out."""
-    broker = _broker(job, linger_ms=1)
+    broker = _broker(job, linger_ms=1, compression_type=COMPRESSION)
 
     async def handle(messages: Any) -> list[KafkaResponse]:
         return [KafkaResponse(decided(m.value()), key=m.key()) for m in messages]
@@ -130,7 +130,7 @@ def batch_commands(pipe: Connection, job: Job) -> None:
 
 def batch_view(pipe: Connection, job: Job) -> None:
     """A batch in, one unordered bulk of upserts out."""
-    broker = _broker(job, linger_ms=1)
+    broker = _broker(job, linger_ms=1, compression_type=COMPRESSION)
 
     async def main() -> None:
         orders = _orders(job)

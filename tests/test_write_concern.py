@@ -1,0 +1,61 @@
+"""The write concern of a run reaches its projectors, and nobody else; and they stay right."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pymongo.client_session import ClientSession
+
+from labkit import stack
+from labkit.domain.bank import Deposit, OpenAccount
+from labkit.domain.orders import PlaceOrder
+from labkit.freshness import Fresh, Version
+from labkit.lab import Lab
+from labkit.runtime import Worker
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize(("concern", "projectors"), [("1", 1), ("majority", "majority")])
+def test_it_is_the_projectors(
+    concern: str, projectors: object, servers: stack.Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    start = ClientSession.start_transaction
+
+    def noted(session: ClientSession, *arguments: Any, **options: Any) -> Any:
+        asked.append(options["write_concern"].document["w"])
+        return start(session, *arguments, **options)
+
+    monkeypatch.setattr(ClientSession, "start_transaction", noted)
+    with Lab("lab", contexts=["orders"], partitions=1, write_concern=concern) as lab:
+        lab.bus.send(PlaceOrder("order-1", "ada", "1997-01-31", 1, 1599)).token()
+        lab.handler.step(10)
+        lab.handler.flush()
+        assert set(asked) == {"majority"}
+        asked.clear()
+        assert lab.projector.step(10) == 1
+        assert asked == [projectors]
+        assert lab.worker_command(Worker("projector", "orders", 0)).count("--write-concern") == (
+            concern == "1"
+        )
+        lab.drop()
+
+
+@pytest.mark.servers
+def test_a_projector_that_does_not_wait_sees_its_own_writes(servers: stack.Servers) -> None:
+    """A read of the majority's would be of the batch before, and its stream would be parked."""
+    with Lab("lab", contexts=["bank"], partitions=1, write_concern="1") as lab:
+        lab.bus.send(OpenAccount("a", "ada")).token()
+        for _ in range(20):
+            lab.bus.send(Deposit("a", 1)).token()
+            lab.by_hand("handler", "bank").step(10)
+        one_at_a_time = lab.by_hand("projector", "bank")
+        one_at_a_time._batch_size = 1
+        while lab.lag("projector", "bank"):
+            one_at_a_time.step(0.2)
+        assert lab.held_back() == []
+        shown = lab.queries.account("a", Fresh("version", (Version("bank", "a", 21),)))
+        assert shown is not None
+        assert shown["balance"] == 20
+        lab.drop()
