@@ -202,6 +202,104 @@ def bench_peers(
         raise CheckFailed(f"wrong documents by {', '.join(found['wrong'])}; see the JSON")
 
 
+@bench.command("latency")
+def bench_latency(
+    rounds: Annotated[str, typer.Option(metavar="N", help="Each has a block of each kind.")] = "5",
+    commands: Annotated[str, typer.Option(metavar="N", help="Of a block.")] = "200",
+    client: Client = "kafka-python",
+    seed: Annotated[int, typer.Option(help="Of the order of the blocks.")] = 1,
+    json_file: JsonFile = None,
+    lab: LabName = "lab",
+) -> None:
+    """One command at a time, to its answer and into the view, beside a bare transaction."""
+    from labkit.experiments.latency import latency
+
+    known(client)
+    sizes = whole("--rounds", rounds, 1, 1_000), whole("--commands", commands, 1, 100_000)
+    check_writable("--json", json_file)
+    with bars() as (progress, say):
+        found = latency(lab, client, sizes, seed, progress, say)
+    save("--json", json_file, to_json(found))
+    table = Table(title="One command in flight")
+    for column in ("", "commands", "p50 ms", "p95 ms", "p99 ms", "max ms", "to bare", "95 %"):
+        table.add_column(column, justify="right" if column else "left")
+    for kind, row in found["times"].items():
+        times = [f"{row[name]:.1f}" for name in ("p50_ms", "p95_ms", "p99_ms", "max_ms")]
+        ends = found["ratios"].get(kind, {}).get("interval")
+        between = f"{ends[0]:.2f} to {ends[1]:.2f}" if ends else ""
+        ratio = f"{found[f'{kind}_ratio']:.2f}" if kind in found["ratios"] else ""
+        table.add_row(kind, f"{row['commands']:,}", *times, ratio, between)
+    Console().print(table)
+    for name, target in found["targets"].items():
+        _show_target(name, found[name], target)
+    if not found["ok"]:
+        raise CheckFailed("an order was not there when it should have been; see the JSON")
+
+
+@bench.command("memory")
+def bench_memory(
+    commands: Annotated[
+        str, typer.Option(metavar="N", help="Each to a stream of its own.")
+    ] = "1000000",
+    client: Client = "kafka-python",
+    json_file: JsonFile = None,
+    lab: LabName = "lab",
+) -> None:
+    """What a handler and a projector hold in memory after a million streams."""
+    from labkit.experiments.memory import memory
+
+    known(client)
+    count = whole("--commands", commands, 1_000, 100_000_000)
+    check_writable("--json", json_file)
+    with bars() as (progress, say):
+        found = memory(lab, client, count, progress, say)
+    save("--json", json_file, to_json(found))
+    for name, target in found["targets"].items():
+        _show_target(name, found[name], target)
+    if not found["ok"]:
+        raise CheckFailed(f"{'; '.join(found['run']['wrong'])}")
+
+
+@bench.command("growth")
+def bench_growth(
+    commands: Annotated[str, typer.Option(metavar="N", help="Of the long run.")] = "1000000",
+    small: Annotated[str, typer.Option(metavar="N", help="Of each short run.")] = "50000",
+    client: Client = "confluent",
+    json_file: JsonFile = None,
+    lab: LabName = "lab",
+) -> None:
+    """Whether a million commands go as fast as fifty thousand."""
+    from labkit.experiments.growth import growth
+
+    known(client)
+    sizes = (
+        whole("--commands", commands, 2_000, 100_000_000),
+        whole("--small", small, 1_000, 10_000_000),
+    )
+    if sizes[0] <= sizes[1]:
+        raise UsageError(f"--small must be less than --commands, got {small} and {commands}")
+    check_writable("--json", json_file)
+    with bars() as (progress, say):
+        found = growth(lab, client, sizes, progress, say)
+    save("--json", json_file, to_json(found))
+    if not found["ok"]:
+        raise CheckFailed(f"{found['wrong'][0]}; see the JSON")
+    speed, ends = found["commands_per_second"], found["ratio_interval"]
+    print(
+        f"{sizes[0]:,} commands: {speed['long']:,.0f} a second; {sizes[1]:,}: "
+        f"{speed['short']:,.0f} (ratio {found['ratio']:.2f}, {ends[0]:.2f} to {ends[1]:.2f})."
+    )
+    tenths = ", ".join(f"{each:,.0f}" for each in found["tenths"])
+    print(f"Tenth by tenth, the first with the start in it: {tenths}.")
+    verb = "reached" if found["reached"] else "MISSED"
+    print(f"ratio: {found['ratio']:.2f} (at least {found['at_least']:g}: {verb})")
+
+
+def _show_target(name: str, value: float, target: dict[str, Any]) -> None:
+    verb = "reached" if target["reached"] else "MISSED"
+    print(f"{name}: {value:,.2f} (at most {target['at_most']:,g}: {verb})")
+
+
 @verify.command("write")
 def verify_write(
     commands: Annotated[str, typer.Option(metavar="N", help="How many.")] = "100000",

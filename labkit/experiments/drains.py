@@ -5,9 +5,10 @@ measured is what they can do, not how long a command waits; for that see ``load.
 
 An observer, a process of its own, counts each 50 ms: *committed* is what the handlers' group has
 behind it, *visible* what the checkpoints of the view cover, both in commands (nothing else takes
-offsets on a commands topic); and the CPU seconds of workers and servers. Workers join, and are held
-back until each owns its share of the partitions; then they are let go, all at once. The rate begins
-at the first count that has risen when a tenth of the commands is through, and ends at that of all.
+offsets on a commands topic); and what workers and servers use, in CPU seconds and memory. Workers
+join, and are held back until each owns its share of the partitions; then they are let go, all at
+once. The rate begins at the first count that has risen when a tenth of the commands is through, and
+ends at that of all.
 
 The client keeps where each command was acknowledged. At the end it reads all answers, and the
 checkers judge: a run that is not green has no rate, however fast it was.
@@ -78,12 +79,16 @@ class Arm(Struct, frozen=True, kw_only=True):
 
 
 class Look(Struct, frozen=True):
-    """One look of the observer; ``at`` in monotonic ns, ``cpu`` in seconds by role, so far."""
+    """One look of the observer; ``at`` in monotonic ns, ``cpu`` in seconds by role, so far.
+
+    ``memory``: the bytes that the processes of a role hold (resident), all of them together.
+    """
 
     at: int
     committed: int
     visible: int
     cpu: dict[str, float]
+    memory: dict[str, int] = {}
 
 
 class Window(Struct, frozen=True):
@@ -116,23 +121,16 @@ def drain(
     """
     with Lab(name, contexts=[CONTEXT], start=False, **arm.settings) as lab:
         try:
-            with _fast(lab) as client:
+            with fast(lab) as client:
                 history, size = _preload(client, arm, seed)
-                plant = arm.plant or os.environ.get("LABKIT_PLANT")
-                with process(_observe, settings_of(lab)) as observer, planted("held", plant) as at:
-                    hear(lab, observer)
-                    lab.start(arm.workers, arm.workers)
-                    _wait_until_shared(lab, arm.workers, at)
-                    (at / GO).touch()
-                    went = time.monotonic_ns()
-                    looks = _follow(lab, observer, len(history), progress)
+                looks, went = watch(lab, arm.workers, len(history), progress, arm.plant)
                 lab.stop()
                 return _judge(client, arm, history, looks, went, size)
         finally:
             lab.drop()
 
 
-def _fast(lab: Lab) -> Lab:
+def fast(lab: Lab) -> Lab:
     """The same run, on the fastest client that is there: for what is not measured."""
     settings = settings_of(lab) | {"client": fill_client(lab.client)}
     return Lab(**settings, start=False)
@@ -203,6 +201,28 @@ def _preload(client: Lab, arm: Arm, seed: int) -> tuple[History, int]:
 # --- what is seen meanwhile
 
 
+def watch(
+    lab: Lab,
+    workers: int,
+    total: int,
+    progress: Callable[[int, int], None],
+    plant: str = "",
+) -> tuple[list[Look], int]:
+    """Start so many handlers and projectors of a run in whose topic ``total`` commands lie.
+
+    All looks until all is through, or nothing more will be; and when the workers were let go, in
+    monotonic ns. They live on. Raises ``TimedOut`` where nothing moves any more.
+    """
+    names = "held", plant or os.environ.get("LABKIT_PLANT")
+    with process(_observe, settings_of(lab)) as observer, planted(*names) as at:
+        hear(lab, observer)
+        lab.start(workers, workers)
+        _wait_until_shared(lab, workers, at)
+        (at / GO).touch()
+        went = time.monotonic_ns()
+        return _follow(lab, observer, total, progress), went
+
+
 def _observe(pipe: Connection, settings: dict[str, Any]) -> None:
     """Looks at a steady rate, each told at once, until the other end is closed."""
     with Lab(**settings, start=False) as lab:
@@ -214,7 +234,8 @@ def _observe(pipe: Connection, settings: dict[str, Any]) -> None:
             reached = lab.queries.reached(CONTEXT)
             at = time.monotonic_ns()
             visible = sum(offset + 1 for offset in reached.values())
-            seen = Look(at, sum(committed.values()), visible, meter.read())
+            cpu, memory = meter.read()
+            seen = Look(at, sum(committed.values()), visible, cpu, memory)
             pipe.send_bytes(msgspec.json.encode(seen))
 
         look(0)
@@ -222,7 +243,7 @@ def _observe(pipe: Connection, settings: dict[str, Any]) -> None:
 
 
 class Meter:
-    """The CPU seconds of workers and servers by role, as far as they are processes of this host."""
+    """What workers and servers use by role, as far as they are processes of this host."""
 
     def __init__(self, lab: Lab) -> None:
         self._registry = lab.registry()
@@ -230,18 +251,24 @@ class Meter:
         servers = stack.status(lab.name)["servers"]
         self._servers = [(s["name"], s["pid"]) for s in servers if s.get("pid")]
 
-    def read(self) -> dict[str, float]:
-        """What each role has used so far; a process that has died counts with its last reading."""
+    def read(self) -> tuple[dict[str, float], dict[str, int]]:
+        """The CPU seconds of each role so far, and the bytes that it holds now.
+
+        A process that has died counts with the seconds of its last reading.
+        """
         registry = read_registry(self._registry)
         workers = [(w.role, w.pid) for w in registry.workers] if registry else []
+        memory: dict[str, int] = {}
         for role, pid in [*workers, *self._servers]:
             with suppress(psutil.NoSuchProcess):
-                times = psutil.Process(pid).cpu_times()
+                process = psutil.Process(pid)
+                times = process.cpu_times()
                 self._seconds[role, pid] = times.user + times.system
-        found: dict[str, float] = {}
-        for (role, _), seconds in self._seconds.items():
-            found[role] = found.get(role, 0.0) + seconds
-        return found
+                memory[role] = memory.get(role, 0) + process.memory_info().rss
+        seconds: dict[str, float] = {}
+        for (role, _), spent in self._seconds.items():
+            seconds[role] = seconds.get(role, 0.0) + spent
+        return seconds, memory
 
 
 def _follow(
@@ -337,4 +364,15 @@ def _judge(
     return Drained(row, looks, verdicts)
 
 
-__all__ = ["Arm", "Drained", "Look", "Window", "drain", "orders", "rate", "window"]
+__all__ = [
+    "Arm",
+    "Drained",
+    "Look",
+    "Window",
+    "drain",
+    "fast",
+    "orders",
+    "rate",
+    "watch",
+    "window",
+]

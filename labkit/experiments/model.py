@@ -102,7 +102,7 @@ class Station(Struct, frozen=True):
         until = ("end", "done", "following")
         out, done, cycle = (_ms(cycles[end] - cycles["begin"]) for end in until)
         # Where nothing waited, the next cycle began late, for want of work.
-        longer = np.median((cycle / done)[presses]) if presses.any() else 1.0
+        longer = np.median((cycle / done)[presses]) if presses.sum() >= LEAST_CYCLES else 1.0
         busy = np.where(presses, cycle, np.fmin(done * longer, cycle))
         # The newest of a batch came, on average, one gap before it would have been too late.
         newest = _ms(cycles["begin"] - cycles["last"])

@@ -3,15 +3,17 @@
 Order commands lie in a topic. Each contestant reads them, makes events of them on another topic,
 reads those, and writes one document an order into MongoDB: in two processes, a command side and a
 view side, like labkit's handler and projector. Servers, partitions, batch size and write concern
-are the same for all (``job.py`` says what the job is, ``contestants.py`` who takes part).
+are the same for all (``job.py`` says what the job is, ``contestants.py`` who takes part). The
+decision is the domain's own, made by all; labkit validates the command besides, as it always does.
 
 A round runs every contestant once, in an order that is drawn anew each time. The contestants of a
 round share the commands, which are sent just before it; each has consumer groups, an events topic
 and a database of its own, which are dropped afterwards. The view side owns its partitions before
 the command side starts. The clock starts with the first documents and ends with the last one:
 starting, joining and the first batch do not count. (It does not start later, since a fast command
-side would be done by then, and its work would not count.) Then the documents are counted and their
-cents added up: a wrong result is no result.
+side would be done by then, and its work would not count; how far ahead it is when the clock starts
+is noted. The fewer commands, the more this tells: rates of small sizes flatter.) Then the documents
+are counted and their cents added up: a wrong result is no result.
 
 Rates are medians over the rounds, and ratios are medians of the ratios inside each round. The fast
 contestants get more commands than the slow ones, so that a round of either takes some seconds.
@@ -98,6 +100,7 @@ def peers(
             "machine": machine(),
             "load_average_before": load_average(),
             "stack": servers.kind,
+            "method": " ".join((__doc__ or "").split()),
         }
         for number in range(sizes.rounds):
             dice.shuffle(arms)

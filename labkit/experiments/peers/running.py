@@ -45,7 +45,9 @@ class Ran(Struct, kw_only=True):
     """One contestant in one round.
 
     ``commands`` and ``seconds`` are those of the clock, and ``cpu_seconds`` what each process used
-    meanwhile. Where ``wrong`` says something there is no ``rate``.
+    meanwhile; ``ahead`` is how many offsets the events were ahead of the documents when it started:
+    work of the command side that did not count. Where ``wrong`` says something, there is no
+    ``rate``.
     """
 
     round: int
@@ -53,6 +55,7 @@ class Ran(Struct, kw_only=True):
     full_view: bool
     commands: int = 0
     seconds: float = 0.0
+    ahead: int = 0
     rate: float | None = None
     cpu_seconds: dict[str, float] = msgspec.field(default_factory=dict)
     wrong: str = ""
@@ -123,7 +126,7 @@ def run(name: str, contestant: Contestant, full: bool, load: Preloaded, number: 
             with process(play, contestant.commands, job) as deciding:
                 pids["commands"] = _heard(lab, deciding, ran)
                 if not ran.wrong:
-                    _time(ran, job, load, pids | _servers(name), [viewing, deciding])
+                    _time(ran, lab, job, load, pids | _servers(name), [viewing, deciding])
     return ran
 
 
@@ -143,7 +146,12 @@ def _servers(name: str) -> dict[str, int]:
 
 
 def _time(
-    ran: Ran, job: Job, load: Preloaded, pids: dict[str, int], pipes: list[Connection]
+    ran: Ran,
+    lab: Lab,
+    job: Job,
+    load: Preloaded,
+    pids: dict[str, int],
+    pipes: list[Connection],
 ) -> None:
     """From the first documents to the last one, then whether they are right.
 
@@ -153,6 +161,7 @@ def _time(
     """
     client, db = connect(job.mongo_uri, job.database)
     orders, last = db[job.orders], list(load.last.values())
+    lab.ends(f"{CONTEXT}.events")  # its reader is there when the clock starts
     known, moved = 0, time.monotonic()
     started, there = (0, moved, _cpu(pids)), 0
     try:
@@ -162,6 +171,8 @@ def _time(
             if not there:  # where all come at once, the clock starts at the look before
                 there = orders.count_documents({}) if count else 0
                 started = (there, now, cpu) if there < load.commands else started
+                if there:
+                    ran.ahead = sum(lab.ends(f"{CONTEXT}.events").values()) - there
             near = orders.count_documents({"_id": {"$in": last}}) == len(last)
             if near and not _wrong(orders, load):
                 break
