@@ -270,7 +270,7 @@ class EventLog:
 
     def _following(self, stream: str, known: int, start: int) -> Generator[Commit[Any], None, None]:
         """The commits of a stream that fit onto version ``known``, and onto each other."""
-        for record in self._records(self._source.partition_for(stream.encode()), start):
+        for record in self._records(self._source.partitions_for([stream.encode()])[0], start):
             # Most of a partition is of other streams, and decoding is what takes the time.
             if record.key.decode("utf-8", "backslashreplace") != stream:
                 continue

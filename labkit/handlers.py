@@ -119,7 +119,7 @@ class Handler(CrashOnly):
         polled, wall = self._clock.now(), self._clock.wall()
 
         # 2. Bring what has waited and is due, and the states of cold streams, in one look-up.
-        arrived = [(self._stream_of(record), record) for record in batch.records]
+        arrived = list(zip(self._streams_of(batch.records), batch.records, strict=True))
         due = self._due(wall)
         work = self._load((key, record.partition) for key, record in arrived)
         if not arrived and not due:
@@ -175,19 +175,20 @@ class Handler(CrashOnly):
 
     # --- one command
 
-    def _stream_of(self, record: Record) -> str:
-        """The stream that a record is about: its key, if it can be one and lies where it belongs.
+    def _streams_of(self, records: Sequence[Record]) -> list[str]:
+        """The stream that each is about: its key, if it can be one and lies where it belongs.
 
         Anything else gets a name of its own, which no key can have, so that whoever sent it cannot
         get into the way of others.
         """
-        key = record.key.decode("utf-8", "replace")[: MAX_ID + 1]
-        if 0 < len(key) <= MAX_ID and key[0] != "\0" and key.encode() == record.key:
-            known = self._streams.get(key)
-            home = known.partition if known else self._log.partition_for(record.key)
-            if home == record.partition:
-                return key
-        return "\0" + hashlib.sha256(b"%d:%b" % (record.partition, record.key)).hexdigest()
+        keys = [_id(record.key) for record in records]
+        homes = {key: s.partition for key in keys if (s := self._streams.get(key)) is not None}
+        new = [key for key in dict.fromkeys(keys) if key and key not in homes]
+        homes |= zip(new, self._log.partitions_for([key.encode() for key in new]), strict=True)
+        return [
+            key if homes.get(key) == record.partition else _nameless(record)
+            for key, record in zip(keys, records, strict=True)
+        ]
 
     def _working(self, work: dict[str, Stream], key: str) -> Stream:
         """A stream as a copy that this batch may change."""
@@ -399,3 +400,16 @@ class Handler(CrashOnly):
         )
         self.ignored += ignored - reached.ignored
         self._flush_if_due()
+
+
+def _id(key: bytes) -> str:
+    """A key as the id of a stream; empty where it cannot be one."""
+    try:
+        id = key.decode()
+    except UnicodeDecodeError:
+        return ""
+    return id if len(id) <= MAX_ID and not id.startswith("\0") else ""
+
+
+def _nameless(record: Record) -> str:
+    return "\0" + hashlib.sha256(b"%d:%b" % (record.partition, record.key)).hexdigest()

@@ -69,8 +69,8 @@ class Source(Protocol):
     def ends(self) -> dict[int, int]:
         """The high watermark of every partition of the topic, open transactions included."""
 
-    def partition_for(self, key: bytes) -> int:
-        """Where a record of this key goes (murmur2, as in Kafka's Java client)."""
+    def partitions_for(self, keys: Sequence[bytes]) -> list[int]:
+        """Where a record of each key goes (murmur2, as in Kafka's Java client)."""
 
     def close(self) -> None:
         """Leave the group; bounded in time; may be called twice."""

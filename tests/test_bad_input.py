@@ -100,7 +100,7 @@ def good_one_beside(lab: Lab, partition: int) -> Answer:
     source = lab.broker.source(lab.topic_name(TOPIC))
     try:
         ids = (new_id() for _ in range(1_000))
-        order = next(id for id in ids if source.partition_for(id.encode()) == partition)
+        order = next(id for id in ids if source.partitions_for([id.encode()])[0] == partition)
     finally:
         source.close()
     return lab.bus.execute(PlaceOrder(order, "bob", "1997-01-31", 1, 5))

@@ -161,7 +161,7 @@ def test_a_key_that_is_no_stream_gets_a_name_of_its_own(lab: Lab, key: bytes) ->
 def test_a_record_in_a_foreign_partition_does_no_harm(lab: Lab) -> None:
     """Two handlers would otherwise write the state of one stream."""
     send(lab, place("o1"))
-    home = lab.handler._log.partition_for(b"o1")
+    home = lab.handler._log.partitions_for([b"o1"])[0]
     work(lab)
     for partition in range(lab.partitions):
         if partition != home:

@@ -219,7 +219,7 @@ def test_status_shows_what_is_parked_and_a_replay_mends_it(
         lab.start()
         run = ("--run", lab.run)
         assert lab.bus.execute(PlaceOrder("o1", "ann", "1997-01-31", 1, 100)).accepted
-        partition = lab.broker.source(lab.topic_name("orders.events")).partition_for(b"o1")
+        partition = lab.broker.source(lab.topic_name("orders.events")).partitions_for([b"o1"])[0]
         with closing(lab.broker.sender()) as sender:
             sender.send(lab.topic_name("orders.events"), b"o1", b"junk", partition).result(30)
         token = lab.bus.send(PlaceOrder("o2", "ann", "1997-01-31", 1, 100)).token()

@@ -112,7 +112,7 @@ def test_the_refusal_of_a_zombie_moves_nobody() -> None:
         saga = lab.by_hand("saga", "transfer")
         saga.step(0)
         source = lab.broker.source(lab.topic_name("bank.events"))
-        partition = source.partition_for(b"grace")
+        partition = source.partitions_for([b"grace"])[0]
         stale: Commit[Any] = Commit(
             stream="grace",
             id="transfer:t1:receive",

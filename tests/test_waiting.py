@@ -475,7 +475,7 @@ def test_a_fetch_reads_what_it_needs_and_says_what_is_gone(rig: Waiting) -> None
     for n in range(100):
         rig.put(b"one key", b"%d" % n)
     source = rig.broker.source("commands")
-    partition = source.partition_for(b"one key")
+    partition = source.partitions_for([b"one key"])[0]
     read: list[int] = []
     poll = source.poll
 

@@ -25,7 +25,7 @@ from labkit.adapters.kafka import (
     SESSION_MS,
     TRANSACTION_MS,
     offsets_of,
-    partition_of,
+    spread,
 )
 from labkit.adapters.kafka_python import KafkaPythonBroker
 from labkit.errors import Fenced, OutcomeUnknown, Unreachable
@@ -235,9 +235,9 @@ class ConfluentSource:
                 for p in self._partitions
             }
 
-    def partition_for(self, key: bytes) -> int:
+    def partitions_for(self, keys: Sequence[bytes]) -> list[int]:
         """Kafka's default partitioner."""
-        return partition_of(key, len(self._partitions))
+        return spread(keys, len(self._partitions))
 
     def close(self) -> None:
         """Leave the group."""

@@ -26,7 +26,7 @@ from labkit.adapters.kafka import (
     bounded,
     offsets_of,
     once_there,
-    partition_of,
+    spread,
 )
 from labkit.adapters.kafka_python_sender import KafkaPythonSender, close_producer, translated
 from labkit.errors import Fenced, Unreachable
@@ -267,9 +267,9 @@ class KafkaPythonSource(ConsumerRebalanceListener):  # type: ignore[misc]
             found = self._watermarks.end_offsets(tps, timeout_ms=20_000)
         return {tp.partition: end for tp, end in found.items()}
 
-    def partition_for(self, key: bytes) -> int:
+    def partitions_for(self, keys: Sequence[bytes]) -> list[int]:
         """Kafka's default partitioner."""
-        return partition_of(key, len(self._partitions))
+        return spread(keys, len(self._partitions))
 
     def close(self) -> None:
         """Leave the group."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec import Struct, field
 
-from labkit.adapters.kafka import offsets_of, partition_of
+from labkit.adapters.kafka import offsets_of, partition_of, spread
 from labkit.errors import Fenced, Unreachable
 from labkit.failpoints import Failpoint, hit
 from labkit.ports import MAX_BATCH_BYTES, Batch, Delivery, Record
@@ -269,9 +269,9 @@ class MemorySource:
         """The high watermarks."""
         return {p: len(slots) for p, slots in enumerate(self._broker.partitions(self._topic))}
 
-    def partition_for(self, key: bytes) -> int:
+    def partitions_for(self, keys: Sequence[bytes]) -> list[int]:
         """Kafka's default partitioner."""
-        return self._broker.partition_for(self._topic, key)
+        return spread(keys, len(self._broker.partitions(self._topic)))
 
     def close(self) -> None:
         """Leave the group."""

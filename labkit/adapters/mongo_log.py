@@ -29,7 +29,7 @@ from pymongo.client_session import ClientSession
 from pymongo.database import Database
 from pymongo.errors import DuplicateKeyError
 
-from labkit.adapters.kafka import SESSION_MS, offsets_of, partition_of
+from labkit.adapters.kafka import SESSION_MS, offsets_of, spread
 from labkit.adapters.mongo import connect, transaction, translated
 from labkit.adapters.mongo_records import MongoSender, append, attempts, partitions_of, unique
 from labkit.errors import Duplicate, Fenced, LabkitError
@@ -225,9 +225,9 @@ class MongoSource:
         found = self._db["log.ends"].find({"_id": {"$in": ids}})
         return {int(d["_id"].rpartition("|")[2]): d["next"] for d in found}
 
-    def partition_for(self, key: bytes) -> int:
+    def partitions_for(self, keys: Sequence[bytes]) -> list[int]:
         """Kafka's default partitioner."""
-        return partition_of(key, self._count)
+        return spread(keys, self._count)
 
     def close(self) -> None:
         """Leave the group; where the server is gone, its session ends by itself."""

@@ -9,8 +9,11 @@ from collections.abc import Callable, Iterator
 from random import Random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from kafka.structs import MemberState
 
+from labkit.adapters.kafka import partition_of, spread
 from labkit.adapters.memory import MemoryBroker
 from labkit.adapters.mongo_log import MongoBroker
 from labkit.errors import Fenced, LabkitError, Unreachable
@@ -133,9 +136,15 @@ def test_all_clients_hash_keys_like_kafka(topics: Topics) -> None:
     keys = [f"order-{n}" for n in range(40)] + ["", "ü", "订单"]
     sent = topics.send(*keys)
     reader = topics.source(topics.commands)
-    assert [p for p, _ in sent] == [reader.partition_for(key.encode()) for key in keys]
+    assert [p for p, _ in sent] == reader.partitions_for([key.encode() for key in keys])
     # The reference: murmur2 of Kafka's Java client, by its own test vectors.
     assert {p for p, _ in sent} == set(range(PARTITIONS))
+
+
+@given(st.lists(st.binary(max_size=40), max_size=30), st.integers(1, 50))
+def test_many_keys_are_hashed_like_each(keys: list[bytes], partitions: int) -> None:
+    """The reference here is kafka-python's own, key by key."""
+    assert spread(keys, partitions) == [partition_of(key, partitions) for key in keys]
 
 
 def test_nothing_flows_before_start(topics: Topics) -> None:
@@ -303,7 +312,7 @@ def test_a_second_holder_of_a_transactional_id_fences_the_first(topics: Topics) 
 def test_stop_and_start_go_back(topics: Topics) -> None:
     topics.send("a")
     reader = topics.source(topics.commands)
-    partition = reader.partition_for(b"a")
+    partition = reader.partitions_for([b"a"])[0]
     for _ in range(2):
         reader.start(partition, 0)
         assert [r.value for b in gather(reader, 1) for r in b.records] == [b'"a"']
@@ -315,7 +324,7 @@ def test_stop_and_start_go_back(topics: Topics) -> None:
 def test_limit_is_kept(topics: Topics) -> None:
     topics.send(*["a"] * 7)
     reader = topics.source(topics.commands)
-    reader.start(reader.partition_for(b"a"), 0)
+    reader.start(reader.partitions_for([b"a"])[0], 0)
     sizes: list[int] = []
     deadline = time.monotonic() + 20
     while sum(sizes) < 7:
