@@ -179,6 +179,7 @@ def test_a_handler_that_died_once_is_told(
 
 
 @pytest.mark.servers
+@pytest.mark.slow
 def test_a_tiny_bench_of_growth(
     servers: stack.Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
