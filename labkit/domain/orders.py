@@ -63,7 +63,6 @@ RULES = (
 )
 
 
-@lru_cache(4_096)
 def rules(day: str) -> Rules:
     """Those that an order of this day (ISO) is placed under."""
     return next(rule for rule in reversed(RULES) if rule.since <= day)
