@@ -339,7 +339,7 @@ def test_a_share_of_the_sustainable_rate(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setattr(sustainable, "MOST_TRIALS", 2)
     monkeypatch.setattr(sustainable, "FIRST", 0.05)
     monkeypatch.setattr(sustainable, "TRIAL_SECONDS", 2.0)
-    monkeypatch.setattr(sustainable, "HEAP_SECONDS", 0.05)
+    monkeypatch.setattr(sustainable, "HEAP_SECONDS", 0.1)
     timing = ("--seconds", "3", "--warm-up", "1", "--partitions", "3", "--p99", "60000")
     code, first = run(monkeypatch, tmp_path / "1.json", "--rate", "0.5", *timing)
     assert (code, first["trouble"]) == (0, [])
