@@ -82,7 +82,7 @@ class OrderViews:
         for event in commit.events:
             match event:
                 case OrderPlaced():
-                    docs.add(self.orders, _order(event))
+                    docs.add(self.orders, order_document(event))
                     self._add(docs, event, partition, +1, event.quantity)
                 case OrderPaid():
                     self._change(docs, event, payment="paid")
@@ -137,7 +137,8 @@ class OrderViews:
 SUMMED = (OrderPlaced, OrderCancelled, OrderReturned)
 
 
-def _order(event: OrderPlaced) -> Document:
+def order_document(event: OrderPlaced) -> Document:
+    """An order that was just placed, without its trace; the runner will note the version."""
     return {
         "_id": event.order_id,
         "version": 0,

@@ -79,9 +79,9 @@ def test_all_that_the_issue_names_take_part() -> None:
 
 def test_the_document_is_that_of_the_view_without_its_trace() -> None:
     placed = job.event_of(running.order(11))
-    from labkit.views import _order
+    from labkit.views import order_document
 
-    assert job.document(placed) == _order(placed) | {"version": 1}
+    assert job.document(placed) == order_document(placed) | {"version": 1}
     assert {running.order(n).day >= "1998-07-01" for n in range(24)} == {True, False}
     assert any(job.event_of(running.order(n)).discount for n in range(24)), "both rules are met"
 

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
-from hdrh.histogram import HdrHistogram
 from numpy.typing import NDArray
 
 from labkit.errors import UsageError
 from labkit.experiments import arrivals, steady
 from labkit.experiments.checkers import check
 from labkit.experiments.checkers import gather as evidence_of
+from labkit.experiments.consistency import histogram
 from labkit.experiments.freshness import RANGE, percentiles
 from labkit.experiments.history import Heard, History
 from labkit.lab import Lab
@@ -100,12 +100,8 @@ def modelled(loaded: Loaded) -> dict[str, Any]:
 
 
 def _histogram(nanoseconds: pd.Series[float]) -> dict[str, float]:
-    least, most, _ = RANGE
-    times = HdrHistogram(*RANGE)
-    micro = (nanoseconds / 1e3).fillna(most).clip(least, most)
-    for value in micro.astype(np.int64).tolist():
-        times.record_value(value)
-    return percentiles(times)
+    least, _, _ = RANGE
+    return percentiles(histogram((nanoseconds / 1e6).fillna(np.inf).clip(lower=least / 1e3)))
 
 
 def judge_by_checkers(

@@ -21,6 +21,7 @@ from labkit.domain.orders import OrderPlaced, PlaceOrder, place
 from labkit.messages import Envelope
 from labkit.ports import Document
 from labkit.runtime import calm_gc
+from labkit.views import order_document
 
 
 class Job(Struct, frozen=True):
@@ -65,19 +66,7 @@ def shown(value: bytes) -> Document:
 
 def document(event: OrderPlaced) -> Document:
     """An order as ``orders.view.orders`` shows it, without its trace."""
-    return {
-        "_id": event.order_id,
-        "version": 1,
-        "customer": event.customer_id,
-        "day": event.day,
-        "product": event.product_id,
-        "quantity": event.quantity,
-        "cents": event.cents,
-        "discount": event.discount,
-        "return_days": event.return_days,
-        "status": "placed",
-        "payment": "unpaid",
-    }
+    return order_document(event) | {"version": 1}
 
 
 def play(pipe: Connection, side: str, job: Job) -> None:
