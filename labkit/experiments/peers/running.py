@@ -171,8 +171,9 @@ def _time(
             if not there:  # where all come at once, the clock starts at the look before
                 there = orders.count_documents({}) if count else 0
                 started = (there, now, cpu) if there < load.commands else started
-                if there:
+                if there:  # the next look is the first that can be the last
                     ran.ahead = sum(lab.ends(f"{CONTEXT}.events").values()) - there
+                    continue
             near = orders.count_documents({"_id": {"$in": last}}) == len(last)
             if near and not _wrong(orders, load):
                 break
