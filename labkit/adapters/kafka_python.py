@@ -339,18 +339,20 @@ class KafkaPythonLog(KafkaPythonSource):
             match self._delivery:
                 case "exactly_once":
                     self._producer.begin_transaction()
-                    ends = self._produce(commits)
+                    sent = self._send(commits)
+                    # The offsets go beside the commits, which are waited for after that.
                     bounded(self._producer.send_offsets_to_transaction, offsets, fence)
                     hit(Failpoint.HANDLER_OFFSETS)
+                    ends = self._acknowledged(sent)
                     bounded(self._producer.commit_transaction)
                 case "at_least_once":
-                    ends = self._produce(commits)
+                    ends = self._acknowledged(self._send(commits))
                     self._consumer.commit(offsets, timeout_ms=TRANSACTION_MS)
                     hit(Failpoint.HANDLER_OFFSETS)
                 case "at_most_once":
                     self._consumer.commit(offsets, timeout_ms=TRANSACTION_MS)
                     hit(Failpoint.HANDLER_OFFSETS)
-                    ends = self._produce(commits)
+                    ends = self._acknowledged(self._send(commits))
         return ends
 
     def _fence(self, batch: Batch) -> Any:
@@ -359,16 +361,18 @@ class KafkaPythonLog(KafkaPythonSource):
             raise Fenced(f"commit to {self._events!r}: this worker fell out of its group")
         return batch.fence
 
-    def _produce(self, commits: Sequence[Record]) -> dict[int, int]:
-        """Every future is checked: a batch that timed out fails only its own (platform notes)."""
+    def _send(self, commits: Sequence[Record]) -> list[Any]:
         send, events = self._producer.send, self._events
-        futures = [send(events, r.value, r.key, partition=r.partition) for r in commits]
+        return [send(events, r.value, r.key, partition=r.partition) for r in commits]
+
+    def _acknowledged(self, sent: Iterable[Any]) -> dict[int, int]:
+        """Every future is checked: a batch that timed out fails only its own (platform notes)."""
         self._producer.flush(DELIVERY_MS / 1000)
         ends: dict[int, int] = {}
-        for future in futures:
+        for future in sent:
             # What is not done yet, or has failed, raises.
-            sent = future.value if future.succeeded() else future.get(timeout=0)
-            ends[sent.partition] = sent.offset + 1
+            at = future.value if future.succeeded() else future.get(timeout=0)
+            ends[at.partition] = at.offset + 1
         hit(Failpoint.HANDLER_PRODUCED)
         return ends
 
