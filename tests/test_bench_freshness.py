@@ -118,6 +118,7 @@ def test_a_tiny_bench(servers: stack.Servers, tmp_path: Path, client: str) -> No
 
 
 @pytest.mark.servers
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("plant", "stale"),
     [("no-wait", {"token", "version", "linearizable"}), ("old-watermark", {"linearizable"})],

@@ -226,6 +226,7 @@ def dying(pipe: Connection, job: Job) -> None:
 
 
 @pytest.mark.servers
+@pytest.mark.slow
 def test_a_wrong_result_is_no_result(
     servers: stack.Servers,
     tmp_path: Path,

@@ -110,6 +110,7 @@ BUGS = {
 
 
 @pytest.mark.servers
+@pytest.mark.slow
 @pytest.mark.parametrize("bug", BUGS)
 def test_a_planted_bug_turns_the_bench_red(
     servers: stack.Servers,

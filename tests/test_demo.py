@@ -200,6 +200,7 @@ def test_a_second_demo_is_refused_and_ctrl_c_leaves_nothing(
     assert stack.running("lab")
 
 
+@pytest.mark.slow
 def test_a_broker_that_dies_in_the_middle_in_a_home_with_an_odd_name(
     start: Callable[..., subprocess.Popen[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,6 +227,7 @@ def test_a_broker_that_dies_in_the_middle_in_a_home_with_an_odd_name(
         stack.down("lab", purge=True)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_handler_and_projector_killed_in_the_middle(
     start: Callable[..., subprocess.Popen[str]], tmp_path: Path

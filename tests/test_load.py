@@ -181,6 +181,7 @@ def check_looks(found: dict[str, Any], commands: pd.DataFrame, samples: pd.DataF
 
 
 @pytest.mark.servers
+@pytest.mark.slow
 @pytest.mark.usefixtures("servers")
 def test_a_late_generator_and_a_lost_command_leave_no_figures(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]

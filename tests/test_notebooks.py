@@ -207,7 +207,7 @@ def red(name: str, book: TestbookNotebookClient) -> set[str]:
 
 
 #: What is measured for long, and better not beside another test.
-LONG = {consistency_lag.NAME}
+LONG = {consistency_lag.NAME, throughput.NAME}
 
 
 @pytest.mark.servers

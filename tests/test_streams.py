@@ -170,9 +170,10 @@ with Lab({lab.name!r}, run={lab.run!r}, contexts=[], partitions=2, start=False) 
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "planted",
-    [NOTHING, pytest.param(DIES_WITH_ITS_DOCUMENTS_WRITTEN, marks=pytest.mark.slow)],
+    [NOTHING, DIES_WITH_ITS_DOCUMENTS_WRITTEN],
     ids=["between two commits", "between MongoDB and Kafka"],
 )
 def test_killed_in_the_middle_results_equal_pandas_and_nothing_is_twice(

@@ -136,6 +136,8 @@ class ConfluentSource:
                 "max.poll.interval.ms": POLL_INTERVAL_MS,
                 "fetch.queue.backoff.ms": 5,
                 "fetch.wait.max.ms": 100,
+                # By default 64 MB a partition may wait for who reads, and a batch has far less.
+                "queued.max.messages.kbytes": 16 << 10,
                 "allow.auto.create.topics": False,
                 "error_cb": _quiet,
                 "log_level": 0,

@@ -24,8 +24,8 @@ SESSION_MS = 6_000
 POLL_INTERVAL_MS = 60_000
 CLOSE_SECONDS = 2.0
 
-#: kafka-python computes the checksum of each byte in Python. Of the JSON of a batch zstd leaves a
-#: tenth, at a speed that gzip, which every client has, is far from.
+#: Of the JSON of a batch zstd leaves a tenth, at a speed that gzip, which every client has, is far
+#: from.
 COMPRESSION = "zstd"
 #: A command has at most 1 MB; its commit repeats some of it and must fit as well.
 MAX_RECORD_BYTES = 8 << 20

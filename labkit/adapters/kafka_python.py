@@ -158,7 +158,7 @@ class KafkaPythonSource(ConsumerRebalanceListener):  # type: ignore[misc]
             heartbeat_interval_ms=SESSION_MS // 3,
             max_poll_interval_ms=POLL_INTERVAL_MS,
             retry_backoff_ms=20,
-            # A batch is two fetches at most; with checksums at 6 MB/s it is written in time.
+            # A batch is two fetches at most.
             fetch_max_bytes=4 << 20,
             max_partition_fetch_bytes=4 << 20,
             allow_auto_create_topics=False,
