@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 try:
@@ -369,7 +369,8 @@ class ConfluentLog(ConfluentSource):
     def close(self) -> None:
         """Close both clients; what is still queued is given up, its transaction with it."""
         self._producer.purge()
-        self._producer.flush(CLOSE_SECONDS)
+        with suppress(KafkaException):  # a fenced producer does not even flush
+            self._producer.flush(CLOSE_SECONDS)
         super().close()
 
 
