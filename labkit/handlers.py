@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from itertools import islice
 from typing import Any, TypeVar
 
 import stamina
@@ -334,7 +335,7 @@ class Handler(CrashOnly):
         hit(Failpoint.HANDLER_FLUSHED)
         self._checkpoints |= reached
         # What is clean now may go, those first that were not used for longest.
-        for key in list(self._streams)[: max(0, len(self._streams) - self._max_streams)]:
+        for key in list(islice(self._streams, max(0, len(self._streams) - self._max_streams))):
             if key not in self._dirty:
                 del self._streams[key]
 

@@ -105,8 +105,12 @@ def test_the_trace_goes_round() -> None:
     first, second = (((at / 1e9 > n * lap) & (at / 1e9 < (n + 1) * lap)).sum() for n in (0, 1))
     assert first == pytest.approx(cdnow.ORDERS, rel=0.02)
     assert second == pytest.approx(first, rel=0.02)
-    orders = {command.stream for command in arrivals.commands(plan(pattern="cdnow"), 100_000)}
-    assert len(orders) == 100_000, "each is a new order all the same"
+    orders = list(arrivals.commands(plan(pattern="cdnow"), 2 * cdnow.ORDERS))
+    assert len({order.stream for order in orders}) == len(orders), "each is a new order"
+    laps = orders[: cdnow.ORDERS], orders[cdnow.ORDERS :]
+    customers = [{order.customer_id for order in lap} for lap in laps]  # type: ignore[attr-defined]
+    assert [len(each) for each in customers] == [cdnow.CUSTOMERS] * 2
+    assert not customers[0] & customers[1], "the shop grows"
 
 
 def test_zipf_keys_have_their_skew() -> None:

@@ -19,7 +19,7 @@ from pymongo import MongoClient
 from typer.testing import CliRunner
 
 from labkit import stack
-from labkit.stack import native, ports
+from labkit.stack import mongod, native, ports
 from labkit.stack.commands import WORKERS, app
 from labkit.stack.processes import is_alive
 from labkit.stack.state import Process, State, load, save
@@ -295,6 +295,12 @@ def test_two_ups_at_once_start_one_pair(lab_home: Path) -> None:
     assert sum(text.count("mongod starts") for text in said) == 1
     assert sum(text.count("busy with lab 'lab'; waiting") for text in said) == 1
     assert len(native.leftovers("lab")) == 2
+
+
+def test_the_cache_of_mongod_grows_with_the_machine() -> None:
+    assert mongod.cache_gb(2 << 30) == 0.5
+    assert mongod.cache_gb(24 << 30) == 3.0
+
 
 
 # The words after which the shell is killed: right after the start of mongod (Kafka's data folder

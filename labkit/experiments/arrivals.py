@@ -18,7 +18,8 @@ Keys:
 
 =====  ============================================================================
 new    each command is a new order (``PlaceOrder``), with the customer, day, pieces and cents of the
-       next CDNOW purchase
+       next CDNOW purchase; after the last comes the first again, by customers of their own, so that
+       as many of those who order are new customers in a long load as in a short one
 zipf   deposits to ``accounts`` accounts: account number k is drawn in proportion to 1/k**skew
 real   deposits to the CDNOW customers, in the order of their purchases: one of them bought 217
        times, half of them once
@@ -28,6 +29,7 @@ real   deposits to the CDNOW customers, in the order of their purchases: one of 
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
@@ -157,8 +159,9 @@ def commands(plan: Plan, count: int) -> Iterator[Command]:
     """The first ``count`` commands of a plan, in their order."""
     match plan.keys:
         case "new":
-            for number, bought in zip(range(count), _again(), strict=False):
-                yield structs.replace(bought, order_id=f"o{number}")
+            for number, (time, bought) in zip(range(count), _again(), strict=False):
+                customer = f"{bought.customer_id}-{time}" if time else bought.customer_id
+                yield structs.replace(bought, order_id=f"o{number}", customer_id=customer)
         case "zipf":
             weights = np.arange(1, plan.accounts + 1) ** -plan.skew
             rng = np.random.default_rng([plan.seed, 2])
@@ -166,7 +169,7 @@ def commands(plan: Plan, count: int) -> Iterator[Command]:
             for number in drawn.tolist():
                 yield Deposit(f"a{number + 1}", 1)
         case "real":
-            for _, bought in zip(range(count), _again(), strict=False):
+            for _, (_, bought) in zip(range(count), _again(), strict=False):
                 yield Deposit(bought.customer_id, max(1, bought.cents))
 
 
@@ -192,9 +195,11 @@ def _purchases() -> list[PlaceOrder]:
     return sorted(cdnow.commands(), key=lambda purchase: purchase.day)
 
 
-def _again() -> Iterator[PlaceOrder]:
-    while True:
-        yield from _purchases()
+def _again() -> Iterator[tuple[int, PlaceOrder]]:
+    """The purchases time and again, each with how often it came before."""
+    for time in itertools.count():
+        for bought in _purchases():
+            yield time, bought
 
 
 def shape(plan: Plan) -> dict[str, Any]:

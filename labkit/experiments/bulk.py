@@ -1,6 +1,7 @@
 """A drain of so many commands that no checker could hold them: its facts are counted and summed.
 
-The commands are the CDNOW purchases, again and again, each a new order and so a stream of its own.
+The commands are the CDNOW purchases, again and again, by new customers each time (``arrivals.py``);
+each is a new order and so a stream of its own.
 They lie in the topic when one handler and one projector start; an observer looks meanwhile
 (``drains.py``). The checkers of other drains hold each command and each commit in memory, some
 kilobytes of each, which a million of them would fill. So it is asked here what MongoDB can count:
