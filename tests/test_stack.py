@@ -302,7 +302,6 @@ def test_the_cache_of_mongod_grows_with_the_machine() -> None:
     assert mongod.cache_gb(24 << 30) == 3.0
 
 
-
 # The words after which the shell is killed: right after the start of mongod (Kafka's data folder
 # is being formatted), and while both servers start.
 @pytest.mark.parametrize(("words", "mend"), [("mongod starts", "up"), ("Kafka starts", "down")])

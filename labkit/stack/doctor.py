@@ -13,7 +13,7 @@ from labkit.errors import LabkitError
 from labkit.stack import compose, external, jars, java, mongod, native, ports
 from labkit.stack.state import home
 
-# Kafka's heap and mongod's cache take 1 GB together at least; the workers and a notebook want theirs.
+# Kafka's heap and mongod's cache take at least 1 GB; the workers and a notebook want theirs.
 LEAST_MEMORY_MB = 1500
 # A home folder that is written to for the first time must exist up to here.
 _ROOT = Path("/")
