@@ -317,11 +317,9 @@ class ConfluentLog(ConfluentSource):
                 case "exactly_once":
                     producer, seconds = self._producer, TRANSACTION_MS / 1000
                     producer.begin_transaction()
-                    sent = self._send(commits)
-                    # The offsets go beside the commits, which are waited for after that.
+                    ends = self._acknowledged(self._send(commits))
                     producer.send_offsets_to_transaction(offsets, batch.fence, seconds)
                     hit(Failpoint.HANDLER_OFFSETS)
-                    ends = self._acknowledged(sent)
                     producer.commit_transaction(seconds)
                 case "at_least_once":
                     ends = self._acknowledged(self._send(commits))

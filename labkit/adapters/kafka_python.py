@@ -353,11 +353,9 @@ class KafkaPythonLog(KafkaPythonSource):
         self, commits: Sequence[Record], offsets: dict[TopicPartition, Any], fence: Any
     ) -> dict[int, int]:
         self._producer.begin_transaction()
-        sent = self._send(commits)
-        # The offsets go beside the commits, which are waited for after that.
+        ends = self._acknowledged(self._send(commits))
         self._producer.send_offsets_to_transaction(offsets, fence)
         hit(Failpoint.HANDLER_OFFSETS)
-        ends = self._acknowledged(sent)
         self._producer.commit_transaction()
         return ends
 
