@@ -248,24 +248,6 @@ class ConfluentSource:
             self._consumer.close()
 
 
-class _Sent:
-    """What became of the commits of a batch: the next offset of each partition."""
-
-    def __init__(self, count: int, partitions: int) -> None:
-        self.count = count
-        self.partitions = partitions
-        self.failed = 0
-        self.ends: dict[int, int] = {}
-
-    def heard(self, error: KafkaError | None, message: Any) -> None:
-        """Called by the client."""
-        if error is not None:
-            self.failed += 1
-        else:
-            end = message.offset() + 1
-            self.ends[message.partition()] = max(self.ends.get(message.partition(), 0), end)
-
-
 class ConfluentLog(ConfluentSource):
     """The handler's log."""
 
@@ -315,18 +297,19 @@ class ConfluentLog(ConfluentSource):
         with _translated(f"commit to {self._events!r}", self._bootstrap, unknown=True):
             match self._delivery:
                 case "exactly_once":
-                    producer, seconds = self._producer, TRANSACTION_MS / 1000
+                    producer = self._producer
                     producer.begin_transaction()
-                    ends = self._acknowledged(self._send(commits))
+                    ends = self._produce(commits)
+                    seconds = TRANSACTION_MS / 1000
                     producer.send_offsets_to_transaction(offsets, batch.fence, seconds)
                     hit(Failpoint.HANDLER_OFFSETS)
                     producer.commit_transaction(seconds)
                 case "at_least_once":
-                    ends = self._acknowledged(self._send(commits))
+                    ends = self._produce(commits)
                     self._move(offsets)
                 case "at_most_once":
                     self._move(offsets)
-                    ends = self._acknowledged(self._send(commits))
+                    ends = self._produce(commits)
         return ends
 
     def _move(self, offsets: list[TopicPartition]) -> None:
@@ -335,26 +318,32 @@ class ConfluentLog(ConfluentSource):
                 raise KafkaException(moved.error)
         hit(Failpoint.HANDLER_OFFSETS)
 
-    def _send(self, commits: Sequence[Record]) -> _Sent:
+    def _produce(self, commits: Sequence[Record]) -> dict[int, int]:
+        ends: dict[int, int] = {}
+        failed: list[KafkaError] = []
+
+        def on_delivery(error: KafkaError | None, message: Any) -> None:
+            if error is not None:
+                failed.append(error)
+            else:
+                ends[message.partition()] = max(
+                    ends.get(message.partition(), 0), message.offset() + 1
+                )
+
         # An idempotent producer keeps the order, so the last of a partition tells its end. In a
         # transaction nobody need hear of the others: librdkafka commits none in which any failed.
         last = {r.partition: number for number, r in enumerate(commits)}
         all_tell = self._delivery != "exactly_once"
-        sent = _Sent(len(commits), len(last))
         for number, r in enumerate(commits):
-            tell = sent.heard if all_tell or last[r.partition] == number else None
+            tell = on_delivery if all_tell or last[r.partition] == number else None
             _produce(self._producer, self._events, r.key, r.value, r.partition, tell)
-        return sent
-
-    def _acknowledged(self, sent: _Sent) -> dict[int, int]:
-        left = self._producer.flush(DELIVERY_MS / 1000)
-        if left := left + sent.failed + sent.partitions - len(sent.ends):
+        if left := self._producer.flush(DELIVERY_MS / 1000) + len(failed) + len(last) - len(ends):
             raise Unreachable(
-                f"{left} of {sent.count} commits were not acknowledged within "
+                f"{left} of {len(commits)} commits were not acknowledged within "
                 f"{DELIVERY_MS / 1000:g} s by Kafka at {self._bootstrap}"
             )
         hit(Failpoint.HANDLER_PRODUCED)
-        return sent.ends
+        return ends
 
     def commands(self) -> ConfluentSource:
         """A reader of the commands topic."""

@@ -340,20 +340,20 @@ class KafkaPythonLog(KafkaPythonSource):
                 case "exactly_once":
                     ends = bounded(self._transaction, commits, offsets, fence)
                 case "at_least_once":
-                    ends = self._acknowledged(self._send(commits))
+                    ends = self._produce(commits)
                     self._consumer.commit(offsets, timeout_ms=TRANSACTION_MS)
                     hit(Failpoint.HANDLER_OFFSETS)
                 case "at_most_once":
                     self._consumer.commit(offsets, timeout_ms=TRANSACTION_MS)
                     hit(Failpoint.HANDLER_OFFSETS)
-                    ends = self._acknowledged(self._send(commits))
+                    ends = self._produce(commits)
         return ends
 
     def _transaction(
         self, commits: Sequence[Record], offsets: dict[TopicPartition, Any], fence: Any
     ) -> dict[int, int]:
         self._producer.begin_transaction()
-        ends = self._acknowledged(self._send(commits))
+        ends = self._produce(commits)
         self._producer.send_offsets_to_transaction(offsets, fence)
         hit(Failpoint.HANDLER_OFFSETS)
         self._producer.commit_transaction()
@@ -365,18 +365,16 @@ class KafkaPythonLog(KafkaPythonSource):
             raise Fenced(f"commit to {self._events!r}: this worker fell out of its group")
         return batch.fence
 
-    def _send(self, commits: Sequence[Record]) -> list[Any]:
-        send, events = self._producer.send, self._events
-        return [send(events, r.value, r.key, partition=r.partition) for r in commits]
-
-    def _acknowledged(self, sent: Iterable[Any]) -> dict[int, int]:
+    def _produce(self, commits: Sequence[Record]) -> dict[int, int]:
         """Every future is checked: a batch that timed out fails only its own (platform notes)."""
+        send, events = self._producer.send, self._events
+        futures = [send(events, r.value, r.key, partition=r.partition) for r in commits]
         self._producer.flush(DELIVERY_MS / 1000)
         ends: dict[int, int] = {}
-        for future in sent:
+        for future in futures:
             # What is not done yet, or has failed, raises.
-            at = future.value if future.succeeded() else future.get(timeout=0)
-            ends[at.partition] = at.offset + 1
+            sent = future.value if future.succeeded() else future.get(timeout=0)
+            ends[sent.partition] = sent.offset + 1
         hit(Failpoint.HANDLER_PRODUCED)
         return ends
 

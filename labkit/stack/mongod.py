@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 TRANSACTION_S = 8
 REPLICA_SET = "rs0"
 #: MongoDB would take half of the memory. With far less, whoever writes has to clear the cache
-#: himself once a fifth of it waits to be written: at 0.5 GB a projector was at half of its speed
-#: after 300,000 orders.
+#: himself once a fifth of it waits to be written: at 0.5 GB a projector had lost two fifths of its
+#: speed after 300,000 orders.
 CACHE_SHARE, LEAST_CACHE_GB = 1 / 8, 0.5
 #: Old versions are kept so long (300 by default), for reads at an instant; none takes nearly as
 #: long.
