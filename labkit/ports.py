@@ -152,8 +152,12 @@ class Broker(Protocol):
         (``at_most_once``), the commits first (``at_least_once``), or both as one.
         """
 
-    def committed(self, topic: str, group: str) -> dict[int, int]:
-        """The offsets that a group has committed, by partition."""
+    def committed(self, topic: str, group: str, *, settled: bool = False) -> dict[int, int]:
+        """The offsets that a group has committed, by partition.
+
+        Kafka writes those of a transaction a moment after it said that it is committed. Until then
+        the ones before are told; ``settled`` waits (KIP-447).
+        """
 
     def version(self) -> str:
         """The server's version, as far as it tells."""

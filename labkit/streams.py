@@ -366,7 +366,7 @@ class Streams:
         """The last record of each partition in which the group has not read it yet."""
         found: dict[tuple[str, int], int] = {}
         for topic in map(self.topic_name, topics):
-            committed = self._broker.committed(topic, self.topic_name(name))
+            committed = self._broker.committed(topic, self.topic_name(name), settled=True)
             with closing(self._broker.source(topic)) as source:
                 for partition, end in source.ends().items():
                     last = _last(source, partition, end)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition, errors
@@ -89,8 +89,12 @@ class KafkaPythonBroker:
         """A handler's log."""
         return KafkaPythonLog(self.bootstrap, commands, events, group, transactional_id, delivery)
 
-    def committed(self, topic: str, group: str) -> dict[int, int]:
-        """The offsets that a group has committed."""
+    def committed(self, topic: str, group: str, *, settled: bool = False) -> dict[int, int]:
+        """The offsets that a group has committed. An admin client does not wait; a consumer does,
+        and one that never polls is no member of its group."""
+        if settled:
+            with closing(KafkaPythonSource(self.bootstrap, topic, group)) as source:
+                return source.committed()
         with translated(f"offsets of {group!r}", self.bootstrap):
             # The first group ever makes the broker create the topic of the groups' offsets.
             ask = self._admin().list_group_offsets
@@ -236,13 +240,23 @@ class KafkaPythonSource(ConsumerRebalanceListener):  # type: ignore[misc]
         tp = TopicPartition(self._topic, partition)
         with translated(f"start {self._topic!r}:{partition}", self._bootstrap):
             if offset is None:
-                # Under read_committed this waits for a predecessor's pending offset commit.
-                offset = self._consumer.committed(tp, timeout_ms=3 * TRANSACTION_MS) or 0
+                offset = self._committed(tp) or 0
             self._positions[partition] = offset
             if self._group is None:
                 self._assign()
             self._consumer.seek(tp, offset)
             self._consumer.resume(tp)
+
+    def committed(self) -> dict[int, int]:
+        """The offsets that the group has committed."""
+        with translated(f"offsets of {self._group!r}", self._bootstrap):
+            found = {p: self._committed(TopicPartition(self._topic, p)) for p in self._partitions}
+        return {partition: offset for partition, offset in found.items() if offset is not None}
+
+    def _committed(self, tp: TopicPartition) -> int | None:
+        """Under read_committed this waits for a predecessor's pending offset commit."""
+        offset: int | None = self._consumer.committed(tp, timeout_ms=3 * TRANSACTION_MS)
+        return offset
 
     def stop(self, partition: int) -> None:
         """Yield nothing more of it."""

@@ -84,7 +84,7 @@ class MemoryBroker:
         """A handler's log."""
         return MemoryLog(self, commands, events, group, transactional_id, delivery)
 
-    def committed(self, topic: str, group: str) -> dict[int, int]:
+    def committed(self, topic: str, group: str, *, settled: bool = False) -> dict[int, int]:
         """The offsets that a group has committed."""
         found = self._groups.get((topic, group))
         return dict(found.offsets) if found else {}

@@ -119,7 +119,7 @@ class MongoBroker:
 
         return MongoChanges(self._client, self._db, topic)
 
-    def committed(self, topic: str, group: str) -> dict[int, int]:
+    def committed(self, topic: str, group: str, *, settled: bool = False) -> dict[int, int]:
         """The offsets that a group has committed."""
         beginning = f"{topic}|{group}|"
         with translated(f"offsets of {group!r}"):

@@ -171,8 +171,20 @@ def test_a_commit_moves_commits_and_offsets_together(topics: Topics) -> None:
     assert done == 20
     found = everything(topics, topics.events, 20)
     assert sorted(r.value for r in found) == sorted(f'did:"k{n}"'.encode() for n in range(20))
-    committed = topics.broker.committed(topics.commands, topics.group)
+    committed = topics.broker.committed(topics.commands, topics.group, settled=True)
     assert sum(committed.values()) == 20
+
+
+def test_settled_offsets_are_those_of_the_last_commit(topics: Topics) -> None:
+    """Kafka acknowledges a transaction before it has written the offsets in it."""
+    log = topics.log()
+    own(log)
+    for n in range(1, 21):
+        topics.send("same")
+        (batch,) = [b for b in gather(log, 1) if b.records]
+        log.commit(batch, echo(batch))
+        committed = topics.broker.committed(topics.commands, topics.group, settled=True)
+        assert sum(committed.values()) == n
 
 
 def test_the_end_of_a_commit_is_where_the_next_one_starts(topics: Topics) -> None:
@@ -294,7 +306,7 @@ def test_the_first_fence_stops_a_zombie(topics: Topics) -> None:
         assert lost, "no partition moved"
     with pytest.raises(Fenced):
         zombie.commit(batch, echo(batch))
-    assert topics.broker.committed(topics.commands, topics.group) == {}
+    assert topics.broker.committed(topics.commands, topics.group, settled=True) == {}
 
 
 def test_a_second_holder_of_a_transactional_id_fences_the_first(topics: Topics) -> None:
@@ -360,7 +372,7 @@ def test_a_worker_that_fell_out_of_its_group_commits_nothing(topics: Topics) -> 
     batch.fence = log._consumer.group_metadata()
     with pytest.raises(Fenced):
         log.commit(batch, echo(batch))
-    assert topics.broker.committed(topics.commands, topics.group) == {}
+    assert topics.broker.committed(topics.commands, topics.group, settled=True) == {}
 
 
 def test_a_reader_goes_to_and_fro_between_partitions(topics: Topics) -> None:
