@@ -10,12 +10,13 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from msgspec import structs
 
 from labkit import cli, stack
 from labkit.errors import TimedOut
-from labkit.experiments import bulk, growth, memory
+from labkit.experiments import arrivals, bulk, growth, memory
 from labkit.experiments.bulk import Bulk
-from labkit.experiments.drains import Look, window
+from labkit.experiments.drains import NEW_ORDERS, Look
 from labkit.experiments.plants import planted
 from labkit.lab import Lab
 from labkit.stack import home as labs_home
@@ -63,25 +64,40 @@ def test_bad_options_are_said_before_the_run(
 
 
 def run(visible: list[int], projector: list[int] | None = None, wrong: str = "") -> Bulk:
-    """A look a second; the handler holds a megabyte more than the projector."""
+    """A look a second, at which all that is committed is visible; the handler holds a megabyte more
+    than the projector."""
     held = projector or [100] * len(visible)
     looks = [
         Look(n * SECOND, count, count, {}, {"handler": (mb + 1) * MB, "projector": mb * MB})
         for n, (count, mb) in enumerate(zip(visible, held, strict=True))
     ]
-    counted = window(looks, visible[-1], 0, "visible")
-    return Bulk(visible[-1], looks, counted, [wrong] if wrong else [], {})
+    return Bulk(visible[-1], looks, [wrong] if wrong else [], {})
 
 
 def test_the_ratio_is_that_of_the_long_run_to_the_median_of_the_short_ones() -> None:
-    shorts = [run([0, 10, 10 + each, 100]) for each in (10, 20, 30)]
+    shorts = [run([*range(0, 100, each), 100]) for each in (50, 25, 20)]
     long = run([0, 100, 200, 300, 400, 500, 600, 700, 800, 900, 1_000])
     found = growth.summary([*shorts[:2], long, shorts[2]])
-    assert found["commands_per_second"] == {"long": 100, "short": 45}
-    assert found["ratio"] == pytest.approx(100 / 45, abs=0.001)
-    assert found["ratio_interval"] == [pytest.approx(100 / 45, abs=0.001)] * 2
+    assert found["commands_per_second"] == {"long": 100, "short": 25}
+    assert found["ratio"] == 4
+    assert found["ratio_interval"] == [2, 5]
     assert found["tenths"] == [100.0] * 10
     assert found["reached"]
+
+
+def test_the_clock_runs_from_the_first_commit() -> None:
+    late, ahead = run([0, 0, 0, 50, 100]), run([0, 0, 0, 50, 100])
+    assert late.seconds == 2
+    ahead.looks[1:3] = [structs.replace(look, committed=100) for look in ahead.looks[1:3]]
+    assert ahead.seconds == 4
+
+
+def test_the_long_run_has_the_customers_of_the_short_ones_anew() -> None:
+    placed = list(arrivals.commands(NEW_ORDERS, 3_000, 1_000))
+    known = [order.customer_id for order in placed]  # type: ignore[attr-defined]
+    news = [len(set(known[lap : lap + 1_000])) for lap in (0, 1_000, 2_000)]
+    assert news[0] == news[1] == news[2] == len(set(known)) / 3
+    assert len({order.stream for order in placed}) == 3_000
 
 
 def test_where_it_slows_down_is_seen() -> None:

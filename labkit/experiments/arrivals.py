@@ -155,11 +155,14 @@ def _trace(count: int, seconds: float) -> NDArray[np.float64]:
     return found
 
 
-def commands(plan: Plan, count: int) -> Iterator[Command]:
-    """The first ``count`` commands of a plan, in their order."""
+def commands(plan: Plan, count: int, lap: int | None = None) -> Iterator[Command]:
+    """The first ``count`` commands of a plan, in their order.
+
+    After ``lap`` purchases comes the first one again; without it, after all of them.
+    """
     match plan.keys:
         case "new":
-            for number, (time, bought) in zip(range(count), _again(), strict=False):
+            for number, (time, bought) in zip(range(count), _again(lap), strict=False):
                 customer = f"{bought.customer_id}-{time}" if time else bought.customer_id
                 yield structs.replace(bought, order_id=f"o{number}", customer_id=customer)
         case "zipf":
@@ -169,7 +172,7 @@ def commands(plan: Plan, count: int) -> Iterator[Command]:
             for number in drawn.tolist():
                 yield Deposit(f"a{number + 1}", 1)
         case "real":
-            for _, (_, bought) in zip(range(count), _again(), strict=False):
+            for _, (_, bought) in zip(range(count), _again(lap), strict=False):
                 yield Deposit(bought.customer_id, max(1, bought.cents))
 
 
@@ -195,10 +198,10 @@ def _purchases() -> list[PlaceOrder]:
     return sorted(cdnow.commands(), key=lambda purchase: purchase.day)
 
 
-def _again() -> Iterator[tuple[int, PlaceOrder]]:
+def _again(lap: int | None) -> Iterator[tuple[int, PlaceOrder]]:
     """The purchases time and again, each with how often it came before."""
     for time in itertools.count():
-        for bought in _purchases():
+        for bought in _purchases()[:lap]:
             yield time, bought
 
 

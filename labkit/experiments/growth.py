@@ -1,8 +1,10 @@
 """Does it get slower as it grows? A drain of a million commands beside short ones.
 
-Every run begins empty, and its commands lie in the topic (``bulk.py``). Short ones come before the
-long one and after it, so that a machine that slows down meanwhile is not taken for the store.
-Start-up and the first tenth of the commands do not count, in either. ``ratio`` is the rate of the
+Every run begins empty, and its commands lie in the topic (``bulk.py``). Those of the long one are
+those of a short one, again and again, by new customers each time: of the orders in both equally
+many are a customer's first, which is other work for a store. Short runs come before the long one
+and after it, so that a machine that slows down meanwhile is not taken for the store. The clock runs
+from the first commit until all is visible: start-up does not count. ``ratio`` is the rate of the
 long one to the median of the short ones, and its interval that of the short ones, by bootstrap: the
 long one is a single run. Where it slows down is seen in ``tenths``: its rate while each tenth of
 the commands became visible. The first has the start in it.
@@ -63,7 +65,7 @@ def growth(
         }
         for number, count in enumerate(order):
             what = f"run {number + 1}"
-            runs.append(drain(name, client, count, lambda d, n, w=what: progress(w, d, n)))  # type: ignore[misc]
+            runs.append(drain(name, client, count, lambda d, n, w=what: progress(w, d, n), short))  # type: ignore[misc]
             report(f"{what} of {len(order)}: {_line(runs[-1])}")
         found["load_average_after"] = load_average()
     found["versions"] = runs[0].versions
