@@ -51,6 +51,18 @@ def test_the_stations_are_found_again(rate: float) -> None:
         assert is_ == pytest.approx(was, rel=0.1), part
 
 
+def test_what_came_together_is_one_arrival() -> None:
+    """The projector here is slower than the handler, whose transactions reach it seldom."""
+    one = stations()
+    slow = structs.replace(one.projector, busy=model.Line(30.0, 0.0), out=model.Line(30.0, 0.0))
+    commands = imagine(PLAN, structs.replace(one, projector=slow))[0].commands
+    found = batches(marked(known(commands)), PROJECTOR)
+    assert found["pressed"].mean() > 0.5
+    assert (found["size"] > 5 * found["arrivals"]).all()
+    reach = np.median(model.fit(commands).projector.reach)
+    assert reach == pytest.approx(np.median(slow.reach), abs=2.0), "not a handler's cycle more"
+
+
 @pytest.mark.parametrize(
     ("pattern", "rate"),
     # A burst is four times the load: near the limit a little more would be a lot more.

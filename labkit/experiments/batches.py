@@ -55,12 +55,12 @@ def marked(commands: pd.DataFrame) -> pd.DataFrame:
 def batches(commands: pd.DataFrame, part: Part) -> pd.DataFrame:
     """A row a batch of ``marked`` commands, in the order of each owner; instants in nanoseconds.
 
-    Columns: ``owner``, ``begin``, ``size``, ``first`` and ``last`` (the first and last arrival in
-    it), ``write``, ``done`` and ``end`` (see ``Part``), ``late`` (how long the listener took to
-    hear of what was logged, in the mean), ``following`` (when the owner's next batch began; NaN for
-    the last). Whether its owner had to wait for it: ``pressed``, its first came before the batch
-    before it began to write; ``idle``, it came after others had seen that one. In between nobody
-    knows. ``presses``: the following is pressed.
+    Columns: ``owner``, ``begin``, ``size``, ``arrivals`` (how often something came), ``first`` and
+    ``last`` (the first and last arrival in it), ``write``, ``done`` and ``end`` (see ``Part``),
+    ``late`` (how long the listener took to hear of what was logged, in the mean), ``following``
+    (when the owner's next batch began; NaN for the last). Whether its owner had to wait for it:
+    ``pressed``, its first came before the batch before it began to write; ``idle``, it came after
+    others had seen that one. In between nobody knows. ``presses``: the following is pressed.
     """
     begin, arrives, writes, done, ends = part
     at = commands.dropna(subset=[begin, arrives])
@@ -71,6 +71,7 @@ def batches(commands: pd.DataFrame, part: Part) -> pd.DataFrame:
         .groupby(["owner", "begin"], as_index=False)
         .agg(
             size=(arrives, "size"),
+            arrivals=(arrives, "nunique"),
             first=(arrives, "min"),
             last=(arrives, "max"),
             write=(writes, "max"),

@@ -104,9 +104,10 @@ class Station(Struct, frozen=True):
         # Where nothing waited, the next cycle began late, for want of work.
         longer = np.median((cycle / done)[presses]) if presses.sum() >= LEAST_CYCLES else 1.0
         busy = np.where(presses, cycle, np.fmin(done * longer, cycle))
-        # The newest of a batch came, on average, one gap before it would have been too late.
+        # The newest of a batch came, on average, one gap before it would have been too late. What
+        # a projector gets comes together, as a transaction of the handler: that is one arrival.
         newest = _ms(cycles["begin"] - cycles["last"])
-        reach = newest - np.median(_ms(cycles["last"] - cycles["first"]) / size)
+        reach = np.fmax(newest - np.nansum(cycle) / cycles["arrivals"].sum(), 0.0)
         known = pressed & (size < most)
         reach[~known] = np.median(reach[known]) if known.any() else np.quantile(newest, 0.1)
         lead = _ms(cycles["begin"] - cycles["first"])[cycles["idle"].to_numpy(bool)]
