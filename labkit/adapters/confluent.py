@@ -137,7 +137,7 @@ class ConfluentSource:
                 "fetch.queue.backoff.ms": 5,
                 "fetch.wait.max.ms": 100,
                 # By default 64 MB a partition may wait for who reads, and a batch has far less.
-                "queued.max.messages.kbytes": 16 << 10,
+                "queued.max.messages.kbytes": 4 << 10,
                 "allow.auto.create.topics": False,
                 "error_cb": _quiet,
                 "log_level": 0,
@@ -297,11 +297,10 @@ class ConfluentLog(ConfluentSource):
         with _translated(f"commit to {self._events!r}", self._bootstrap, unknown=True):
             match self._delivery:
                 case "exactly_once":
-                    producer = self._producer
+                    producer, seconds = self._producer, TRANSACTION_MS / 1000
+                    add = producer.send_offsets_to_transaction
                     producer.begin_transaction()
-                    ends = self._produce(commits)
-                    seconds = TRANSACTION_MS / 1000
-                    producer.send_offsets_to_transaction(offsets, batch.fence, seconds)
+                    ends = self._produce(commits, lambda: add(offsets, batch.fence, seconds))
                     hit(Failpoint.HANDLER_OFFSETS)
                     producer.commit_transaction(seconds)
                 case "at_least_once":
@@ -318,7 +317,10 @@ class ConfluentLog(ConfluentSource):
                 raise KafkaException(moved.error)
         hit(Failpoint.HANDLER_OFFSETS)
 
-    def _produce(self, commits: Sequence[Record]) -> dict[int, int]:
+    def _produce(
+        self, commits: Sequence[Record], beside: Callable[[], object] = lambda: None
+    ) -> dict[int, int]:
+        """``beside`` is done while they are on their way (kafka-python's wait for a flush)."""
         ends: dict[int, int] = {}
         failed: list[KafkaError] = []
 
@@ -337,6 +339,7 @@ class ConfluentLog(ConfluentSource):
         for number, r in enumerate(commits):
             tell = on_delivery if all_tell or last[r.partition] == number else None
             _produce(self._producer, self._events, r.key, r.value, r.partition, tell)
+        beside()
         if left := self._producer.flush(DELIVERY_MS / 1000) + len(failed) + len(last) - len(ends):
             raise Unreachable(
                 f"{left} of {len(commits)} commits were not acknowledged within "
