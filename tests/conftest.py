@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,13 @@ import pytest
 from labkit import stack
 
 os.environ["MPLBACKEND"] = "agg"
+
+
+def pytest_configure() -> None:
+    """A shell that starts a command in the background lets it, and all that it starts, ignore
+    SIGINT; the tests that send one would wait in vain."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def jars_folder() -> Path:
