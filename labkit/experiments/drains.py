@@ -368,7 +368,6 @@ __all__ = [
     "Arm",
     "Drained",
     "Look",
-    "Window",
     "drain",
     "fast",
     "orders",
