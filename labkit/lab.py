@@ -25,39 +25,38 @@ import msgspec
 from msgspec import Struct, structs
 
 from labkit import stack
-from labkit.bus import CommandBus
-from labkit.contexts import CONTEXTS, Context, route
-from labkit.deadletters import DeadLetter, DeadLetters, Waiting
 from labkit.errors import StackError, TimedOut, Unreachable, UsageError
-from labkit.eventlog import HISTORY, EventLog, Watermarks, peek
-from labkit.failpoints import Crash, Failpoint, armed
-from labkit.freshness import EVENTUAL, Fresh
-from labkit.generations import Views, of_reader
-from labkit.handlers import Handler
+from labkit.log.dead_letter import DeadLetter
+from labkit.log.event_log import HISTORY, EventLog
+from labkit.log.partition import Watermarks, peek
 from labkit.messages import Answer
-from labkit.parts import Parts
-from labkit.ports import Broker, Checkpoint, Source
-from labkit.projections import Projector
-from labkit.queries import Queries
-from labkit.querybus import QueryBus
-from labkit.rebuild import KEEP_SECONDS, Progress
-from labkit.run import ROLES, Role, running_runs
-from labkit.runtime import (
-    Alive,
-    Order,
-    Worker,
-    Workers,
-    crash_worker,
-)
-from labkit.sessions import Session
-from labkit.settings import Settings
-from labkit.subscriptions import Subscription, follow
-from labkit.views import PROJECTIONS
+from labkit.ports.broker import Broker, Source
+from labkit.ports.failpoints import Crash, Failpoint, armed
+from labkit.ports.store import Checkpoint
+from labkit.query.bus import QueryBus
+from labkit.read.freshness import EVENTUAL, Fresh
+from labkit.read.generations import Views, of_reader
+from labkit.read.projector import Projector
+from labkit.read.queries import Queries
+from labkit.read.rebuild import KEEP_SECONDS, Progress
+from labkit.read.sessions import Session
+from labkit.read.subscriptions import Subscription, follow
+from labkit.run.registry import Alive, running_runs
+from labkit.run.run import ROLES, Role
+from labkit.run.settings import Settings
+from labkit.run.supervisor import Instructions, Workers, crash_worker
+from labkit.run.wiring import Parts
+from labkit.run.worker import Worker
+from labkit.services.contexts import CONTEXTS, Context, route
+from labkit.services.views import PROJECTIONS
+from labkit.write.bus import CommandBus
+from labkit.write.dead_letters import DeadLetters, Waiting
+from labkit.write.handler import Handler
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from labkit.film import Film
+    from labkit.plots.film import Film
 
 READY_SECONDS = 60.0
 #: A reader that got nothing for so long is stuck behind a transaction that is open.
@@ -260,7 +259,7 @@ class Lab(Parts):
             for slot in range(count)
         ]
         before = self._epochs()
-        order = Order(
+        order = Instructions(
             registry=str(self.registry()),
             logs=str(self.logs()),
             run=self.run,
@@ -532,7 +531,7 @@ class Lab(Parts):
 
     def film(self, order_id: str) -> Film:
         """The way of an order's newest message: command, partition, commit, view."""
-        from labkit.film import Film, Trace
+        from labkit.plots.film import Film, Trace
 
         order = self.queries.order(order_id)
         if order is None:

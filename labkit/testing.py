@@ -16,9 +16,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from labkit.contexts import Context
 from labkit.errors import Refused, UsageError
 from labkit.messages import Command, Event
+from labkit.services.contexts import Context
 
 
 class Then:

@@ -9,17 +9,17 @@ from hypothesis import given as any_of
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from labkit.contexts import CONTEXTS
-from labkit.documents import Docs
-from labkit.domain import bank, inventory, orders
 from labkit.errors import Refused
-from labkit.experiments.accounts import ACCOUNTS
-from labkit.experiments.checkers import check_all
-from labkit.experiments.history import History
+from labkit.experiments.verify.checkers import check_all
+from labkit.experiments.verify.history import History
+from labkit.experiments.verify.reference_models import MODELS
 from labkit.lab import Lab
 from labkit.messages import Command, Commit
-from labkit.ports import Document
-from labkit.views import PROJECTIONS
+from labkit.ports.store import Document
+from labkit.read.unit_of_work import UnitOfWork
+from labkit.services import bank, inventory, orders
+from labkit.services.contexts import CONTEXTS
+from labkit.services.views import PROJECTIONS
 
 S = st.sampled_from
 ID = S(["x", "y", "", "z" * 65, "x\0"])
@@ -67,9 +67,9 @@ class Side:
 
     def __init__(self, context: str) -> None:
         self.context = CONTEXTS[context]
-        self.account = ACCOUNTS[context]
+        self.account = MODELS[context]
         self.projection: Any = PROJECTIONS[context]
-        self.docs = Docs(None)  # type: ignore[arg-type]  # nothing is loaded
+        self.docs = UnitOfWork(None)  # type: ignore[arg-type]  # nothing is loaded
         self.state: Any = None
         self.books: Document | None = None
         self.version = 0
@@ -161,14 +161,14 @@ def test_an_account_sees_what_is_wrong_in_a_view() -> None:
     assert side.differences() == ["what orders hold of product 's': the account says 3, the view 0"]
 
 
-@pytest.mark.parametrize("context", ACCOUNTS)
+@pytest.mark.parametrize("context", MODELS)
 def test_an_account_takes_no_strange_command(context: str) -> None:
     with pytest.raises(TypeError, match="no account is kept"):
-        ACCOUNTS[context].apply(None, Command())
+        MODELS[context].apply(None, Command())
 
 
 def test_a_long_stream_may_have_many_open_amounts() -> None:
-    account = ACCOUNTS["bank"]
+    account = MODELS["bank"]
     state = account.apply(None, bank.OpenAccount("s", "ann"))
     state = account.apply(state, bank.Deposit("s", 10**6))
     for n in range(10_000):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from labkit.answers import Answers
-from labkit.conditions import Plan, plan
-from labkit.ports import Change, Noticed
+from labkit.ports.store import Change, Noticed
+from labkit.query.answer_cache import AnswerCache
+from labkit.services.conditions import Plan, plan
 
 
 def order(id: str) -> Plan:
@@ -18,8 +18,8 @@ def raw(text: str) -> msgspec.Raw:
     return msgspec.Raw(msgspec.json.encode(text))
 
 
-def holding(*plans: Plan, size: int = 10) -> Answers:
-    answers = Answers(size)
+def holding(*plans: Plan, size: int = 10) -> AnswerCache:
+    answers = AnswerCache(size)
     for made in plans:
         answers.put(made, raw("x"))
     return answers
@@ -29,7 +29,7 @@ def noticed(*places: tuple[str, str]) -> Noticed:
     return Noticed(frozenset(Change(*place) for place in places))
 
 
-def held(answers: Answers, *plans: Plan) -> list[bool]:
+def held(answers: AnswerCache, *plans: Plan) -> list[bool]:
     return [answers.get(made) is not None for made in plans]
 
 

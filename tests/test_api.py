@@ -12,8 +12,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from labkit.api import create_app
+from labkit.api.backend import Backend
 from labkit.api.feed import Live
-from labkit.api.service import Service
 from labkit.lab import Lab
 
 CONTEXTS = ["orders", "catalog", "inventory", "bank"]
@@ -451,7 +451,7 @@ def test_on_the_live_page_who_is_shown_is_shown_to_its_end(
 ) -> None:
     """The topics are looked at one after the other, so a commit may be seen before its command."""
     monkeypatch.setattr("labkit.api.feed.MOST_SHOWN", 2)
-    live = Live(Service(lab))
+    live = Live(Backend(lab))
 
     def shown(*moved: str) -> list[str]:
         stages = [dict(zip(("token", "stage"), one.split(), strict=True)) for one in moved]

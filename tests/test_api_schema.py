@@ -19,10 +19,10 @@ import pytest
 
 from labkit import stack
 from labkit.api import queries
-from labkit.api.service import Service
-from labkit.contexts import CONTEXTS
-from labkit.domain.fulfilment import PROCESSES
+from labkit.api.backend import Backend
 from labkit.lab import Lab
+from labkit.services.contexts import CONTEXTS
+from labkit.services.fulfilment import PROCESSES
 from tests.serving import Served, serving
 
 pytestmark = pytest.mark.servers
@@ -98,14 +98,14 @@ def a_bug(patch: pytest.MonkeyPatch) -> None:
 
 
 def an_undocumented_status(patch: pytest.MonkeyPatch) -> None:
-    honest = Service.submit
+    honest = Backend.submit
 
     def submit(*args: Any, **more: Any) -> Any:
         answer = honest(*args, **more)
         answer.status_code = 203
         return answer
 
-    patch.setattr(Service, "submit", submit)
+    patch.setattr(Backend, "submit", submit)
 
 
 def a_wrong_etag(patch: pytest.MonkeyPatch) -> None:

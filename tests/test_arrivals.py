@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labkit.domain.bank import Deposit, OpenAccount
 from labkit.errors import UsageError
-from labkit.experiments import arrivals, cdnow
-from labkit.experiments.arrivals import DUTY, KEYS, PATTERNS, PERIOD_SECONDS, Plan
+from labkit.experiments import cdnow
+from labkit.experiments.load import arrivals
+from labkit.experiments.load.arrivals import DUTY, KEYS, PATTERNS, PERIOD_SECONDS, Plan
+from labkit.services.bank import Deposit, OpenAccount
 
 
 def plan(**asked: Any) -> Plan:

@@ -11,10 +11,10 @@ import pytest
 from kafka import KafkaProducer
 
 from labkit import stack
-from labkit.decisions import DAY_MS
-from labkit.domain.orders import PlaceOrder
 from labkit.lab import Lab
 from labkit.messages import MAX_COMMAND_BYTES, Answer, Token, new_id
+from labkit.services.orders import PlaceOrder
+from labkit.write.decisions import DAY_MS
 
 pytestmark = pytest.mark.servers
 

@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 from hdrh.histogram import HdrHistogram
 
-from labkit import cli, stack
+from labkit import stack
+from labkit.cli import main
 from labkit.errors import StackError, UsageError
-from labkit.experiments import freshness, processes
-from labkit.experiments.freshness import Report, Tally, judge
-from labkit.experiments.sessions import Read, Write
-from labkit.freshness import STRATEGIES
+from labkit.experiments import processes
+from labkit.experiments.bench import freshness
+from labkit.experiments.bench.freshness import Report, Tally, judge
+from labkit.experiments.bench.sessions import Read, Write
 from labkit.lab import Lab
+from labkit.read.freshness import STRATEGIES
 from tests.test_cli import labkit, refused
 
 PROMISING = ("token", "version", "linearizable")
@@ -141,7 +143,7 @@ def test_a_planted_bug_turns_the_bench_red(
     options = ["--tries", "60", "--client", "confluent", "--json", str(file)]
     monkeypatch.setattr(sys, "argv", ["labkit", "bench", "freshness", *options])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        main.main()
     assert ended.value.code == 1
     found = json.loads(file.read_text())
     assert found["ok"] is False

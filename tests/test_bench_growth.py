@@ -12,12 +12,14 @@ import pandas as pd
 import pytest
 from msgspec import structs
 
-from labkit import cli, stack
+from labkit import stack
+from labkit.cli import main
 from labkit.errors import TimedOut
-from labkit.experiments import arrivals, bulk, growth, memory
-from labkit.experiments.bulk import Bulk
-from labkit.experiments.drains import NEW_ORDERS, Look
-from labkit.experiments.plants import planted
+from labkit.experiments.bench import bulk, growth, memory
+from labkit.experiments.bench.bulk import Bulk
+from labkit.experiments.bench.preloaded import NEW_ORDERS, Look
+from labkit.experiments.load import arrivals
+from labkit.experiments.verify.planted_bugs import planted
 from labkit.lab import Lab
 from labkit.stack import home as labs_home
 
@@ -29,7 +31,7 @@ def bench(monkeypatch: pytest.MonkeyPatch, file: Path, *command: str) -> tuple[i
     """Exit code and JSON of a bench, run in this process."""
     monkeypatch.setattr(sys, "argv", ["labkit", "bench", *command, "--json", str(file)])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        main.main()
     return int(ended.value.code or 0), json.loads(file.read_text())
 
 
@@ -55,7 +57,7 @@ def test_bad_options_are_said_before_the_run(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["labkit", "bench", *command])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        main.main()
     assert ended.value.code == 2
     assert re.search(named, capsys.readouterr().err)
 

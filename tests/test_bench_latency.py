@@ -11,9 +11,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from labkit import cli, queries, stack
-from labkit.experiments import latency
+from labkit import stack
+from labkit.cli import main
+from labkit.experiments.bench import latency
 from labkit.lab import Lab
+from labkit.read import queries
 from labkit.stack import home as labs_home
 
 TINY = ("--rounds", "2", "--commands", "6")
@@ -24,7 +26,7 @@ def bench(monkeypatch: pytest.MonkeyPatch, file: Path, *options: str) -> tuple[i
     command = ["labkit", "bench", "latency", *TINY, "--json", str(file), *options]
     monkeypatch.setattr(sys, "argv", command)
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        main.main()
     return int(ended.value.code or 0), json.loads(file.read_text())
 
 
@@ -45,7 +47,7 @@ def test_bad_options_are_said_before_the_run(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["labkit", "bench", "latency", *option])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        main.main()
     assert ended.value.code == 2
     assert re.search(named, capsys.readouterr().err)
 

@@ -14,15 +14,16 @@ import pandas as pd
 import pytest
 from msgspec import structs
 
-from labkit import cli, stack
+from labkit import stack
 from labkit.adapters.kafka_python import KafkaPythonBroker
+from labkit.cli import main
 from labkit.errors import UsageError
 from labkit.experiments import peers
 from labkit.experiments.peers import bare, contestants, job, running
 from labkit.experiments.peers.contestants import CONTESTANTS
 from labkit.experiments.peers.job import Job
 from labkit.experiments.peers.running import Ran
-from labkit.ports import Document
+from labkit.ports.store import Document
 from labkit.stack import home as labs_home
 from tests.test_cli import labkit, refused
 
@@ -40,7 +41,7 @@ def bench(monkeypatch: pytest.MonkeyPatch, file: Path, *options: str) -> tuple[i
     command = ["labkit", "bench", "peers", *TINY, "--json", str(file), *options]
     monkeypatch.setattr(sys, "argv", command)
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        main.main()
     return int(ended.value.code or 0), json.loads(file.read_text())
 
 
@@ -59,7 +60,7 @@ def test_without_the_extra_it_says_what_to_install(
     )
     monkeypatch.setattr(sys, "argv", ["labkit", "bench", "peers"])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        main.main()
     assert ended.value.code == 2
     said = capsys.readouterr().err
     assert "quixstreams" in said

@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from labkit import cli, stack
+from labkit import stack
+from labkit.cli import main
 from labkit.errors import UsageError
-from labkit.experiments import restart
-from labkit.experiments.restart import Sizes
-from labkit.handlers import Handler
+from labkit.experiments.bench import restart
+from labkit.experiments.bench.restart import Sizes
 from labkit.lab import Lab
-from labkit.ports import Document
-from labkit.snapshots import Snapshot
+from labkit.log.snapshots import Snapshot
+from labkit.ports.store import Document
+from labkit.write.handler import Handler
 from tests.test_cli import labkit, refused
 
 TINY = "0.001"  # the smallest that is permitted: a snapshot of every version
@@ -131,7 +132,7 @@ def test_a_planted_bug_turns_the_bench_red(
         sys, "argv", ["labkit", "bench", "restart", "--scale", TINY, "--json", str(file)]
     )
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        main.main()
     assert ended.value.code == 1
     assert json.loads(file.read_text())["same_state"] is False
     assert "states differ" in capsys.readouterr().err

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from labkit import bus as bus_module
-from labkit.bus import CommandBus
-from labkit.contexts import CONTEXTS, ROUTES, route
-from labkit.domain.bank import Deposit, OpenAccount
-from labkit.domain.catalog import ListProduct
-from labkit.domain.orders import PayOrder, PlaceOrder, ShipOrder
 from labkit.errors import TimedOut, UsageError
 from labkit.lab import Lab
 from labkit.messages import MAX_COMMAND_BYTES, Answer, Command, ReleaseParked, Token
+from labkit.services.bank import Deposit, OpenAccount
+from labkit.services.catalog import ListProduct
+from labkit.services.contexts import CONTEXTS, ROUTES, route
+from labkit.services.orders import PayOrder, PlaceOrder, ShipOrder
+from labkit.write import bus as bus_module
+from labkit.write.bus import CommandBus
 
 PLACE = PlaceOrder("o1", "ann", "1997-01-31", 1, 5)
 

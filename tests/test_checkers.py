@@ -9,15 +9,9 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from labkit import decisions, failpoints
 from labkit.adapters.memory import MemoryLog
-from labkit.contexts import CONTEXTS
-from labkit.decisions import Arrival
-from labkit.domain import orders
-from labkit.domain.orders import CancelOrder, PayOrder, PlaceOrder, ReturnOrder, ShipOrder
 from labkit.errors import DecodeError, Fenced, Refused, UsageError
-from labkit.experiments.accounts import ACCOUNTS, OrderAccount
-from labkit.experiments.checkers import (
+from labkit.experiments.verify.checkers import (
     Evidence,
     History,
     Operation,
@@ -29,15 +23,23 @@ from labkit.experiments.checkers import (
     versions,
     views,
 )
-from labkit.experiments.verdict import NAMED
-from labkit.failpoints import Failpoint
-from labkit.handlers import Handler
+from labkit.experiments.verify.reference_models import MODELS, OrdersModel
+from labkit.experiments.verify.verdict import NAMED
 from labkit.lab import Lab
 from labkit.messages import Answer, Command, Commit, Token, encode
-from labkit.ports import Batch, Checkpoint, Record, Writes
-from labkit.runtime import Worker
+from labkit.ports import failpoints
+from labkit.ports.broker import Batch, Record
+from labkit.ports.failpoints import Failpoint
+from labkit.ports.store import Checkpoint, Writes
+from labkit.run.worker import Worker
+from labkit.services import orders
+from labkit.services.contexts import CONTEXTS
+from labkit.services.orders import CancelOrder, PayOrder, PlaceOrder, ReturnOrder, ShipOrder
+from labkit.services.views import OrderViews
 from labkit.testing import fold
-from labkit.views import OrderViews
+from labkit.write import decisions
+from labkit.write.decisions import Arrival
+from labkit.write.handler import Handler
 
 DAY = "1997-01-31"
 Call = tuple[str, Command, int | None]
@@ -139,7 +141,7 @@ def test_in_memory_whoever_waits_steps_the_parts(lab: Lab) -> None:
 
 
 def test_only_operations_of_the_context_are_judged() -> None:
-    from labkit.domain.catalog import ListProduct
+    from labkit.services.catalog import ListProduct
 
     with Lab(backend="memory") as lab:
         history = run(lab, mixed(3, 50))
@@ -210,7 +212,7 @@ Plant = Callable[[pytest.MonkeyPatch], None]
 
 
 def plant_handler(patch: pytest.MonkeyPatch, handler: type[Handler]) -> None:
-    patch.setattr("labkit.parts.Handler", handler)
+    patch.setattr("labkit.run.wiring.Handler", handler)
 
 
 def plant_decision(patch: pytest.MonkeyPatch, wrong: Callable[[Any, Arrival], Any]) -> None:
@@ -617,8 +619,8 @@ def test_a_verdict_names_some_and_counts_all() -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_the_account_and_the_domain_agree(seed: int) -> None:
     context = CONTEXTS["orders"]
-    account = ACCOUNTS["orders"]
-    assert isinstance(account, OrderAccount)
+    account = MODELS["orders"]
+    assert isinstance(account, OrdersModel)
     pasts: dict[str, list[Any]] = {}
     kept: dict[str, Any] = {}
     for _, command, _ in mixed(seed, 200, streams=8):
@@ -639,4 +641,4 @@ def test_the_account_and_the_domain_agree(seed: int) -> None:
 
 def test_an_account_takes_no_strange_command() -> None:
     with pytest.raises(TypeError, match="no account is kept"):
-        OrderAccount().apply(None, Command())
+        OrdersModel().apply(None, Command())

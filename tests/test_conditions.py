@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from labkit.conditions import QUERIES, plan, watched_by
-from labkit.contexts import CONTEXTS
 from labkit.errors import UsageError
-from labkit.queries import Queries
-from labkit.views import PROJECTIONS
+from labkit.read.queries import Queries
+from labkit.services.conditions import QUERIES, plan, watched_by
+from labkit.services.contexts import CONTEXTS
+from labkit.services.views import PROJECTIONS
 
 #: One way to ask each.
 PARAMS: dict[str, dict[str, Any]] = {

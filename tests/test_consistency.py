@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 
 from labkit.errors import UsageError
-from labkit.experiments import consistency
-from labkit.experiments.arrivals import Plan
-from labkit.experiments.consistency import LAG, STAGES, WHOLE
-from labkit.experiments.imagined import imagine
-from labkit.experiments.load import Loaded
+from labkit.experiments.load import consistency
+from labkit.experiments.load.arrivals import Plan
+from labkit.experiments.load.consistency import LAG, STAGES, WHOLE
+from labkit.experiments.load.imagined import imagine
+from labkit.experiments.load.offer import Loaded
 
 PLAN = Plan(rate=800.0, seconds=6.0, warm_up=1.0)
 MS = 1e6

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from labkit import stack
-from labkit.domain import orders
-from labkit.domain.orders import PayOrder, PlaceOrder, ShipOrder
 from labkit.errors import CheckFailed, Refused, UsageError
 from labkit.lab import Lab
 from labkit.messages import Envelope, encode, new_id
+from labkit.services import orders
+from labkit.services.orders import PayOrder, PlaceOrder, ShipOrder
 
 GARBAGE = b"\xff\x00 not JSON"
 #: What would be markup and a code of the terminal, in a table.

@@ -15,12 +15,13 @@ from typing import Any
 import psutil
 import pytest
 
-from labkit import cli, stack
+from labkit import stack
+from labkit.cli import main
+from labkit.cli.runs import worker_status
 from labkit.experiments import cdnow, demo
 from labkit.lab import Lab
-from labkit.ports import Writes
-from labkit.runs import worker_status
-from labkit.views import OrderViews
+from labkit.ports.store import Writes
+from labkit.services.views import OrderViews
 from tests.conftest import new_home
 from tests.test_cli import labkit
 
@@ -166,7 +167,7 @@ def test_one_wrong_cent_is_found_and_the_result_is_written_all_the_same(
     result = tmp_path / "d.json"
     monkeypatch.setattr(sys, "argv", ["labkit", "demo", "--limit=100", "--json", str(result)])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        main.main()
     assert ended.value.code == 1
     report = json.loads(result.read_text())
     assert report["matches"] is False

@@ -11,9 +11,10 @@ from hypothesis import given as any_of
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from labkit.contexts import CONTEXTS
-from labkit.domain import bank
-from labkit.domain.bank import (
+from labkit.errors import Refused
+from labkit.messages import Command, Event
+from labkit.services import bank
+from labkit.services.bank import (
     MAX_BALANCE,
     Account,
     AccountOpened,
@@ -32,9 +33,8 @@ from labkit.domain.bank import (
     Withdraw,
     Withdrawn,
 )
-from labkit.domain.bounds import MAX_CENTS, MAX_KEY
-from labkit.errors import Refused
-from labkit.messages import Command, Event
+from labkit.services.bounds import MAX_CENTS, MAX_KEY
+from labkit.services.contexts import CONTEXTS
 from labkit.testing import fold, specification
 
 BANK = CONTEXTS["bank"]

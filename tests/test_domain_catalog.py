@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from labkit.contexts import CONTEXTS
-from labkit.domain import catalog
-from labkit.domain.bounds import MAX_CENTS
-from labkit.domain.catalog import (
+from labkit.messages import Command, Event
+from labkit.services import catalog
+from labkit.services.bounds import MAX_CENTS
+from labkit.services.catalog import (
     ChangePrice,
     CustomerRegistered,
     Entry,
@@ -16,7 +16,7 @@ from labkit.domain.catalog import (
     ProductListed,
     RegisterCustomer,
 )
-from labkit.messages import Command, Event
+from labkit.services.contexts import CONTEXTS
 from labkit.testing import fold, specification
 
 CATALOG = CONTEXTS["catalog"]

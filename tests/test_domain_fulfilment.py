@@ -18,9 +18,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from msgspec import Struct
 
-from labkit.contexts import CONTEXTS
-from labkit.domain import inventory
-from labkit.domain.bank import (
+from labkit.errors import Refused, UsageError
+from labkit.messages import MAX_ID, Command, Commit
+from labkit.services import inventory
+from labkit.services.bank import (
     Account,
     ConfirmSent,
     Deposit,
@@ -33,8 +34,9 @@ from labkit.domain.bank import (
     TakeBack,
     TransferConfirmed,
 )
-from labkit.domain.bounds import MAX_KEY
-from labkit.domain.fulfilment import (
+from labkit.services.bounds import MAX_KEY
+from labkit.services.contexts import CONTEXTS
+from labkit.services.fulfilment import (
     MAX_WAIT,
     PROCESSES,
     Fulfilling,
@@ -44,8 +46,14 @@ from labkit.domain.fulfilment import (
     Transfer,
     command_id,
 )
-from labkit.domain.inventory import AdjustStock, ReceiveStock, ReleaseStock, ReserveStock, ShipStock
-from labkit.domain.orders import (
+from labkit.services.inventory import (
+    AdjustStock,
+    ReceiveStock,
+    ReleaseStock,
+    ReserveStock,
+    ShipStock,
+)
+from labkit.services.orders import (
     CancelOrder,
     CancelUnpaid,
     OrderCancelled,
@@ -56,8 +64,6 @@ from labkit.domain.orders import (
     ReturnOrder,
     ShipOrder,
 )
-from labkit.errors import Refused, UsageError
-from labkit.messages import MAX_ID, Command, Commit
 
 
 class Letter(Struct, frozen=True):

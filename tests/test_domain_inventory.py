@@ -11,10 +11,12 @@ from hypothesis import given as any_of
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from labkit.contexts import CONTEXTS
-from labkit.domain import inventory
-from labkit.domain.bounds import MAX_KEY, MAX_QUANTITY
-from labkit.domain.inventory import (
+from labkit.errors import Refused
+from labkit.messages import Command, Event
+from labkit.services import inventory
+from labkit.services.bounds import MAX_KEY, MAX_QUANTITY
+from labkit.services.contexts import CONTEXTS
+from labkit.services.inventory import (
     AdjustStock,
     ReceiveStock,
     ReleaseStock,
@@ -27,8 +29,6 @@ from labkit.domain.inventory import (
     StockReserved,
     StockShipped,
 )
-from labkit.errors import Refused
-from labkit.messages import Command, Event
 from labkit.testing import fold, specification
 
 INVENTORY = CONTEXTS["inventory"]

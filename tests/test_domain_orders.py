@@ -12,10 +12,12 @@ from hypothesis import given as any_of
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from labkit.contexts import CONTEXTS
-from labkit.domain import orders
-from labkit.domain.bounds import MAX_CENTS, MAX_KEY, MAX_QUANTITY
-from labkit.domain.orders import (
+from labkit.errors import Refused, UsageError
+from labkit.messages import Command, Commit, Event, encode
+from labkit.services import orders
+from labkit.services.bounds import MAX_CENTS, MAX_KEY, MAX_QUANTITY
+from labkit.services.contexts import CONTEXTS
+from labkit.services.orders import (
     CancelOrder,
     CancelUnpaid,
     OrderCancelled,
@@ -29,8 +31,6 @@ from labkit.domain.orders import (
     ReturnOrder,
     ShipOrder,
 )
-from labkit.errors import Refused, UsageError
-from labkit.messages import Command, Commit, Event, encode
 from labkit.testing import fold, specification
 
 ORDERS = CONTEXTS["orders"]

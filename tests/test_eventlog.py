@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
-from labkit import eventlog
 from labkit.adapters.memory import MemoryBroker
-from labkit.contexts import CONTEXTS
-from labkit.domain.catalog import ListProduct
-from labkit.domain.orders import OrderPaid, OrderPlaced, OrderShipped, PayOrder, ShipOrder
 from labkit.errors import TimedOut, UsageError
-from labkit.eventlog import HISTORY, EventLog, join, read
 from labkit.lab import Lab
+from labkit.log.event_log import HISTORY, EventLog
+from labkit.log.partition import READ_TIMEOUT, join_group, read_partition
 from labkit.messages import Event, encode
-from labkit.ports import Batch
+from labkit.ports.broker import Batch
+from labkit.services.catalog import ListProduct
+from labkit.services.contexts import CONTEXTS
+from labkit.services.orders import OrderPaid, OrderPlaced, OrderShipped, PayOrder, ShipOrder
 from tests.test_handlers import Rig, place
 from tests.test_waiting import START, Waiting
 
@@ -208,20 +208,20 @@ def test_reading_ends_where_the_log_ended_at_the_call(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = rig.broker.source("events")
-    assert sum(map(len, read(source, 0))) > 2
+    assert sum(map(len, read_partition(source, 0))) > 2
     monkeypatch.setattr(source, "ends", lambda: {0: 2})  # since then more has come
-    assert [r.offset for records in read(source, 0) for r in records] == [0, 1]
+    assert [r.offset for records in read_partition(source, 0) for r in records] == [0, 1]
 
 
 def test_reading_an_empty_partition_ends_at_once() -> None:
     broker = MemoryBroker()
     broker.create({"events": 1})
-    assert list(read(broker.source("events"), 0)) == []
+    assert list(read_partition(broker.source("events"), 0)) == []
 
 
 def test_a_reader_stops_its_partition_when_it_is_done(rig: Rig) -> None:
     source = rig.broker.source("events")
-    assert list(read(source, 0))
+    assert list(read_partition(source, 0))
     rig.broker.append("events", 0, b"x", b"later", None)
     assert source.poll(100, 0) == Batch()
 
@@ -231,17 +231,17 @@ def test_an_open_transaction_is_waited_for_and_then_named(rig: Rig) -> None:
     transaction = rig.broker.begin("t", 1)
     at = rig.broker.append("events", 0, b"x", b"pending", transaction)
     with pytest.raises(TimedOut, match=rf"read to offset {at} of {at + 1}.*transaction is open"):
-        list(read(rig.broker.source("events"), 0, timeout=0.05))
+        list(read_partition(rig.broker.source("events"), 0, timeout=0.05))
     rig.broker.end("t", "aborted")
-    assert sum(map(len, read(rig.broker.source("events"), 0, timeout=0.05)))
+    assert sum(map(len, read_partition(rig.broker.source("events"), 0, timeout=0.05)))
 
 
 def test_joining_waits_for_as_many_partitions_and_no_longer_than_told() -> None:
     broker = MemoryBroker()
     broker.create({"commands": 3})
     first = broker.source("commands", "g")
-    assert join(first, 3) == frozenset({0, 1, 2})
+    assert join_group(first, 3) == frozenset({0, 1, 2})
     second = broker.source("commands", "g")
     with pytest.raises(TimedOut, match=r"got 1 of 3 partitions within 0\.05 s"):
-        join(second, 3, timeout=0.05)
-    assert eventlog.READ_TIMEOUT > 20, "longer than a dead worker's transaction stays open"
+        join_group(second, 3, timeout=0.05)
+    assert READ_TIMEOUT > 20, "longer than a dead worker's transaction stays open"

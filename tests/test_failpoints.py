@@ -21,13 +21,14 @@ import psutil
 import pytest
 from msgspec import Struct
 
-from labkit import failpoints, stack
+from labkit import stack
 from labkit.errors import TimedOut
-from labkit.experiments.checkers import History, Verdict, check_all, gather
-from labkit.failpoints import ALL, Crash, Failpoint
+from labkit.experiments.verify.checkers import History, Verdict, check_all, gather
 from labkit.lab import Crashed, Lab
 from labkit.messages import Outcome
-from labkit.run import Role
+from labkit.ports import failpoints
+from labkit.ports.failpoints import ALL, Crash, Failpoint
+from labkit.run.run import Role
 from tests.test_checkers import assert_green, mixed, send
 
 CASES = [
@@ -140,7 +141,7 @@ def test_a_sigkill_at_a_failpoint_changes_nothing(
 def test_a_process_dies_once_at_the_place_that_its_environment_names(tmp_path: Path) -> None:
     mark = tmp_path / "hit"
     program = (
-        "import os; from labkit import failpoints as f; f.arm_from_environment(os.environ);"
+        "import os; from labkit.ports import failpoints as f; f.arm_from_environment(os.environ);"
         "f.hit(f.Failpoint.HANDLER_POLLED); print('passed');"
         "f.hit(f.Failpoint.HANDLER_DECIDED); print('not here')"
     )

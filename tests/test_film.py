@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from labkit.film import HEIGHT, WIDTH, Film, Trace, text_width
+from labkit.plots.film import HEIGHT, WIDTH, Film, Trace, text_width
 
 SVG = "{http://www.w3.org/2000/svg}"
 INSTANTS = ("sent", "polled", "decided", "fetched", "applied")

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from labkit import stack
-from labkit.domain.orders import PayOrder, PlaceOrder
 from labkit.errors import TimedOut, UsageError
-from labkit.freshness import EVENTUAL, LINEARIZABLE, Fresh, Version
 from labkit.lab import Lab
 from labkit.messages import Token
+from labkit.read.freshness import EVENTUAL, LINEARIZABLE, Fresh, Version
+from labkit.services.orders import PayOrder, PlaceOrder
 
 SOON = 0.02
 PATIENCE = 30.0
@@ -114,7 +114,7 @@ def test_linearizable_looks_at_the_call_not_later(lab: Lab) -> None:
 
 def test_a_view_across_services_waits_for_both() -> None:
     with Lab(backend="memory", contexts=["orders", "inventory"]) as lab:
-        from labkit.domain.inventory import ReceiveStock
+        from labkit.services.inventory import ReceiveStock
 
         lab.bus.send(ReceiveStock("cd", 1))
         lab.by_hand("handler", "inventory").step(0)
@@ -174,7 +174,7 @@ def test_every_query_waits(strategy: str) -> None:
 
 
 def test_no_query_is_forgotten_here() -> None:
-    from labkit.queries import Queries
+    from labkit.read.queries import Queries
 
     others = {"until", "behind", "reached", "checkpoints"}
     public = {name for name in vars(Queries) if not name.startswith("_")}
@@ -182,9 +182,9 @@ def test_no_query_is_forgotten_here() -> None:
 
 
 def commands() -> dict[str, Any]:
-    from labkit.domain.bank import OpenAccount
-    from labkit.domain.catalog import ListProduct
-    from labkit.domain.inventory import ReceiveStock
+    from labkit.services.bank import OpenAccount
+    from labkit.services.catalog import ListProduct
+    from labkit.services.inventory import ReceiveStock
 
     return {
         "orders": place("o1"),

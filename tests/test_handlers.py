@@ -12,22 +12,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labkit import bookkeeping, failpoints
 from labkit.adapters.memory import MemoryBroker
 from labkit.adapters.memory_store import MemoryStore
-from labkit.contexts import CONTEXTS, Context, route
-from labkit.domain import catalog, orders
-from labkit.domain.catalog import ListProduct
-from labkit.domain.orders import CancelOrder, PayOrder, PlaceOrder, ShipOrder
 from labkit.errors import Fenced, LabkitError, Refused, UsageError
-from labkit.eventlog import EventLog
-from labkit.experiments.checkers import History, check_all
-from labkit.failpoints import ALL, Crash, Failpoint, armed
-from labkit.handlers import Handler
+from labkit.experiments.verify.checkers import History, check_all
 from labkit.lab import Lab
+from labkit.log.event_log import EventLog
 from labkit.messages import Answer, Command, Commit, Envelope, encode
-from labkit.projections import Projector
-from labkit.views import PROJECTIONS
+from labkit.ports import failpoints
+from labkit.ports.failpoints import ALL, Crash, Failpoint, armed
+from labkit.read.projector import Projector
+from labkit.services import catalog, orders
+from labkit.services.catalog import ListProduct
+from labkit.services.contexts import CONTEXTS, Context, route
+from labkit.services.orders import CancelOrder, PayOrder, PlaceOrder, ShipOrder
+from labkit.services.views import PROJECTIONS
+from labkit.write import stream_state
+from labkit.write.handler import Handler
 from tests.test_checkers import assert_green, mixed, send
 
 ORDERS = CONTEXTS["orders"]
@@ -181,7 +182,7 @@ def test_a_refusal_is_remembered_like_an_acceptance(rig: Rig, how: str) -> None:
 
 
 def test_the_window_of_remembered_ids_is_bounded(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bookkeeping, "SEEN_WINDOW", 3)
+    monkeypatch.setattr(stream_state, "SEEN_WINDOW", 3)
     handler = rig.handler()
     rig.send(place("o1"), id="first")
     for n in range(2):
@@ -200,7 +201,7 @@ def test_the_window_of_remembered_ids_is_bounded(rig: Rig, monkeypatch: pytest.M
 def test_repeats_do_not_push_others_out_of_the_window(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bookkeeping, "SEEN_WINDOW", 2)
+    monkeypatch.setattr(stream_state, "SEEN_WINDOW", 2)
     rig.send(place("o1"), id="a")
     for _ in range(5):
         rig.send(place("o1"), id="a")
@@ -867,7 +868,7 @@ def set_back(rig: Rig) -> None:
 
 @pytest.mark.parametrize("saved", [True, False], ids=["flushed", "replayed"])
 def test_offsets_set_back_repeat_nothing(monkeypatch: Any, saved: bool) -> None:
-    monkeypatch.setattr(bookkeeping, "SEEN_WINDOW", 10)
+    monkeypatch.setattr(stream_state, "SEEN_WINDOW", 10)
     rig = Rig(CONTEXTS["catalog"])
     many(rig, 50)
     handler = rig.handler()

@@ -10,10 +10,10 @@ import pytest
 from pymongo.monitoring import CommandListener
 
 from labkit import stack
-from labkit.freshness import EVENTUAL
 from labkit.lab import Lab
-from labkit.ports import Document, Writes
-from labkit.views import PROJECTIONS
+from labkit.ports.store import Document, Writes
+from labkit.read.freshness import EVENTUAL
+from labkit.services.views import PROJECTIONS
 from tests.test_freshness import QUERIES
 
 COUNT = 300

@@ -8,20 +8,20 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from labkit import sagas
-from labkit.domain import bank, inventory
-from labkit.domain.bank import Deposit, OpenAccount, SendMoney, Withdraw
-from labkit.domain.fulfilment import Transfer
-from labkit.domain.inventory import ReceiveStock, ReserveStock
-from labkit.domain.orders import CancelOrder, PayOrder, PlaceOrder
-from labkit.experiments import invariants
-from labkit.experiments.checkers import check, gather
-from labkit.experiments.history import History
-from labkit.experiments.verdict import Verdict
-from labkit.experiments.verify import adopt_commands
-from labkit.failpoints import Failpoint
+from labkit.experiments.verify import invariants
+from labkit.experiments.verify.checkers import check, gather
+from labkit.experiments.verify.history import History
+from labkit.experiments.verify.verdict import Verdict
+from labkit.experiments.verify.write import adopt_commands
 from labkit.lab import Lab
 from labkit.messages import new_id
+from labkit.ports.failpoints import Failpoint
+from labkit.process import process_manager
+from labkit.services import bank, inventory
+from labkit.services.bank import Deposit, OpenAccount, SendMoney, Withdraw
+from labkit.services.fulfilment import Transfer
+from labkit.services.inventory import ReceiveStock, ReserveStock
+from labkit.services.orders import CancelOrder, PayOrder, PlaceOrder
 
 SERVICES = ("orders", "inventory", "bank")
 DAY = "1997-01-31"
@@ -183,14 +183,14 @@ def test_c11_sees_a_process_that_never_ends(lab: Lab, monkeypatch: pytest.Monkey
 
 
 def test_c11_sees_a_step_that_is_forgotten(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    letter = sagas.SagaProjection._letter
+    letter = manager.SagaProjection._letter
 
     def forgetful(self: Any, instance: str, send: Any, commit: Any) -> Any:
         if send.step == "release":
             send = structs.replace(send, command=inventory.ReleaseStock("cd", "another"))
         return letter(self, instance, send, commit)
 
-    monkeypatch.setattr(sagas.SagaProjection, "_letter", forgetful)
+    monkeypatch.setattr(manager.SagaProjection, "_letter", forgetful)
     found = verdicts(lab, run(lab))["C11"]
     assert any("order 'o2': reserved 1, shipped 0, released 0" in v for v in found.violations)
 

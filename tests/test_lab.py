@@ -7,11 +7,11 @@ import json
 import pytest
 
 from labkit import stack
-from labkit.decisions import MAX_REASON
-from labkit.domain.orders import PayOrder, PlaceOrder
 from labkit.errors import Fenced, TimedOut, Unreachable, UsageError
-from labkit.failpoints import ALL, Crash, Failpoint, armed
 from labkit.lab import Lab
+from labkit.ports.failpoints import ALL, Crash, Failpoint, armed
+from labkit.services.orders import PayOrder, PlaceOrder
+from labkit.write.decisions import MAX_REASON
 
 
 def place(order_id: str = "o") -> PlaceOrder:

@@ -9,12 +9,13 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from labkit import lag_cli, stack
-from labkit.cli import app
+from labkit import stack
+from labkit.cli import lag
+from labkit.cli.main import app
 from labkit.errors import UsageError
-from labkit.experiments import lag_sweep
-from labkit.experiments.arrivals import Plan
-from labkit.experiments.imagined import imagine
+from labkit.experiments.load import lag_sweep
+from labkit.experiments.load.arrivals import Plan
+from labkit.experiments.load.imagined import imagine
 
 
 def test_a_row_says_what_a_run_found() -> None:
@@ -40,7 +41,7 @@ def test_runs_that_do_not_count_are_thrown_out() -> None:
 
 
 def test_the_help_names_the_factors() -> None:
-    assert ", ".join(lag_sweep.FACTORS) == lag_cli.FACTORS
+    assert ", ".join(lag_sweep.FACTORS) == lag.FACTORS
 
 
 @pytest.mark.parametrize(

@@ -16,14 +16,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from labkit import cli, load_cli, stack
-from labkit.domain.orders import PlaceOrder
+from labkit import stack
+from labkit.cli import load as load_cli
+from labkit.cli import main
 from labkit.errors import UsageError
-from labkit.experiments import load, steady, sustainable
-from labkit.experiments.arrivals import Plan
-from labkit.experiments.observer import Watch
-from labkit.experiments.sustainable import Crew, Trial
+from labkit.experiments.load import offer, steady, sustainable
+from labkit.experiments.load.arrivals import Plan
+from labkit.experiments.load.observer import Watch
+from labkit.experiments.load.sustainable import Crew, Trial
 from labkit.lab import Lab
+from labkit.services.orders import PlaceOrder
 
 INSTANTS = ["intended", "sent", "polled", "decided", "heard"]
 
@@ -94,7 +96,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 def run(monkeypatch: pytest.MonkeyPatch, file: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
     monkeypatch.setattr(sys, "argv", ["labkit", "load", "--json", str(file), *arguments])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        main.main()
     assert isinstance(ended.value.code, int)
     return ended.value.code, json.loads(file.read_text())
 
@@ -187,7 +189,7 @@ def test_a_late_generator_and_a_lost_command_leave_no_figures(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """60,000 a second are more than any generator of this kind sends."""
-    monkeypatch.setattr(load, "STILL_SECONDS", 1.0)
+    monkeypatch.setattr(offer, "STILL_SECONDS", 1.0)
     arguments = ("--rate", "60000", "--seconds", "0.1", "--warm-up", "0", "--plant", "passed-over")
     code, found = run(monkeypatch, tmp_path / "l.json", *arguments)
     assert (code, found["ok"]) == (1, False)
@@ -229,15 +231,15 @@ def test_other_loads_on_other_workers(
 def test_a_load_needs_workers_and_the_right_service() -> None:
     with Lab(backend="memory", contexts=["orders"]) as lab:
         with pytest.raises(UsageError, match="got a lab with backend 'memory'"):
-            load.offer(lab, Plan(rate=1.0, seconds=1.0))
+            offer.offer(lab, Plan(rate=1.0, seconds=1.0))
         with pytest.raises(UsageError, match="pattern must be one of"):
-            load.offer(lab, Plan(pattern="waves", rate=1.0, seconds=1.0))  # type: ignore[arg-type]
+            offer.offer(lab, Plan(pattern="waves", rate=1.0, seconds=1.0))  # type: ignore[arg-type]
         lab.backend = "kafka"
         with pytest.raises(UsageError, match="keys 'zipf' are for context 'bank'"):
-            load.offer(lab, Plan(rate=1.0, seconds=1.0, keys="zipf"))
+            offer.offer(lab, Plan(rate=1.0, seconds=1.0, keys="zipf"))
         lab.bus.send(PlaceOrder("o1", "c", "1997-01-01", 1, 1))
         with pytest.raises(UsageError, match="has had commands already; make a new Lab"):
-            load.offer(lab, Plan(rate=1.0, seconds=1.0))
+            offer.offer(lab, Plan(rate=1.0, seconds=1.0))
 
 
 @pytest.mark.parametrize(
@@ -267,7 +269,7 @@ def test_bad_arguments_are_named(
     monkeypatch.setattr(stack, "borrowed", lambda *_: 1 / 0)  # all is said before servers are asked
     monkeypatch.setattr(sys, "argv", ["labkit", "load", *arguments])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        main.main()
     error = capsys.readouterr().err
     assert ended.value.code == 2, error
     for part in says:

@@ -11,11 +11,7 @@ from bson import Int64
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labkit.contexts import CONTEXTS
-from labkit.domain import orders
-from labkit.domain.orders import OrderPaid, PayOrder, PlaceOrder, ShipOrder
 from labkit.errors import DecodeError
-from labkit.freshness import Fresh, Version
 from labkit.messages import (
     Answer,
     Commit,
@@ -30,6 +26,10 @@ from labkit.messages import (
     encode_value,
     new_id,
 )
+from labkit.read.freshness import Fresh, Version
+from labkit.services import orders
+from labkit.services.contexts import CONTEXTS
+from labkit.services.orders import OrderPaid, PayOrder, PlaceOrder, ShipOrder
 
 CODEC = CONTEXTS["orders"].codec
 PLACE = PlaceOrder("o1", "ann", "1997-01-31", 2, 1_499)

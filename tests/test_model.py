@@ -7,11 +7,11 @@ import pytest
 from msgspec import structs
 
 from labkit.errors import UsageError
-from labkit.experiments import model
-from labkit.experiments.arrivals import Plan
-from labkit.experiments.batches import HANDLER, PROJECTOR, batches, marked, owners
-from labkit.experiments.consistency import known
-from labkit.experiments.imagined import imagine, stations
+from labkit.experiments.load import model
+from labkit.experiments.load.arrivals import Plan
+from labkit.experiments.load.batches import HANDLER, PROJECTOR, batches, marked, owners
+from labkit.experiments.load.consistency import known
+from labkit.experiments.load.imagined import imagine, stations
 
 PLAN = Plan(rate=2_000.0, seconds=12.0, warm_up=1.0)
 

@@ -16,12 +16,12 @@ from labkit.adapters import mongo_log, mongo_records
 from labkit.adapters.mongo import translated
 from labkit.adapters.mongo_log import MongoBroker, MongoLog
 from labkit.adapters.mongo_records import MongoDelivery
-from labkit.domain.orders import PlaceOrder, ShipOrder
 from labkit.errors import Fenced, OutcomeUnknown, Unreachable
-from labkit.failpoints import Crash, Failpoint, armed
 from labkit.lab import Lab
 from labkit.messages import MAX_COMMAND_BYTES, Commit, encode
-from labkit.ports import MAX_BATCH_BYTES, Batch, Record
+from labkit.ports.broker import MAX_BATCH_BYTES, Batch, Record
+from labkit.ports.failpoints import Crash, Failpoint, armed
+from labkit.services.orders import PlaceOrder, ShipOrder
 from tests.contracts.test_broker import PARTITIONS, Topics, everything, gather, own, until
 
 pytestmark = pytest.mark.servers

@@ -25,8 +25,8 @@ from testbook.client import TestbookNotebookClient
 
 from labkit import stack
 from labkit.adapters.kafka_python import KafkaPythonBroker
-from labkit.domain.orders import PlaceOrder
 from labkit.lab import Lab
+from labkit.services.orders import PlaceOrder
 from tests.findings import (
     consistency_lag,
     decide_and_evolve,
@@ -291,7 +291,7 @@ def test_an_open_exercise_fails_a_strict_check(name: str, monkeypatch: pytest.Mo
 # --- the twins: a bug, and exactly the findings that it turns red
 
 FORGETS_IDS = """
-from labkit.bookkeeping import Stream
+from labkit.write.stream_state import Stream
 _take = Stream.take
 def take(stream, commit, evolve):
     _take(stream, commit, evolve)
@@ -302,7 +302,7 @@ Stream.take = take
 SERVER_MAKES_THE_IDS = """
 import itertools
 from msgspec import structs
-from labkit.bus import CommandBus
+from labkit.write.bus import CommandBus
 _send, _numbers = CommandBus.send, itertools.count(1)
 def send(bus, command, id=None, **options):
     return _send(bus, structs.replace(command, order_id=f"order-{next(_numbers)}"), **options)
@@ -310,7 +310,7 @@ CommandBus.send = send
 """
 
 SENDER_DECIDES = """
-from labkit.bus import CommandBus
+from labkit.write.bus import CommandBus
 _send, _first = CommandBus.send, iter([True])
 def send(bus, *arguments, **options):
     sent = _send(bus, *arguments, **options)
@@ -339,12 +339,12 @@ MemoryBroker.append = lambda broker, *record: _append(broker, *record[:-1], None
 """
 
 NO_REPLAY = """
-from labkit.handlers import Handler
+from labkit.write.handler import Handler
 Handler._replay = lambda *_: None
 """
 
 PROJECTOR_IS_LATE = """
-from labkit.projections import Projector
+from labkit.read.projector import Projector
 _step, _first = Projector.step, iter([True])
 Projector.step = lambda self, *wait: 0 if next(_first, False) else _step(self, *wait)
 """
@@ -360,8 +360,8 @@ MemoryStore.advance = advance
 
 SUMS_BEFORE_THE_CHECKPOINT = """
 from labkit.adapters.memory_store import MemoryStore
-from labkit.failpoints import Failpoint, hit
-from labkit.ports import Writes
+from labkit.ports.failpoints import Failpoint, hit
+from labkit.ports.store import Writes
 _advance = MemoryStore.advance
 def advance(store, checkpoints, moves, writes):
     sums, rest = Writes(), Writes()

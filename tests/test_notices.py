@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 
 from labkit import stack
-from labkit.domain.bank import AccountOpened
-from labkit.domain.inventory import (
+from labkit.lab import Lab
+from labkit.ports.failpoints import Failpoint
+from labkit.ports.store import Writes
+from labkit.services.bank import AccountOpened
+from labkit.services.inventory import (
     AdjustStock,
     ReceiveStock,
     ReserveStock,
@@ -18,11 +21,8 @@ from labkit.domain.inventory import (
     StockReceived,
     StockReserved,
 )
-from labkit.domain.notices import FEW, NOTICES, of_inventory, of_orders
-from labkit.domain.orders import CancelOrder, OrderCancelled, OrderPlaced, PlaceOrder
-from labkit.failpoints import Failpoint
-from labkit.lab import Lab
-from labkit.ports import Writes
+from labkit.services.notices import FEW, NOTICES, of_inventory, of_orders
+from labkit.services.orders import CancelOrder, OrderCancelled, OrderPlaced, PlaceOrder
 
 DAY = "1997-01-31"
 POINTS = [

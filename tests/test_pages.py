@@ -9,8 +9,8 @@ import pytest
 
 from labkit.adapters.memory_store import MemoryStore
 from labkit.errors import UsageError
-from labkit.pages import MAX_PAGE, Page, page
-from labkit.ports import Writes
+from labkit.ports.store import Writes
+from labkit.read.pages import MAX_PAGE, Page, page
 
 BY_CENTS = [("cents", 1), ("_id", 1)]
 

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 from labkit import stack
-from labkit.domain.orders import OrderPlaced, PayOrder, PlaceOrder
 from labkit.errors import Fenced, Parked, UsageError
-from labkit.freshness import LINEARIZABLE, Fresh, Version
 from labkit.lab import Lab
-from labkit.ports import Document
-from labkit.projections import parked_in
-from labkit.queries import Queries
-from labkit.views import OrderViews
+from labkit.ports.store import Document
+from labkit.read.freshness import LINEARIZABLE, Fresh, Version
+from labkit.read.projection import parked_in
+from labkit.read.queries import Queries
+from labkit.services.orders import OrderPlaced, PayOrder, PlaceOrder
+from labkit.services.views import OrderViews
 from tests.test_cli import labkit, refused
 from tests.test_projections import VIEW, Rig, paid, placed
 

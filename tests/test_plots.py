@@ -10,14 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from labkit.plots import (
-    demo_figure,
-    lag_distribution,
-    orders_by_month,
-    revenue_a_minute,
-    seen_through_a_rebuild,
-    stale_against_waiting,
-)
+from labkit.plots.course import revenue_a_minute, seen_through_a_rebuild, stale_against_waiting
+from labkit.plots.demo import demo_figure, lag_distribution, orders_by_month
 
 MONTHS = pd.DataFrame(
     {

@@ -10,9 +10,9 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from labkit import plots_lag as plots
-from labkit.experiments.consistency import STAGES
-from labkit.plots import Picture
+from labkit.experiments.load.consistency import STAGES
+from labkit.plots import lag as plots
+from labkit.plots.style import Picture
 from tests.test_plots import axes, labels, line
 
 #: Stages of 1 to 7 ms, the last from 7 to 9; a probe that saw the whole between 27 and 31 ms.

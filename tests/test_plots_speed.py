@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from labkit.experiments.scaling import Law, fit
-from labkit.experiments.sweeps import summary
-from labkit.plots_speed import littles_law, scalability, throughput
+from labkit.experiments.bench.scaling import Law, fit
+from labkit.experiments.bench.sweeps import summary
+from labkit.plots.throughput import littles_law, scalability, throughput
 from tests.test_plots import axes, labels, line
 from tests.test_sweeps import runs
 

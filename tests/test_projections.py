@@ -10,15 +10,15 @@ from msgspec import structs
 
 from labkit.adapters.memory import MemoryBroker
 from labkit.adapters.memory_store import MemoryStore
-from labkit.contexts import CONTEXTS
-from labkit.documents import Docs
-from labkit.domain.orders import OrderCancelled, OrderPaid, OrderPlaced
 from labkit.errors import Duplicate, Fenced
-from labkit.failpoints import ALL, Crash, Failpoint, armed
 from labkit.messages import Commit, Event, encode
-from labkit.ports import Checkpoint, Document, Writes
-from labkit.projections import Projector
-from labkit.views import PROJECTIONS, OrderViews
+from labkit.ports.failpoints import ALL, Crash, Failpoint, armed
+from labkit.ports.store import Checkpoint, Document, Writes
+from labkit.read.projector import Projector
+from labkit.read.unit_of_work import UnitOfWork
+from labkit.services.contexts import CONTEXTS
+from labkit.services.orders import OrderCancelled, OrderPaid, OrderPlaced
+from labkit.services.views import PROJECTIONS, OrderViews
 
 ORDERS = CONTEXTS["orders"]
 VIEW = PROJECTIONS["orders"]
@@ -278,7 +278,7 @@ def test_an_owner_that_has_nothing_to_do_finds_out_that_it_is_none(
     projector.step(0)
     rig.store.claim(ORDERS.checkpoints, f"{VIEW.name}:0")
     assert projector.step(0) == 0, "it does not look at every step"
-    monkeypatch.setattr("labkit.projections.LOOK_NANOSECONDS", 0)
+    monkeypatch.setattr("labkit.read.projector.LOOK_NANOSECONDS", 0)
     with pytest.raises(Fenced, match="has another owner"):
         projector.step(0)
 
@@ -348,7 +348,7 @@ def test_new_documents_are_inserted_and_known_ones_replaced() -> None:
     at = store.claim("c", "p:0")
     to = structs.replace(at, position=1)
     store.advance("c", [(at, to)], Writes({"docs": [{"_id": "a", "n": 1}]}))
-    docs = Docs(store)
+    docs = UnitOfWork(store)
     docs.load([("docs", "a"), ("docs", "b"), ("docs", "a")])
     known = docs.get("docs", "a")
     assert known == {"_id": "a", "n": 1}

@@ -8,15 +8,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from labkit.domain.bank import Deposit, OpenAccount, Withdraw
-from labkit.domain.catalog import ChangePrice, ListProduct, RegisterCustomer
-from labkit.domain.inventory import ReceiveStock, ReleaseStock, ReserveStock, ShipStock
-from labkit.domain.orders import CancelOrder, PayOrder, PlaceOrder
 from labkit.errors import TimedOut, UsageError
-from labkit.freshness import LINEARIZABLE
 from labkit.lab import Lab
 from labkit.messages import Token
-from labkit.pages import Page
+from labkit.read.freshness import LINEARIZABLE
+from labkit.read.pages import Page
+from labkit.services.bank import Deposit, OpenAccount, Withdraw
+from labkit.services.catalog import ChangePrice, ListProduct, RegisterCustomer
+from labkit.services.inventory import ReceiveStock, ReleaseStock, ReserveStock, ShipStock
+from labkit.services.orders import CancelOrder, PayOrder, PlaceOrder
 
 
 @pytest.fixture

@@ -12,19 +12,20 @@ from typing import Any
 
 import pytest
 
-from labkit import queryhandler, stack
+from labkit import stack
 from labkit.adapters.memory import MemoryLog
-from labkit.domain.bank import Deposit, OpenAccount
-from labkit.domain.orders import PayOrder, PlaceOrder
 from labkit.errors import Fenced, StackError, TimedOut, UsageError
-from labkit.failpoints import Failpoint
-from labkit.freshness import LINEARIZABLE, Fresh, Version
 from labkit.lab import Lab
 from labkit.messages import Result, Token, encode
-from labkit.pages import Page
-from labkit.queries import Queries
-from labkit.querybus import Feed, QueryBus
-from labkit.queryhandler import QueryHandler
+from labkit.ports.failpoints import Failpoint
+from labkit.query import handler as query_handler
+from labkit.query.bus import Feed, QueryBus
+from labkit.query.handler import QueryHandler
+from labkit.read.freshness import LINEARIZABLE, Fresh, Version
+from labkit.read.pages import Page
+from labkit.read.queries import Queries
+from labkit.services.bank import Deposit, OpenAccount
+from labkit.services.orders import PayOrder, PlaceOrder
 from labkit.teaching import project, work
 
 
@@ -225,7 +226,7 @@ def test_a_query_that_meets_a_bug_stops_nobody(money: Lab, monkeypatch: Any) -> 
 
 
 def test_an_answer_that_does_not_fit_is_refused(money: Lab, monkeypatch: Any) -> None:
-    monkeypatch.setattr(queryhandler, "MAX_RESULT_BYTES", 10)
+    monkeypatch.setattr(query_handler, "MAX_RESULT_BYTES", 10)
     question = money.query_bus.send("account", account="a")
     handler(money).step(0)
     with pytest.raises(UsageError, match="at most 10 fit: ask for less, or in pages"):
@@ -437,7 +438,7 @@ def test_conditions_that_nobody_understands_are_told(money: Lab) -> None:
 
 
 def test_too_many_subscriptions_are_refused(money: Lab, monkeypatch: Any) -> None:
-    monkeypatch.setattr(queryhandler, "MAX_SUBSCRIPTIONS", 1)
+    monkeypatch.setattr(query_handler, "MAX_SUBSCRIPTIONS", 1)
     part = handler(money)
     money.query_bus.subscribe("account", account="a")
     part.step(0)

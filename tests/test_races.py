@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from labkit.bus import CommandBus
-from labkit.domain.bank import Deposit, OpenAccount
-from labkit.experiments.checkers import check_all
-from labkit.experiments.history import History
+from labkit.experiments.verify.checkers import check_all
+from labkit.experiments.verify.history import History
 from labkit.lab import Lab
 from labkit.messages import Answer
+from labkit.services.bank import Deposit, OpenAccount
+from labkit.write.bus import CommandBus
 
 STREAMS = 50
 ROUNDS = 20

@@ -17,16 +17,16 @@ import pytest
 from msgspec import structs
 
 from labkit import stack
-from labkit.domain.catalog import ListProduct
-from labkit.domain.orders import PayOrder, PlaceOrder
 from labkit.errors import CheckFailed, Fenced, UsageError
-from labkit.experiments.checkers import check_all
-from labkit.experiments.history import History
-from labkit.freshness import LINEARIZABLE, Fresh
+from labkit.experiments.verify.checkers import check_all
+from labkit.experiments.verify.history import History
 from labkit.lab import Lab
-from labkit.rebuild import Rebuild
-from labkit.sessions import Session
-from labkit.views import PROJECTIONS, OrderViews
+from labkit.read.freshness import LINEARIZABLE, Fresh
+from labkit.read.rebuild import Rebuild
+from labkit.read.sessions import Session
+from labkit.services.catalog import ListProduct
+from labkit.services.orders import PayOrder, PlaceOrder
+from labkit.services.views import PROJECTIONS, OrderViews
 from tests.test_cli import labkit, refused
 
 VIEW = "orders.view"
@@ -245,7 +245,7 @@ def test_the_estimate_is_what_is_left_at_the_speed_of_late(monkeypatch: pytest.M
     with Lab(backend="memory") as lab:
         rebuild = lab.rebuild(VIEW)
         now = [0.0]
-        monkeypatch.setattr("labkit.rebuild.time.monotonic", lambda: now[0])
+        monkeypatch.setattr("labkit.read.rebuild.time.monotonic", lambda: now[0])
         projector: Any = rebuild._projector
 
         def at(second: float) -> float | None:

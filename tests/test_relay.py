@@ -8,14 +8,14 @@ import pytest
 from pymongo import MongoClient
 
 from labkit import stack
-from labkit.domain.orders import PlaceOrder
 from labkit.errors import Fenced, UsageError
-from labkit.eventlog import peek
-from labkit.failpoints import Crash, Failpoint, armed
 from labkit.lab import Lab
-from labkit.ports import Broker, Record
-from labkit.relay import Relay
-from labkit.runtime import Worker
+from labkit.log.partition import peek
+from labkit.log.relay import Relay
+from labkit.ports.broker import Broker, Record
+from labkit.ports.failpoints import Crash, Failpoint, armed
+from labkit.run.worker import Worker
+from labkit.services.orders import PlaceOrder
 from tests.test_runtime import until
 
 COMMANDS = 12

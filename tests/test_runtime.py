@@ -22,12 +22,19 @@ from pymongo import MongoClient
 
 from labkit import stack
 from labkit.adapters.mongo import MongoStore
+from labkit.cli.runs import worker_status
 from labkit.errors import LabkitError, StackError
-from labkit.experiments.checkers import History, check_all
+from labkit.experiments.verify.checkers import History, check_all
 from labkit.lab import Lab
-from labkit.run import running_runs, runs_folder
-from labkit.runs import worker_status
-from labkit.runtime import Alive, Registry, Worker, read_registry, write_whole
+from labkit.run.registry import (
+    Alive,
+    Registry,
+    read_registry,
+    running_runs,
+    runs_folder,
+    write_whole,
+)
+from labkit.run.worker import Worker
 from labkit.stack.processes import is_alive
 from tests.conftest import new_home
 from tests.test_checkers import assert_green, mixed, send

@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from labkit import bookkeeping
-from labkit.domain import bank, inventory, orders
-from labkit.domain.bank import Deposit, OpenAccount, ReceiveMoney, SendMoney
-from labkit.failpoints import Failpoint
 from labkit.lab import Lab
 from labkit.messages import Commit, encode
-from labkit.ports import SystemClock
-from labkit.sagas import Saga
+from labkit.ports.clock import SystemClock
+from labkit.ports.failpoints import Failpoint
+from labkit.process.process_manager import ProcessManager
+from labkit.services import bank, inventory, orders
+from labkit.services.bank import Deposit, OpenAccount, ReceiveMoney, SendMoney
 from labkit.teaching import settle
+from labkit.write import stream_state
 
 OPENED = (OpenAccount("ada", "ada"), Deposit("ada", 100), OpenAccount("grace", "grace"))
 
@@ -61,7 +61,7 @@ def test_what_a_dead_saga_left_is_sent_by_its_next_life(at: Failpoint, partition
 
 def test_what_was_answered_meanwhile_is_not_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stream remembers so many ids; a saga may be away for longer than that."""
-    monkeypatch.setattr(bookkeeping, "SEEN_WINDOW", 10)
+    monkeypatch.setattr(stream_state, "SEEN_WINDOW", 10)
     with lab_with("transfer") as lab:
         send(lab, *OPENED, SendMoney("ada", 40, "grace", "t1"))
         handled(lab)
@@ -78,7 +78,7 @@ def test_nothing_is_sent_again_before_all_workers_have_read_what_is_there() -> N
         send(lab, *OPENED, SendMoney("ada", 40, "grace", "t1"))
         handled(lab)
         lab.crash("saga", Failpoint.PROJECTOR_ADVANCED, "transfer")
-        saga: Saga = lab.by_hand("saga", "transfer")
+        saga: ProcessManager = lab.by_hand("saga", "transfer")
         real = saga._checkpoints
         behind = {c.id: structs.replace(c, position=0) for c in real()}
         saga._checkpoints = behind.values

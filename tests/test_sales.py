@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from labkit.experiments import sales as tills
-from labkit.sales import (
+from labkit.streams.sales import (
     MINUTE,
     PAY_WITHIN,
     REVENUE,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from labkit.errors import UsageError
-from labkit.experiments.scaling import Law, fit
+from labkit.experiments.bench.scaling import Law, fit
 
 WORKERS = (1, 2, 3, 4, 6, 8)
 

@@ -9,11 +9,11 @@ from itertools import pairwise
 import pytest
 
 from labkit import stack
-from labkit.domain.orders import PayOrder, PlaceOrder, ShipOrder
 from labkit.errors import Fenced, UsageError
-from labkit.experiments.checkers import History, check_all
+from labkit.experiments.verify.checkers import History, check_all
 from labkit.lab import Lab
-from labkit.runtime import on_a_timer
+from labkit.run.worker import on_a_timer
+from labkit.services.orders import PayOrder, PlaceOrder, ShipOrder
 from tests.test_checkers import assert_green, mixed, send
 from tests.test_failpoints import wait_until_quiet
 

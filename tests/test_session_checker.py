@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from labkit.experiments.sessions import Read, Write, sessions
-from labkit.freshness import STRATEGIES, Strategy
+from labkit.experiments.bench.sessions import Read, Write, sessions
+from labkit.read.freshness import STRATEGIES, Strategy
 
 PROMISING: list[Strategy] = ["token", "version", "linearizable"]
 

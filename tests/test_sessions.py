@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import pytest
 
 from labkit.adapters.memory_store import MemoryStore
-from labkit.domain.bank import Deposit, OpenAccount
-from labkit.domain.orders import PayOrder, PlaceOrder
 from labkit.errors import TimedOut
-from labkit.freshness import Fresh, Version
 from labkit.lab import Lab
 from labkit.messages import Token
-from labkit.sessions import Session
+from labkit.read.freshness import Fresh, Version
+from labkit.read.sessions import Session
+from labkit.services.bank import Deposit, OpenAccount
+from labkit.services.orders import PayOrder, PlaceOrder
 from labkit.teaching import Copy
 
 SOON = Fresh(timeout=0.02)

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from msgspec import Struct
 
 from labkit import stack
-from labkit.contexts import CONTEXTS, Context
-from labkit.domain.catalog import ChangePrice, ListProduct
 from labkit.errors import Refused, UsageError
-from labkit.eventlog import EPOCH, EventLog
-from labkit.failpoints import Crash, Failpoint, armed
-from labkit.handlers import Handler
 from labkit.lab import Lab
+from labkit.log.event_log import EPOCH, EventLog
 from labkit.messages import Command, Event
+from labkit.ports.failpoints import Crash, Failpoint, armed
+from labkit.services.catalog import ChangePrice, ListProduct
+from labkit.services.contexts import CONTEXTS, Context
+from labkit.write.handler import Handler
 from tests.test_handlers import Rig
 from tests.test_waiting import START, Calendar
 

@@ -19,8 +19,8 @@ from pymongo import MongoClient
 from typer.testing import CliRunner
 
 from labkit import stack
+from labkit.cli.servers import WORKERS, app
 from labkit.stack import mongod, native, ports
-from labkit.stack.commands import WORKERS, app
 from labkit.stack.processes import is_alive
 from labkit.stack.state import Process, State, load, save
 
@@ -156,7 +156,7 @@ def test_status_as_json_and_as_a_table(
     as_standing: stack.Servers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker = {"role": "handler", "slot": 0, "pid": 1, "lag": 7}
-    monkeypatch.setattr("labkit.stack.commands.WORKERS", [*WORKERS, lambda lab: [worker]])
+    monkeypatch.setattr("labkit.cli.servers.WORKERS", [*WORKERS, lambda lab: [worker]])
     done = CliRunner().invoke(app, ["status", "--lab", "standing", "--json"])
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)

@@ -15,9 +15,9 @@ import yaml
 from typer.testing import CliRunner
 
 from labkit import stack
+from labkit.cli.servers import app
 from labkit.errors import StackError, Unreachable, UsageError
 from labkit.stack import compose, external, jars, mongod, native, ports
-from labkit.stack.commands import app
 from labkit.stack.processes import launch
 from labkit.stack.state import load
 
@@ -310,7 +310,7 @@ def test_an_odd_home_folder_under_lc_all_c_without_a_network(
         "s = stack.up()\n"
         "assert stack.running() == s\n"
         "print(s.bootstrap)\n"
-        "from labkit.stack.commands import app\n"
+        "from labkit.cli.servers import app\n"
         "app(['status', '--json'])\n"
     )
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("LC_", "LANG", "PYTHON"))}

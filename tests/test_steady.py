@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from labkit.experiments import steady
+from labkit.experiments.load import steady
 
 SECOND = 1e9
 WINDOW = (10 * SECOND, 40 * SECOND)

@@ -15,12 +15,13 @@ from typing import Any
 import psutil
 import pytest
 
-from labkit import stack, streams
+from labkit import stack
 from labkit.errors import StackError, TimedOut, UsageError
 from labkit.experiments import sales as tills
 from labkit.lab import Lab
-from labkit.ports import Writes
-from labkit.sales import PAY_WITHIN, REVENUE, TOP, Window
+from labkit.ports.store import Writes
+from labkit.streams import pipelines, streams
+from labkit.streams.sales import PAY_WITHIN, REVENUE, TOP, Window
 
 pytestmark = pytest.mark.servers
 
@@ -152,9 +153,9 @@ streams.Documents.write = killing
 def killed(lab: Lab, name: str, after: int, planted: str = NOTHING) -> None:
     """Run a pipeline in a process of its own that dies by SIGKILL, and commits every 200."""
     program = f"""
-from labkit import streams
+from labkit.streams import streams
 from labkit.lab import Lab
-from labkit.ports import Writes
+from labkit.ports.store import Writes
 streams.COMMIT_EVERY = 200
 {planted}
 with Lab({lab.name!r}, run={lab.run!r}, contexts=[], partitions=2, start=False) as lab:
@@ -208,7 +209,7 @@ def without_clocks(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(StreamingDataFrame, "set_timestamp", lambda frame, _: frame)
 
 
-_exact = streams._total
+_exact = pipelines._total
 
 
 def _rounded(found: Any, product: str, *rest: Any) -> Any:
@@ -228,7 +229,7 @@ def _insert(sink: Any, batch: Any) -> None:
 
 TWINS = {
     "late records are dropped without a word": (
-        lambda patch: patch.setattr(streams.Missed, "note", lambda *_: False),
+        lambda patch: patch.setattr(pipelines.Missed, "note", lambda *_: False),
         {"revenue", "top"},
     ),
     "windows go by the broker's clock": (without_clocks, {"revenue", "top"}),
@@ -245,8 +246,8 @@ TWINS = {
     ),
     "any amount is an order": (
         lambda patch: (
-            patch.setattr("labkit.sales.MOST_PIECES", 10**9)
-            or patch.setattr("labkit.sales.EARLIEST", 0)
+            patch.setattr("labkit.streams.sales.MOST_PIECES", 10**9)
+            or patch.setattr("labkit.streams.sales.EARLIEST", 0)
         ),
         {"orders", "rejects", "revenue", "top", "settled"},
     ),

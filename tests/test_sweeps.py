@@ -11,15 +11,16 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from labkit import stack, sweep_cli
-from labkit.domain.orders import CancelOrder, PlaceOrder
+from labkit import stack
+from labkit.cli import sweep as sweep_cli
 from labkit.errors import UsageError
-from labkit.experiments import drains, sweeps
-from labkit.experiments.drains import Arm, Look, drain, orders, rate, window
-from labkit.experiments.history import History
-from labkit.experiments.sweeps import FACTORS, arms_of, summary, sweep
+from labkit.experiments.bench import preloaded, sweeps
+from labkit.experiments.bench.preloaded import Arm, Look, drain, orders, rate, window
+from labkit.experiments.bench.sweeps import FACTORS, arms_of, summary, sweep
+from labkit.experiments.verify.history import History
 from labkit.messages import Answer, Commit, Token
-from labkit.settings import CLIENTS
+from labkit.run.settings import CLIENTS
+from labkit.services.orders import CancelOrder, PlaceOrder
 from tests.test_cli import labkit, refused
 
 SECOND = 10**9
@@ -244,7 +245,7 @@ def test_a_tiny_sweep(servers: stack.Servers, home: Path, monkeypatch: pytest.Mo
     assert len(pd.read_parquet(found.folder / "looks.parquet")) >= 4
 
 
-def told(drawn: list[str], name: str, arm: Arm, *rest: Any) -> drains.Drained:
+def told(drawn: list[str], name: str, arm: Arm, *rest: Any) -> preloaded.Drained:
     drawn.append(arm.name)
     return drain(name, arm, *rest)
 

@@ -15,21 +15,21 @@ from typing import Any
 import pytest
 
 from labkit import stack
-from labkit.contexts import ROUTES
-from labkit.domain.bank import Deposit, OpenAccount, SendMoney
-from labkit.experiments import plants
-from labkit.experiments import verify as verification
-from labkit.experiments.history import History
-from labkit.experiments.mixture import INVALID, POISON, REPEATED, Mixture
-from labkit.experiments.plants import plant_from_environment
-from labkit.experiments.verify import PLANTS, PROCESSES, SERVICES
-from labkit.failpoints import Failpoint
-from labkit.handlers import Handler
+from labkit.experiments.results import to_json
+from labkit.experiments.verify import planted_bugs
+from labkit.experiments.verify import write as verification
+from labkit.experiments.verify.history import History
+from labkit.experiments.verify.mixture import INVALID, POISON, REPEATED, Mixture
+from labkit.experiments.verify.planted_bugs import plant_from_environment
+from labkit.experiments.verify.write import PLANTS, PROCESSES, SERVICES
 from labkit.lab import Lab
-from labkit.ports import Batch
-from labkit.results import to_json
-from labkit.sagas import LetterBox
+from labkit.ports.broker import Batch
+from labkit.ports.failpoints import Failpoint
+from labkit.process.outbox import Outbox
+from labkit.services.bank import Deposit, OpenAccount, SendMoney
+from labkit.services.contexts import ROUTES
 from labkit.teaching import settle, work
+from labkit.write.handler import Handler
 from tests.test_checkers import Skipping, plant_handler
 
 COMMANDS = 4_000
@@ -103,7 +103,7 @@ def test_an_unknown_plant_ends_a_worker(servers: stack.Servers) -> None:
 
 
 def test_every_plant_has_a_name_that_workers_know(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert set(PLANTS) < set(plants.PLANTS)
+    assert set(PLANTS) < set(planted_bugs.PLANTS)
     monkeypatch.delenv("LABKIT_PLANT", raising=False)
     plant_from_environment()
 
@@ -185,8 +185,8 @@ def test_whatever_happens_nothing_is_left(twin: list[str], monkeypatch: pytest.M
 
 
 def test_a_dead_saga_with_random_ids_has_a_second_effect(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(LetterBox, "leftovers", LetterBox.leftovers)  # restored afterwards
-    plants.random_saga_ids()
+    monkeypatch.setattr(Outbox, "leftovers", Outbox.leftovers)  # restored afterwards
+    planted_bugs.random_saga_ids()
     with Lab(backend="memory", contexts=SERVICES, sagas=PROCESSES) as lab:
         history = History(lab.bus)
         history.listen(*SERVICES)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from labkit import stack
-from labkit.experiments.asking import Tally, Way, compare
+from labkit.experiments.verify.queries import Tally, Way, compare
 from labkit.messages import Result, encode_value
 from tests.test_cli import labkit, refused
 

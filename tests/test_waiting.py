@@ -10,15 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labkit import decisions, eventlog, handlers
-from labkit.bookkeeping import MAX_WAITING, Agenda, Stream
-from labkit.contexts import Context
-from labkit.decisions import DAY_MS, FIRST_RETRY_MS, MAX_TRIES
-from labkit.domain import orders
-from labkit.domain.orders import PayOrder, ShipOrder
 from labkit.errors import Transient
-from labkit.handlers import Handler
+from labkit.log import partition
+from labkit.log.partition import fetch_records
 from labkit.messages import MAX_COMMAND_BYTES, Command, Envelope, ReleaseParked, encode
+from labkit.services import orders
+from labkit.services.contexts import Context
+from labkit.services.orders import PayOrder, ShipOrder
+from labkit.write import decisions, handler
+from labkit.write.decisions import DAY_MS, FIRST_RETRY_MS, MAX_TRIES
+from labkit.write.handler import Handler
+from labkit.write.stream_state import MAX_WAITING, StreamState
+from labkit.write.timers import Timers
 from tests.test_handlers import Rig, place
 
 START = 1_700_000_000_000
@@ -299,7 +302,7 @@ def test_a_repeat_of_a_held_command_is_one(rig: Waiting) -> None:
 
 
 def test_a_full_queue_refuses(rig: Waiting, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("labkit.decisions.MAX_WAITING", 3)
+    monkeypatch.setattr("labkit.write.decisions.MAX_WAITING", 3)
     behind_poison(rig)
     rig.send(PayOrder("o1", 5), id="too many")
     rig.put(b"o1", b"more poison")
@@ -459,8 +462,9 @@ def test_what_is_due_in_many_streams_goes_batch_by_batch(monkeypatch: pytest.Mon
 def test_what_lies_far_apart_goes_in_several_steps(
     rig: Waiting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(eventlog, "STRETCH", 2)
-    monkeypatch.setattr(handlers, "MAX_STRETCHES", 2)
+    monkeypatch.setattr(partition, "STRETCH", 2)
+    monkeypatch.setattr(handler, "STRETCH", 2)
+    monkeypatch.setattr(handler, "MAX_STRETCHES", 2)
     for n in range(40):
         rig.send(place("far"))
         rig.later(1_000 - n, f"c{n}", place("o1"))
@@ -485,7 +489,7 @@ def test_a_fetch_reads_what_it_needs_and_says_what_is_gone(rig: Waiting) -> None
         return batch
 
     source.poll = noted  # type: ignore[method-assign]
-    found = eventlog.fetch(source, partition, [10, 12, 11, 500])
+    found = fetch_records(source, partition, [10, 12, 11, 500])
     assert {offset: record and record.value for offset, record in found.items()} == {
         10: b"10",
         11: b"11",
@@ -494,7 +498,7 @@ def test_a_fetch_reads_what_it_needs_and_says_what_is_gone(rig: Waiting) -> None
     }
     assert sum(read) <= 100
     read.clear()
-    eventlog.fetch(source, partition, [10, 12])
+    fetch_records(source, partition, [10, 12])
     assert read == [3]
 
 
@@ -534,7 +538,7 @@ def test_replay_equals_live(calls: list[tuple[str, str]], data: st.DataObject) -
     rig.store.drop()
     again = rig.made()
     for key, stream in live.items():
-        replayed = again._streams.get(key, Stream(stream.partition))
+        replayed = again._streams.get(key, StreamState(stream.partition))
         stream.stored = replayed.stored = False
         assert replayed == stream
     # Everything that was sent has its commit, and nothing waits that is due.
@@ -544,7 +548,7 @@ def test_replay_equals_live(calls: list[tuple[str, str]], data: st.DataObject) -
 
 
 def test_an_agenda_brings_each_stream_once() -> None:
-    agenda = Agenda()
+    agenda = Timers()
     for at in (5, 3, 3, 9):
         agenda.note(at, 0, "a")
     agenda.note(None, 0, "never")

@@ -8,11 +8,11 @@ import pytest
 from pymongo.client_session import ClientSession
 
 from labkit import stack
-from labkit.domain.bank import Deposit, OpenAccount
-from labkit.domain.orders import PlaceOrder
-from labkit.freshness import Fresh, Version
 from labkit.lab import Lab
-from labkit.runtime import Worker
+from labkit.read.freshness import Fresh, Version
+from labkit.run.worker import Worker
+from labkit.services.bank import Deposit, OpenAccount
+from labkit.services.orders import PlaceOrder
 
 
 @pytest.mark.servers

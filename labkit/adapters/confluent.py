@@ -29,8 +29,8 @@ from labkit.adapters.kafka import (
 )
 from labkit.adapters.kafka_python import KafkaPythonBroker
 from labkit.errors import Fenced, OutcomeUnknown, Unreachable
-from labkit.failpoints import Failpoint, hit
-from labkit.ports import MAX_BATCH_BYTES, Batch, Delivery, Record
+from labkit.ports.broker import MAX_BATCH_BYTES, Batch, Delivery, Record
+from labkit.ports.failpoints import Failpoint, hit
 
 _FENCED = {
     KafkaError._FENCED,

@@ -14,7 +14,7 @@ from kafka.partitioner.default import murmur2
 from numpy.typing import NDArray
 
 from labkit.errors import Fenced, OutcomeUnknown
-from labkit.ports import Batch, Record
+from labkit.ports.broker import Batch, Record
 
 T = TypeVar("T")
 #: A dead worker's open transaction ends by itself after this time; a delivery gives up before.

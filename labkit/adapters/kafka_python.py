@@ -30,8 +30,8 @@ from labkit.adapters.kafka import (
 )
 from labkit.adapters.kafka_python_sender import KafkaPythonSender, close_producer, translated
 from labkit.errors import Fenced, Unreachable
-from labkit.failpoints import Failpoint, hit
-from labkit.ports import MAX_BATCH_BYTES, Batch, Delivery, Record
+from labkit.ports.broker import MAX_BATCH_BYTES, Batch, Delivery, Record
+from labkit.ports.failpoints import Failpoint, hit
 
 
 class KafkaPythonBroker:

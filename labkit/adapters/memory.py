@@ -12,8 +12,8 @@ from msgspec import Struct, field
 
 from labkit.adapters.kafka import offsets_of, partition_of, spread
 from labkit.errors import Fenced, Unreachable
-from labkit.failpoints import Failpoint, hit
-from labkit.ports import MAX_BATCH_BYTES, Batch, Delivery, Record
+from labkit.ports.broker import MAX_BATCH_BYTES, Batch, Delivery, Record
+from labkit.ports.failpoints import Failpoint, hit
 
 
 class _Slot(Struct):

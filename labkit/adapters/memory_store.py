@@ -11,7 +11,7 @@ from typing import Any
 from msgspec import structs
 
 from labkit.errors import Conflict, Duplicate, Fenced
-from labkit.ports import Change, Checkpoint, Document, Noticed, Reads, Watched, Writes
+from labkit.ports.store import Change, Checkpoint, Document, Noticed, Reads, Watched, Writes
 
 
 class MemoryStore:

@@ -23,7 +23,7 @@ from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
 from labkit.errors import Conflict, Duplicate, Fenced, OutcomeUnknown, Unreachable, Unstorable
-from labkit.ports import Checkpoint, Document, Reads, Watched, Writes
+from labkit.ports.store import Checkpoint, Document, Reads, Watched, Writes
 
 if TYPE_CHECKING:
     from labkit.adapters.mongo_watch import MongoWatch

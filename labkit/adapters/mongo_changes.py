@@ -15,7 +15,8 @@ from pymongo.errors import OperationFailure, PyMongoError
 from labkit.adapters.mongo import translated
 from labkit.adapters.mongo_log import MongoSource
 from labkit.errors import Fenced
-from labkit.ports import MAX_BATCH_BYTES, Document, Record
+from labkit.ports.broker import MAX_BATCH_BYTES, Record
+from labkit.ports.store import Document
 
 #: The server has forgotten what came after a token (ChangeStreamHistoryLost, and its kin).
 _FORGOTTEN = (280, 286)

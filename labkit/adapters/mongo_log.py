@@ -33,8 +33,9 @@ from labkit.adapters.kafka import SESSION_MS, offsets_of, spread
 from labkit.adapters.mongo import connect, transaction, translated
 from labkit.adapters.mongo_records import MongoSender, append, attempts, partitions_of, unique
 from labkit.errors import Duplicate, Fenced, LabkitError
-from labkit.failpoints import Failpoint, hit
-from labkit.ports import MAX_BATCH_BYTES, Batch, Delivery, Document, Record
+from labkit.ports.broker import MAX_BATCH_BYTES, Batch, Delivery, Record
+from labkit.ports.failpoints import Failpoint, hit
+from labkit.ports.store import Document
 
 if TYPE_CHECKING:
     from labkit.adapters.mongo_changes import MongoChanges

@@ -18,7 +18,8 @@ from pymongo.database import Database
 from labkit.adapters.kafka import partition_of
 from labkit.adapters.mongo import transaction, translated
 from labkit.errors import Conflict, LabkitError, Unreachable
-from labkit.ports import MAX_BATCH_BYTES, Document, Record
+from labkit.ports.broker import MAX_BATCH_BYTES, Record
+from labkit.ports.store import Document
 
 #: A dead worker's transaction is ended by the server after 8 s; whoever meets it tries for longer.
 PATIENCE_SECONDS = 20.0

@@ -13,7 +13,7 @@ from pymongo.database import Database
 from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
 
 from labkit.adapters.mongo import translated
-from labkit.ports import Change, Document, Noticed, Watched
+from labkit.ports.store import Change, Document, Noticed, Watched
 
 #: Writers may never pause, so a burst is told in parts: of so many changes, or so many seconds.
 MOST_CHANGES = 10_000

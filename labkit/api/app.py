@@ -10,8 +10,8 @@ from anyio import to_thread
 from fastapi import FastAPI
 
 from labkit.api import commands, health, live, openapi, problems, queries
+from labkit.api.backend import Backend
 from labkit.api.metrics import Measured
-from labkit.api.service import Service
 from labkit.lab import Lab
 
 #: Requests that are worked on at once; each may wait for an answer, or for freshness.
@@ -25,7 +25,7 @@ answer. Queries say how fresh they must be. Errors are problems (RFC 9457).
 
 def create_app(lab: Lab) -> FastAPI:
     """The API of a lab, which stays the caller's, and is not to be used beside it meanwhile."""
-    service = Service(lab)
+    service = Backend(lab)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

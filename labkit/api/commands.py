@@ -11,6 +11,8 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 
 from labkit.api import openapi
+from labkit.api.backend import Here, new_stream
+from labkit.api.request_options import Change, Create
 from labkit.api.schema import (
     AccountId,
     Adjustment,
@@ -31,12 +33,10 @@ from labkit.api.schema import (
     Return,
     TokenInPath,
 )
-from labkit.api.service import Here, new_stream
-from labkit.api.wishes import Change, Create
-from labkit.domain.bank import Deposit, OpenAccount, SendMoney, Withdraw
-from labkit.domain.catalog import ChangePrice, ListProduct, RegisterCustomer
-from labkit.domain.inventory import AdjustStock, ReceiveStock
-from labkit.domain.orders import CancelOrder, PayOrder, PlaceOrder, ReturnOrder, ShipOrder
+from labkit.services.bank import Deposit, OpenAccount, SendMoney, Withdraw
+from labkit.services.catalog import ChangePrice, ListProduct, RegisterCustomer
+from labkit.services.inventory import AdjustStock, ReceiveStock
+from labkit.services.orders import CancelOrder, PayOrder, PlaceOrder, ReturnOrder, ShipOrder
 
 router = APIRouter()
 

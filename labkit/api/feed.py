@@ -24,13 +24,14 @@ import structlog
 from fastapi.sse import format_sse_event
 
 from labkit.api.schema import written
-from labkit.contexts import CONTEXTS
 from labkit.errors import DecodeError, LabkitError
 from labkit.messages import Commit, Token
-from labkit.ports import Document, Source
+from labkit.ports.broker import Source
+from labkit.ports.store import Document
+from labkit.services.contexts import CONTEXTS
 
 if TYPE_CHECKING:
-    from labkit.api.service import Service
+    from labkit.api.backend import Backend
 
 POLL_SECONDS = 0.02
 TICK_SECONDS = 0.1
@@ -49,7 +50,7 @@ Stage = dict[str, Any]
 class _Tail:
     """One context: its two topics, and which of its commits no view has applied yet."""
 
-    def __init__(self, service: Service, context: str) -> None:
+    def __init__(self, service: Backend, context: str) -> None:
         self.name = context
         self._codec = CONTEXTS[context].codec
         self._queries = service.queries
@@ -185,7 +186,7 @@ def _close(source: Source) -> None:
 class Live:
     """The thread that looks, and those who listen to it."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Backend) -> None:
         self._service = service
         self._lock = threading.Lock()
         self._listeners: dict[asyncio.Queue[bytes], asyncio.AbstractEventLoop] = {}

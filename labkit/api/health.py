@@ -10,8 +10,8 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
 from labkit.api import openapi
+from labkit.api.backend import PROBE_SECONDS, Here
 from labkit.api.problems import unreachable
-from labkit.api.service import PROBE_SECONDS, Here
 from labkit.errors import Unreachable
 
 router = APIRouter(tags=["health"])

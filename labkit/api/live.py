@@ -13,9 +13,9 @@ from fastapi import APIRouter
 from fastapi.responses import HTMLResponse, StreamingResponse
 from fastapi.sse import format_sse_event
 
+from labkit.api.backend import Here
 from labkit.api.feed import QUIET_SECONDS
 from labkit.api.schema import Seconds
-from labkit.api.service import Here
 from labkit.api.updates import HEADERS, RETRY_MS
 
 router = APIRouter()

@@ -14,7 +14,9 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
 from labkit.api import openapi, schema
+from labkit.api.backend import Backend, Here
 from labkit.api.problems import not_found
+from labkit.api.request_options import Many, One, OneOptions
 from labkit.api.schema import (
     AccountId,
     AtMost,
@@ -27,13 +29,11 @@ from labkit.api.schema import (
     ProductId,
     Seconds,
 )
-from labkit.api.service import Here, Service
 from labkit.api.updates import updates
-from labkit.api.wishes import Many, One, OneWishes
-from labkit.freshness import Fresh, Version
-from labkit.pages import Page
-from labkit.ports import Document
-from labkit.views import BankViews, InventoryViews, OrderViews
+from labkit.ports.store import Document
+from labkit.read.freshness import Fresh, Version
+from labkit.read.pages import Page
+from labkit.services.views import BankViews, InventoryViews, OrderViews
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -78,8 +78,8 @@ def product(d: Document) -> schema.Product:
 
 
 def _one(
-    here: Service,
-    wishes: OneWishes,
+    here: Backend,
+    wishes: OneOptions,
     context: str,
     stream: str,
     ask: Callable[[Fresh], Document | None],

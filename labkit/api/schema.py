@@ -12,11 +12,11 @@ from typing import Annotated, Any, Literal
 from fastapi import Header, Path, Query
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
-from labkit.contexts import CONTEXTS
-from labkit.domain.bounds import MAX_CENTS, MAX_KEY, MAX_QUANTITY
-from labkit.freshness import Strategy
 from labkit.messages import Token
-from labkit.pages import MAX_PAGE
+from labkit.read.freshness import Strategy
+from labkit.read.pages import MAX_PAGE
+from labkit.services.bounds import MAX_CENTS, MAX_KEY, MAX_QUANTITY
+from labkit.services.contexts import CONTEXTS
 
 MAX_TEXT = 200
 MOST = 2**63 - 1

@@ -10,14 +10,13 @@ from fastapi import FastAPI
 from msgspec import structs
 
 from labkit.api.app import create_app
-from labkit.contexts import CONTEXTS
-from labkit.domain.fulfilment import PROCESSES
-from labkit.domain.inventory import ReceiveStock
 from labkit.errors import StackError, UsageError
 from labkit.lab import Lab
-from labkit.run import runs_folder
-from labkit.runtime import read_registry
-from labkit.settings import Settings
+from labkit.run.registry import read_registry, runs_folder
+from labkit.run.settings import Settings
+from labkit.services.contexts import CONTEXTS
+from labkit.services.fulfilment import PROCESSES
+from labkit.services.inventory import ReceiveStock
 
 #: What a run of its own has in stock, so that the first orders can be shipped.
 STOCK = ReceiveStock("cd", 1_000)

@@ -20,11 +20,11 @@ from pydantic import BaseModel
 
 from labkit.api.problems import unreachable
 from labkit.errors import LabkitError, Unreachable
-from labkit.ports import Document, Watched
-from labkit.subscriptions import Subscription, Update, of_views
+from labkit.ports.store import Document, Watched
+from labkit.read.subscriptions import Subscription, Update, of_views
 
 if TYPE_CHECKING:
-    from labkit.api.service import Service
+    from labkit.api.backend import Backend
 
 POLL_SECONDS = 0.5
 #: A comment now and then shows whether the client is still there.
@@ -38,7 +38,7 @@ HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 Answer = Document | None
 
 
-class Streams:
+class OpenStreams:
     """How many there are, and their threads."""
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class Streams:
 
 
 async def updates(
-    here: Service,
+    here: Backend,
     watched: Watched,
     ask: Callable[[], Answer],
     shape: Callable[[Document], BaseModel],

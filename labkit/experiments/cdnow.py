@@ -13,8 +13,8 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from labkit.domain.orders import PlaceOrder
 from labkit.errors import StackError
+from labkit.services.orders import PlaceOrder
 
 ORDERS = 69_659
 

@@ -19,13 +19,13 @@ from msgspec import Struct
 from labkit import stack
 from labkit.errors import UsageError
 from labkit.experiments import cdnow
-from labkit.experiments.arrivals import Plan
-from labkit.experiments.consistency import lag
-from labkit.experiments.load import offer
+from labkit.experiments.load.arrivals import Plan
+from labkit.experiments.load.consistency import lag
+from labkit.experiments.load.offer import offer
+from labkit.experiments.results import machine, versions
 from labkit.lab import Lab
 from labkit.messages import Token
-from labkit.results import machine, versions
-from labkit.runtime import calm_gc
+from labkit.run.worker import calm_gc
 from labkit.stack.state import lab_folder
 
 if TYPE_CHECKING:

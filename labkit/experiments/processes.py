@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from labkit.errors import LabkitError, StackError, TimedOut
-from labkit.experiments.plants import plant_from_environment
+from labkit.experiments.verify.planted_bugs import plant_from_environment
 from labkit.lab import Lab
 
 #: Whoever says nothing for so long hangs.

@@ -17,8 +17,8 @@ from labkit.adapters.kafka import partition_of, spread
 from labkit.adapters.memory import MemoryBroker
 from labkit.adapters.mongo_log import MongoBroker
 from labkit.errors import Fenced, LabkitError, Unreachable
-from labkit.failpoints import Crash, Failpoint, armed
-from labkit.ports import Batch, Broker, CommandLog, Record, Source
+from labkit.ports.broker import Batch, Broker, CommandLog, Record, Source
+from labkit.ports.failpoints import Crash, Failpoint, armed
 
 pytestmark = [pytest.mark.contract, pytest.mark.servers]
 

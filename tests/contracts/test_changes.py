@@ -12,8 +12,8 @@ import pytest
 from msgspec import structs
 
 from labkit.adapters.memory_store import MemoryStore
-from labkit.ports import Change, Changes, Noticed, Store, Writes
-from labkit.subscriptions import Subscription, of_views
+from labkit.ports.store import Change, Changes, Noticed, Store, Writes
+from labkit.read.subscriptions import Subscription, of_views
 
 #: Of the writer that goes on while others subscribe.
 WRITES = 300

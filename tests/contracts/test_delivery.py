@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from labkit.failpoints import Crash, Failpoint, armed
-from labkit.ports import CommandLog, Delivery, Record
+from labkit.ports.broker import CommandLog, Delivery, Record
+from labkit.ports.failpoints import Crash, Failpoint, armed
 from tests.contracts.test_broker import (  # noqa: F401
     Topics,
     broker,

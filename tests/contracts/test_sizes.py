@@ -7,10 +7,10 @@ import time
 import pytest
 
 from labkit.adapters.memory import MemoryBroker
-from labkit.decisions import MAX_COMMIT_BYTES
 from labkit.errors import Unreachable
 from labkit.messages import MAX_COMMAND_BYTES, MAX_ID
-from labkit.ports import MAX_BATCH_BYTES, Batch, Record
+from labkit.ports.broker import MAX_BATCH_BYTES, Batch, Record
+from labkit.write.decisions import MAX_COMMIT_BYTES
 from tests.contracts.test_broker import (  # noqa: F401
     PARTITIONS,
     Topics,

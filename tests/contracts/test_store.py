@@ -10,7 +10,7 @@ from msgspec import structs
 
 from labkit.adapters.memory_store import MemoryStore
 from labkit.errors import Duplicate, Fenced, Unstorable
-from labkit.ports import Checkpoint, Document, Store, Writes
+from labkit.ports.store import Checkpoint, Document, Store, Writes
 
 pytestmark = [pytest.mark.contract, pytest.mark.servers]
 

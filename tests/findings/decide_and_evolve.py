@@ -52,7 +52,7 @@ def findings(book: TestbookNotebookClient) -> dict[str, bool]:
 IMPURE_DECIDE = """
 from itertools import count
 from msgspec import structs
-from labkit.domain import orders
+from labkit.services import orders
 _pay, _calls = orders.pay, count()
 def pay(order, command):
     (event,) = _pay(order, command)
@@ -63,7 +63,7 @@ orders.pay = orders.DECIDE[orders.PayOrder] = pay
 IMPURE_EVOLVE = """
 from itertools import count
 from msgspec import structs
-from labkit.contexts import CONTEXTS
+from labkit.services.contexts import CONTEXTS
 _evolve, _calls = CONTEXTS["bank"].evolve, count()
 def evolve(account, event):
     evolved = _evolve(account, event)
@@ -72,7 +72,7 @@ CONTEXTS["bank"].evolve = evolve
 """
 
 SHIPPED_IS_CANCELLED = """
-from labkit.domain import orders
+from labkit.services import orders
 def cancel(order, command):
     facts = (command.order_id, order.customer_id, order.day, order.cents)
     return (orders.OrderCancelled(*facts, order.cents, command.reason),)
@@ -80,13 +80,13 @@ orders.DECIDE[orders.CancelOrder] = cancel
 """
 
 NO_NEW_RULE = """
-from labkit.domain import orders
+from labkit.services import orders
 orders.RULES = orders.RULES[:1]
 """
 
 LOOKS_AT_THE_TABLE = """
 from msgspec import structs
-from labkit.domain import orders
+from labkit.services import orders
 _send_back = orders.send_back
 def send_back(order, command):
     rules = orders.rules(order.day)
@@ -96,7 +96,7 @@ orders.DECIDE[orders.ReturnOrder] = send_back
 
 UPCAST_BY_GUESS = """
 from msgspec import structs
-from labkit.domain import orders
+from labkit.services import orders
 orders.UPCASTS[orders.OrderPlacedV1] = lambda old: structs.replace(
     orders.placed_v1(old), return_days=30
 )
@@ -104,7 +104,7 @@ orders.UPCASTS[orders.OrderPlacedV1] = lambda old: structs.replace(
 
 REWRITES_THE_LOG = """
 from labkit.adapters.memory import MemoryBroker
-from labkit.contexts import CONTEXTS
+from labkit.services.contexts import CONTEXTS
 from labkit.messages import encode
 _append = MemoryBroker.append
 def append(broker, topic, partition, *record):
@@ -118,7 +118,7 @@ MemoryBroker.append = append
 """
 
 NO_REPLAY = """
-from labkit.handlers import Handler
+from labkit.write.handler import Handler
 Handler._replay = lambda *_: None
 """
 

@@ -41,7 +41,7 @@ def findings(book: TestbookNotebookClient) -> dict[str, bool]:
 
 
 FORGETS_IDS = """
-from labkit.bookkeeping import Stream
+from labkit.write.stream_state import Stream
 _take = Stream.take
 def take(stream, commit, evolve):
     _take(stream, commit, evolve)
@@ -61,13 +61,13 @@ for _store in (MemoryStore, MongoStore):
 #: Neither by its id nor by its place.
 KNOWS_NO_REPEAT = f"""{FORGETS_IDS}
 from msgspec import structs
-from labkit import handlers
+from labkit.write import handler as handlers
 _decide = handlers.decide
 handlers.decide = lambda arrival, clock: _decide(structs.replace(arrival, again=False), clock)
 """
 
 TAKES_FIVE = """
-from labkit.handlers import Handler
+from labkit.write.handler import Handler
 _init = Handler.__init__
 def init(handler, *arguments, **options):
     _init(handler, *arguments, **{**options, "batch_size": 5})
@@ -75,7 +75,7 @@ Handler.__init__ = init
 """
 
 NO_ROOM = """
-from labkit import decisions
+from labkit.write import decisions
 decisions.MAX_WAITING = 1
 """
 

@@ -79,8 +79,8 @@ def add(lab, name, number, _add=add):
 
 SUMS_BEFORE_THE_CHECKPOINT = """
 from labkit.adapters.memory_store import MemoryStore
-from labkit.failpoints import hit
-from labkit.ports import Writes
+from labkit.ports.failpoints import hit
+from labkit.ports.store import Writes
 _advance = MemoryStore.advance
 def advance(store, checkpoints, moves, writes):
     sums, rest = Writes(), Writes(deletes=writes.deletes)
@@ -96,35 +96,35 @@ MemoryStore.advance = advance
 """
 
 ONE_SUM_FOR_ALL = """
-from labkit.views import OrderViews
+from labkit.services.views import OrderViews
 _add, _touches = OrderViews._add, OrderViews.touches
 OrderViews._add = lambda view, docs, event, partition, *more: _add(view, docs, event, 0, *more)
 OrderViews.touches = lambda view, commit, partition: _touches(view, commit, 0)
 """
 
 ASKS_NOBODY = """
-from labkit import queries
+from labkit.read import queries
 queries._check_parked = lambda views, streams: None
 """
 
 REPLAYS_THE_FIRST_ONLY = """
-from labkit import eventlog
-from labkit.projections import Projector
+from labkit.read import projector as module
+from labkit.read.projector import Projector
 _replay = Projector.replay
 def replay(projector, partition, stream):
-    _read = eventlog.read
+    _read = module.read_partition
     def read(*arguments, **options):
         yield next(iter(_read(*arguments, **options)))[:1]
-    eventlog.read = read
+    module.read_partition = read
     try:
         return _replay(projector, partition, stream)
     finally:
-        eventlog.read = _read
+        module.read_partition = _read
 Projector.replay = replay
 """
 
 READS_WHAT_IS_BEING_BUILT = """
-from labkit.generations import Views, named
+from labkit.read.generations import Views, named
 _collection = Views.collection
 def collection(views, name):
     built = {checkpoint.id for checkpoint in views._all("orders")}
@@ -134,12 +134,12 @@ Views.collection = collection
 """
 
 KEEPS_THE_OLD_ONE = """
-from labkit.rebuild import Rebuild
+from labkit.read.rebuild import Rebuild
 Rebuild.drop_old = lambda rebuild: None
 """
 
 OTHER_IDS = """
-from labkit.sagas import LetterBox
+from labkit.process.process_manager import LetterBox
 _leftovers = LetterBox.leftovers
 LetterBox.leftovers = lambda box, partition: [
     letter | {"value": letter["value"].replace(":mail", ":mail:again")}
@@ -150,7 +150,7 @@ LetterBox.leftovers = lambda box, partition: [
 IDS_BY_CHANCE = """
 from msgspec import structs
 from labkit.messages import new_id
-from labkit.notices import Notifier
+from labkit.process.notifier import Notifier
 _of = Notifier._of
 Notifier._of = lambda self, commit: (
     structs.replace(notice, id=new_id()) for notice in _of(self, commit)

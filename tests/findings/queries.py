@@ -37,7 +37,7 @@ def findings(book: TestbookNotebookClient) -> dict[str, bool]:
 
 
 REPLIES_ANYWHERE = """
-from labkit.queryhandler import QueryHandler as _Handler
+from labkit.query.handler import QueryHandler as _Handler
 _put = _Handler._put
 def put(handler, partition, result):
     _put(handler, (partition + 1) % 4, result)
@@ -46,7 +46,7 @@ _Handler._put = put
 """
 
 TAKES_ALL = """
-from labkit.querybus import QueryBus as _Bus
+from labkit.query.bus import QueryBus as _Bus
 class _Kept(set):
     def discard(self, id):
         pass
@@ -58,7 +58,7 @@ _Bus.__init__ = init
 """
 
 IN_ANY_ORDER = """
-from labkit.conditions import OrdersOf as _OrdersOf
+from labkit.services.conditions import OrdersOf as _OrdersOf
 _plan = _OrdersOf.plan
 def planned(conditions):
     made = _plan(conditions)
@@ -73,12 +73,12 @@ _Changes.hear = lambda *_: None
 """
 
 HOLDS_NOTHING = """
-from labkit.answers import Answers as _Answers
+from labkit.query.answer_cache import Answers as _Answers
 _Answers.put = lambda *_: None
 """
 
 NO_VERSIONS = """
-from labkit.bus import CommandBus as _Bus
+from labkit.write.bus import CommandBus as _Bus
 _send = _Bus.send
 def send(bus, command, **options):
     return _send(bus, command, **{**options, "expected_version": None})

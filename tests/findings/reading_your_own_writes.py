@@ -63,7 +63,7 @@ def under_load(book: TestbookNotebookClient) -> dict[str, bool]:
 
 
 TOLD_WHEN_SHOWN = """
-from labkit.handlers import Handler
+from labkit.write.handler import Handler
 _step = Handler.step
 def step(handler, *wait):
     made = _step(handler, *wait)
@@ -73,22 +73,22 @@ Handler.step = step
 """
 
 NOBODY_WAITS = """
-from labkit.experiments.plants import no_wait
+from labkit.experiments.verify.planted_bugs import no_wait
 no_wait()
 """
 
 ASKS_FOR_NOTHING = """
-from labkit.queries import Queries as _Queries
+from labkit.read.queries import Queries as _Queries
 _Queries._goals = lambda *_: []
 """
 
 SAYS_NOTHING = """
-from labkit import queries as _queries
+from labkit.read import queries as _queries
 _queries.words = lambda goal: "its goal"
 """
 
 ONE_TOO_LOW = """
-from labkit.bus import Sent as _Sent
+from labkit.write.bus import Sent as _Sent
 _token = _Sent.token
 def token(sent, *wait):
     found = _token(sent, *wait)
@@ -102,12 +102,12 @@ _Lab._watermarks = lambda lab, context: {}
 """
 
 FORGETS_ITS_WRITES = """
-from labkit.sessions import Session as _Session
+from labkit.read.sessions import Session as _Session
 _Session.wrote = lambda session, goal: None
 """
 
 FORGETS_ITS_READS = """
-from labkit.sessions import Session as _Session
+from labkit.read.sessions import Session as _Session
 _turn_to = _Session.turn_to
 def turn_to(session, queries):
     _turn_to(session, queries)

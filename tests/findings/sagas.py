@@ -35,20 +35,20 @@ def findings(book: TestbookNotebookClient) -> dict[str, bool]:
 
 
 NO_RELEASE = """
-from labkit.domain.fulfilment import Fulfilment
+from labkit.services.fulfilment import Fulfilment
 _next = Fulfilment._next
 Fulfilment._next = lambda *a: [send for send in _next(*a) if send.step != "release"]
 """
 
 NO_CANCEL = """
-from labkit.domain.fulfilment import Fulfilment
+from labkit.services.fulfilment import Fulfilment
 _next = Fulfilment._next
 Fulfilment._next = lambda *a: [send for send in _next(*a) if send.step != "cancel"]
 """
 
 ALL_IDS_ARE_RANDOM = """
 from labkit.messages import new_id
-from labkit.sagas import LetterBox
+from labkit.process.process_manager import LetterBox
 _send = LetterBox.send
 def _renamed(letter):
     return letter | {"value": letter["value"].replace(letter["_id"], new_id(), 1)}
@@ -56,7 +56,7 @@ LetterBox.send = lambda self, letters: _send(self, [_renamed(letter) for letter 
 """
 
 RANDOM_IDS = """
-from labkit.experiments.plants import random_saga_ids
+from labkit.experiments.verify.planted_bugs import random_saga_ids
 random_saga_ids()
 """
 

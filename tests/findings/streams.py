@@ -44,8 +44,8 @@ def on_kafka(book: TestbookNotebookClient) -> dict[str, bool]:
 
 
 NO_RULES = """
-import labkit.sales
-labkit.sales.broken_rule = lambda found: ""
+import labkit.streams.sales
+labkit.streams.sales.broken_rule = lambda found: ""
 """
 
 DROPS_LATE_ONES = """
@@ -61,11 +61,11 @@ Window.starts = lambda window, at: _starts(window, at)[-1:]
 """
 
 ONLY_WHAT_WAS_READ_BEFORE = """
-import labkit.sales
-_settle = labkit.sales.settle
+import labkit.streams.sales
+_settle = labkit.streams.sales.settle
 def settle(known, came):
     return _settle(None if isinstance(came, Order) else known, came)
-labkit.sales.settle = settle
+labkit.streams.sales.settle = settle
 """
 
 TWINS = {
@@ -82,7 +82,7 @@ from types import SimpleNamespace
 _subprocess = tills.subprocess
 PROGRAM = """
 import os, runpy, time
-from labkit import streams
+from labkit.streams import streams
 streams.GUARANTEE = "at-least-once"
 kill = os.kill
 os.kill = lambda *call: (time.sleep(1), kill(*call))  # what it had in hand is sent by then
@@ -94,7 +94,7 @@ tills.subprocess = SimpleNamespace(Popen=popen, PIPE=_subprocess.PIPE)
 '''
 
 LATE_ONES_VANISH = """
-from labkit import streams as quix
+from labkit.streams import pipelines as quix
 quix.Missed.note = lambda *_, **__: False
 """
 

@@ -59,13 +59,13 @@ def by_hand(book: TestbookNotebookClient) -> dict[str, bool]:
 
 
 NO_REFUSALS = """
-from labkit.eventlog import EventLog
+from labkit.log.event_log import EventLog
 _history = EventLog.history
 EventLog.history = lambda *a: [row for row in _history(*a) if row["event"] is not None]
 """
 
 ALWAYS_THE_NEWEST = """
-from labkit.eventlog import EventLog
+from labkit.log.event_log import EventLog
 _state = EventLog.state
 EventLog.state = lambda log, stream, *_, snapshots=True, **__: _state(
     log, stream, snapshots=snapshots
@@ -74,7 +74,7 @@ EventLog.state = lambda log, stream, *_, snapshots=True, **__: _state(
 
 WRONG_OWNER = """
 from msgspec import structs
-from labkit.snapshots import Snapshot
+from labkit.log.snapshots import Snapshot
 _load = Snapshot.load.__func__
 def load(cls, *arguments):
     found = _load(cls, *arguments)
@@ -83,7 +83,7 @@ Snapshot.load = classmethod(load)
 """
 
 ANY_VERSION = """
-from labkit.bus import CommandBus
+from labkit.write.bus import CommandBus
 _send = CommandBus.send
 def send(bus, command, **options):
     return _send(bus, command, **{**options, "expected_version": None})

@@ -51,7 +51,7 @@ def on_kafka(book: TestbookNotebookClient) -> dict[str, bool]:
 
 
 ONE_AT_A_TIME = """
-from labkit.handlers import Handler
+from labkit.write.handler import Handler
 _init = Handler.__init__
 Handler.__init__ = lambda self, *a, **options: _init(self, *a, **options | {"batch_size": 1})
 """

@@ -36,8 +36,8 @@ from msgspec import Struct, structs
 from labkit import stack
 from labkit.errors import UsageError
 from labkit.experiments.demo import Progress
-from labkit.results import leave, load_average, machine, versions
-from labkit.settings import DEFAULTS
+from labkit.experiments.results import archive, load_average, machine, versions
+from labkit.run.settings import DEFAULTS
 
 if TYPE_CHECKING:
     from labkit.experiments.peers.contestants import Contestant
@@ -118,7 +118,7 @@ def peers(
                     progress("peers", len(ran), sizes.rounds * len(arms))
         found["load_average_after"] = load_average()
     found |= summary(chosen, ran)
-    leave("bench-peers", found, {"rounds": pd.json_normalize(found["rounds"])})
+    archive("bench-peers", found, {"rounds": pd.json_normalize(found["rounds"])})
     return found
 
 

@@ -24,7 +24,7 @@ from labkit.adapters.kafka import (
 )
 from labkit.adapters.mongo import connect
 from labkit.experiments.peers.job import Job, decided, ready, shown
-from labkit.ports import Document
+from labkit.ports.store import Document
 
 #: A poll waits so long for its batch to fill, or for its first record.
 POLL_SECONDS = 0.1

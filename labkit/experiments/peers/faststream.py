@@ -20,7 +20,7 @@ from pymongo.asynchronous.collection import AsyncCollection
 from labkit.adapters.kafka import COMPRESSION, MAX_RECORD_BYTES, POLL_INTERVAL_MS, SESSION_MS
 from labkit.adapters.mongo import MAJORITY
 from labkit.experiments.peers.job import Job, decided, ready, shown
-from labkit.ports import Document
+from labkit.ports.store import Document
 
 #: Of a subscriber: as the bare loops have it, so that a batch can fill.
 POLL_SECONDS = 0.1

@@ -17,11 +17,11 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from labkit.domain.orders import OrderPlaced, PlaceOrder, place
 from labkit.messages import Envelope
-from labkit.ports import Document
-from labkit.runtime import calm_gc
-from labkit.views import order_document
+from labkit.ports.store import Document
+from labkit.run.worker import calm_gc
+from labkit.services.orders import OrderPlaced, PlaceOrder, place
+from labkit.services.views import order_document
 
 
 class Job(Struct, frozen=True):

@@ -13,14 +13,15 @@ from typing import Any, ClassVar
 from labkit.adapters.confluent import ConfluentBroker
 from labkit.adapters.kafka_python import KafkaPythonBroker
 from labkit.adapters.mongo import MongoStore
-from labkit.contexts import CONTEXTS
-from labkit.documents import Docs
-from labkit.domain.orders import OrderPlaced
 from labkit.experiments.peers.job import Job, document, ready
-from labkit.handlers import Handler
 from labkit.messages import Commit
-from labkit.projections import Indexes, Projection, Projector
-from labkit.views import PROJECTIONS
+from labkit.read.projection import Indexes, Projection
+from labkit.read.projector import Projector
+from labkit.read.unit_of_work import UnitOfWork
+from labkit.services.contexts import CONTEXTS
+from labkit.services.orders import OrderPlaced
+from labkit.services.views import PROJECTIONS
+from labkit.write.handler import Handler
 
 ORDERS = CONTEXTS["orders"]
 
@@ -36,7 +37,7 @@ class OneDocument:
         """Nothing but the stream's own document."""
         return ()
 
-    def apply(self, commit: Commit[Any], docs: Docs, fetched: int, now: int) -> None:
+    def apply(self, commit: Commit[Any], docs: UnitOfWork, fetched: int, now: int) -> None:
         """Nothing else happens in this job."""
         for event in commit.events:
             if isinstance(event, OrderPlaced):

@@ -15,7 +15,6 @@ from pymongo.collection import Collection
 from labkit import stack
 from labkit.adapters.kafka import partition_of
 from labkit.adapters.mongo import connect
-from labkit.domain.orders import PlaceOrder
 from labkit.errors import LabkitError
 from labkit.experiments.peers.contestants import Contestant
 from labkit.experiments.peers.job import Job, event_of, play
@@ -23,8 +22,9 @@ from labkit.experiments.peers.own import FULL, LEAN
 from labkit.experiments.processes import PATIENCE_SECONDS, hear, process
 from labkit.lab import Lab
 from labkit.messages import Envelope, encode
-from labkit.ports import Document
-from labkit.settings import DEFAULTS
+from labkit.ports.store import Document
+from labkit.run.settings import DEFAULTS
+from labkit.services.orders import PlaceOrder
 
 CONTEXT = "orders"
 #: Who has begun, and then written nothing for so long, is not going to.

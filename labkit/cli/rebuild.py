@@ -1,0 +1,73 @@
+"""``labkit rebuild``: build a view of a run anew while it serves."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated
+
+import rich.progress
+import typer
+from rich.console import Console
+
+from labkit.cli.runs import joined
+from labkit.experiments.results import check_writable, save, to_json
+from labkit.read.rebuild import KEEP_SECONDS, Progress
+
+
+def rebuild(
+    view: Annotated[str, typer.Argument(help="Such as orders.view.")],
+    run: Annotated[str, typer.Option(help="The run; `labkit status` lists them.")],
+    lab: Annotated[str, typer.Option(help="The lab (its servers).")] = "lab",
+    anew: Annotated[
+        bool, typer.Option("--anew", help="Drop what a cancelled rebuild has built.")
+    ] = False,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the result as JSON.")
+    ] = None,
+) -> None:
+    """Build a view anew while it serves. Ctrl-C keeps what is built; the next time goes on."""
+    check_writable("--json", json_file)
+    began = time.monotonic()
+    seen: list[Progress] = []
+    with joined(lab, run) as held, _bar() as bar:
+        task = bar.add_task(view, total=None, left="")
+
+        def report(at: Progress) -> None:
+            seen.append(at)
+            bar.update(task, completed=at.done, total=at.total, left=_left(at))
+
+        with closing(held.rebuild(view, anew=anew)) as rebuilding:
+            at = rebuilding.run(report=report)
+    estimate = next((p.seconds + p.remaining for p in seen if p.remaining), None)
+    if rebuilding.went_on_at:
+        print(f"went on after {rebuilding.went_on_at:,} offsets of {seen[0].total:,}")
+    print(
+        f"{view} serves from generation {rebuilding.generation}: {at.applied:,} commits in "
+        f"{at.seconds:.1f} s; the old one was kept for {KEEP_SECONDS:g} s more and is dropped"
+    )
+    found = {
+        "view": view,
+        "run": run,
+        "generation": rebuilding.generation,
+        "applied": at.applied,
+        "built_s": round(at.seconds, 3),
+        "first_estimate_s": estimate and round(estimate, 3),
+        "seconds": round(time.monotonic() - began, 3),
+    }
+    save("--json", json_file, to_json(found))
+
+
+def _bar() -> rich.progress.Progress:
+    return rich.progress.Progress(
+        rich.progress.TextColumn("{task.description}"),
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TextColumn("{task.fields[left]}"),
+        console=Console(stderr=True),
+    )
+
+
+def _left(at: Progress) -> str:
+    return "" if at.remaining is None else f"{at.remaining:.0f} s left"

@@ -1,1 +1,0 @@
-"""Pure decisions and folds: no I/O, no clock, no randomness."""

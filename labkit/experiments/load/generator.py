@@ -1,0 +1,205 @@
+"""The generator of an open loop: a process that keeps to its timetable whatever the servers do.
+
+Every command has an intended instant, and latencies run from that: a slow server makes the queue
+longer, it does not make the load lighter (no coordinated omission).
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from multiprocessing.connection import Connection
+from typing import Any
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from labkit.errors import LabkitError
+from labkit.experiments.load import arrivals
+from labkit.experiments.load.arrivals import Plan
+from labkit.lab import Lab
+from labkit.messages import Command
+from labkit.ports.broker import Acknowledgement, Sender
+from labkit.run.worker import calm_gc
+from labkit.services.contexts import CONTEXTS, route
+from labkit.write.bus import CommandBus, Sent
+
+#: The generator sends in ticks, since waking up for every command costs more than the command.
+TICK_SECONDS = 0.001
+#: Each of the two dry runs lasts so long at least.
+DRY_SECONDS = 0.3
+ACK_SECONDS = 60.0
+
+
+class Ability(Struct, frozen=True):
+    """What the generator can do at most, in commands a second; 0: not tried.
+
+    ``void`` is the timetable and the encoding, with nothing sent; ``topic`` sends to a topic that
+    nobody reads, until all is acknowledged, with the rest of the system at rest.
+    """
+
+    void: float = 0.0
+    topic: float = 0.0
+
+
+class Ready(Struct, frozen=True):
+    """It waits for the instant to begin at; so many commands have opened the accounts."""
+
+    ability: Ability
+    opened: int
+    commands: int
+
+
+def generate(pipe: Connection, settings: dict[str, Any], plan: Plan, dry: bool, count: Any) -> None:
+    """Send a plan, then what became of each command: acked (ns), partition, offset; -1: it failed.
+
+    ``count`` is in shared memory: how many were sent so far. Says ``Ready``, is told the beginning
+    (monotonic ns), and ends with one table of int64 whose first row holds the thousandths of a core
+    that it took.
+    """
+    at = arrivals.instants(plan)
+    commands = list(arrivals.commands(plan, len(at)))
+    opening = arrivals.opening(plan, len(at))
+    with Lab(**settings, start=False) as lab:
+        ability = _dry_runs(lab, plan, commands) if dry else Ability()
+        _offer(lab.bus, plan, opening, [1] * len(opening), "open", count)
+        lab.bus.flush(ACK_SECONDS)
+        calm_gc()
+        sys.setswitchinterval(0.0005)  # who notes the acknowledgements must not hold up the sender
+        pipe.send_bytes(msgspec.json.encode(Ready(ability, len(opening), len(at))))
+        beginning = int(pipe.recv_bytes())
+        worked, began = time.process_time(), time.monotonic()
+        acked = Acknowledged(len(at))
+        _offer(lab.bus, plan, commands, (at + beginning).tolist(), "c", count, acked)
+        table = acked.all()
+        share = (time.process_time() - worked) / (time.monotonic() - began)
+        first = np.full((1, 3), round(share * 1000))
+        pipe.send_bytes(np.concatenate([first, table]).astype(np.int64).tobytes())
+        pipe.poll(None)  # until the parent has read it all
+
+
+def acknowledged(data: bytes) -> tuple[NDArray[np.int64], float]:
+    """What ``generate`` ended with: a row a command, and the share of a core that it took."""
+    table = np.frombuffer(data, np.int64).reshape(-1, 3)
+    return table[1:], float(table[0, 0]) / 1000
+
+
+class Acknowledged:
+    """Notes when the broker's acknowledgement of each command has come, in a thread.
+
+    It waits for the oldest, so one that comes out of order (from another partition) is noted with
+    those before it.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._table = np.full((count, 3), -1, np.int64)
+        self._waiting: deque[Sent] = deque()
+        self._more = threading.Semaphore(0)
+        self._thread = threading.Thread(target=self._note, daemon=True)
+        self._thread.start()
+
+    def append(self, sent: Sent) -> None:
+        """One more command is on its way."""
+        self._waiting.append(sent)
+        self._more.release()
+
+    def _note(self) -> None:
+        for row in self._table:
+            self._more.acquire()
+            try:
+                _, partition, offset = self._waiting.popleft().token(ACK_SECONDS)
+            except LabkitError:
+                continue
+            row[:] = time.monotonic_ns(), partition, offset
+
+    def all(self) -> NDArray[np.int64]:
+        """Wait for the last one."""
+        self._thread.join()
+        return self._table
+
+
+def _offer(
+    bus: CommandBus,
+    plan: Plan,
+    commands: Iterable[Command],
+    intended: Sequence[int],
+    prefix: str,
+    count: Any = None,
+    acked: Acknowledged | None = None,
+) -> None:
+    """Each command at its instant (monotonic ns), or as soon as possible after it."""
+    ballast = arrivals.ballast(plan)
+    for number, (command, instant) in enumerate(zip(commands, intended, strict=True)):
+        while (ahead := instant - time.monotonic_ns()) > 0:
+            time.sleep(max(ahead / 1e9, TICK_SECONDS))
+        if count is not None:
+            count.value += 1
+        sent = bus.send(command, id=f"{prefix}{number}", correlation=ballast, intended=instant)
+        if acked is not None:
+            acked.append(sent)
+
+
+# --- what it can do at most
+
+
+class _Void:
+    """A sender that sends nothing, and an acknowledgement that is there at once."""
+
+    def send(
+        self, topic: str, key: bytes, value: bytes, partition: int | None = None
+    ) -> Acknowledgement:
+        """It is gone."""
+        return self
+
+    def result(self, timeout: float) -> tuple[int, int]:
+        """Nowhere."""
+        return 0, 0
+
+    def flush(self, timeout: float) -> None:
+        """There is nothing to wait for."""
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+
+def _dry_runs(lab: Lab, plan: Plan, commands: list[Command]) -> Ability:
+    topic = lab.topic_name(f"dry.{plan.context}.commands")
+    lab.log_broker.create({topic: lab.partitions})
+    void, sender = _dry(lab, plan, commands, _Void()), lab.log_broker.sender()
+    return Ability(void, _dry(lab, plan, commands, sender))
+
+
+def _dry(lab: Lab, plan: Plan, commands: list[Command], sender: Sender) -> float:
+    """Commands a second, as fast as they go: the way of the run, but for the topic's name.
+
+    Ever more of them, until they take long enough.
+    """
+    bus = CommandBus(
+        route([CONTEXTS[plan.context]]),
+        lambda name: lab.topic_name(f"dry.{name}"),
+        sender,
+        lambda context: lab.broker.source(lab.topic_name(f"{context}.events")),
+    )
+    again = itertools.cycle(commands)
+
+    def timed(count: int) -> float:
+        began = time.monotonic()
+        acked = Acknowledged(count)
+        _offer(bus, plan, itertools.islice(again, count), [1] * count, "dry", acked=acked)
+        acked.all()
+        return time.monotonic() - began
+
+    try:
+        timed(100)  # connections, and what the client must know of the topic
+        count = 500
+        while (seconds := timed(count)) < DRY_SECONDS:
+            count *= 2
+        return count / seconds
+    finally:
+        bus.close()

@@ -1,0 +1,293 @@
+"""``labkit load``: an open loop over real servers, and whether its figures count.
+
+Four take part, each a process with connections of its own: the *generator* sends by its timetable
+(``generator.py``), the *observer* counts what is in the system (``observer.py``), the *workers*
+work, and this process is the client that listens: it notes when each commit comes (``heard``), and
+looks from when on the view holds each command (``stale``, ``visible``).
+
+While the load runs, nothing is decoded, compared or written down but instants. Afterwards the
+commits that were heard are put beside the commands that were sent, and the checkers judge.
+
+A run counts where the generator was on time, Little's law holds within 5 %, and every checker is
+green; else there are no figures, only the reasons (``Loaded.trouble``).
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+from msgspec import Struct, structs
+from numpy.typing import NDArray
+
+from labkit.errors import TimedOut, UsageError
+from labkit.experiments.load import arrivals, steady
+from labkit.experiments.load.arrivals import Plan
+from labkit.experiments.load.figures import behind, figures, judge, judge_by_checkers
+from labkit.experiments.load.generator import Ready, acknowledged, generate
+from labkit.experiments.load.observer import Watch, cost, observe, samples
+from labkit.experiments.processes import hear, process, settings_of
+from labkit.experiments.results import versions
+from labkit.lab import Lab
+from labkit.messages import Commit
+from labkit.ports.broker import Source
+from labkit.services.contexts import CONTEXTS
+from labkit.services.views import PROJECTIONS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Between the last preparation and the first command.
+START_SECONDS = 0.5
+#: The listener waits so long at most for commits between two looks at the view.
+LOOK_SECONDS = 0.002
+#: Nothing was heard or seen for so long, and nobody is behind: what is missing then is lost.
+STILL_SECONDS = 5.0
+#: Nothing was heard or seen for so long, though somebody is behind: the workers hang.
+QUIET_SECONDS = 60.0
+
+#: Told how many of how many commands are visible.
+Visible = Callable[[int, int], None]
+
+
+class Loaded(Struct):
+    """What a run found.
+
+    ``commands`` has a row for each command of the measured window: id, stream, partition, offset,
+    outcome, version, and instants (monotonic ns of one host; NaN where unknown): intended, sent,
+    acked, polled, decided, heard, fetched, applied, stale, visible. Between the last two it became
+    visible. The view of the bank keeps no ``fetched`` and ``applied``.
+
+    ``samples`` has a row for each look of the observer, also before and after the window
+    (``observer.samples``). ``window``: from and until, in the same nanoseconds. ``run``: the run
+    whose workers did it; ``sent``: commands in all, those of the warm-up and the accounts too.
+    """
+
+    plan: Plan
+    commands: pd.DataFrame
+    samples: pd.DataFrame
+    window: steady.Window
+    report: dict[str, Any]
+    sent: int
+    trouble: list[str] = msgspec.field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether its figures count."""
+        return not self.trouble
+
+
+class _Listener:
+    """The client that listens: commits as they come, undecoded, and looks at the view."""
+
+    def __init__(self, lab: Lab, context: str) -> None:
+        self._lab = lab
+        self._tail: Source = lab.broker.source(lab.topic_name(f"{context}.events"))
+        for partition, end in self._tail.ends().items():
+            self._tail.start(partition, end)
+        self.watch = Watch(lab, context)
+        self.heard: list[tuple[int, bytes]] = []
+        self.visible = 0
+        self._checked = self._changed = time.monotonic()
+
+    def listen(self) -> None:
+        """Once: what comes, then a look. Raises where servers or workers are gone."""
+        records = self._tail.poll(5_000, LOOK_SECONDS).records
+        now = time.monotonic_ns()
+        self.heard += [(now, record.value) for record in records]
+        visible = self.watch.look()
+        if records or visible != self.visible:
+            self._changed = time.monotonic()
+        self.visible = visible
+        if time.monotonic() - self._checked > 1:
+            self._checked = time.monotonic()
+            self._lab.check()
+
+    def until(self, count: int, meanwhile: Callable[[], None]) -> bool:
+        """Until so many commits are heard and commands visible; ``False``: some are lost.
+
+        Raises ``TimedOut`` where the workers hang.
+        """
+        while len(self.heard) < count or self.visible < count:
+            self.listen()
+            meanwhile()
+            still = time.monotonic() - self._changed
+            if still > STILL_SECONDS and not behind(self._lab):
+                return False
+            if still > QUIET_SECONDS:
+                raise TimedOut(
+                    f"{len(self.heard)} of {count} commands were answered and {self.visible} are "
+                    f"visible, then nothing came for {QUIET_SECONDS:g} s; see the logs of lab "
+                    f"{self._lab.name!r}"
+                )
+        return True
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._tail.close()
+
+
+def offer(
+    lab: Lab,
+    plan: Plan,
+    progress: Visible = lambda *_: None,
+    *,
+    dry: bool = True,
+    checked: bool = True,
+) -> Loaded:
+    """Offer a load to the workers of a lab, which run already; a run is good for one load.
+
+    ``dry``: find out first what the generator can do at most. ``checked``: let the checkers judge;
+    without them no figure counts, and this is for those who have checks of their own. Raises
+    ``UsageError`` for a plan that cannot be, ``TimedOut`` and ``StackError`` where workers,
+    generator or servers fail.
+    """
+    plan.check()
+    if lab.backend == "memory":
+        raise UsageError("a load is offered to worker processes, got a lab with backend 'memory'")
+    if plan.context not in lab.contexts:
+        raise UsageError(
+            f"keys {plan.keys!r} are for context {plan.context!r}, and this run has "
+            f"{', '.join(lab.contexts)}"
+        )
+    if any(lab.ends(f"{plan.context}.commands").values()):
+        raise UsageError(f"run {lab.run!r} has had commands already; make a new Lab for each load")
+    settings = settings_of(lab)
+    count = multiprocessing.get_context("spawn").RawValue("q", 0)
+    with (
+        closing(_Listener(lab, plan.context)) as listener,
+        process(observe, settings, plan.context, count) as observer,
+        process(generate, settings, plan, dry, count) as generator,
+    ):
+        hear(lab, observer)
+        ready = msgspec.json.decode(hear(lab, generator), type=Ready)
+        listener.until(ready.opened, lambda: None)
+        beginning = time.monotonic_ns() + int(START_SECONDS * 1e9)
+        total = ready.opened + ready.commands
+        began, worked = time.monotonic(), time.process_time()
+        acked, of_generator = _drive(lab, listener, generator, beginning, total, progress)
+        own = (time.process_time() - worked) / (time.monotonic() - began)
+        with suppress(BrokenPipeError):  # it is dead, as the next line finds
+            observer.send_bytes(b"stop")
+        looks, of_observer = samples(hear(lab, observer))
+    opened = beginning + plan.warm_up * 1e9
+    window = (opened, opened + plan.seconds * 1e9)
+    heard = _decoded(plan, listener.heard)
+    everything = _rows(lab, plan, beginning, acked, heard, listener.watch)
+    report: dict[str, Any] = {
+        "run": lab.run,
+        "client": lab.client,
+        "settings": {"plan": arrivals.shape(plan), "lab": structs.asdict(lab.settings)}
+        | {"workers": dict(Counter(worker.role for worker in lab.workers()))},
+        "seed": plan.seed,
+        "versions": versions(lab.server_versions(), lab.client),
+        "ability": structs.asdict(ready.ability),
+        "observer": cost(looks, window),
+        "core_shares": {
+            "generator": of_generator,
+            "observer": round(of_observer, 3),
+            "listener": round(own, 3),
+        },
+    }
+    inside = everything[everything["intended"].between(*window, inclusive="left")]
+    loaded = Loaded(plan, inside.reset_index(drop=True), looks, window, report, total)
+    if checked:
+        judge(loaded, everything)
+        judge_by_checkers(lab, loaded, acked, heard)
+        if loaded.ok:
+            report |= figures(loaded)
+    else:
+        loaded.trouble.append("nobody has checked it")
+    report |= {"ok": loaded.ok, "trouble": loaded.trouble}
+    return loaded
+
+
+def _drive(
+    lab: Lab,
+    listener: _Listener,
+    generator: Connection,
+    beginning: int,
+    total: int,
+    progress: Visible,
+) -> tuple[NDArray[np.int64], float]:
+    """Let the generator run, and listen until all is visible; what it says at its end."""
+    with suppress(BrokenPipeError):
+        generator.send_bytes(str(beginning).encode())
+    told = 0.0
+
+    def tell() -> None:
+        nonlocal told
+        if time.monotonic() - told > 0.2:
+            told = time.monotonic()
+            progress(min(listener.visible, total), total)
+
+    while not generator.poll(0):
+        listener.listen()
+        tell()
+    acked, busy = acknowledged(hear(lab, generator))
+    failed = int((acked[:, 0] < 0).sum())
+    listener.until(total - failed, tell)
+    progress(listener.visible, total)
+    return acked, busy
+
+
+# --- what became of each command
+
+
+def _decoded(plan: Plan, heard: Sequence[tuple[int, bytes]]) -> list[tuple[int, Commit[Any]]]:
+    codec = CONTEXTS[plan.context].codec
+    return [(at, codec.decode_commit(value)) for at, value in heard]
+
+
+def _rows(
+    lab: Lab,
+    plan: Plan,
+    beginning: int,
+    acked: NDArray[np.int64],
+    heard: list[tuple[int, Commit[Any]]],
+    watch: Watch,
+) -> pd.DataFrame:
+    """A row a command of the timetable, in its order; see ``Loaded.commands``."""
+    import pandas as pd
+
+    frame = pd.DataFrame(
+        {
+            "id": [f"c{number}" for number in range(len(acked))],
+            "stream": [command.stream for command in arrivals.commands(plan, len(acked))],
+            "partition": acked[:, 1],
+            "offset": acked[:, 2],
+            "intended": (arrivals.instants(plan) + beginning).astype(np.float64),
+            "acked": np.where(acked[:, 0] < 0, np.nan, acked[:, 0]),
+        }
+    )
+    commits = pd.DataFrame(
+        [
+            (c.id, c.answer.outcome, c.answer.version, c.sent, c.polled, c.decided, at)
+            for at, c in heard
+        ],
+        columns=["id", "outcome", "version", "sent", "polled", "decided", "heard"],
+    ).drop_duplicates("id")
+    frame = frame.merge(commits, "left", "id").merge(_traces(lab, plan), "left", "id")
+    frame["stale"], frame["visible"] = watch.ends(acked[:, 1], acked[:, 2])
+    order = ["id", "stream", "partition", "offset", "outcome", "version"]
+    instants = ["intended", "sent", "acked", "polled", "decided", "heard"]
+    instants += ["fetched", "applied", "stale", "visible"]
+    return frame[order + instants].astype(dict.fromkeys(instants, np.float64))
+
+
+def _traces(lab: Lab, plan: Plan) -> pd.DataFrame:
+    """What the view keeps of the newest command of each stream: orders have no other."""
+    import pandas as pd
+
+    columns = ["id", "fetched", "applied"]
+    where = lab.where(PROJECTIONS[plan.context].streams)
+    found = [d["trace"] for d in lab.store.find(where, {}, fields=["trace"]) if "trace" in d]
+    frame = pd.DataFrame(found, columns=columns)
+    return frame.astype({"id": object, "fetched": np.float64, "applied": np.float64})

@@ -1,0 +1,182 @@
+"""Workers that join, die, pause and leave while commands flow: what ``labkit verify`` is run under.
+
+The steady workers are those of ``Lab.start``. An :class:`Extra` is one more process, with a fault
+armed at a failpoint, so that the blow falls between two effects and not somewhere in a sleep.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from labkit.lab import Lab
+from labkit.ports.failpoints import Failpoint
+from labkit.run.worker import STOP_SECONDS, Worker
+
+#: A paused worker is resumed when its partitions have gone to others, or after this time.
+PAUSED_SECONDS = 30.0
+
+
+class FaultyWorker:
+    """One more worker: joins at a share of the run, meets its fault, comes back, leaves.
+
+    ``blow`` is SIGKILL (the worker is started again, as its supervisor would), SIGSTOP (it is
+    resumed once its session is over and others own its partitions) or ``None``.
+    """
+
+    def __init__(
+        self,
+        worker: Worker,
+        joins: float,
+        leaves: float,
+        blow: signal.Signals | None = None,
+        at: Failpoint | None = None,
+        passes: int = 3,
+    ) -> None:
+        self.worker = worker
+        self.story: list[str] = []
+        self._joins, self._leaves = joins, leaves
+        self._blow, self._at, self._passes = blow, at, passes
+        self._process: subprocess.Popen[bytes] | None = None
+        self._stopped: tuple[float, int] | None = None
+        self.struck = False
+
+    def tend(self, lab: Lab, share: float, folder: Path) -> None:
+        """Do what is due at this share of the run (0 to 1)."""
+        if self._process is None:
+            if not self.story and share >= self._joins:
+                self._start(lab, folder, armed=True)
+            return
+        if self._process.poll() is not None:
+            if self._blow is signal.SIGKILL and self._mark(folder).exists():
+                self.struck = True
+                self.story.append(f"pid {self._process.pid} was killed at {self._at}")
+            else:
+                self.story.append(f"pid {self._process.pid} ended with {self._process.returncode}")
+            self._start(lab, folder, armed=False)
+        elif self._stopped is None and self._blow is signal.SIGSTOP and self._sleeps():
+            self.struck = True
+            self._stopped = time.monotonic(), self._claims(lab)
+            self.story.append(f"pid {self._process.pid} was paused at {self._at}")
+        elif self._stopped is not None and self._stopped[0] and self._moved_on(lab):
+            self._process.send_signal(signal.SIGCONT)
+            self.story.append(f"pid {self._process.pid} was resumed")
+            self._stopped = 0.0, 0
+        elif share >= self._leaves and (self.struck or self._blow is None):
+            self._stop()
+
+    @property
+    def fault(self) -> str:
+        """What is to befall it."""
+        return f"{self._blow.name} at {self._at}" if self._blow else "joins and leaves"
+
+    @property
+    def over(self) -> bool:
+        """Whether its fault lies behind it."""
+        paused = self._stopped is not None and self._stopped[0] > 0
+        return bool(self.story) and (self._blow is None or (self.struck and not paused))
+
+    @property
+    def done(self) -> bool:
+        """Whether it has joined and left again."""
+        return self._process is None and bool(self.story)
+
+    def stop(self) -> None:
+        """Whatever it does, it ends now."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
+            self._stop()
+
+    def _start(self, lab: Lab, folder: Path, armed: bool) -> None:
+        environment = lab.environment()
+        if armed and self._blow is not None and self._at is not None:
+            environment |= {
+                "LABKIT_FAILPOINT": str(self._at),
+                "LABKIT_FAILPOINT_MARK": str(self._mark(folder)),
+                "LABKIT_FAILPOINT_PASSES": str(self._passes),
+                "LABKIT_FAILPOINT_SIGNAL": self._blow.name,
+            }
+        lab.logs().mkdir(parents=True, exist_ok=True)
+        with (lab.logs() / f"{lab.run}-{self.worker.name}.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                lab.worker_command(self.worker),
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                env=environment,
+            )
+        self.story.append(f"pid {self._process.pid} joined as {self.worker.name}")
+
+    def _stop(self) -> None:
+        process, self._process = self._process, None
+        assert process is not None
+        assert process.stdin is not None
+        process.stdin.close()
+        try:
+            process.wait(STOP_SECONDS + 5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        self.story.append(f"pid {process.pid} left")
+
+    def _mark(self, folder: Path) -> Path:
+        return folder / f"{self.worker.name}.hit"
+
+    def _sleeps(self) -> bool:
+        assert self._process is not None
+        try:
+            return psutil.Process(self._process.pid).status() == psutil.STATUS_STOPPED
+        except psutil.NoSuchProcess:
+            return False
+
+    def _claims(self, lab: Lab) -> int:
+        """The sum of the epochs: it rises when partitions go to others."""
+        readers = lab.readers(self.worker.role, self.worker.context)
+        names = {reader.name for reader in readers}
+        return sum(c.epoch for c in lab.checkpoints() if c.id.rpartition(":")[0] in names)
+
+    def _moved_on(self, lab: Lab) -> bool:
+        assert self._stopped is not None
+        since, claims = self._stopped
+        paused = time.monotonic() - since
+        # Others own its partitions and have had a moment to handle what it holds in its hands.
+        return (self._claims(lab) > claims and paused > 10.0) or paused > PAUSED_SECONDS
+
+
+class FaultyWorkers:
+    """All extras of a run, and the folder of their marks."""
+
+    def __init__(self, lab: Lab, folder: Path, extras: list[FaultyWorker]) -> None:
+        self._lab, self._folder, self.extras = lab, folder, extras
+
+    def tend(self, share: float) -> None:
+        """Call it often."""
+        for extra in self.extras:
+            extra.tend(self._lab, share, self._folder)
+
+    @property
+    def struck(self) -> bool:
+        """Whether every fault has struck, and who was paused goes on again."""
+        return all(extra.over for extra in self.extras)
+
+    @property
+    def done(self) -> bool:
+        """Whether every extra worker has joined and left."""
+        return all(extra.done for extra in self.extras)
+
+    def stop(self) -> None:
+        """End them all."""
+        for extra in self.extras:
+            extra.stop()
+
+    def report(self) -> list[dict[str, Any]]:
+        """What befell each."""
+        return [
+            {"worker": e.worker.name, "fault": e.fault, "struck": e.over, "story": e.story}
+            for e in self.extras
+        ]

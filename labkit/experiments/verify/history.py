@@ -1,0 +1,251 @@
+"""What the clients saw: each operation as invoked -> ok, failed or unknown."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from typing import Any, Literal, NamedTuple
+
+from msgspec import Struct
+
+from labkit.errors import TimedOut, Unreachable, UsageError
+from labkit.messages import Answer, Command, Commit, Envelope, Token, new_id
+from labkit.write.bus import CommandBus, Sent
+
+Status = Literal["invoked", "ok", "failed", "unknown"]
+
+
+class Operation(Struct, eq=False):
+    """One call of one client. A retry is an operation of its own, with the same ``id``.
+
+    ``token`` is there once the broker has acknowledged the command: from then on it must not be
+    lost. ``invoked`` may have happened, as may ``unknown``; ``failed`` has not.
+    """
+
+    id: str
+    command: Command
+    expected_version: int | None = None
+    status: Status = "invoked"
+    token: Token | None = None
+    answer: Answer | None = None
+    why: str = ""
+
+    def __str__(self) -> str:
+        return f"{type(self.command).__name__} {self.id!r} to {self.command.stream!r}"
+
+    def ok(self, answer: Answer) -> None:
+        """The client got this answer."""
+        self.status, self.answer = "ok", answer
+
+    def failed(self, why: str) -> None:
+        """It certainly has not happened: the command was never sent."""
+        self.status, self.why = "failed", why
+
+    def unknown(self, why: str) -> None:
+        """No answer: it may have happened, or may still happen."""
+        self.status, self.why = "unknown", why
+
+
+class Heard(NamedTuple):
+    """A commit as a client heard it: enough to tell it from any other, and to know its answer."""
+
+    token: Token
+    id: str
+    answer: Answer
+    mark: tuple[int, int]
+
+    @classmethod
+    def of(cls, context: str, commit: Commit[Any]) -> Heard:
+        """``mark``: the instants at which it was polled and decided; no second try has the same."""
+        token = Token(context, commit.partition, commit.offset)
+        return cls(token, commit.id, commit.answer, (commit.polled, commit.decided))
+
+
+class History:
+    """The operations of the clients of one bus, in the order of their calls; and what they heard.
+
+    :meth:`hear` as often as possible: the bus itself keeps only the newest answers. ``raw`` are the
+    places of what this client sent beside its operations, and the broker acknowledged: bytes that
+    are no command, and releases of parked streams.
+    """
+
+    def __init__(self, bus: CommandBus | None = None) -> None:
+        self.operations: list[Operation] = []
+        self.heard: list[Heard] = []
+        self.raw: list[Token] = []
+        self._bus = bus
+        self._contexts: set[str] = set()
+        self._sent: list[tuple[Operation, Sent]] = []
+        self._open: dict[Token, Operation] = {}
+        self._answers: dict[Token, Answer] = {}
+
+    def __len__(self) -> int:
+        return len(self.operations)
+
+    def __iter__(self) -> Iterator[Operation]:
+        return iter(self.operations)
+
+    @property
+    def waiting(self) -> int:
+        """How many operations have no answer yet; a parked or scheduled one has its first."""
+        unanswered = sum(operation.answer is None for operation in self._open.values())
+        return len(self._sent) + unanswered
+
+    @property
+    def unfinished(self) -> int:
+        """How many operations have no final answer yet."""
+        return len(self._sent) + len(self._open)
+
+    def invoke(
+        self, command: Command, *, id: str | None = None, expected_version: int | None = None
+    ) -> Operation:
+        """Note a call that the caller makes by other means."""
+        operation = Operation(id or new_id(), command, expected_version)
+        self.operations.append(operation)
+        return operation
+
+    def send(
+        self,
+        command: Command,
+        *,
+        id: str | None = None,
+        expected_version: int | None = None,
+        deliver_at: datetime | None = None,
+    ) -> Operation:
+        """Send a command through the bus; :meth:`settle` waits for its answer."""
+        bus = self._with_bus()
+        operation = self.invoke(command, id=id, expected_version=expected_version)
+        try:
+            context = bus.context_of(command).name
+            bus.listen(context)
+            self._contexts.add(context)
+            sent = bus.send(
+                command,
+                id=operation.id,
+                expected_version=expected_version,
+                deliver_at=deliver_at,
+            )
+        except UsageError as error:
+            operation.failed(str(error))
+            raise
+        except Unreachable as error:
+            operation.unknown(str(error))
+        else:
+            self._sent.append((operation, sent))
+        return operation
+
+    def listen(self, *contexts: str) -> None:
+        """Hear of what others send, too."""
+        for context in contexts:
+            self._with_bus().listen(context)
+            self._contexts.add(context)
+
+    def acknowledge(self, timeout: float = 30.0) -> None:
+        """Wait until the broker has acknowledged what was sent; else it is unknown."""
+        sent, self._sent = self._sent, []
+        for operation, delivery in sent:
+            try:
+                operation.token = delivery.token(timeout)
+            except (TimedOut, Unreachable) as error:
+                operation.unknown(str(error))
+                continue
+            self._open[operation.token] = operation
+            if (answer := self._answers.get(operation.token)) is not None:
+                self._take(operation.token, answer)
+
+    def hear(self, timeout: float = 0.0) -> int:
+        """Take what the bus hears; waits up to ``timeout`` seconds a context for the first."""
+        count = 0
+        for context in sorted(self._contexts):
+            for commit in self._with_bus().hear(context, timeout):
+                heard = Heard.of(context, commit)
+                self.heard.append(heard)
+                known = self._answers.get(heard.token)
+                if known is None or not known.final:  # a second delivery tells nothing new
+                    self._answers[heard.token] = heard.answer
+                    self._take(heard.token, heard.answer)
+                count += 1
+        return count
+
+    def answer(self, token: Token) -> Answer | None:
+        """The last answer heard to the command at this place, whoever sent it."""
+        return self._answers.get(token)
+
+    def adopt(self, commands: Iterable[tuple[Token, Envelope[Any]]]) -> int:
+        """Take over what others have sent (a saga, say), with the answers that were heard to it.
+
+        ``commands`` as they lie in the commands topics; those of this client's own are passed over.
+        """
+        own = {operation.token for operation in self.operations}
+        count = 0
+        for token, envelope in commands:
+            if token in own:
+                continue
+            operation = self.invoke(
+                envelope.body, id=envelope.id, expected_version=envelope.expected_version
+            )
+            operation.token = token
+            if (answer := self._answers.get(token)) is None:
+                operation.unknown("it was never heard of")
+            else:
+                operation.ok(answer)
+            count += 1
+        return count
+
+    def read(self, context: str, commits: Iterable[Commit[Any]]) -> None:
+        """Take the answers out of the log, as a client does who asks late.
+
+        For operations with a ``token`` that nobody waits for; what has no commit is unknown.
+        """
+        told: dict[Token, Answer] = {}
+        for commit in commits:
+            known = told.get(token := Token(context, commit.partition, commit.offset))
+            if known is None or not known.final:  # a second delivery tells nothing new
+                told[token] = commit.answer
+        for operation in self.operations:
+            if operation.token is None or (answer := told.get(operation.token)) is None:
+                operation.unknown("the log has no answer")
+            else:
+                operation.ok(answer)
+
+    def _take(self, token: Token, answer: Answer) -> None:
+        if (operation := self._open.get(token)) is not None:
+            operation.ok(answer)
+            if answer.final:
+                del self._open[token]
+
+    def settle(self, timeout: float = 30.0, *, final: bool = False) -> None:
+        """Wait for the answers to all that was sent; what has none in time is unknown.
+
+        ``final``: also for the last answers to what was parked or scheduled. ``timeout`` seconds
+        may pass without anything heard.
+        """
+        self.acknowledge(timeout)
+        deadline = time.monotonic() + timeout
+        while (self.unfinished if final else self.waiting) and time.monotonic() < deadline:
+            if self.hear(min(timeout, 0.05)):
+                deadline = time.monotonic() + timeout
+        for token, operation in list(self._open.items()):
+            if (answer := self._with_bus().heard(token)) is not None:  # others asked the bus too
+                self._take(token, answer)
+            elif operation.answer is None:
+                operation.unknown(f"no answer within {timeout:g} s")
+
+    def execute(
+        self,
+        command: Command,
+        *,
+        id: str | None = None,
+        expected_version: int | None = None,
+        timeout: float = 30.0,
+    ) -> Operation:
+        """Send one command and wait for its answer."""
+        operation = self.send(command, id=id, expected_version=expected_version)
+        self.settle(timeout)
+        return operation
+
+    def _with_bus(self) -> CommandBus:
+        if self._bus is None:
+            raise UsageError("this history has no bus; make it with History(lab.bus)")
+        return self._bus

@@ -1,0 +1,316 @@
+"""Bugs to plant, so that a checker that stays green can be told from one that cannot turn red.
+
+A worker plants those that ``LABKIT_PLANT`` names, with commas between them; ``LABKIT_PLANT_MARKS``
+is a folder where they leave and look for files. Each but the last three takes away one guarantee of
+the design, and some checker must see it:
+
+==================  ========================================================================
+no-dedupe           a stream forgets the command ids that it has seen
+early-offsets       the command's offset is committed before its commit is written
+no-fence            offsets are sent under a bare group id, so that a zombie may commit
+checkpoint-apart    a view's checkpoint is written in a transaction of its own, before the view
+random-saga-ids     what a dead saga left in its outbox is sent again at once, with other ids
+no-wait             a query does not wait until the view is as fresh as it was asked for
+old-watermark       linearizable takes the ends of the log that it was told at its first call
+swapped-answers     a query handler gives each the answer to the query before
+deaf-cache          a query handler that holds answers hears of no change
+lost-answers        a query handler forgets one query in twenty
+passed-over         a handler passes over one command in a hundred, as if it had never been sent
+death               a handler dies once, between the offsets of a batch and the end of its commit
+held                no bug: all say what they own, and handlers wait for the file ``go`` to read
+brittle             a rule has a bug until the file ``repaired`` is there: what poison is made of
+==================  ========================================================================
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from labkit.errors import UsageError
+from labkit.messages import new_id
+from labkit.ports.broker import Batch
+from labkit.ports.failpoints import Failpoint, arm_from_environment
+from labkit.ports.store import Checkpoint, Writes
+
+#: While this file is missing in the folder of the marks, the brittle rule raises.
+REPAIRED = "repaired"
+#: Until this one is there, a held handler waits; it looks again so soon.
+GO, HELD_SECONDS = "go", 0.05
+
+
+def no_dedupe() -> None:
+    """See the table above; the same for those below."""
+    from labkit.write.stream_state import StreamState
+
+    take = StreamState.take
+
+    def forgetful(self: StreamState, *args: Any) -> None:
+        take(self, *args)
+        self.seen.clear()
+
+    StreamState.take = forgetful  # type: ignore[method-assign, assignment]
+
+
+def early_offsets() -> None:
+    """Nothing to patch: it is what the delivery level ``at_most_once`` does."""
+
+
+def no_fence() -> None:
+    """kafka-python knows the generation, and is made to keep it to itself."""
+    from labkit.adapters.kafka_python import KafkaPythonLog
+
+    def bare(self: KafkaPythonLog, batch: Any) -> Any:
+        return batch.fence._replace(generation_id=-1, member_id="")
+
+    KafkaPythonLog._fence = bare  # type: ignore[method-assign]
+
+
+def checkpoint_apart() -> None:
+    """And the worker dies between the two, once."""
+    from labkit.adapters.mongo import MongoStore
+
+    advance = MongoStore.advance
+    mark = marks() / "torn"
+
+    def torn(
+        self: MongoStore,
+        checkpoints: str,
+        moves: Sequence[tuple[Checkpoint, Checkpoint]],
+        writes: Writes,
+    ) -> None:
+        views = any(".view" in name for name in [*writes.inserts, *writes.replaces])
+        if not views:
+            advance(self, checkpoints, moves, writes)
+            return
+        advance(self, checkpoints, moves, Writes())
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        advance(self, checkpoints, [], writes)
+
+    MongoStore.advance = torn  # type: ignore[method-assign]
+
+
+def random_saga_ids() -> None:
+    """The first sending is proper, so its answer is heard; the second takes effect once more."""
+    from labkit.process.outbox import Outbox
+
+    leftovers = Outbox.leftovers
+
+    def renamed(self: Outbox, partition: int) -> list[dict[str, Any]]:
+        if letters := leftovers(self, partition):
+            self.send([{**letter, "value": _renamed(letter["value"])} for letter in letters])
+        return []
+
+    Outbox.leftovers = renamed  # type: ignore[method-assign]
+
+
+def random_saga_ids_and_a_death() -> None:
+    """A saga dies once with money for an account in its hands: a sure second effect, once renamed.
+
+    The crew kills one, too, but what that has in its hands may be without effect the second time.
+    """
+    from labkit.process.outbox import Outbox
+
+    random_saga_ids()
+    send, mark = Outbox.send, marks() / "in-its-hands"
+    fatal = {"LABKIT_FAILPOINT": Failpoint.SAGA_SENT, "LABKIT_FAILPOINT_MARK": str(mark)}
+
+    def last(self: Outbox, letters: list[dict[str, Any]]) -> None:
+        # "nobody" has no account (``mixture.py``), and who is armed already dies in another way.
+        if "LABKIT_FAILPOINT" not in os.environ and any(
+            '"ReceiveMoney"' in letter["value"] and letter["key"] != "nobody" for letter in letters
+        ):
+            arm_from_environment(fatal)
+        send(self, letters)
+
+    Outbox.send = last  # type: ignore[method-assign]
+
+
+def _renamed(value: str) -> str:
+    envelope = msgspec.json.decode(value)
+    return msgspec.json.encode({**envelope, "id": new_id()}).decode()
+
+
+def no_wait() -> None:
+    """In the processes that ask."""
+    from labkit.read import queries
+
+    queries._behind = lambda *_: []
+
+
+def old_watermark() -> None:
+    """As somebody might who wants to save a round trip to Kafka."""
+    from labkit.lab import Lab
+
+    watermarks = Lab._watermarks
+    told: dict[tuple[str, str], dict[int, int]] = {}
+
+    def kept(self: Lab, context: str) -> dict[int, int]:
+        key = (self.run, context)
+        if key not in told:
+            told[key] = watermarks(self, context)
+        return told[key]
+
+    Lab._watermarks = kept  # type: ignore[method-assign]
+
+
+def swapped_answers() -> None:
+    """Right values, to the wrong ones."""
+    from labkit.query.handler import Arrived, QueryHandler
+
+    give = QueryHandler._give
+    before: list[msgspec.Raw] = []
+
+    def swap(
+        self: QueryHandler, arrived: Arrived, value: msgspec.Raw, cached: bool = False
+    ) -> None:
+        before.append(value)
+        give(self, arrived, before[-2:][0], cached)
+
+    QueryHandler._give = swap  # type: ignore[method-assign]
+
+
+def deaf_cache() -> None:
+    """What is held, is held for good."""
+    from labkit.query.answer_cache import AnswerCache
+
+    AnswerCache.notice = lambda *_: None  # type: ignore[method-assign]
+
+
+def lost_answers() -> None:
+    """As if it committed their offsets, and died."""
+    from labkit.query.handler import Arrived, QueryHandler
+
+    answer = QueryHandler._answer
+
+    def forget(self: QueryHandler, arrived: Arrived) -> None:
+        if arrived.offset % 20:
+            answer(self, arrived)
+
+    QueryHandler._answer = forget  # type: ignore[method-assign]
+
+
+def death() -> None:
+    """The third batch is the last one; what that costs is up to the delivery level."""
+    died = {"LABKIT_FAILPOINT_MARK": str(marks() / "died"), "LABKIT_FAILPOINT_PASSES": "2"}
+    arm_from_environment({"LABKIT_FAILPOINT": Failpoint.HANDLER_OFFSETS} | died)
+
+
+def passed_over() -> None:
+    """Its offset is committed all the same."""
+    from labkit.write.handler import Handler
+
+    gather = Handler._gather
+
+    def some(self: Handler, timeout: float) -> Batch:
+        batch = gather(self, timeout)
+        batch.records = [record for record in batch.records if record.offset % 100 != 50]
+        return batch
+
+    Handler._gather = some  # type: ignore[method-assign]
+
+
+def held() -> None:
+    """So that a measurement begins when everybody is there: see ``drains.py``."""
+    from labkit.read.projector import Projector
+    from labkit.write.handler import Handler
+
+    poll, step, go = Handler._poll, Projector.step, marks() / GO
+
+    def say(role: str, owned: int) -> None:
+        (marks() / f"{role}.{os.getpid()}").write_text(str(owned))
+
+    def patient_poll(self: Handler, limit: int, timeout: float) -> Any:
+        batch = poll(self, limit, min(timeout, HELD_SECONDS))
+        for partition in batch.assigned:
+            self._log.stop(partition)
+        say("handler", len(self._checkpoints))
+        if go.exists():
+            Handler._poll = poll  # type: ignore[method-assign]
+            for partition in self._checkpoints:
+                self._log.start(partition)
+        return batch
+
+    def telling_step(self: Projector, timeout: float = 0.5) -> int:
+        done = step(self, min(timeout, HELD_SECONDS))
+        say("projector", len(self._checkpoints))
+        if go.exists():
+            Projector.step = step  # type: ignore[method-assign]
+        return done
+
+    Handler._poll = patient_poll  # type: ignore[method-assign]
+    Projector.step = telling_step  # type: ignore[method-assign]
+
+
+def brittle() -> None:
+    """Corrections for a certain reason raise, as if nobody had thought of them."""
+    from labkit.experiments.verify.mixture import CURSED
+    from labkit.services.inventory import DECIDE, AdjustStock, Stock
+
+    repaired, adjust = marks() / REPAIRED, DECIDE[AdjustStock]
+
+    def stumble(stock: Stock | None, command: AdjustStock) -> Any:
+        if command.reason == CURSED and not repaired.exists():
+            raise ZeroDivisionError("nobody thought of this")
+        return adjust(stock, command)
+
+    DECIDE[AdjustStock] = stumble  # type: ignore[index]
+
+
+PLANTS: dict[str, Callable[[], None]] = {
+    "no-dedupe": no_dedupe,
+    "early-offsets": early_offsets,
+    "no-fence": no_fence,
+    "checkpoint-apart": checkpoint_apart,
+    "random-saga-ids": random_saga_ids_and_a_death,
+    "no-wait": no_wait,
+    "old-watermark": old_watermark,
+    "swapped-answers": swapped_answers,
+    "deaf-cache": deaf_cache,
+    "lost-answers": lost_answers,
+    "death": death,
+    "held": held,
+    "passed-over": passed_over,
+    "brittle": brittle,
+}
+
+
+def plant_from_environment() -> None:
+    """Plant what this process was told to; raises ``UsageError`` for an unknown name."""
+    for name in filter(None, os.environ.get("LABKIT_PLANT", "").split(",")):
+        if name not in PLANTS:
+            raise UsageError(f"LABKIT_PLANT must be of {', '.join(PLANTS)}, got {name!r}")
+        PLANTS[name]()
+
+
+@contextmanager
+def planted(*names: str | None) -> Iterator[Path]:
+    """The environment of the workers that are started in it; and the folder of the marks."""
+    with tempfile.TemporaryDirectory(prefix="labkit-verify-") as folder:
+        wanted = {"LABKIT_PLANT": ",".join(filter(None, names)), "LABKIT_PLANT_MARKS": folder}
+        before = {name: os.environ.get(name) for name in wanted}
+        os.environ.update(wanted)
+        try:
+            yield Path(folder)
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name, None)
+                if value is not None:
+                    os.environ[name] = value
+
+
+def marks() -> Path:
+    """The folder of the marks."""
+    try:
+        return Path(os.environ["LABKIT_PLANT_MARKS"])
+    except KeyError:
+        raise UsageError("LABKIT_PLANT needs LABKIT_PLANT_MARKS, a folder for its marks") from None

@@ -1,0 +1,94 @@
+"""Answers that a query handler holds, until a change of what they were read from.
+
+A cache saves reads and risks staleness: until the change stream has brought a write, an answer is
+older than the view. ``labkit bench cache`` measures both.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+
+import msgspec
+from msgspec import Struct
+
+from labkit.ports.store import Noticed
+from labkit.services.conditions import Plan
+
+#: The collection, and an id in it, or all of them.
+Place = tuple[str, str | None]
+
+
+class Held(Struct):
+    """An answer, and the places that it was read from."""
+
+    answer: msgspec.Raw
+    places: list[Place]
+
+
+class AnswerCache:
+    """At most ``size`` answers, those that were used last."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._held: OrderedDict[bytes, Held] = OrderedDict()
+        self._readers: dict[Place, set[bytes]] = {}
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def get(self, plan: Plan) -> Held | None:
+        """What is held; ``None``: it must be read."""
+        key = _key(plan)
+        if (held := self._held.get(key)) is not None:
+            self._held.move_to_end(key)
+        return held
+
+    def put(self, plan: Plan, answer: msgspec.Raw) -> None:
+        """Hold an answer that was read after the changes that were noticed last."""
+        key = _key(plan)
+        self._drop([key])
+        places: list[Place] = [
+            (collection, id)
+            for collection, ids in plan.watched.items()
+            for id in (ids if ids is not None else [None])
+        ]
+        self._held[key] = Held(answer, places)
+        for place in places:
+            self._readers.setdefault(place, set()).add(key)
+        if len(self._held) > self._size:
+            self._drop([next(iter(self._held))])
+
+    def notice(self, noticed: Noticed) -> None:
+        """Drop what may be different now; with a pointer of a view, all of it."""
+        if noticed.lost or any(_is_pointer(change.collection) for change in noticed.changes):
+            self._held.clear()
+            self._readers.clear()
+            return
+        for change in noticed.changes:
+            if change.id:
+                self._drop(self._readers.get((change.collection, change.id), ()))
+            else:
+                gone = [place for place in self._readers if place[0] == change.collection]
+                for place in gone:
+                    self._drop(self._readers.get(place, ()))
+            self._drop(self._readers.get((change.collection, None), ()))
+
+    def _drop(self, keys: Iterable[bytes]) -> None:
+        for key in list(keys):
+            if (held := self._held.pop(key, None)) is None:
+                continue
+            for place in held.places:
+                readers = self._readers[place]
+                readers.discard(key)
+                if not readers:
+                    del self._readers[place]
+
+
+def _is_pointer(collection: str) -> bool:
+    return collection.endswith(".checkpoints")
+
+
+def _key(plan: Plan) -> bytes:
+    """Two ways to write the same conditions are one query; what is picked belongs to it."""
+    return msgspec.json.encode([plan.method, plan.arguments, plan.watched, plan.picked])

@@ -1,0 +1,330 @@
+"""The query bus: ask through Kafka, and find your own answer among all that come back.
+
+::
+
+    lab.query_bus.ask("orders_of", customer="ann", status="PAID", sort="-amount")
+    lab.query_bus.ask("order", order="o1", fresh=LINEARIZABLE, timeout=2)
+
+    with closing(lab.query_bus.subscribe("stock", product="cd")) as updates:
+        for update in updates: ...
+
+A requester draws one partition of the results and reads only that, from where it ends; the query
+tells it to the handler. So requesters do not read each other's answers, or few of them, and an
+answer is known by its query's id. A handler may die after it has answered and before it has noted
+that, so an answer can come twice: the first is taken. One that comes too late is dropped.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from labkit import errors
+from labkit.errors import DecodeError, LabkitError, StackError, TimedOut, UsageError
+from labkit.messages import (
+    MAX_COMMAND_BYTES,
+    MAX_LEASE,
+    Purpose,
+    Query,
+    Result,
+    decode_result,
+    encode,
+    encode_value,
+    new_id,
+)
+from labkit.ports.broker import Sender, Source
+from labkit.ports.clock import Clock, SystemClock
+from labkit.read.freshness import EVENTUAL, Fresh
+from labkit.read.subscriptions import Update
+from labkit.services.conditions import Asked, asked
+
+#: A subscription is renewed so many times within its lease.
+RENEWALS = 3
+#: Without a time-out of one's own.
+ANSWER_SECONDS = 30.0
+
+
+class Question(Struct, frozen=True):
+    """A query on its way; ``deadline`` is monotonic seconds."""
+
+    id: str
+    name: str
+    params: dict[str, Any]
+    timeout: float
+    deadline: float
+    row: Asked
+
+
+class QueryBus:
+    """Sends queries to their context's topic and takes the answers; belongs to one thread.
+
+    ``tail(context)`` opens a reader of the context's results.
+    """
+
+    def __init__(
+        self,
+        contexts: Sequence[str],
+        topic: Callable[[str], str],
+        sender: Sender,
+        tail: Callable[[str], Source],
+        clock: Clock | None = None,
+        pump: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._contexts = contexts
+        self._topic = topic
+        self._sender = sender
+        self._tail = tail
+        self._clock = clock or SystemClock()
+        self._pump = pump
+        self._tails: dict[str, Source] = {}
+        self._replies: dict[str, int] = {}  # context -> the partition drawn
+        self._open: set[str] = set()
+        self._heard: dict[str, Result] = {}
+        self._feeds: dict[str, Feed] = {}
+        #: Results that were nobody's: of other requesters, repeated, too late, or no results.
+        self.dropped = 0
+
+    def ask(
+        self,
+        name: str,
+        /,
+        *,
+        fresh: Fresh = EVENTUAL,
+        timeout: float = ANSWER_SECONDS,
+        **params: Any,
+    ) -> Any:
+        """The answer to a query: what the method of ``Queries`` gives that its conditions lead to.
+
+        Raises ``UsageError`` for a query or conditions that nobody knows, ``TimedOut`` where no
+        answer came within ``timeout`` seconds or the views were not that ``fresh`` in time, and
+        ``StackError`` where the handler could not read.
+        """
+        return self.answer(self.send(name, fresh=fresh, timeout=timeout, **params))
+
+    def send(
+        self,
+        name: str,
+        /,
+        *,
+        fresh: Fresh = EVENTUAL,
+        timeout: float = ANSWER_SECONDS,
+        **params: Any,
+    ) -> Question:
+        """Queue a query; ``answer`` waits for what it leads to. As many as you like are under way.
+
+        Raises ``UsageError`` for what no handler could read.
+        """
+        question = self._question(name, params, timeout)
+        deadline = self._clock.wall() + int(timeout * 1_000)
+        self._put(question, "ask", fresh, deadline=deadline)
+        self._open.add(question.id)
+        return question
+
+    def answer(self, question: Question) -> Any:
+        """The answer to a query that was sent; see ``ask``. It can be taken once."""
+        while (result := self._heard.pop(question.id, None)) is None:
+            left = question.deadline - time.monotonic()
+            if left <= 0 or question.id not in self._open:
+                self._open.discard(question.id)
+                raise TimedOut(
+                    f"no answer to {question.name} {question.params} within "
+                    f"{question.timeout:g} s; is a query handler of {question.row.context!r} "
+                    f"running? See `labkit status`"
+                )
+            self.hear(min(left, 0.05), question.row.context)
+        return value_of(result, question.row)
+
+    def hear(self, timeout: float, context: str | None = None) -> list[Result]:
+        """The answers that come next, waiting up to ``timeout`` seconds for the first.
+
+        To questions that are open; each is given once, and can still be taken by ``answer``.
+        """
+        self._pump()
+        found = []
+        for name in [context] if context else list(self._tails):
+            for record in self._tails[name].poll(5_000, timeout).records:
+                try:
+                    result = decode_result(record.value)
+                except DecodeError:
+                    self.dropped += 1
+                    continue
+                if feed := self._feeds.get(result.id):
+                    feed.take(result)
+                elif result.id in self._open:
+                    self._open.discard(result.id)
+                    self._heard[result.id] = result
+                    found.append(result)
+                else:
+                    self.dropped += 1
+        return found
+
+    def heard(self, question: Question) -> Result | None:
+        """Its answer, if that has come; ``answer`` still takes it."""
+        self.hear(0.0, question.row.context)
+        return self._heard.get(question.id)
+
+    def forget(self, id: str) -> None:
+        """Wait for a question no more; its answer, if it was heard, is dropped."""
+        self._open.discard(id)
+        self._heard.pop(id, None)
+
+    def subscribe(
+        self, name: str, /, *, fresh: Fresh = EVENTUAL, lease: float = 10.0, **params: Any
+    ) -> Feed:
+        """First the answer, then its updates; close it.
+
+        The handler keeps it for ``lease`` seconds after it last heard of it, and whoever polls it
+        renews it in time. ``fresh`` holds for the first answer, which all others follow. Raises
+        ``UsageError``.
+        """
+        if not 0 < lease <= MAX_LEASE:
+            raise UsageError(f"lease must be above 0 and at most {MAX_LEASE:g} s, got {lease}")
+        feed = Feed(self, self._question(name, params, lease), fresh)
+        self._feeds[feed.question.id] = feed
+        feed.renew()
+        return feed
+
+    def listen(self, context: str) -> None:
+        """Draw a partition of the context's results, and read it from its end."""
+        if context not in self._contexts:
+            known = ", ".join(self._contexts)
+            raise UsageError(f"this run has no context {context!r}, but {known}")
+        if context not in self._tails:
+            source = self._tail(context)
+            partition, end = random.choice(list(source.ends().items()))
+            source.start(partition, end)
+            self._tails[context], self._replies[context] = source, partition
+
+    def _question(self, name: str, params: dict[str, Any], timeout: float) -> Question:
+        row = asked(name)
+        self.listen(row.context)
+        return Question(new_id(), name, params, timeout, time.monotonic() + timeout, row)
+
+    def _put(
+        self,
+        question: Question,
+        purpose: Purpose,
+        fresh: Fresh,
+        *,
+        deadline: int = 0,
+        round: int = 0,
+    ) -> None:
+        context = question.row.context
+        query = Query(
+            id=question.id,
+            name=question.name,
+            reply=self._replies[context],
+            params=question.params,
+            fresh=None if fresh == EVENTUAL else fresh,
+            purpose=purpose,
+            lease=question.timeout if purpose == "subscribe" else 10.0,
+            round=round,
+            deadline=deadline,
+            sent=self._clock.now(),
+        )
+        try:
+            value = encode(query)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise UsageError(f"{question.name} {question.params}: no JSON: {error}") from error
+        if len(value) > MAX_COMMAND_BYTES:
+            raise UsageError(
+                f"{question.name} has {len(value)} bytes, at most {MAX_COMMAND_BYTES} fit"
+            )
+        # Keyed by id: all that is about one subscription lies in one partition, in order.
+        self._sender.send(self._topic(f"{context}.queries"), question.id.encode(), value)
+
+    def flush(self, timeout: float = ANSWER_SECONDS) -> None:
+        """Wait until every query sent so far is acknowledged."""
+        self._sender.flush(timeout)
+
+    def close(self) -> None:
+        """Close the sender and the tails."""
+        self._sender.close()
+        for source in self._tails.values():
+            source.close()
+
+
+class Feed:
+    """A subscription over Kafka: the answer, then its updates; an iterator that never ends.
+
+    An answer comes again where another handler takes over; given is what differs. Each renewal has
+    a number that answers carry: once the new handler was heard, the old one no longer is.
+    """
+
+    def __init__(self, bus: QueryBus, question: Question, fresh: Fresh) -> None:
+        self.question = question
+        self._bus = bus
+        self._fresh = fresh
+        self._results: list[Result] = []
+        self._round = 0
+        self._newest = 0
+        self._renew_at = 0.0
+        self._number = 0
+        self._given = b""
+        self._closed = False
+
+    def renew(self) -> None:
+        """Tell the handler that somebody is still there."""
+        lease = self.question.timeout
+        self._round += 1
+        deadline = self._bus._clock.wall() + int(lease * 1_000)
+        self._bus._put(
+            self.question, "subscribe", self._fresh, deadline=deadline, round=self._round
+        )
+        self._renew_at = time.monotonic() + lease / RENEWALS
+
+    def take(self, result: Result) -> None:
+        """Called by the bus with what came."""
+        if result.round >= self._newest:
+            self._newest = result.round
+            self._results.append(result)
+
+    def poll(self, timeout: float = 0.0) -> Update[Any] | None:
+        """The next answer that differs, waiting up to ``timeout`` seconds for it.
+
+        Raises what the handler could not do; the subscription goes on.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            while self._results:
+                result = self._results.pop(0)
+                value, seen = value_of(result, self.question.row), encode_value(result.value)
+                if self._number == 0 or seen != self._given:
+                    self._number, self._given = self._number + 1, seen
+                    return Update(self._number, value)
+            if time.monotonic() >= self._renew_at:
+                self.renew()
+            left = deadline - time.monotonic()
+            self._bus.hear(max(0.0, min(left, 0.05)), self.question.row.context)
+            if left <= 0 and not self._results:
+                return None
+
+    def __iter__(self) -> Iterator[Update[Any]]:
+        while not self._closed:
+            if (update := self.poll(1.0)) is not None:
+                yield update
+
+    def close(self) -> None:
+        """Tell the handler that nobody is there any more."""
+        if not self._closed:
+            self._closed = True
+            del self._bus._feeds[self.question.id]
+            self._bus._put(self.question, "unsubscribe", EVENTUAL)
+
+
+def value_of(result: Result, row: Asked) -> Any:
+    """The value of a result, or its error raised as what it was at the handler."""
+    if result.ok:
+        try:
+            return msgspec.convert(result.value, row.answer)
+        except msgspec.ValidationError as error:
+            raise StackError(f"the handler gave an answer of another kind: {error}") from error
+    kind = getattr(errors, result.error, None)
+    if not (isinstance(kind, type) and issubclass(kind, LabkitError)):
+        kind = StackError
+    raise kind(result.text)

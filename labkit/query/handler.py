@@ -1,0 +1,411 @@
+"""The query handler: a numbered recipe.
+
+It reads MongoDB for each answer. With a cache it holds answers to eventual queries, and drops those
+whose documents have changed, as a change stream tells; the same stream tells which subscriptions to
+read anew. Offsets are committed after the answers are acknowledged: at least once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+from msgspec import Struct, structs
+
+from labkit.errors import DecodeError, Fenced, LabkitError, TimedOut, UsageError
+from labkit.log.crash_only import CrashOnly
+from labkit.log.partition import join_group
+from labkit.messages import Query, Result, decode_return, encode, encode_value
+from labkit.ports.broker import Acknowledgement, Batch, CommandLog, Record, Sender
+from labkit.ports.clock import Clock, SystemClock
+from labkit.ports.store import Changes, Noticed, Store
+from labkit.query.answer_cache import AnswerCache
+from labkit.read.freshness import EVENTUAL, Fresh, Goal
+from labkit.read.queries import Queries
+from labkit.read.subscriptions import of_views, touches
+from labkit.services.conditions import Plan, plan, watched_by
+from labkit.services.contexts import CONTEXTS
+
+#: What a result may have: below what Kafka takes (``adapters.kafka.MAX_RECORD_BYTES``).
+MAX_RESULT_BYTES = 4_000_000
+#: Answers that must be acknowledged within this time, or the handler begins anew.
+SEND_SECONDS = 20.0
+#: Offsets are committed when there is nothing to answer, and under load this often: a commit takes
+#: longer than many an answer. Who takes over answers so much again, which harms nobody.
+COMMIT_SECONDS = 0.1
+#: Between two looks at what others wait for, and at what subscriptions follow.
+WAITING_SECONDS = 0.005
+FOLLOWING_SECONDS = 0.05
+#: Of one handler.
+MAX_SUBSCRIPTIONS = 10_000
+
+_queries = msgspec.json.Decoder(Query[Fresh])
+
+
+class Arrived(Struct):
+    """A query that is understood; ``until`` is when its requester gives up (monotonic seconds).
+
+    ``goals`` are what the views must have reached, fixed at its arrival.
+    """
+
+    query: Query[Fresh]
+    plan: Plan
+    partition: int
+    offset: int
+    polled: int
+    until: float
+    goals: list[Goal]
+
+
+class Followed(Struct):
+    """A subscription; ``until`` is when its lease ends, ``given`` the last answer."""
+
+    arrived: Arrived
+    until: float
+    given: bytes = b""
+    due: bool = True
+
+
+class Settled(Queries):
+    """Queries that must show ``goals``, whatever else is committed by now."""
+
+    def __init__(self, queries: Queries) -> None:
+        super().__init__(queries._store)
+        self.goals: list[Goal] = []
+
+    def _goals(self, fresh: Fresh, contexts: list[str]) -> list[Goal]:
+        return self.goals
+
+
+class QueryHandler(CrashOnly):
+    """Answers the queries of one context, as a member of a group.
+
+    Args:
+        context: whose queries.
+        log: queries come in, their offsets go out; ``at_least_once``.
+        results: the topic of the answers.
+        partitions: of that topic.
+        sender: of the answers.
+        queries: what the views answer, and how fresh they are.
+        store: whose changes are followed.
+        cache: how many answers are held; 0: none, and each is read.
+        batch_size: how many queries are taken at once.
+        close: lets go of what else was opened for it.
+    """
+
+    def __init__(
+        self,
+        context: str,
+        log: CommandLog,
+        results: str,
+        partitions: int,
+        sender: Sender,
+        queries: Queries,
+        store: Store,
+        clock: Clock | None = None,
+        *,
+        cache: int = 0,
+        batch_size: int = 500,
+        close: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._context = context
+        self._log = log
+        self._results = results
+        self._sender = sender
+        self._queries = queries
+        self._settled = Settled(queries)
+        self._store = store
+        self._clock = clock or SystemClock()
+        self._answers = AnswerCache(cache) if cache else None
+        self._batch_size = batch_size
+        self._close = close
+        self._changes: Changes | None = None
+        self._waiting: list[Arrived] = []
+        self._followed: dict[str, Followed] = {}
+        self._reached: dict[int, int] = {}
+        self._committed: dict[int, int] = {}
+        self._sent: list[Acknowledgement] = []
+        self._answered = 0
+        self._commit_at = 0.0
+        self._partitions = partitions
+        #: Queries that told no place for an answer.
+        self.ignored = 0
+
+    def step(self, timeout: float = 0.5) -> int:
+        """One batch; returns the number of answers.
+
+        Raises ``Fenced`` if an earlier step failed.
+        """
+        with self.unbroken():
+            return self._step(timeout)
+
+    def _step(self, timeout: float) -> int:
+        # 1. Poll; what is new is read from where the group has committed.
+        batch = self._log.poll(self._batch_size, self._patience(timeout))
+        self._hand_over(batch)
+
+        # 2. What has changed meanwhile: before anything is answered.
+        self._notice()
+
+        # 3. Understand each query. What nobody understands is answered, too.
+        polled = self._clock.now()
+        arrived = [a for record in batch.records if (a := self._understand(record, polled))]
+
+        # 4. Answer those whose views are fresh enough; the others wait, and hold up nobody.
+        self._waiting += arrived
+        self._answer_ready()
+
+        # 5. Subscriptions: where an answer differs from the one before, it is given.
+        self._update()
+
+        # 6. Once all answers are acknowledged, their queries are done with.
+        answered = self._answered
+        self._answered = 0
+        if not batch.records or time.monotonic() >= self._commit_at:
+            self._commit(batch)
+        return answered
+
+    def join(self, partitions: int) -> None:
+        """Own ``partitions`` before the first step: for those who step by hand."""
+        for partition in join_group(self._log, partitions):
+            self._log.start(partition)
+
+    def close(self) -> None:
+        """Leave the group."""
+        self._log.close()
+        self._sender.close()
+        if self._changes is not None:
+            self._changes.close()
+        self._close()
+
+    # --- 1. and 2.
+
+    def _patience(self, timeout: float) -> float:
+        if self._waiting:
+            return min(timeout, WAITING_SECONDS)
+        return min(timeout, FOLLOWING_SECONDS) if self._followed else timeout
+
+    def _hand_over(self, batch: Batch) -> None:
+        """Who owns a partition next, gets what waits in it again; subscriptions are renewed."""
+        for partition in batch.revoked | batch.assigned:
+            self._reached.pop(partition, None)
+            self._committed.pop(partition, None)
+        gone = batch.revoked | batch.assigned
+        self._waiting = [a for a in self._waiting if a.partition not in gone]
+        followed = self._followed.items()
+        self._followed = {id: f for id, f in followed if f.arrived.partition not in gone}
+        for partition in sorted(batch.assigned):
+            self._log.start(partition)
+        self._reached.update(batch.positions)
+
+    def _follow(self) -> None:
+        """From before the first read on."""
+        if self._changes is None:
+            watched = of_views(watched_by(self._context))
+            self._changes = self._store.changes(watched, pause=0.001)
+
+    def _notice(self) -> None:
+        if self._answers is not None:
+            self._follow()
+        if self._changes is None:
+            return
+        if not (noticed := self._changes.poll(0)):
+            return
+        if self._answers is not None:
+            self._answers.notice(noticed)
+        for followed in self._followed.values():
+            followed.due = followed.due or _concerns(noticed, followed)
+
+    # --- 3.
+
+    def _understand(self, record: Record, polled: int) -> Arrived | None:
+        """A query with its plan; ``None``: it is done with."""
+        try:
+            query = _queries.decode(record.value)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, LabkitError) as error:
+            self._refuse(record.value, f"no query of this schema: {error}")
+            return None
+        if query.reply >= self._partitions:
+            self.ignored += 1
+            return None
+        if query.purpose == "unsubscribe":
+            self._followed.pop(query.id, None)
+            return None
+        now = time.monotonic()
+        left = (query.deadline - self._clock.wall()) / 1_000 if query.deadline else query.lease
+        until = now + left
+        if (followed := self._followed.get(query.id)) is not None:
+            followed.arrived.query = query
+            followed.until = now + query.lease
+            return None
+        if left <= 0 and query.purpose == "subscribe":
+            return None  # whoever is still there has sent another renewal, or will
+        fresh = query.fresh or EVENTUAL
+        try:
+            if left <= 0:
+                raise TimedOut(f"query {query.name!r} came after its deadline")
+            made = plan(query.name, query.params)
+            if query.purpose == "subscribe":
+                if len(self._followed) >= MAX_SUBSCRIPTIONS:
+                    raise UsageError(f"this handler has {MAX_SUBSCRIPTIONS} subscriptions already")
+                self._follow()
+            else:
+                until = min(until, now + fresh.timeout) if fresh != EVENTUAL else until
+            goals = self._goals(fresh, made)
+        except Exception as error:
+            self._send(query, _failed(query, error, polled))
+            return None
+        return Arrived(query, made, record.partition, record.offset, polled, until, goals)
+
+    def _goals(self, fresh: Fresh, made: Plan) -> list[Goal]:
+        for goal in fresh.goals:
+            if goal.context not in CONTEXTS:
+                raise UsageError(f"no context {goal.context[:60]!r} to wait for")
+        return self._queries._goals(fresh, made.contexts)
+
+    def _refuse(self, value: bytes, text: str) -> None:
+        """Where a query tells at least its id and its place, it is answered."""
+        try:
+            known = decode_return(value)
+        except DecodeError:
+            self.ignored += 1
+            return
+        if known.reply >= self._partitions:
+            self.ignored += 1
+            return
+        self._put(known.reply, Result(known.id, False, error="UsageError", text=text[:500]))
+
+    # --- 4. and 5.
+
+    def _answer_ready(self) -> None:
+        """One look at the views serves all that wait."""
+        goals = list({goal for a in self._waiting for goal in a.goals})
+        behind = self._queries.behind(goals) if goals else {}
+        waiting, self._waiting = self._waiting, []
+        for arrived in waiting:
+            missing = any(goal in behind for goal in arrived.goals)
+            if missing and time.monotonic() < arrived.until:
+                self._waiting.append(arrived)
+            else:
+                self._answer(arrived)
+
+    def _answer(self, arrived: Arrived) -> None:
+        query = arrived.query
+        if query.purpose == "subscribe":
+            self._followed[query.id] = Followed(arrived, time.monotonic() + query.lease)
+            return  # given with the updates, right after
+        cached = False
+        try:
+            held = None
+            if self._answers is not None and not arrived.goals:
+                held = self._answers.get(arrived.plan)
+            if held is not None:
+                value, cached = held.answer, True
+            else:
+                value = self._read(arrived)
+        except Exception as error:  # a query that meets a bug must not stop all others
+            self._send(query, _failed(query, error, arrived.polled))
+            return
+        self._give(arrived, value, cached)
+
+    def _read(self, arrived: Arrived) -> msgspec.Raw:
+        value = msgspec.Raw(encode_value(self._ask(arrived)))
+        if len(bytes(value)) > MAX_RESULT_BYTES:
+            raise UsageError(
+                f"the answer has {len(bytes(value))} bytes, at most {MAX_RESULT_BYTES} fit: "
+                "ask for less, or in pages"
+            )
+        if self._answers is not None and arrived.query.purpose == "ask":
+            self._answers.put(arrived.plan, value)
+        return value
+
+    def _ask(self, arrived: Arrived) -> Any:
+        """Whoever has waited, waits no more; a stream that a view holds back is noticed there."""
+        self._settled.goals = arrived.goals
+        try:
+            return arrived.plan.ask(self._settled, Fresh(timeout=0.0))
+        except TimedOut as late:
+            seconds = (arrived.query.fresh or EVENTUAL).timeout
+            raise TimedOut(str(late).replace("within 0 s", f"within {seconds:g} s")) from None
+
+    def _give(self, arrived: Arrived, value: msgspec.Raw, cached: bool = False) -> None:
+        query = arrived.query
+        result = Result(
+            query.id,
+            True,
+            value,
+            round=query.round,
+            cached=cached,
+            sent=query.sent,
+            polled=arrived.polled,
+            answered=self._clock.now(),
+        )
+        self._send(query, result)
+
+    def _update(self) -> None:
+        for id, followed in list(self._followed.items()):
+            if time.monotonic() > followed.until:
+                del self._followed[id]
+            elif followed.due:
+                query = followed.arrived.query
+                try:
+                    value = self._read(followed.arrived)
+                except Exception as error:
+                    followed.due = False
+                    self._send(query, _failed(query, error, followed.arrived.polled))
+                    continue
+                followed.due, followed.arrived.goals = False, []
+                if (seen := bytes(value)) != followed.given:
+                    followed.given = seen
+                    self._give(followed.arrived, value)
+
+    def _send(self, query: Query[Fresh], result: Result) -> None:
+        self._put(query.reply, result)
+
+    def _put(self, partition: int, result: Result) -> None:
+        sent = self._sender.send(self._results, result.id.encode(), encode(result), partition)
+        self._sent.append(sent)
+        self._answered += 1
+
+    # --- 6.
+
+    def _commit(self, batch: Batch) -> None:
+        sent, self._sent = self._sent, []
+        if sent:
+            self._sender.flush(SEND_SECONDS)
+            for acknowledgement in sent:
+                acknowledgement.result(SEND_SECONDS)
+        done = dict(self._reached)
+        for arrived in self._waiting:  # they would be lost with us
+            done[arrived.partition] = min(done[arrived.partition], arrived.offset)
+        moved = {p: at for p, at in done.items() if self._committed.get(p) != at}
+        if moved:
+            # While a group deals out its partitions it takes no offsets (kafka-python joins twice,
+            # so that this befalls the first step by hand). They are noted with the next batch, or
+            # not at all, and then the next owner answers once more.
+            with suppress(Fenced):
+                self._log.commit(structs.replace(batch, records=[], positions=moved), [])
+                self._committed.update(moved)
+        self._commit_at = time.monotonic() + COMMIT_SECONDS
+
+
+def _concerns(noticed: Noticed, followed: Followed) -> bool:
+    return touches(noticed, of_views(followed.arrived.plan.watched))
+
+
+def _failed(query: Query[Fresh], error: Exception, polled: int) -> Result:
+    """Errors of ours go back as what they are; of others, only the handler's log knows."""
+    kind = type(error).__name__ if isinstance(error, LabkitError) else "StackError"
+    text = str(error) if isinstance(error, LabkitError) else f"the handler has a bug: {error!r}"
+    return Result(
+        query.id,
+        False,
+        error=kind,
+        text=text[:2_000],
+        round=query.round,
+        sent=query.sent,
+        polled=polled,
+    )

@@ -1,0 +1,63 @@
+"""Sessions: a reader that sees its own writes, and never goes back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from labkit.messages import Token
+from labkit.read.freshness import Fresh, Goal, Position, Version
+from labkit.read.generations import Views
+from labkit.read.queries import Queries
+from labkit.services.views import PROJECTIONS
+
+T = TypeVar("T")
+
+
+class Session(Queries):
+    """Queries that see what this session wrote, and never less than it has read.
+
+    Both hold within a context, whatever strategy a query asks for on top: ``wrote`` adds a write
+    (by token or by version) to what every later read must show; and how far the views were at a
+    read, they must be at the next one. With one primary they are, at no cost but the
+    look; after a view was begun anew, or where another member answers, the next read waits.
+    """
+
+    def __init__(self, queries: Queries) -> None:
+        super().__init__(queries._store, queries._pump, queries._ends)
+        self._floor: dict[tuple[str, int], Position] = {}
+        self._writes: dict[tuple[str, int | str], Token | Version] = {}
+
+    def wrote(self, goal: Token | Version) -> None:
+        """From now on every read of its context shows this write."""
+        key = goal.context, goal.partition if isinstance(goal, Token) else goal.stream
+        if (known := self._writes.get(key)) is None or _of(known) < _of(goal):
+            self._writes[key] = goal
+
+    def turn_to(self, queries: Queries) -> None:
+        """From now on another copy of the views answers. What was promised stays promised, since
+        all copies count their positions in one log.
+        """
+        self._store, self._pump, self._ends = queries._store, queries._pump, queries._ends
+
+    def _ask(
+        self, fresh: Fresh, contexts: list[str], read: Callable[[Views], T], stream: str = ""
+    ) -> T:
+        def noted(views: Views) -> T:
+            for context in contexts:
+                for partition, checkpoint in views.checkpoints(PROJECTIONS[context].name).items():
+                    place = Position(context, partition, checkpoint.position)
+                    known = self._floor.get((context, partition), place)
+                    self._floor[context, partition] = max(known, place, key=lambda p: p.offset)
+            return read(views)
+
+        return super()._ask(fresh, contexts, noted, stream)
+
+    def _goals(self, fresh: Fresh, contexts: list[str]) -> list[Goal]:
+        own: list[Goal] = [*self._writes.values(), *self._floor.values()]
+        mine = [goal for goal in own if goal.context in contexts]
+        return [*super()._goals(fresh, contexts), *mine]
+
+
+def _of(goal: Token | Version) -> int:
+    return goal.offset if isinstance(goal, Token) else goal.version

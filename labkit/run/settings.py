@@ -1,0 +1,87 @@
+"""How the parts of a run work: one set of settings for all its workers."""
+
+from __future__ import annotations
+
+import math
+
+from msgspec import Struct
+
+from labkit.errors import UsageError
+from labkit.ports.broker import DELIVERIES, Delivery
+
+CLIENTS = ("kafka-python", "confluent")
+LOGS = ("kafka", "mongodb")
+WRITE_CONCERNS = ("majority", "1")
+#: In scheduled mode: a session lasts 6 s, and on the MongoDB log only polls keep it alive.
+MOST_SECONDS_BETWEEN = 5.0
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """How the parts of a run work; every worker of a run is given the same.
+
+    Args:
+        client: ``kafka-python`` or ``confluent``.
+        log: ``kafka``, or ``mongodb``: commands and commits are kept there, and a relay publishes
+            the commits to Kafka.
+        partitions: of each topic; fixed for the run's life.
+        delivery: what a handler promises in a crash, see ``ports.Delivery``.
+        batch_size: how many commands go into one transaction at most.
+        linger: seconds that a handler waits for a batch to fill.
+        every: seconds between two batches in scheduled mode, at most ``MOST_SECONDS_BETWEEN``; 0 is
+            batch mode.
+        pay_within: seconds that an order whose goods are reserved waits for its payment.
+        cache: how many answers a query handler holds; 0: it reads each.
+        write_concern: of a projector's transactions. ``majority`` waits until no election can undo
+            a batch, which on one server is a flush of its journal. ``1`` does not wait: the next
+            batch begins earlier, and an election may undo batches of a view, each with its
+            checkpoint: they are applied again, so no event is lost or counted twice. Queries read
+            what the majority has: they see a batch no sooner than before, and none that is undone.
+    """
+
+    client: str = "kafka-python"
+    log: str = "kafka"
+    partitions: int = 4
+    delivery: Delivery = "exactly_once"
+    batch_size: int = 4_000
+    linger: float = 0.0
+    every: float = 0.0
+    pay_within: float = 900.0
+    cache: int = 0
+    write_concern: str = "majority"
+
+    def check(self) -> Settings:
+        """The same settings; raises ``UsageError`` that names the one that cannot be."""
+        if self.client not in CLIENTS:
+            raise UsageError(f"client must be one of {', '.join(CLIENTS)}, got {self.client!r}")
+        if self.log not in LOGS:
+            raise UsageError(f"log must be one of {', '.join(LOGS)}, got {self.log!r}")
+        if self.write_concern not in WRITE_CONCERNS:
+            raise UsageError(
+                f"write_concern must be one of {', '.join(WRITE_CONCERNS)}, "
+                f"got {self.write_concern!r}"
+            )
+        if self.delivery not in DELIVERIES:
+            raise UsageError(
+                f"delivery must be one of {', '.join(DELIVERIES)}, got {self.delivery!r}"
+            )
+        floors = {"partitions": 1, "batch_size": 1, "linger": 0, "every": 0, "pay_within": 0}
+        for name, least in {**floors, "cache": 0}.items():
+            if not least <= getattr(self, name) < math.inf:
+                raise UsageError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if self.every > MOST_SECONDS_BETWEEN:
+            raise UsageError(
+                f"every must be at most {MOST_SECONDS_BETWEEN:g} s, got {self.every}: "
+                "a worker that polls less often is taken for dead"
+            )
+        return self
+
+    def options(self) -> list[str]:
+        """As options of ``labkit run``, those that are not the default."""
+        found: list[str] = []
+        for name in self.__struct_fields__:
+            if (value := getattr(self, name)) != getattr(DEFAULTS, name):
+                found += [f"--{name.replace('_', '-')}", str(value)]
+        return found
+
+
+DEFAULTS = Settings()

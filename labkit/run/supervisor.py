@@ -1,0 +1,215 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import psutil
+from msgspec import Struct
+
+from labkit.errors import StackError, TimedOut
+from labkit.ports.failpoints import Failpoint
+from labkit.run.registry import Alive, Registry, _born, read_registry, write_whole
+from labkit.run.worker import (
+    FIRST_PAUSE_SECONDS,
+    LONGEST_PAUSE_SECONDS,
+    STOP_SECONDS,
+    YOUNG_SECONDS,
+    Worker,
+)
+
+CRASH_SECONDS = 45.0
+
+
+class Instructions(Struct):
+    """What the supervisor is told, as one line of JSON on its standard input."""
+
+    registry: str
+    logs: str
+    run: str
+    client: str
+    log: str
+    partitions: int
+    workers: list[Worker]
+    commands: list[list[str]]
+
+
+class _Child:
+    """One worker and its lives."""
+
+    def __init__(self, worker: Worker, command: list[str], log: Path) -> None:
+        self.worker = worker
+        self._command = command
+        self._log = log
+        self.restarts = -1
+        self._pause = FIRST_PAUSE_SECONDS
+        self._next = 0.0
+        self._born = 0.0
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def tend(self) -> bool:
+        """Start it if it is dead and its pause is over; whether there is a new life."""
+        now = time.monotonic()
+        if self.process is not None:
+            if self.process.poll() is None:
+                return False
+            _close(self.process)
+            self.process = None
+            young = now - self._born < YOUNG_SECONDS
+            self._pause = min(self._pause * 2, LONGEST_PAUSE_SECONDS) if young else 0.0
+            self._next = now + self._pause
+            self._pause = self._pause or FIRST_PAUSE_SECONDS
+        if now < self._next:
+            return False
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self._command, stdin=subprocess.PIPE, stdout=log, stderr=log
+            )
+        self._born = now
+        self.restarts += 1
+        return True
+
+
+def supervise() -> None:
+    """The supervisor's main: reads its order, keeps the workers alive until its input ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    order = msgspec.json.decode(sys.stdin.buffer.readline(), type=Instructions)
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+
+    def watch() -> None:
+        sys.stdin.buffer.read()
+        stop.set()
+
+    threading.Thread(target=watch, daemon=True).start()
+    registry, logs = Path(order.registry), Path(order.logs)
+    children = [
+        _Child(worker, command, logs / f"{order.run}-{worker.name}.log")
+        for worker, command in zip(order.workers, order.commands, strict=True)
+    ]
+    try:
+        while not stop.wait(0.05):
+            born = [child.tend() for child in children]  # all of them, so no generator
+            if any(born):
+                _register(registry, order, children)
+    finally:
+        for child in children:
+            if child.process is not None:
+                _close(child.process)
+        deadline = time.monotonic() + STOP_SECONDS + 1
+        for child in children:
+            if child.process is not None:
+                try:
+                    child.process.wait(max(0.0, deadline - time.monotonic()))
+                except subprocess.TimeoutExpired:
+                    child.process.kill()
+                    child.process.wait()
+        registry.unlink(missing_ok=True)
+
+
+def _close(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin is not None
+    process.stdin.close()
+
+
+def _register(path: Path, order: Instructions, children: Sequence[_Child]) -> None:
+    workers = [
+        Alive(c.worker.role, c.worker.context, c.worker.slot, c.process.pid, c.restarts)
+        for c in children
+        if c.process is not None
+    ]
+    state = Registry(
+        order.run,
+        os.getpid(),
+        _born(os.getpid()),
+        order.client,
+        order.log,
+        order.partitions,
+        workers,
+    )
+    write_whole(path, msgspec.json.encode(state))
+
+
+class Workers:
+    """The handle on a supervisor and its workers."""
+
+    def __init__(self, order: Instructions, environment: dict[str, str]) -> None:
+        self._registry = Path(order.registry)
+        self._registry.parent.mkdir(parents=True, exist_ok=True)
+        Path(order.logs).mkdir(parents=True, exist_ok=True)
+        with (Path(order.logs) / f"{order.run}-supervisor.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", "from labkit.run.worker import supervise; supervise()"],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                start_new_session=True,  # Ctrl-C is ours to handle
+            )
+        self._log = Path(log.name)
+        assert self._process.stdin is not None
+        self._process.stdin.write(msgspec.json.encode(order) + b"\n")
+        self._process.stdin.flush()
+
+    def alive(self) -> list[Alive]:
+        """The workers that live now."""
+        self.check()
+        found = read_registry(self._registry)
+        return found.workers if found else []
+
+    def check(self) -> None:
+        """Raises ``StackError`` if the supervisor itself is gone."""
+        if self._process.poll() is not None:
+            raise StackError(
+                f"the supervisor of the workers ended with code {self._process.returncode}; "
+                f"see {self._log}"
+            )
+
+    def stop(self) -> None:
+        """Break the life line and wait."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(2 * STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            for child in psutil.Process(self._process.pid).children():
+                child.kill()
+            self._process.kill()
+            self._process.wait()
+            self._registry.unlink(missing_ok=True)
+
+
+def crash_worker(command: list[str], environment: dict[str, str], logs: Path, at: Failpoint) -> int:
+    """Run one worker that dies by SIGKILL at a failpoint; returns the pid that it had.
+
+    Raises ``TimedOut`` if it does not come there.
+    """
+    logs.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder, (logs / "crash.log").open("ab") as log:
+        mark = Path(folder) / "hit"
+        armed = {"LABKIT_FAILPOINT": str(at), "LABKIT_FAILPOINT_MARK": str(mark)}
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment | armed
+        )
+        try:
+            process.wait(CRASH_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        finally:
+            _close(process)
+        if not mark.exists():
+            raise TimedOut(
+                f"failpoint {at} was not reached within {CRASH_SECONDS:g} s (see {log.name}); "
+                "is there a command to handle?"
+            )
+        return process.pid

@@ -1,0 +1,186 @@
+"""What notebooks share to look and to check; no message ever passes through here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from labkit.adapters.memory_store import MemoryStore
+from labkit.errors import Fenced, TimedOut
+from labkit.messages import Command
+from labkit.read.freshness import Position
+from labkit.read.projector import Projector
+from labkit.read.queries import Queries
+from labkit.services.contexts import CONTEXTS
+from labkit.services.views import PROJECTIONS
+
+if TYPE_CHECKING:
+    import pandas as pd
+from labkit.teaching.looking import Looked
+
+
+def catch_up(lab: Looked, timeout: float = 30.0) -> None:
+    """Wait until the handler and the projector of orders have read all there is.
+
+    Raises ``TimedOut`` where they do not.
+    """
+    deadline = time.monotonic() + timeout
+    while behind := lab.lag("handler", "orders") + lab.lag("projector", "orders"):
+        if time.monotonic() > deadline:
+            raise TimedOut(f"the workers are still {behind} records behind after {timeout:g} s")
+        time.sleep(0.05)
+
+
+def work(lab: Any, context: str = "orders", wait: float = 1.0) -> int:
+    """Step a handler by hand until nothing is left to do, and let it save its states.
+
+    Returns how many commands it decided on.
+    """
+    handler, done = lab.by_hand("handler", context), 0
+    while made := handler.step(wait):
+        done += len(made)
+    handler.flush()
+    return done
+
+
+def project(lab: Any, context: str = "orders", wait: float = 0.3) -> int:
+    """Step a projector by hand until its views have all there is in the log.
+
+    Returns how many commits it applied. Where somebody else took its partitions it begins a new
+    life, as a worker process does.
+    """
+    done = 0
+    while lab.lag("projector", context):
+        with suppress(Fenced):
+            done += lab.by_hand("projector", context).step(wait)
+    return done
+
+
+def settle(lab: Any, wait: float = 0.3) -> int:
+    """Step every part of a lab by hand, in the order of a message, until nobody is behind any more.
+
+    Commands that wait for an instant are left waiting, unless it has come. Returns how many steps
+    found work.
+    """
+    steps, moved = 0, True
+    while moved:
+        moved = False
+        for role in ("handler", "saga", "projector"):
+            for host in lab.hosts(role):
+                part = lab.by_hand(role, host)
+                while part.step(0) or lab.lag(role, host):
+                    moved = True
+                    steps += bool(part.step(wait))
+    for context in lab.contexts:
+        lab.by_hand("handler", context).flush()
+    return steps
+
+
+def step_while_waiting(lab: Any, context: str = "orders") -> Queries:
+    """Queries of a lab whose parts are stepped by hand: whoever waits steps them, and is told."""
+    work = {"handler": "decided on", "projector": "put into the view"}
+
+    def step() -> None:
+        for role, what in work.items():
+            made = lab.by_hand(role, context).step(0.1)
+            if count := made if role == "projector" else len(made):
+                print(f"   while the query waits, the {role} steps: {count} {what}")
+
+    return Queries(lab.store, step, lab.queries._ends)
+
+
+def answer_all(
+    lab: Any, count: int, name: str, *, take: bool = False, wait: float = 1.0, **params: Any
+) -> Any:
+    """Ask the same so many times at once, and step the query handler by hand until all is answered.
+
+    Returns how many of the answers were held and not read, and the seconds that these steps took;
+    or, with ``take``, the last answer. Questions go to orders.
+    """
+    bus, seconds = lab.query_bus, 0.0
+    questions = [bus.send(name, **params) for _ in range(count)]
+    bus.flush()
+    results: list[Any] = []
+    while len(results) < count:
+        began = time.perf_counter()
+        if lab.by_hand("query").step(0.1 if results else wait):
+            seconds += time.perf_counter() - began
+        results += bus.hear(0.05)
+    if take:
+        return bus.answer(questions[-1])
+    return sum(result.cached for result in results), seconds
+
+
+class Copy:
+    """Another copy of a context's views, kept elsewhere (in this process), from the same log.
+
+    Its projector runs only when told to. ``queries`` ask this copy.
+    """
+
+    def __init__(self, lab: Any, context: str = "orders") -> None:
+        self._lab, self._context = lab, context
+        self._store = MemoryStore()
+        self.queries = Queries(self._store, ends=lab.queries._ends)
+
+    def catch_up(self, timeout: float = 30.0) -> None:
+        """Project all that is in the log by now. Raises ``TimedOut``."""
+        context = CONTEXTS[self._context]
+        source = self._lab.broker.source(
+            self._lab.topic_name(f"{context.name}.events"),
+            self._lab.group("projector", f"{context.name}.copy"),
+        )
+        projection = PROJECTIONS[context.name]
+        projector = Projector(projection, context.codec, source, self._store, context.checkpoints)
+
+        def step() -> None:
+            projector.step(0.3)
+
+        try:
+            projector.join(self._lab.partitions)
+            ends = source.ends().items()
+            goals = [Position(context.name, partition, end) for partition, end in ends if end]
+            self.queries.until(goals, timeout, step)
+        finally:
+            projector.close()
+
+
+def seconds_for(lab: Any, commands: Sequence[Command], wait: float = 10.0) -> float:
+    """Send commands to orders; then, by the clock, how long the handler takes to decide on all."""
+    for command in commands:
+        lab.bus.send(command)
+    lab.bus.flush()
+    handler, done, began = lab.handler, 0, time.perf_counter()
+    while done < len(commands):
+        done += len(handler.step(wait))
+    return time.perf_counter() - began
+
+
+def one_by_one(lab: Any, commands: Sequence[Command], every: float, stall: float) -> pd.DataFrame:
+    """A closed loop: one command each ``every`` seconds, if the one before is answered by then.
+
+    After a quarter of them nobody works for ``stall`` seconds. The first comes before the clock
+    starts, since it waits for connections. Then a row a command: ``at`` (when it was intended, s),
+    and ms until its answer ``from_intended_ms`` and ``from_sent_ms``.
+    """
+    import pandas as pd
+
+    lab.bus.listen("orders")
+
+    def answered(command: Command, pause: float = 0.0) -> float:
+        token = lab.bus.send(command).token()
+        time.sleep(pause)
+        while lab.bus.heard(token) is None:
+            lab.handler.step(0.05)
+            lab.bus.hear("orders", 0.05)
+        return time.monotonic()
+
+    began, rows = answered(commands[0]), []
+    for number, command in enumerate(commands[1:]):
+        at = number * every
+        time.sleep(max(0.0, began + at - time.monotonic()))
+        sent = time.monotonic()
+        heard = answered(command, stall if number == len(commands) // 4 else 0.0)
+        rows.append((at, 1e3 * (heard - began - at), 1e3 * (heard - sent)))
+    return pd.DataFrame(rows, columns=["at", "from_intended_ms", "from_sent_ms"])

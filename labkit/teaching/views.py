@@ -1,0 +1,111 @@
+"""What the notebook on projections shares: a shop that goes on, one call after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+from labkit.messages import Command
+from labkit.ports.store import Writes
+from labkit.read.rebuild import Progress
+from labkit.services.orders import PlaceOrder
+from labkit.services.views import OrderViews
+from labkit.teaching.stepping import project
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def kept(lab: Any) -> dict[str, int]:
+    """How many documents the views of orders hold, and how far their projector has come."""
+    held = {name: len(lab.collection(name)) for name in OrderViews.indexes}
+    at = lab.queries.checkpoints("orders").values()
+    return held | {
+        "checkpoints: offsets read": sum(checkpoint.position for checkpoint in at),
+        "checkpoints: highest command": max(checkpoint.command for checkpoint in at),
+    }
+
+
+def place(
+    order_id: str, customer_id: str = "ada", product_id: str = "cd", pieces: int = 1
+) -> PlaceOrder:
+    """An order of 15.99, whatever is in it."""
+    return PlaceOrder(order_id, customer_id, "1997-01-31", pieces, 1599, product_id)
+
+
+def events(lab: Any) -> list[dict[str, Any]]:
+    """The events of all orders, as they are in the topic."""
+    rows, _ = lab.peek("orders.events")
+    return [event for row in rows for event in row["value"].get("events", ())]
+
+
+def send(lab: Any, *commands: Command) -> None:
+    """Send commands to orders, and let the handler by hand decide on all that lies there."""
+    for command in commands:
+        lab.bus.send(command)
+    lab.bus.flush()
+    while lab.lag("handler", "orders"):
+        lab.handler.step(0.3)
+
+
+def serve(lab: Any, *commands: Command) -> int:
+    """``send`` and ``project``: the view shows what came of the commands."""
+    send(lab, *commands)
+    return project(lab)
+
+
+def tell(lab: Any) -> None:
+    """Step the notifier of orders by hand until it has read all and its outbox is empty."""
+    while lab.lag("notifier", "orders") or not lab.collection("orders.notices.outbox").empty:
+        lab.by_hand("notifier").step(0.3)
+
+
+def hear(lab: Any, module: str) -> pd.DataFrame:
+    """The inbox of a business module, once it has read every notice of orders."""
+    ends = lab.topic("orders.notices").groupby("partition")["offset"].max() + 1
+    with closing(lab.module(module, "orders")) as listener:
+        while (
+            sum(at.position for at in lab.store.checkpoints(f"{module}.checkpoints")) < ends.sum()
+        ):
+            listener.step(0.3)
+    inbox: pd.DataFrame = lab.collection(f"{module}.inbox")
+    return inbox
+
+
+def forget(lab: Any) -> None:
+    """The notifier of orders loses how far it has read, and what it knows of streams."""
+    lab._parts.pop(("notifier", "orders")).close()
+    name = "orders.notices.checkpoints"
+    ids = [checkpoint.id for checkpoint in lab.store.checkpoints(name)]
+    lab.store.advance(name, [], Writes(deletes={name: ids}))
+    lab.store.discard(["orders.notices.seen"])
+
+
+def add(lab: Any, name: str, number: int) -> None:
+    """Add to a number that is kept in a document, in a write of its own."""
+    lab.store.index("naive", [("_id", 1)])  # a collection is made outside of transactions
+    document = {"_id": name, "number": got(lab, name) + number}
+    writes = Writes()
+    kind = writes.replaces if lab.store.load("naive", [name]) else writes.inserts
+    kind["naive"] = [document]
+    lab.store.advance("naive.checkpoints", [], writes)
+
+
+def got(lab: Any, name: str) -> int:
+    """What ``add`` has added up so far."""
+    found = lab.store.load("naive", [name]).get(name)
+    return int(found["number"]) if found else 0
+
+
+def estimates(progress: Sequence[Progress], rows: int = 6) -> pd.DataFrame:
+    """How a rebuild went, and when it thought that it would be done, at some of its steps."""
+    import pandas as pd
+
+    columns = ["offsets read", "of", "seconds so far", "all of it, as estimated (s)"]
+    went = [
+        (at.done, at.total, at.seconds, at.seconds + at.remaining)
+        for at in progress
+        if at.remaining is not None
+    ]
+    return pd.DataFrame(went, columns=columns)[:: max(1, -(-len(went) // rows))].round(1)

@@ -1,0 +1,232 @@
+"""The command bus: send a command, and find its answer in the log."""
+
+from __future__ import annotations
+
+import reprlib
+import time
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from labkit.errors import DecodeError, TimedOut, UsageError
+from labkit.messages import (
+    MAX_COMMAND_BYTES,
+    MAX_ID,
+    Answer,
+    Command,
+    Commit,
+    Envelope,
+    Token,
+    encode,
+    new_id,
+)
+from labkit.ports.broker import Acknowledgement, Sender, Source
+from labkit.ports.clock import Clock, SystemClock
+from labkit.services.contexts import Context
+from labkit.write.decisions import DAY_MS, MAX_AHEAD_MS
+
+#: How many answers the bus keeps for those who ask late.
+HEARD_WINDOW = 10_000
+
+#: What nobody takes is shown in so many characters: with its beginning and its end.
+_repr = reprlib.Repr()
+_repr.maxother = 300
+
+
+class Sent:
+    """A command on its way."""
+
+    def __init__(self, id: str, context: str, delivery: Acknowledgement) -> None:
+        self.id = id
+        self._context = context
+        self._delivery = delivery
+
+    def token(self, timeout: float = 30.0) -> Token:
+        """Where the command stands, once the broker has acknowledged it."""
+        return Token(self._context, *self._delivery.result(timeout))
+
+
+class CommandBus:
+    """Sends commands to their context's topic.
+
+    There is no reply topic: every command leaves a commit in the log, and the bus tails the events
+    topic for the one that carries the command's id. ``tail(context)`` opens that reader.
+    """
+
+    def __init__(
+        self,
+        routes: dict[type[Command], Context],
+        topic: Callable[[str], str],
+        sender: Sender,
+        tail: Callable[[str], Source],
+        clock: Clock | None = None,
+        pump: Callable[[], None] | None = None,
+    ) -> None:
+        self._routes = routes
+        self._topic = topic
+        self._sender = sender
+        self._tail = tail
+        self._tails: dict[str, Source] = {}
+        self._contexts = {context.name: context for context in routes.values()}
+        self._heard: dict[Token, Answer] = {}
+        self._clock = clock or SystemClock()
+        self._pump = pump or (lambda: None)
+
+    def context_of(self, command: Command, context: str | None = None) -> Context:
+        """Who decides on this command; raises ``UsageError`` where nobody does."""
+        found = self._contexts.get(context) if context else self._routes.get(type(command))
+        if found is None:
+            where = f"context {context!r}" if context else "context"
+            raise UsageError(f"no {where} takes {type(command).__name__}")
+        return found
+
+    def send(
+        self,
+        command: Command,
+        *,
+        id: str | None = None,
+        expected_version: int | None = None,
+        deliver_at: datetime | None = None,
+        correlation: str = "",
+        context: str | None = None,
+        intended: int = 0,
+    ) -> Sent:
+        """Queue a command. It is safe only once its token is there.
+
+        Send it again with the same ``id`` as often as you like: it takes effect once.
+        ``deliver_at`` is an instant with a time zone: until then the command waits in its stream.
+        ``correlation`` comes back with the commit. ``context`` is needed only for commands that
+        every context takes. ``intended`` is the instant an open-loop load wanted it sent (monotonic
+        nanoseconds). Raises ``UsageError`` for what no handler would take.
+        """
+        to = self.context_of(command, context)
+        sent = self._clock.now()
+        envelope = Envelope(
+            id=new_id() if id is None else id,
+            body=command,
+            expected_version=expected_version,
+            deliver_at=None if deliver_at is None else _unix_ms(deliver_at, self._clock.wall()),
+            correlation=correlation,
+            intended=intended or sent,
+            sent=sent,
+        )
+        value, stream = _wire(envelope, to)
+        delivery = self._sender.send(self._topic(f"{to.name}.commands"), stream.encode(), value)
+        return Sent(envelope.id, to.name, delivery)
+
+    def execute(
+        self,
+        command: Command,
+        *,
+        id: str | None = None,
+        expected_version: int | None = None,
+        deliver_at: datetime | None = None,
+        context: str | None = None,
+        timeout: float = 30.0,
+    ) -> Answer:
+        """Send a command and wait for its answer.
+
+        One that is to be delivered later is answered ``scheduled``. Raises ``Unreachable`` where
+        the broker did not acknowledge it within ``timeout`` seconds, and ``TimedOut`` where no
+        answer came within as many again. The command may still take effect, so send it again with
+        the same id, which is safe.
+        """
+        self.listen(self.context_of(command, context).name)
+        sent = self.send(
+            command,
+            id=id,
+            expected_version=expected_version,
+            deliver_at=deliver_at,
+            context=context,
+        )
+        return self.answer(sent.token(timeout), timeout)
+
+    def listen(self, context: str) -> None:
+        """Start to tail a context's events from here on."""
+        if context not in self._tails:
+            source = self._tail(context)
+            for partition, end in source.ends().items():
+                source.start(partition, end)
+            self._tails[context] = source
+
+    def hear(self, context: str, timeout: float) -> list[Commit[Any]]:
+        """The commits that the tail brings next, waiting up to ``timeout`` seconds."""
+        self._pump()
+        found = []
+        for record in self._tails[context].poll(5_000, timeout).records:
+            try:
+                commit = self._contexts[context].codec.decode_commit(record.value)
+            except DecodeError:
+                continue
+            found.append(commit)
+            token = Token(context, commit.partition, commit.offset)
+            if (known := self._heard.get(token)) is None or not known.final:
+                self._heard[token] = commit.answer
+        while len(self._heard) > HEARD_WINDOW:
+            del self._heard[next(iter(self._heard))]
+        return found
+
+    def heard(self, token: Token) -> Answer | None:
+        """The last answer heard to a command; ``None``: none yet, or long ago."""
+        return self._heard.get(token)
+
+    def answer(self, token: Token, timeout: float = 30.0, *, final: bool = False) -> Answer:
+        """The answer to a command that was sent after ``listen``.
+
+        ``final``: of one that is scheduled or parked, the answer at its end. Raises ``TimedOut``.
+        """
+        deadline = time.monotonic() + timeout
+        while (answer := self._heard.get(token)) is None or (final and not answer.final):
+            if time.monotonic() > deadline:
+                raise TimedOut(
+                    f"no {'final ' if answer else ''}answer to {token} within {timeout:g} s; "
+                    f"is a handler of {token.context!r} running? "
+                    "Sending it again with the same id is safe"
+                )
+            self.hear(token.context, 0.05)
+        return answer
+
+    def flush(self, timeout: float = 30.0) -> None:
+        """Wait until every command sent so far is acknowledged."""
+        self._sender.flush(timeout)
+
+    def close(self) -> None:
+        """Close the sender and the tails."""
+        self._sender.close()
+        for source in self._tails.values():
+            source.close()
+
+
+def _wire(envelope: Envelope[Any], to: Context) -> tuple[bytes, str]:
+    """The JSON of a command and its stream, read with the eyes of the handler.
+
+    What it cannot read would park the stream, and all that others send to it would wait.
+    """
+    try:
+        value = encode(envelope)
+        if len(value) > MAX_COMMAND_BYTES:
+            raise DecodeError(f"it has {len(value)} bytes, at most {MAX_COMMAND_BYTES} fit")
+        stream: str = to.codec.decode_command(value).body.stream
+        if not 0 < len(stream) <= MAX_ID or stream[0] == "\0":
+            raise DecodeError(
+                f"stream must have 1 to {MAX_ID} characters and not begin with NUL, "
+                f"got {len(stream)}: {stream[:60]!r}"
+            )
+    except (DecodeError, ValueError, TypeError, RecursionError) as error:  # not all can be encoded
+        raise UsageError(f"no handler takes {_repr.repr(envelope)}: {error}") from error
+    return value, stream
+
+
+def _unix_ms(instant: datetime, now: int) -> int:
+    """Unix milliseconds of an instant that lies ahead, and not too far."""
+    if not isinstance(instant, datetime) or instant.tzinfo is None:
+        raise UsageError(
+            f"deliver_at {instant!r} is no datetime with a time zone; use datetime.now(UTC) + ..."
+        )
+    at = int(instant.timestamp() * 1000)
+    if not now <= at <= now + MAX_AHEAD_MS:
+        raise UsageError(
+            f"deliver_at {instant} is {'past' if at < now else 'too far ahead'}; "
+            f"it must lie within the next {MAX_AHEAD_MS // DAY_MS} days"
+        )
+    return at
