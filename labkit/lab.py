@@ -47,7 +47,7 @@ from labkit.run.settings import Settings
 from labkit.run.supervisor import Instructions, Workers, crash_worker
 from labkit.run.wiring import Parts
 from labkit.run.worker import Worker
-from labkit.services.contexts import CONTEXTS, Context, route
+from labkit.services.services import CONTEXTS, Context, route
 from labkit.services.views import PROJECTIONS
 from labkit.write.bus import CommandBus
 from labkit.write.dead_letters import DeadLetters, Waiting
@@ -82,8 +82,8 @@ class Lab(Parts):
         name: of the servers (``labkit up --lab NAME``).
         backend: ``kafka`` (real Kafka and MongoDB) or ``memory``.
         run: joins an existing run; the default is a new one with topics and a database of its own.
-        contexts: which services take part.
-        sagas: which processes run between them; the services they need take part, too.
+        services: which services take part.
+        processes: which processes run between them; the services they need take part, too.
         start: start servers that are not up; otherwise that is ``Unreachable``.
         report: is given a line for each step of starting servers.
         settings: how the parts work, by name: see ``settings.Settings``.
@@ -97,8 +97,8 @@ class Lab(Parts):
         *,
         backend: str = "kafka",
         run: str | None = None,
-        contexts: Sequence[str] = ("orders", "catalog"),
-        sagas: Sequence[str] = (),
+        services: Sequence[str] = ("orders", "catalog"),
+        processes: Sequence[str] = (),
         start: bool = True,
         report: Callable[[str], None] = lambda _: None,
         **settings: Any,
@@ -120,8 +120,8 @@ class Lab(Parts):
             name,
             backend=backend,
             run=run,
-            contexts=contexts,
-            sagas=sagas,
+            services=services,
+            processes=processes,
             start=start,
             report=report,
             settings=Settings(**settings),
@@ -135,10 +135,10 @@ class Lab(Parts):
         """Where commands go in."""
         if self._bus is None:
             self._bus = CommandBus(
-                route(CONTEXTS[context] for context in self.contexts),
+                route(CONTEXTS[service] for service in self.services),
                 self.topic_name,
                 self.log_broker.sender(),
-                lambda context: self.broker.source(self.topic_name(f"{context}.events")),
+                lambda service: self.broker.source(self.topic_name(f"{service}.events")),
                 pump=self.pump,
             )
         return self._bus
@@ -159,12 +159,12 @@ class Lab(Parts):
         """
         return follow(self.store, Session(self.queries), name, fresh, params, self.pump)
 
-    def log(self, context: str = "orders") -> EventLog:
-        """What the events topic of a context says."""
-        if context not in self._event_logs:
-            source = self.broker.source(self.topic_name(f"{context}.events"))
-            self._event_logs[context] = EventLog(CONTEXTS[context], source, self.store)
-        return self._event_logs[context]
+    def log(self, service: str = "orders") -> EventLog:
+        """What the events topic of a service says."""
+        if service not in self._event_logs:
+            source = self.broker.source(self.topic_name(f"{service}.events"))
+            self._event_logs[service] = EventLog(CONTEXTS[service], source, self.store)
+        return self._event_logs[service]
 
     # --- the parts, by hand
 
@@ -178,19 +178,19 @@ class Lab(Parts):
         """The projector of orders, in this process, owning all partitions."""
         return self.by_hand("projector")  # type: ignore[no-any-return]
 
-    def by_hand(self, role: Role, context: str = "orders") -> Any:
+    def by_hand(self, role: Role, service: str = "orders") -> Any:
         """A part in this process. The workers must be stopped, or it waits for partitions."""
         if self._workers is not None:
             raise UsageError(
                 "worker processes are running; call lab.stop() before stepping by hand"
             )
-        key = (role, context)
+        key = (role, service)
         if (old := self._parts.get(key)) is not None:
             idle = time.monotonic() - self._touched[key]
             if old.broken or (self.backend == "kafka" and idle > IDLE_SECONDS):
                 self._parts.pop(key).close()
         if key not in self._parts:
-            part = self.make(Worker(role, context, 0))
+            part = self.make(Worker(role, service, 0))
             try:
                 part.join(self.partitions)
             except BaseException:
@@ -200,23 +200,23 @@ class Lab(Parts):
         self._touched[key] = time.monotonic()
         return self._parts[key]
 
-    def crash(self, role: Role, at: Failpoint, context: str = "orders") -> Crashed:
+    def crash(self, role: Role, at: Failpoint, service: str = "orders") -> Crashed:
         """Let a part die at a failpoint, for real: a process of its own, killed by SIGKILL.
 
         The next step by hand is its next life. In memory the part is dropped at the failpoint.
         Raises ``TimedOut`` if the failpoint was not reached: give it something to do first.
         """
-        if old := self._parts.pop((role, context), None):
+        if old := self._parts.pop((role, service), None):
             old.close()
         if self.backend == "memory":
-            return self._crash_in_memory(role, at, context)
+            return self._crash_in_memory(role, at, service)
         pid = crash_worker(
-            self.worker_command(Worker(role, context, 0)), self.environment(), self.logs(), at
+            self.worker_command(Worker(role, service, 0)), self.environment(), self.logs(), at
         )
         return Crashed(role, at, pid, 9)
 
-    def _crash_in_memory(self, role: Role, at: Failpoint, context: str) -> Crashed:
-        part = self.make(Worker(role, context, 0))
+    def _crash_in_memory(self, role: Role, at: Failpoint, service: str) -> Crashed:
+        part = self.make(Worker(role, service, 0))
         try:
             with armed(at):
                 for _ in range(3):
@@ -234,18 +234,18 @@ class Lab(Parts):
         self,
         handlers: int = 1,
         projectors: int = 1,
-        sagas: int = 1,
+        processes: int = 1,
         notifiers: int = 0,
         queries: int = 0,
     ) -> None:
-        """Start so many worker processes of each context, and of each saga of this run; wait until
+        """Start so many workers of each service, and of each process of this run; wait until
         they own all partitions (but for query handlers, which are only waited for by who asks). On
-        the MongoDB log each context has one relay, too.
+        the MongoDB log each service has one relay, too.
 
         In memory there are no processes: whoever waits for an answer steps the parts.
         """
         counts: dict[Role, int] = {"handler": handlers, "relay": 1, "projector": projectors}
-        counts |= {"saga": sagas, "notifier": notifiers, "query": queries}
+        counts |= {"process": processes, "notifier": notifiers, "query": queries}
         if self.backend == "memory":
             self._pumping = [role for role, count in counts.items() if count]
             return
@@ -280,7 +280,7 @@ class Lab(Parts):
         wanted = {
             f"{reader.name}:{partition}"
             for worker in workers
-            for reader in self.readers(worker.role, worker.context)
+            for reader in self.readers(worker.role, worker.service)
             for partition in range(self.partitions)
         }
         deadline = time.monotonic() + READY_SECONDS
@@ -386,73 +386,73 @@ class Lab(Parts):
 
         return pd.DataFrame(self.peek(name)[0], columns=["partition", "offset", "key", "value"])
 
-    def history(self, stream: str, context: str = "orders") -> pd.DataFrame:
+    def history(self, stream: str, service: str = "orders") -> pd.DataFrame:
         """What happened to a stream: one row an event, or a commit without one (a refusal, say).
 
         Columns: version, at, event, fields, command, outcome, reason.
         """
         import pandas as pd
 
-        return pd.DataFrame(self.log(context).history(stream), columns=HISTORY)
+        return pd.DataFrame(self.log(service).history(stream), columns=HISTORY)
 
     # --- dead letters
 
-    def dead_letters(self, context: str | None = None) -> pd.DataFrame:
-        """The parked streams, one row each; of all contexts, or of one.
+    def dead_letters(self, service: str | None = None) -> pd.DataFrame:
+        """The parked streams, one row each; of all services, or of one.
 
         Worker processes save what they know some tenths of a second after they have decided.
         """
         import pandas as pd
 
-        rows = [structs.asdict(letter) for letter in self.parked(context)]
-        columns = ["context", "stream", "partition", "waiting", "since", "by", "reason"]
+        rows = [structs.asdict(letter) for letter in self.parked(service)]
+        columns = ["service", "stream", "partition", "waiting", "since", "by", "reason"]
         return pd.DataFrame(rows, columns=columns)
 
-    def parked(self, context: str | None = None) -> list[DeadLetter]:
+    def parked(self, service: str | None = None) -> list[DeadLetter]:
         """The same, as they are: first those of the handlers, then those of the readers."""
         found: list[DeadLetter] = []
-        for name in [context] if context else self.contexts:
+        for name in [service] if service else self.services:
             with closing(self.letters(name)) as letters:
                 found += letters.parked()
-        return found + [d for d in self.held_back() if context in (None, d.context)]
+        return found + [d for d in self.held_back() if service in (None, d.service)]
 
-    def dead_letter(self, stream: str, context: str = "orders") -> pd.DataFrame:
+    def dead_letter(self, stream: str, service: str = "orders") -> pd.DataFrame:
         """What waits in a parked stream, in order: one row a command, of the first 1,000.
 
         Columns: offset, id, command, body.
         """
         import pandas as pd
 
-        with closing(self.letters(context)) as letters:
+        with closing(self.letters(service)) as letters:
             rows = [structs.asdict(command) for command in letters.waiting(stream)]
         return pd.DataFrame(rows, columns=list(Waiting.__struct_fields__))
 
-    def replay(self, stream: str, context: str = "orders") -> Answer:
+    def replay(self, stream: str, service: str = "orders") -> Answer:
         """Let a parked stream go on with all that waits in it."""
-        return self._release(stream, context, drop=False)
+        return self._release(stream, service, drop=False)
 
-    def drop_dead_letter(self, stream: str, context: str = "orders") -> Answer:
+    def drop_dead_letter(self, stream: str, service: str = "orders") -> Answer:
         """Let a parked stream go on without the first command that waits in it."""
-        return self._release(stream, context, drop=True)
+        return self._release(stream, service, drop=True)
 
-    def _release(self, stream: str, context: str, drop: bool) -> Answer:
+    def _release(self, stream: str, service: str, drop: bool) -> Answer:
         """Where the handler is stepped by hand, it is stepped until it has answered."""
-        self._stepping = context if ("handler", context) in self._parts else None
+        self._stepping = service if ("handler", service) in self._parts else None
         try:
-            with closing(self.letters(context)) as letters:
+            with closing(self.letters(service)) as letters:
                 return letters.release(stream, drop=drop)
         finally:
             self._stepping = None
 
-    def letters(self, context: str) -> DeadLetters:
-        """The dead letters of a context; close them. Its handler by hand saves what it knows."""
-        if context not in self.contexts:
-            raise UsageError(f"this run has no context {context!r}, but {', '.join(self.contexts)}")
-        if ("handler", context) in self._parts:
-            self.by_hand("handler", context).flush()
-        topic = self.topic_name(f"{context}.commands")
+    def letters(self, service: str) -> DeadLetters:
+        """The dead letters of a service; close them. Its handler by hand saves what it knows."""
+        if service not in self.services:
+            raise UsageError(f"this run has no service {service!r}, but {', '.join(self.services)}")
+        if ("handler", service) in self._parts:
+            self.by_hand("handler", service).flush()
+        topic = self.topic_name(f"{service}.commands")
         return DeadLetters(
-            CONTEXTS[context],
+            CONTEXTS[service],
             self.store,
             self.log_broker.source(topic),
             topic,
@@ -470,29 +470,29 @@ class Lab(Parts):
 
     def where(self, collection: str) -> str:
         """Where a collection is: one of a view, in the generation that serves."""
-        views = {PROJECTIONS[context].name for context in self.contexts}
+        views = {PROJECTIONS[service].name for service in self.services}
         name, _, rest = collection.rpartition(".")
         of_view = name in views and "@" not in rest
         return Views(self.store).collection(collection) if of_view else collection
 
-    def lag(self, role: str, context: str) -> int:
+    def lag(self, role: str, service: str) -> int:
         """How many offsets the group of a role is behind; markers count too."""
         behind = 0
         if role == "relay":
-            topic = self.topic_name(f"{context}.events")
+            topic = self.topic_name(f"{service}.events")
             published = self._ends(self.broker, topic)
             written = self._ends(self.log_broker, topic)
             return sum(written[partition] - published[partition] for partition in written)
         if role == "query":
-            topic = self.topic_name(f"{context}.queries")
-            reached = self.broker.committed(topic, self.group(role, context))
+            topic = self.topic_name(f"{service}.queries")
+            reached = self.broker.committed(topic, self.group(role, service))
             ends = self._ends(self.broker, topic)
             return sum(end - reached.get(partition, 0) for partition, end in ends.items())
-        for reader in self.readers(role, context):
+        for reader in self.readers(role, service):
             topic = self.topic_name(reader.topic)
             ends = self._ends(self.broker_of(topic), topic)
             if role == "handler":
-                reached = self.log_broker.committed(topic, self.group(role, context))
+                reached = self.log_broker.committed(topic, self.group(role, service))
             else:
                 known = of_reader(self.store.checkpoints(reader.checkpoints), reader.name)
                 reached = {partition: c.position for partition, c in known.items()}
@@ -502,11 +502,11 @@ class Lab(Parts):
     def ends(self, name: str) -> dict[int, int]:
         """The high watermarks of a topic (``orders.events``), where commands and commits are kept.
 
-        Raises ``UsageError`` where this run has no such context.
+        Raises ``UsageError`` where this run has no such service.
         """
-        context = name.partition(".")[0]
-        if context not in self.contexts:
-            raise UsageError(f"this run has no context {context!r}, but {', '.join(self.contexts)}")
+        service = name.partition(".")[0]
+        if service not in self.services:
+            raise UsageError(f"this run has no service {service!r}, but {', '.join(self.services)}")
         return self._ends(self.log_broker, self.topic_name(name))
 
     def _ends(self, broker: Broker, topic: str) -> dict[int, int]:
@@ -516,10 +516,10 @@ class Lab(Parts):
         published, topic = key
         return (self.broker if published else self.log_broker).source(topic)
 
-    def _watermarks(self, context: str) -> dict[int, int]:
+    def _watermarks(self, service: str) -> dict[int, int]:
         """Of the events, where they are kept: on the MongoDB log a relay may be behind it, and a
         record has the same offset in both."""
-        return self.ends(f"{context}.events")
+        return self.ends(f"{service}.events")
 
     def server_versions(self) -> dict[str, str]:
         """Of Kafka and MongoDB."""

@@ -41,7 +41,7 @@ class Command(Message, frozen=True):
 class ReleaseParked(Command, frozen=True):
     """Handle the commands that a parked stream holds, in order; with ``drop``, without the first.
 
-    Every context takes it: a stream's owner handles it in the order of the log, like any command.
+    Every service takes it: a stream's owner handles it in the order of the log, like any command.
     ``head`` is the offset of the first one, as far as the sender knows: with another one there, it
     is refused, so that nobody drops what he has not seen.
     """
@@ -63,7 +63,7 @@ class Event(Message, frozen=True):
 #: From the events of an older schema to those of today's.
 Upcasts = Mapping[type[Event], Callable[[Any], Event]]
 
-#: The decisions of a context: (state, command) -> events, or ``Refused``.
+#: The decisions of a service: (state, command) -> events, or ``Refused``.
 Decisions = Mapping[type[Command], Callable[..., tuple[Event, ...]]]
 
 C = TypeVar("C")
@@ -86,7 +86,7 @@ Outcome = Literal["accepted", "refused", "repeated", "parked", "scheduled", "dro
 class Token(NamedTuple):
     """Where an acknowledged command stands: enough to wait until a view has seen it."""
 
-    context: str
+    service: str
     partition: int
     offset: int
 
@@ -116,7 +116,7 @@ class Envelope(Struct, Generic[C], frozen=True, omit_defaults=True):
     """A command on the wire.
 
     ``deliver_at`` is an instant of the calendar (Unix milliseconds); ``correlation`` comes back
-    with the commit, so that a saga knows what an answer is about. ``intended`` and ``sent`` are
+    with the commit, so that a process knows what an answer is about. ``intended`` and ``sent`` are
     monotonic nanoseconds of one host.
     """
 
@@ -258,7 +258,7 @@ def decode_return(value: bytes) -> Return:
 
 
 class Codec:
-    """The strict, typed decoder of one context.
+    """The strict, typed decoder of one service.
 
     ``commands`` and ``events`` are the unions of its message types. ``upcasts`` names the events of
     older schemas that may stand in the log, and makes today's of them on the way in, so that nobody

@@ -18,7 +18,7 @@ from typing import Any
 
 from labkit.errors import Refused, UsageError
 from labkit.messages import Command, Event
-from labkit.services.contexts import Context
+from labkit.services.services import Context
 
 
 class Then:
@@ -64,43 +64,43 @@ class Then:
 class When:
     """A stream with its past."""
 
-    def __init__(self, context: Context, past: tuple[Event, ...]) -> None:
-        self._context = context
+    def __init__(self, service: Context, past: tuple[Event, ...]) -> None:
+        self._service = service
         self._past = past
 
     def when(self, command: Command) -> Then:
         """Decide on a command, as the handler would: on the fold of the past.
 
-        Raises ``UsageError`` where the context does not take such a command. A bug in a rule comes
+        Raises ``UsageError`` where the service does not take such a command. A bug in a rule comes
         through as it is.
         """
-        if (decide := self._context.decide.get(type(command))) is None:
+        if (decide := self._service.decide.get(type(command))) is None:
             raise UsageError(
-                f"context {self._context.name!r} does not take {type(command).__name__}"
+                f"service {self._service.name!r} does not take {type(command).__name__}"
             )
         story = f"given{_list(self._past)}\nwhen\n  {command!r}"
         try:
             command.validate()
-            events = decide(fold(self._context, *self._past), command)
+            events = decide(fold(self._service, *self._past), command)
         except Refused as refused:
             return Then(story, (), refused)
         return Then(story, events, None)
 
 
-def specification(context: Context) -> Callable[..., When]:
-    """The ``given(*events)`` of a context; without events the stream is new."""
+def specification(service: Context) -> Callable[..., When]:
+    """The ``given(*events)`` of a service; without events the stream is new."""
 
     def given(*events: Event) -> When:
-        return When(context, events)
+        return When(service, events)
 
     return given
 
 
-def fold(context: Context, *events: Event) -> Any:
+def fold(service: Context, *events: Event) -> Any:
     """The state after these events; ``None`` before the first."""
     state = None
     for event in events:
-        state = context.evolve(state, event)
+        state = service.evolve(state, event)
     return state
 
 

@@ -19,7 +19,7 @@ def positive(case: schemathesis.Case) -> bool:
 
 
 @schemathesis.hook
-def before_call(context: Any, case: schemathesis.Case, kwargs: dict[str, Any]) -> None:
+def before_call(service: Any, case: schemathesis.Case, kwargs: dict[str, Any]) -> None:
     if not positive(case):
         return
     if case.operation.path.endswith("/updates"):  # a stream lasts as long as it is wanted
@@ -33,7 +33,7 @@ def before_call(context: Any, case: schemathesis.Case, kwargs: dict[str, Any]) -
 
 
 @schemathesis.hook
-def after_call(context: Any, case: schemathesis.Case, response: schemathesis.Response) -> None:
+def after_call(service: Any, case: schemathesis.Case, response: schemathesis.Response) -> None:
     tokens.extend(response.headers.get("labkit-token", ()))
 
 

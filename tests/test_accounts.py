@@ -18,7 +18,7 @@ from labkit.messages import Command, Commit
 from labkit.ports.store import Document
 from labkit.read.unit_of_work import UnitOfWork
 from labkit.services import bank, inventory, orders
-from labkit.services.contexts import CONTEXTS
+from labkit.services.services import CONTEXTS
 from labkit.services.views import PROJECTIONS
 
 S = st.sampled_from
@@ -65,10 +65,10 @@ BEGIN: dict[str, list[Command]] = {
 class Side:
     """One stream as the domain decides, as the account tells it, and as the view shows it."""
 
-    def __init__(self, context: str) -> None:
-        self.context = CONTEXTS[context]
-        self.account = MODELS[context]
-        self.projection: Any = PROJECTIONS[context]
+    def __init__(self, service: str) -> None:
+        self.service = CONTEXTS[service]
+        self.account = MODELS[service]
+        self.projection: Any = PROJECTIONS[service]
         self.docs = UnitOfWork(None)  # type: ignore[arg-type]  # nothing is loaded
         self.state: Any = None
         self.books: Document | None = None
@@ -81,14 +81,14 @@ class Side:
         assert repr(before) == told, "an account changes no old state"
         try:
             command.validate()
-            events = self.context.decide[type(command)](self.state, command)
+            events = self.service.decide[type(command)](self.state, command)
         except Refused:
             assert after is None
             return False
         assert after is not None, f"the account refuses {command}"
         first = self.version + 1
         for event in events:
-            self.state = self.context.evolve(self.state, event)
+            self.state = self.service.evolve(self.state, event)
             self.version += 1
         commit: Commit[Any] = Commit(
             "s", f"{first}", 0, 0, "accepted", first, self.version, tuple(events)
@@ -109,15 +109,15 @@ class Side:
 
 
 @pytest.mark.parametrize(
-    ("context", "command"), [("orders", ORDERS), ("inventory", INVENTORY), ("bank", BANK)]
+    ("service", "command"), [("orders", ORDERS), ("inventory", INVENTORY), ("bank", BANK)]
 )
 @settings(deadline=None, max_examples=300)
 @any_of(data=st.data())
 def test_account_domain_and_view_agree(
-    context: str, command: st.SearchStrategy[Command], data: st.DataObject
+    service: str, command: st.SearchStrategy[Command], data: st.DataObject
 ) -> None:
-    side = Side(context)
-    for each in [*BEGIN[context], *data.draw(st.lists(command, max_size=30))]:
+    side = Side(service)
+    for each in [*BEGIN[service], *data.draw(st.lists(command, max_size=30))]:
         side.send(each)
     assert side.differences() == []
 
@@ -161,10 +161,10 @@ def test_an_account_sees_what_is_wrong_in_a_view() -> None:
     assert side.differences() == ["what orders hold of product 's': the account says 3, the view 0"]
 
 
-@pytest.mark.parametrize("context", MODELS)
-def test_an_account_takes_no_strange_command(context: str) -> None:
+@pytest.mark.parametrize("service", MODELS)
+def test_an_account_takes_no_strange_command(service: str) -> None:
     with pytest.raises(TypeError, match="no account is kept"):
-        MODELS[context].apply(None, Command())
+        MODELS[service].apply(None, Command())
 
 
 def test_a_long_stream_may_have_many_open_amounts() -> None:
@@ -181,8 +181,8 @@ def test_a_long_stream_may_have_many_open_amounts() -> None:
     assert state == {"owner": "ann", "balance": 990_000, "open": 0, "version": 20_002}
 
 
-@pytest.mark.parametrize("context", ["inventory", "bank"])
-def test_a_run_is_judged_by_its_account(context: str) -> None:
+@pytest.mark.parametrize("service", ["inventory", "bank"])
+def test_a_run_is_judged_by_its_account(service: str) -> None:
     held = [f"{n}.$" for n in range(20)]  # what MongoDB minds as the key of a document
     commands: dict[str, list[Command]] = {
         "inventory": [
@@ -201,17 +201,17 @@ def test_a_run_is_judged_by_its_account(context: str) -> None:
             bank.Withdraw("a", 1),
         ],
     }
-    with Lab(backend="memory", contexts=(context,)) as lab:
+    with Lab(backend="memory", services=(service,)) as lab:
         lab.start()
         history = History(lab.bus)
-        for command in commands[context]:
+        for command in commands[service]:
             assert history.execute(command).status == "ok"
         lab.stop()
-        while lab.by_hand("projector", context).step(0):
+        while lab.by_hand("projector", service).step(0):
             pass
-        lab.by_hand("handler", context).flush()
-        verdicts = check_all(lab, history, context)
-        if context == "bank":  # whoever confirms what never arrived has lost it
+        lab.by_hand("handler", service).flush()
+        verdicts = check_all(lab, history, service)
+        if service == "bank":  # whoever confirms what never arrived has lost it
             assert verdicts.pop("C8").found == 10  # and the sum
         assert not {n: v.violations for n, v in verdicts.items() if not v.ok}
         answers = [o.answer.outcome for o in history if o.answer]

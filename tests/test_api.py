@@ -22,7 +22,7 @@ WAIT = {"Prefer": "wait=5"}
 
 @pytest.fixture
 def lab() -> Iterator[Lab]:
-    with Lab(backend="memory", contexts=CONTEXTS) as made:
+    with Lab(backend="memory", services=CONTEXTS) as made:
         yield made
 
 
@@ -253,7 +253,7 @@ def test_a_read_is_as_fresh_as_asked(lab: Lab) -> None:
         found = problem(api.get("/orders/o1", params=soon), 504, "timed-out")
         partition, offset = token.split("-")[1:]
         assert f"command {offset} of partition {partition} within 0.05 s" in found["detail"]
-        service: Any = api.app.state.service  # type: ignore[attr-defined]
+        service: Any = api.app.state.backend  # type: ignore[attr-defined]
         service.desk.call(lambda: lab.handler.step(0))
         late = {"freshness": "linearizable", "timeout": "0.05"}
         found = problem(api.get("/orders/o1", params=late), 504, "timed-out")
@@ -328,7 +328,7 @@ def test_errors_are_problems(api: TestClient) -> None:
 
 def test_who_is_being_shut_down_says_so(lab: Lab) -> None:
     with TestClient(create_app(lab)) as api:
-        api.app.state.service.desk.close()  # type: ignore[attr-defined]
+        api.app.state.backend.desk.close()  # type: ignore[attr-defined]
         answer = api.post("/orders", json=new_order())
         problem(answer, 503, "unreachable")
         assert answer.headers["retry-after"] == "2"
@@ -364,7 +364,7 @@ ODD = [
 @pytest.fixture(scope="module")
 def open_api() -> Iterator[TestClient]:
     """One for many ids."""
-    with Lab(backend="memory", contexts=CONTEXTS) as lab:
+    with Lab(backend="memory", services=CONTEXTS) as lab:
         lab.start()
         with TestClient(create_app(lab)) as client:
             yield client
@@ -433,7 +433,7 @@ def test_metrics_count_by_outcome_and_know_no_names_of_clients(api: TestClient) 
     assert 'labkit_commands_total{command="PlaceOrder",outcome="accepted"} 1.0' in text
     assert 'labkit_commands_total{command="PayOrder",outcome="refused"} 1.0' in text
     assert 'route="/orders/{order_id}",status="200"} 1.0' in text
-    assert 'labkit_lag_offsets{context="orders",role="projector"} 0.0' in text
+    assert 'labkit_lag_offsets{role="projector",service="orders"} 0.0' in text
     assert 'route="unmatched",status="404"' in text
     assert "made-up" not in text
     assert "BREW" not in text

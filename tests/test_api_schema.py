@@ -21,8 +21,8 @@ from labkit import stack
 from labkit.api import queries
 from labkit.api.backend import Backend
 from labkit.lab import Lab
-from labkit.services.contexts import CONTEXTS
 from labkit.services.fulfilment import PROCESSES
+from labkit.services.services import CONTEXTS
 from tests.serving import Served, serving
 
 pytestmark = pytest.mark.servers
@@ -34,7 +34,7 @@ LEAST_CASES = 2_000
 
 @pytest.fixture(scope="module")
 def served(servers: stack.Servers) -> Iterator[Served]:
-    with Lab(contexts=list(CONTEXTS), sagas=list(PROCESSES), start=False, partitions=2) as lab:
+    with Lab(services=list(CONTEXTS), processes=list(PROCESSES), start=False, partitions=2) as lab:
         lab.start()
         with serving(lab) as found:
             yield found

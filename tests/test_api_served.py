@@ -28,7 +28,7 @@ PATIENCE = 60.0
 
 @pytest.fixture(scope="module")
 def lab(servers: stack.Servers) -> Iterator[Lab]:
-    with Lab(contexts=["orders", "inventory"], sagas=["fulfilment"], start=False) as made:
+    with Lab(services=["orders", "inventory"], processes=["fulfilment"], start=False) as made:
         made.start()
         yield made
         made.drop()
@@ -151,13 +151,13 @@ def test_the_live_stream_shows_every_stage_of_an_order(served: Served, api: http
 def test_it_says_how_far_the_workers_are(api: httpx2.Client) -> None:
     ready = api.get("/health/ready").json()
     assert ready["kafka"].startswith("4.")
-    assert "saga/fulfilment" in ready["lag"]
+    assert "process/fulfilment" in ready["lag"]
     assert 'role="handler"' in api.get("/metrics").text
 
 
 def test_the_end_lets_streams_and_those_who_wait_go(servers: stack.Servers) -> None:
     """Nobody handles the commands of this run, so who waits would wait for long."""
-    with Lab(contexts=["orders"], start=False, partitions=1) as idle:
+    with Lab(services=["orders"], start=False, partitions=1) as idle:
         with serving(idle) as served, ThreadPoolExecutor(2) as pool:
             api = httpx2.Client(base_url=served.url, timeout=PATIENCE)
             following = pool.submit(read, served.url, "/orders/e1/updates", {}, "never")
@@ -185,7 +185,7 @@ def away(home: Path) -> Iterator[None]:
 @pytest.mark.timeout(600)
 def test_servers_may_go_and_come_back(away: None) -> None:
     """While they are away: 503 and when to try again. Afterwards: no new start is needed."""
-    with Lab("away", contexts=["orders"], start=False, partitions=1) as lab:
+    with Lab("away", services=["orders"], start=False, partitions=1) as lab:
         lab.start()
         with serving(lab) as served, httpx2.Client(base_url=served.url, timeout=PATIENCE) as api:
             assert api.post("/orders", json=new_order(), headers=WAIT).status_code == 201

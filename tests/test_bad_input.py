@@ -60,7 +60,7 @@ PARKED: dict[str, Case] = {
 
 @pytest.fixture(scope="module")
 def lab(servers: stack.Servers) -> Iterator[Lab]:
-    with Lab(contexts=["orders"], start=False, partitions=PARTITIONS) as made:
+    with Lab(services=["orders"], start=False, partitions=PARTITIONS) as made:
         made.start()
         made.bus.listen("orders")
         yield made

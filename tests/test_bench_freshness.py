@@ -156,7 +156,7 @@ def test_a_planted_bug_turns_the_bench_red(
 
 def test_a_sample_in_memory_is_refused() -> None:
     with (
-        Lab(backend="memory", contexts=["bank"]) as lab,
+        Lab(backend="memory", services=["bank"]) as lab,
         pytest.raises(UsageError, match="between processes, got backend 'memory'"),
     ):
         freshness.sample(lab, 1, 1)

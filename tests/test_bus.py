@@ -12,8 +12,8 @@ from labkit.lab import Lab
 from labkit.messages import MAX_COMMAND_BYTES, Answer, Command, ReleaseParked, Token
 from labkit.services.bank import Deposit, OpenAccount
 from labkit.services.catalog import ListProduct
-from labkit.services.contexts import CONTEXTS, ROUTES, route
 from labkit.services.orders import PayOrder, PlaceOrder, ShipOrder
+from labkit.services.services import CONTEXTS, ROUTES, route
 from labkit.write import bus as bus_module
 from labkit.write.bus import CommandBus
 
@@ -29,7 +29,7 @@ def lab() -> Iterator[Lab]:
 def test_a_command_goes_to_the_topic_of_its_context(lab: Lab) -> None:
     order = lab.bus.send(PLACE, id="a").token()
     product = lab.bus.send(ListProduct("cd", "CD", 1), id="b").token()
-    assert (order.context, product.context) == ("orders", "catalog")
+    assert (order.service, product.service) == ("orders", "catalog")
     (row,) = lab.topic("orders.commands").to_dict("records")
     assert (row["partition"], row["offset"], row["key"]) == (order.partition, order.offset, "o1")
     assert row["value"]["id"] == "a"
@@ -37,7 +37,7 @@ def test_a_command_goes_to_the_topic_of_its_context(lab: Lab) -> None:
 
 
 def test_a_command_of_nobody_is_refused_before_it_is_sent(lab: Lab) -> None:
-    with pytest.raises(UsageError, match="no context takes Command"):
+    with pytest.raises(UsageError, match="no service takes Command"):
         lab.bus.send(Command())
     assert set(ROUTES) == set(route(CONTEXTS.values()))
 
@@ -63,8 +63,8 @@ BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
     "no stream": (Deposit("", 5), {}, "stream must have 1 to 200 characters"),
     "a long stream": (Deposit("k" * 201, 5), {}, "got 201: 'kkk"),
     "a hidden stream": (Deposit("\0a", 5), {}, r"got 2: '\x00a'"),
-    "no release of a stream": (ReleaseParked(""), {"context": "bank"}, "got 0: ''"),
-    "another's command": (Deposit("a", 5), {"context": "orders"}, "Deposit"),
+    "no release of a stream": (ReleaseParked(""), {"service": "bank"}, "got 0: ''"),
+    "another's command": (Deposit("a", 5), {"service": "orders"}, "Deposit"),
     "1 MB": (OpenAccount("a", "o" * MAX_COMMAND_BYTES), {}, "at most 1000000 fit"),
 }
 
@@ -73,7 +73,7 @@ BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
 def test_what_no_handler_takes_is_not_sent_and_harms_no_stream(
     command: Command, options: dict[str, Any], named: str
 ) -> None:
-    with Lab(backend="memory", contexts=["orders", "bank"]) as lab:
+    with Lab(backend="memory", services=["orders", "bank"]) as lab:
         lab.start()
         assert lab.bus.execute(OpenAccount("a", "ann")).accepted
         with pytest.raises(UsageError) as told:
@@ -87,7 +87,7 @@ def test_what_no_handler_takes_is_not_sent_and_harms_no_stream(
 
 @pytest.mark.parametrize("stream", ["k" * 200, "ö" * 200, "a b", "\t"])
 def test_what_can_be_a_stream_is_sent_and_answered_by_a_rule(stream: str) -> None:
-    with Lab(backend="memory", contexts=["bank"]) as lab:
+    with Lab(backend="memory", services=["bank"]) as lab:
         lab.start()
         assert lab.bus.execute(OpenAccount(stream, "ann")).final
 

@@ -33,8 +33,8 @@ from labkit.ports.failpoints import Failpoint
 from labkit.ports.store import Checkpoint, Writes
 from labkit.run.worker import Worker
 from labkit.services import orders
-from labkit.services.contexts import CONTEXTS
 from labkit.services.orders import CancelOrder, PayOrder, PlaceOrder, ReturnOrder, ShipOrder
+from labkit.services.services import CONTEXTS
 from labkit.services.views import OrderViews
 from labkit.testing import fold
 from labkit.write import decisions
@@ -101,7 +101,7 @@ def assert_green(verdicts: dict[str, Verdict]) -> None:
 
 @pytest.fixture
 def lab() -> Iterator[Lab]:
-    with Lab(backend="memory", contexts=("orders",)) as made:
+    with Lab(backend="memory", services=("orders",)) as made:
         yield made
 
 
@@ -266,7 +266,7 @@ def a_version_is_skipped(patch: pytest.MonkeyPatch) -> None:
 def expected_versions_are_not_checked(patch: pytest.MonkeyPatch) -> None:
     def trusting(decide: Any, arrival: Arrival) -> Commit[Any]:
         record = arrival.record
-        command = arrival.context.codec.decode_command(record.value)
+        command = arrival.service.codec.decode_command(record.value)
         value = encode(structs.replace(command, expected_version=None))
         record = Record(record.partition, record.offset, record.key, value)
         return decide(structs.replace(arrival, record=record))  # type: ignore[no-any-return]
@@ -340,7 +340,7 @@ def test_a_planted_bug_turns_its_checkers_red(
     plant: Plant, expected: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plant(monkeypatch)
-    with Lab(backend="memory", contexts=("orders",)) as lab:
+    with Lab(backend="memory", services=("orders",)) as lab:
         assert red(check_all(lab, run(lab))) == expected
 
 
@@ -354,7 +354,7 @@ class Skipping(Handler):
 
     def _knows(self, record: Record) -> bool:
         try:
-            self.context.codec.decode_command(record.value)
+            self.service.codec.decode_command(record.value)
         except DecodeError:
             return False
         return True
@@ -365,7 +365,7 @@ def test_what_is_no_command_must_have_its_commit_too(
     handler: type[Handler], expected: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plant_handler(monkeypatch, handler)
-    with Lab(backend="memory", contexts=("orders",)) as lab:
+    with Lab(backend="memory", services=("orders",)) as lab:
         history = run(lab, mixed(1, 50))
         topic = lab.topic_name("orders.commands")
         place = lab.log_broker.sender().send(topic, b"own", b"\xff\x00 not JSON").result(0)
@@ -604,7 +604,7 @@ def test_what_is_still_under_way_is_not_quiet(lab: Lab) -> None:
 
 
 def test_a_verdict_names_some_and_counts_all() -> None:
-    with Lab(backend="memory", contexts=("orders",)) as lab:
+    with Lab(backend="memory", services=("orders",)) as lab:
         history = History(lab.bus)
         send(history, [(f"{n}", PlaceOrder(f"o{n}", "ann", DAY, 1, 5), None) for n in range(150)])
         history.settle(0)
@@ -618,7 +618,7 @@ def test_a_verdict_names_some_and_counts_all() -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_the_account_and_the_domain_agree(seed: int) -> None:
-    context = CONTEXTS["orders"]
+    service = CONTEXTS["orders"]
     account = MODELS["orders"]
     assert isinstance(account, OrdersModel)
     pasts: dict[str, list[Any]] = {}
@@ -628,13 +628,13 @@ def test_the_account_and_the_domain_agree(seed: int) -> None:
         after = account.apply(kept.get(command.stream), command)
         try:
             command.validate()
-            past.extend(context.decide[type(command)](fold(context, *past), command))
+            past.extend(service.decide[type(command)](fold(service, *past), command))
         except Refused:
             assert after is None
             continue
         assert after is not None
         kept[command.stream] = after
-        state = fold(context, *past)
+        state = fold(service, *past)
         assert (after["status"], after["payment"]) == (state.status, state.payment)
         assert after["version"] == len(past)
 

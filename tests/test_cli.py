@@ -64,7 +64,7 @@ def test_a_bad_lab_name(name: str, home: Path) -> None:
 
 def test_an_unknown_role_and_context(home: Path) -> None:
     refused(labkit("run", "janitor", "--run", "r0"), "janitor", "projector")
-    refused(labkit("run", "handler", "--run", "r0", "--context", "zoo"), "zoo", "orders")
+    refused(labkit("run", "handler", "--run", "r0", "--service", "zoo"), "zoo", "orders")
 
 
 def test_help_lists_every_command() -> None:

@@ -10,7 +10,7 @@ import pytest
 from labkit.errors import UsageError
 from labkit.read.queries import Queries
 from labkit.services.conditions import QUERIES, plan, watched_by
-from labkit.services.contexts import CONTEXTS
+from labkit.services.services import CONTEXTS
 from labkit.services.views import PROJECTIONS
 
 #: One way to ask each.
@@ -40,13 +40,13 @@ def test_every_query_asks_a_method_that_takes_its_arguments(name: str) -> None:
 
 @pytest.mark.parametrize("name", QUERIES)
 def test_what_an_answer_is_read_from_are_collections_of_its_contexts(name: str) -> None:
-    """And the query handler of its context follows them all."""
+    """And the query handler of its service follows them all."""
     row = QUERIES[name]
     watched = plan(name, PARAMS[name]).watched
-    assert row.context in CONTEXTS
-    known = {c for context in (row.context, *row.beside) for c in PROJECTIONS[context].indexes}
+    assert row.service in CONTEXTS
+    known = {c for service in (row.service, *row.beside) for c in PROJECTIONS[service].indexes}
     assert set(watched) <= known
-    assert set(watched) <= set(watched_by(row.context))
+    assert set(watched) <= set(watched_by(row.service))
 
 
 def test_a_word_about_money_is_a_payment() -> None:

@@ -48,7 +48,7 @@ def work(lab: Lab) -> None:
 
 @pytest.fixture
 def lab() -> Iterator[Lab]:
-    with Lab(backend="memory", contexts=["orders"]) as made:
+    with Lab(backend="memory", services=["orders"]) as made:
         yield made
 
 
@@ -69,8 +69,8 @@ def test_poison_parks_its_stream_alone_until_it_is_dropped(lab: Lab, poison: byt
     send(lab, PayOrder("o1", 100), ShipOrder("o1"), PayOrder("o2", 100), ShipOrder("o2"))
     assert status(lab) == {"o1": "placed", "o2": "shipped"}
     (row,) = lab.dead_letters().to_dict("records")
-    assert list(row) == ["context", "stream", "partition", "waiting", "since", "by", "reason"]
-    assert (row["context"], row["stream"], row["waiting"]) == ("orders", "o1", 3)
+    assert list(row) == ["service", "stream", "partition", "waiting", "since", "by", "reason"]
+    assert (row["service"], row["stream"], row["waiting"]) == ("orders", "o1", 3)
     assert row["by"] == "handler"
     assert "not a message" in row["reason"]
     commands = lab.dead_letter("o1")
@@ -239,7 +239,7 @@ def test_errors_name_the_value(lab: Lab) -> None:
     for stream, what in (("o1", "is not parked"), ("o9", "has no commits")):
         with pytest.raises(UsageError, match=f"stream '{stream}' of orders {what}"):
             lab.replay(stream)
-    with pytest.raises(UsageError, match="no context 'bank'"):
+    with pytest.raises(UsageError, match="no service 'bank'"):
         lab.dead_letters("bank")
 
 
@@ -274,7 +274,7 @@ def until(true: Any, seconds: float = 30.0) -> None:
 def test_the_command_line_shows_and_releases(
     servers: stack.Servers, tmp_path: Path, log: str
 ) -> None:
-    with Lab(contexts=["orders"], start=False, log=log) as lab:
+    with Lab(services=["orders"], start=False, log=log) as lab:
         lab.start()
         run, file = ("--run", lab.run), tmp_path / "letters.json"
         assert lab.bus.execute(place("o1")).accepted
@@ -286,7 +286,7 @@ def test_the_command_line_shows_and_releases(
         listed = labkit("list", *run, "--json", str(file))
         assert "not a message" in listed
         odd, o1 = sorted(json.loads(file.read_bytes()), key=lambda letter: letter["stream"])
-        assert (o1["stream"], o1["waiting"], o1["context"]) == ("o1", 2, "orders")
+        assert (o1["stream"], o1["waiting"], o1["service"]) == ("o1", 2, "orders")
         shown = labkit("show", "o1", *run)
         assert "PayOrder" in shown
         assert r"[/bold]\x1b\xff" in shown
@@ -303,8 +303,8 @@ def test_the_command_line_shows_and_releases(
         until(lambda: (lab.queries.order("o1") or {})["payment"] == "paid")
         assert f"no stream of run {lab.run} is parked" in labkit("list", *run)
         assert "stream 'o1' of orders is not parked" in labkit("show", "o1", *run, code=2)
-        assert "has no bank; it has orders" in labkit("list", *run, "--context", "bank", code=2)
-        assert "must be one of" in labkit("list", *run, "--context", "sales", code=2)
+        assert "has no bank; it has orders" in labkit("list", *run, "--service", "bank", code=2)
+        assert "must be one of" in labkit("list", *run, "--service", "sales", code=2)
         assert "has no topics" in labkit("list", "--run", "r0000000", code=2)
         assert "name one stream or give --all" in labkit("replay", *run, code=2)
         assert "no stream of orders is parked" in labkit("replay", "--all", *run)

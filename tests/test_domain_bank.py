@@ -34,7 +34,7 @@ from labkit.services.bank import (
     Withdrawn,
 )
 from labkit.services.bounds import MAX_CENTS, MAX_KEY
-from labkit.services.contexts import CONTEXTS
+from labkit.services.services import CONTEXTS
 from labkit.testing import fold, specification
 
 BANK = CONTEXTS["bank"]

@@ -16,7 +16,7 @@ from labkit.services.catalog import (
     ProductListed,
     RegisterCustomer,
 )
-from labkit.services.contexts import CONTEXTS
+from labkit.services.services import CONTEXTS
 from labkit.testing import fold, specification
 
 CATALOG = CONTEXTS["catalog"]

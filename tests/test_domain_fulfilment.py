@@ -35,7 +35,6 @@ from labkit.services.bank import (
     TransferConfirmed,
 )
 from labkit.services.bounds import MAX_KEY
-from labkit.services.contexts import CONTEXTS
 from labkit.services.fulfilment import (
     MAX_WAIT,
     PROCESSES,
@@ -64,12 +63,13 @@ from labkit.services.orders import (
     ReturnOrder,
     ShipOrder,
 )
+from labkit.services.services import CONTEXTS
 
 
 class Letter(Struct, frozen=True):
     """A command under way."""
 
-    context: str
+    service: str
     id: str
     command: Command
     correlation: str = ""
@@ -92,10 +92,10 @@ class World:
         self.instances: dict[str, Any] = {}
         self.sent: list[tuple[str, Send]] = []
 
-    def send(self, context: str, command: Command, correlation: str = "") -> None:
+    def send(self, service: str, command: Command, correlation: str = "") -> None:
         """A command of somebody else, with an id of its own."""
-        letter = Letter(context, f"mine-{next(self.ids)}", command, correlation)
-        self.queues.setdefault((context, command.stream), []).append(letter)
+        letter = Letter(service, f"mine-{next(self.ids)}", command, correlation)
+        self.queues.setdefault((service, command.stream), []).append(letter)
 
     def handle(self, place: tuple[str, str]) -> None:
         """The next command of a stream."""
@@ -106,8 +106,8 @@ class World:
 
     def decide(self, letter: Letter) -> None:
         """As the handler does; a repeat and a scheduled command leave their commits too."""
-        context = CONTEXTS[letter.context]
-        place = (letter.context, letter.command.stream)
+        service = CONTEXTS[letter.service]
+        place = (letter.service, letter.command.stream)
         version = self.versions[place]
         facts: dict[str, Any] = {
             "stream": place[1],
@@ -127,13 +127,13 @@ class World:
         self.seen.add((*place, letter.id))
         try:
             letter.command.validate()
-            events = context.decide[type(letter.command)](self.states.get(place), letter.command)
+            events = service.decide[type(letter.command)](self.states.get(place), letter.command)
         except Refused as no:
             refused: Commit[Any] = Commit(outcome="refused", last=version, reason=str(no), **facts)
             self.note(place, refused)
             return
         for event in events:
-            self.states[place] = context.evolve(self.states.get(place), event)
+            self.states[place] = service.evolve(self.states.get(place), event)
         self.versions[place] += len(events)
         self.note(
             place, Commit(outcome="accepted", last=version + len(events), events=events, **facts)
@@ -166,8 +166,8 @@ class World:
             self.sent.append((instance, send))
             id = command_id(self.process.name, instance, send.step)
             assert len(id) <= MAX_ID
-            letter = Letter(send.context, id, send.command, instance, send.after is not None)
-            self.queues.setdefault((send.context, send.command.stream), []).append(letter)
+            letter = Letter(send.service, id, send.command, instance, send.after is not None)
+            self.queues.setdefault((send.service, send.command.stream), []).append(letter)
 
     def moves(self) -> list[Callable[[], None]]:
         """All that may happen next."""

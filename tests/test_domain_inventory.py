@@ -15,7 +15,6 @@ from labkit.errors import Refused
 from labkit.messages import Command, Event
 from labkit.services import inventory
 from labkit.services.bounds import MAX_KEY, MAX_QUANTITY
-from labkit.services.contexts import CONTEXTS
 from labkit.services.inventory import (
     AdjustStock,
     ReceiveStock,
@@ -29,6 +28,7 @@ from labkit.services.inventory import (
     StockReserved,
     StockShipped,
 )
+from labkit.services.services import CONTEXTS
 from labkit.testing import fold, specification
 
 INVENTORY = CONTEXTS["inventory"]

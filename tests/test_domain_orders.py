@@ -16,7 +16,6 @@ from labkit.errors import Refused, UsageError
 from labkit.messages import Command, Commit, Event, encode
 from labkit.services import orders
 from labkit.services.bounds import MAX_CENTS, MAX_KEY, MAX_QUANTITY
-from labkit.services.contexts import CONTEXTS
 from labkit.services.orders import (
     CancelOrder,
     CancelUnpaid,
@@ -31,6 +30,7 @@ from labkit.services.orders import (
     ReturnOrder,
     ShipOrder,
 )
+from labkit.services.services import CONTEXTS
 from labkit.testing import fold, specification
 
 ORDERS = CONTEXTS["orders"]

@@ -15,8 +15,8 @@ from labkit.log.partition import READ_TIMEOUT, join_group, read_partition
 from labkit.messages import Event, encode
 from labkit.ports.broker import Batch
 from labkit.services.catalog import ListProduct
-from labkit.services.contexts import CONTEXTS
 from labkit.services.orders import OrderPaid, OrderPlaced, OrderShipped, PayOrder, ShipOrder
+from labkit.services.services import CONTEXTS
 from tests.test_handlers import Rig, place
 from tests.test_waiting import START, Waiting
 

@@ -61,7 +61,7 @@ def crash_and_recover(client: str, point: Failpoint, seed: int) -> Survived:
     role = ROLE_OF[point.partition(".")[0]]
     mongo = client == "mongodb"  # the log; its relay and the readers are on kafka-python
     settings = {"log": "mongodb"} if mongo else {"client": client}
-    lab = Lab(contexts=("orders",), partitions=2, **settings)
+    lab = Lab(services=("orders",), partitions=2, **settings)
     try:
         history = History(lab.bus)
         calls = mixed(seed, 240)
@@ -173,5 +173,5 @@ def test_a_crash_in_one_process_happens_at_its_place_only() -> None:
 
 def test_a_failpoint_that_is_never_reached_is_an_error() -> None:
     never = pytest.raises(TimedOut, match=r"handler\.decided was not reached")
-    with Lab(backend="memory", contexts=("orders",)) as lab, never:
+    with Lab(backend="memory", services=("orders",)) as lab, never:
         lab.crash("handler", at=Failpoint.HANDLER_DECIDED)

@@ -113,7 +113,7 @@ def test_linearizable_looks_at_the_call_not_later(lab: Lab) -> None:
 
 
 def test_a_view_across_services_waits_for_both() -> None:
-    with Lab(backend="memory", contexts=["orders", "inventory"]) as lab:
+    with Lab(backend="memory", services=["orders", "inventory"]) as lab:
         from labkit.services.inventory import ReceiveStock
 
         lab.bus.send(ReceiveStock("cd", 1))
@@ -127,7 +127,7 @@ def test_a_view_across_services_waits_for_both() -> None:
 
 def test_what_the_run_does_not_have_cannot_be_waited_for(lab: Lab) -> None:
     assert lab.queries.account("a") is None
-    with pytest.raises(UsageError, match="no context 'bank'"):
+    with pytest.raises(UsageError, match="no service 'bank'"):
         lab.queries.account("a", LINEARIZABLE)
 
 
@@ -152,25 +152,25 @@ def test_goals_that_do_not_fit_are_refused(strategy: Any, goals: Any) -> None:
 @pytest.mark.parametrize("strategy", ["token", "version", "linearizable"])
 def test_every_query_waits(strategy: str) -> None:
     """None of them forgets what it was asked for: with nobody projecting, each must time out."""
-    with Lab(backend="memory", contexts=["orders", "inventory", "bank", "catalog"]) as lab:
+    with Lab(backend="memory", services=["orders", "inventory", "bank", "catalog"]) as lab:
         goals: dict[str, Fresh] = {}
-        for context, command in commands().items():
+        for service, command in commands().items():
             token = lab.bus.send(command).token()
-            lab.by_hand("handler", context).step(0)
-            version = Version(context, command.stream, 1)
-            goals[context] = {
+            lab.by_hand("handler", service).step(0)
+            version = Version(service, command.stream, 1)
+            goals[service] = {
                 "token": Fresh("token", (token,), SOON),
                 "version": Fresh("version", (version,), SOON),
                 "linearizable": linearizable(),
             }[strategy]
-        for name, (context, ask) in QUERIES.items():
-            with pytest.raises(TimedOut, match=f"the view of '{context}'"):
-                ask(lab, goals[context])
+        for name, (service, ask) in QUERIES.items():
+            with pytest.raises(TimedOut, match=f"the view of '{service}'"):
+                ask(lab, goals[service])
             assert name in dir(lab.queries)
-        for context in goals:
-            lab.by_hand("projector", context).step(0)
-        for context, ask in QUERIES.values():
-            ask(lab, goals[context])
+        for service in goals:
+            lab.by_hand("projector", service).step(0)
+        for service, ask in QUERIES.values():
+            ask(lab, goals[service])
 
 
 def test_no_query_is_forgotten_here() -> None:
@@ -194,7 +194,7 @@ def commands() -> dict[str, Any]:
     }
 
 
-#: Every query with its context (of a view across services: the first), and how to ask it.
+#: Every query with its service (of a view across services: the first), and how to ask it.
 QUERIES: dict[str, tuple[str, Callable[[Lab, Fresh], Any]]] = {
     "order": ("orders", lambda lab, fresh: lab.queries.order("o1", fresh)),
     "orders": ("orders", lambda lab, fresh: lab.queries.orders(["o1"], fresh)),
@@ -221,11 +221,11 @@ QUERIES: dict[str, tuple[str, Callable[[Lab, Fresh], Any]]] = {
 @pytest.mark.parametrize("log", ["kafka", "mongodb"])
 def test_on_real_servers(servers: stack.Servers, log: str) -> None:
     """The writer never tells the reader of its write; the reader sees it all the same."""
-    with Lab(log=log, contexts=["orders"]) as lab:
+    with Lab(log=log, services=["orders"]) as lab:
         lab.start()
         bus = lab.bus
         assert lab.queries.orders_seen(linearizable(PATIENCE)) == 0
-        with Lab(run=lab.run, log=log, contexts=["orders"]) as other:
+        with Lab(run=lab.run, log=log, services=["orders"]) as other:
             for number in range(20):
                 assert other.bus.execute(place(f"o{number}")).accepted
                 assert lab.queries.orders_seen(linearizable(PATIENCE)) == number + 1
@@ -244,7 +244,7 @@ def test_on_real_servers(servers: stack.Servers, log: str) -> None:
 @pytest.mark.servers
 def test_on_the_mongodb_log_the_relay_is_waited_for(servers: stack.Servers) -> None:
     """What Kafka does not hold yet is committed all the same: its own end would be too low."""
-    with Lab(log="mongodb", contexts=["orders"]) as lab:
+    with Lab(log="mongodb", services=["orders"]) as lab:
         lab.bus.send(place("o1")).token()
         while not lab.handler.step():
             pass

@@ -24,8 +24,8 @@ from labkit.ports.failpoints import ALL, Crash, Failpoint, armed
 from labkit.read.projector import Projector
 from labkit.services import catalog, orders
 from labkit.services.catalog import ListProduct
-from labkit.services.contexts import CONTEXTS, Context, route
 from labkit.services.orders import CancelOrder, PayOrder, PlaceOrder, ShipOrder
+from labkit.services.services import CONTEXTS, Context, route
 from labkit.services.views import PROJECTIONS
 from labkit.write import stream_state
 from labkit.write.handler import Handler
@@ -42,8 +42,8 @@ def place(order: str, cents: int = 5) -> PlaceOrder:
 class Rig:
     """Topics, a store, and handlers with whatever limits a test needs."""
 
-    def __init__(self, context: Context = ORDERS, partitions: int = 2) -> None:
-        self.context = context
+    def __init__(self, service: Context = ORDERS, partitions: int = 2) -> None:
+        self.service = service
         self.partitions = partitions
         self.broker = MemoryBroker()
         self.store = MemoryStore()
@@ -54,7 +54,7 @@ class Rig:
     def handler(self, slot: int = 0, **options: Any) -> Handler:
         log = self.broker.log("commands", "events", "handlers", f"handler-{slot}")
         options = {"flush_seconds": 1e9} | options
-        made = Handler(options.pop("context", self.context), log, self.store, **options)
+        made = Handler(options.pop("service", self.service), log, self.store, **options)
         if slot == 0:
             made.join(self.partitions)
         return made
@@ -68,7 +68,7 @@ class Rig:
         return self._sender.send("commands", key, value).result(0)
 
     def commits(self) -> list[Commit[Any]]:
-        return list(EventLog(self.context, self.broker.source("events")).commits())
+        return list(EventLog(self.service, self.broker.source("events")).commits())
 
     def answers(self, id: str) -> list[tuple[str, Answer]]:
         return [(c.outcome, c.answer) for c in self.commits() if c.id == id]
@@ -82,7 +82,7 @@ class Rig:
 
     def states(self) -> dict[str, Any]:
         """What was saved, without the instants."""
-        found = self.store.find(self.context.states, {})
+        found = self.store.find(self.service.states, {})
         return {d["_id"]: {k: v for k, v in d.items() if k != "at"} for d in found}
 
 
@@ -398,7 +398,7 @@ def test_a_new_fold_reads_the_log_from_its_start(rig: Rig) -> None:
         evolve=orders.evolve,
         fold=2,
     )
-    newer = rig.handler(context=second)
+    newer = rig.handler(service=second)
     rig.send(PayOrder("o1", 5))
     (commit,) = newer.step(0)
     assert commit.answer == Answer("accepted", 2)
@@ -648,7 +648,7 @@ class World:
     """Two slots of handlers and of projectors, a client, and whatever may befall them."""
 
     def __init__(self, seed: int, flush_streams: int, max_streams: int) -> None:
-        self.lab = Lab(backend="memory", contexts=("orders",), partitions=3)
+        self.lab = Lab(backend="memory", services=("orders",), partitions=3)
         self.history = History(self.lab.bus)
         self.calls = mixed(seed, 400, streams=9)
         self.rng = Random(seed)
@@ -819,7 +819,7 @@ def test_the_schedules_reach_every_failpoint_dead_and_paused() -> None:
 
 
 def test_a_context_needs_one_decision_for_each_command() -> None:
-    def context(decide: Any) -> Context:
+    def service(decide: Any) -> Context:
         return Context(
             "orders",
             commands=orders.COMMANDS,
@@ -830,9 +830,9 @@ def test_a_context_needs_one_decision_for_each_command() -> None:
         )
 
     with pytest.raises(UsageError, match="not exactly one decision for ShipOrder"):
-        context({c: d for c, d in orders.DECIDE.items() if c is not ShipOrder})
+        service({c: d for c, d in orders.DECIDE.items() if c is not ShipOrder})
     with pytest.raises(UsageError, match="not exactly one decision for ListProduct"):
-        context({**orders.DECIDE, ListProduct: catalog.list_product})
+        service({**orders.DECIDE, ListProduct: catalog.list_product})
 
 
 def test_a_command_has_one_context() -> None:
@@ -843,8 +843,8 @@ def test_a_command_has_one_context() -> None:
 
 def test_a_decision_is_pure() -> None:
     """Twice the same question, twice the same answer: replay and the fences rest on it."""
-    for context in CONTEXTS.values():
-        for decide in context.decide.values():
+    for service in CONTEXTS.values():
+        for decide in service.decide.values():
             assert decide.__closure__ is None
     with pytest.raises(Refused):
         orders.ship(None, ShipOrder("o1"))
@@ -883,7 +883,7 @@ def test_offsets_set_back_repeat_nothing(monkeypatch: Any, saved: bool) -> None:
     newest, oldest = rig.answers("c49"), rig.answers("c1")
     assert newest[0][1] == newest[1][1] == Answer("accepted", 50)
     assert oldest[1][1].reason == "it was answered before, longer ago than this stream remembers"
-    assert EventLog(rig.context, rig.broker.source("events")).state("product-p").cents == 49
+    assert EventLog(rig.service, rig.broker.source("events")).state("product-p").cents == 49
     rig.send(catalog.ChangePrice("p", 100), id="new")
     assert [c.outcome for c in handler.step(0)] == ["accepted"], "and then it goes on"
 

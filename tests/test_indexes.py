@@ -76,7 +76,7 @@ def documents() -> dict[str, list[Document]]:
 
 @pytest.fixture(scope="module")
 def lab(servers: stack.Servers) -> Iterator[Lab]:
-    with Lab(contexts=CONTEXTS) as made:
+    with Lab(services=CONTEXTS) as made:
         made.store.advance("t.checkpoints", [], Writes(documents()))
         yield made
         made.drop()
@@ -187,21 +187,21 @@ def test_a_missing_index_is_seen(lab: Lab, heard: Heard) -> None:
         "bank.view.transactions": lambda: lab.queries.statement("a"),
     }
     for collection, ask in asked.items():
-        context = collection.partition(".")[0]
+        service = collection.partition(".")[0]
         store._db[collection].drop_indexes()
         try:
             heard.reads.clear()
             ask()
             assert not all(by_index(explained(lab, read)) for read in heard.reads), collection
         finally:
-            for keys in PROJECTIONS[context].indexes[collection]:
+            for keys in PROJECTIONS[service].indexes[collection]:
                 store.index(collection, keys)
 
 
-@pytest.mark.parametrize("context", PROJECTIONS)
-def test_every_collection_has_a_shard_key(context: str) -> None:
+@pytest.mark.parametrize("service", PROJECTIONS)
+def test_every_collection_has_a_shard_key(service: str) -> None:
     """MongoDB wants an index that begins with it; for ``_id`` hashed it makes one itself."""
-    view = PROJECTIONS[context]
+    view = PROJECTIONS[service]
     assert set(view.shard_keys) == set(view.indexes)
     for collection, key in view.shard_keys.items():
         if key != [("_id", "hashed")]:

@@ -40,7 +40,7 @@ COMMANDS: list[Any] = [
 
 @pytest.fixture
 def lab() -> Iterator[Lab]:
-    settings = {"contexts": SERVICES, "sagas": ("fulfilment", "transfer")}
+    settings = {"services": SERVICES, "processes": ("fulfilment", "transfer")}
     with Lab(backend="memory", **settings) as made:  # type: ignore[arg-type]
         yield made
 
@@ -52,29 +52,29 @@ def run(lab: Lab) -> History:
     for command in COMMANDS:
         history.send(command)
         settle(lab, history)
-    for context in SERVICES:
-        lab.by_hand("handler", context).flush()
+    for service in SERVICES:
+        lab.by_hand("handler", service).flush()
     adopt_commands(lab, history, SERVICES)
     return history
 
 
 def settle(lab: Lab, history: History) -> None:
     for _ in range(12):
-        for role in ("handler", "projector", "saga"):
+        for role in ("handler", "projector", "process"):
             for host in lab.hosts(role):
                 lab.by_hand(role, host).step(0)  # type: ignore[arg-type]
     history.settle(0.01)
 
 
 def verdicts(lab: Lab, history: History) -> dict[str, Verdict]:
-    evidence = {context: gather(lab, context) for context in SERVICES}
-    instances = {saga: lab.store.find(f"{saga}.instances", {}) for saga in lab.sagas}
+    evidence = {service: gather(lab, service) for service in SERVICES}
+    instances = {process: lab.store.find(f"{process}.instances", {}) for process in lab.processes}
     found: dict[str, Verdict] = {}
-    for context in SERVICES:
-        for name, verdict in check(evidence[context], history).items():
+    for service in SERVICES:
+        for name, verdict in check(evidence[service], history).items():
             if name not in found or found[name].ok:
                 found[name] = verdict
-    found["C11"] = invariants.sagas(list(history), evidence, instances)
+    found["C11"] = invariants.processes(list(history), evidence, instances)
     return found
 
 
@@ -103,8 +103,8 @@ def test_a_healthy_run_is_green(lab: Lab) -> None:
 
 def test_c3_sees_a_client_that_reads_what_was_aborted(lab: Lab) -> None:
     """A tail that is not ``read_committed``."""
-    lab.bus._tail = lambda context: lab.broker.source(
-        lab.topic_name(f"{context}.events"), uncommitted=True
+    lab.bus._tail = lambda service: lab.broker.source(
+        lab.topic_name(f"{service}.events"), uncommitted=True
     )
     history = History(lab.bus)
     history.listen(*SERVICES)
@@ -112,8 +112,8 @@ def test_c3_sees_a_client_that_reads_what_was_aborted(lab: Lab) -> None:
     lab.crash("handler", Failpoint.HANDLER_OFFSETS, "inventory")
     history.settle(0.01)
     settle(lab, history)
-    for context in SERVICES:
-        lab.by_hand("handler", context).flush()
+    for service in SERVICES:
+        lab.by_hand("handler", service).flush()
     found = verdicts(lab, history)["C3"]
     assert found.found == 1
     assert "which no committed record says" in found.violations[0]
@@ -165,8 +165,8 @@ def test_c8_sees_money_that_arrives_twice(lab: Lab) -> None:
     transfer = bank.ReceiveMoney("b", 10, "a", "t0")
     history.send(transfer, id=new_id())  # as a process would that makes its ids anew
     settle(lab, history)
-    for context in SERVICES:
-        lab.by_hand("handler", context).flush()
+    for service in SERVICES:
+        lab.by_hand("handler", service).flush()
     found = verdicts(lab, history)
     assert "-10 cents are under way" in found["C8"].violations[0]
     assert not found["C11"].ok
@@ -183,14 +183,14 @@ def test_c11_sees_a_process_that_never_ends(lab: Lab, monkeypatch: pytest.Monkey
 
 
 def test_c11_sees_a_step_that_is_forgotten(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    letter = manager.SagaProjection._letter
+    letter = process_manager.ProcessProjection._letter
 
     def forgetful(self: Any, instance: str, send: Any, commit: Any) -> Any:
         if send.step == "release":
             send = structs.replace(send, command=inventory.ReleaseStock("cd", "another"))
         return letter(self, instance, send, commit)
 
-    monkeypatch.setattr(manager.SagaProjection, "_letter", forgetful)
+    monkeypatch.setattr(process_manager.ProcessProjection, "_letter", forgetful)
     found = verdicts(lab, run(lab))["C11"]
     assert any("order 'o2': reserved 1, shipped 0, released 0" in v for v in found.violations)
 

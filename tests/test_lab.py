@@ -50,8 +50,8 @@ def test_a_broken_projector_is_replaced_too() -> None:
         assert lab.queries.order("o")
 
 
-# In memory there is one log, so no relay; sagas have a lab of their own in test_sagas.py.
-@pytest.mark.parametrize("point", [p for p in ALL if not p.startswith(("relay.", "saga."))])
+# In memory there is one log, so no relay; processes have a lab of their own in test_sagas.py.
+@pytest.mark.parametrize("point", [p for p in ALL if not p.startswith(("relay.", "process."))])
 def test_crash_in_memory_reaches_every_failpoint(point: Failpoint) -> None:
     role = "handler" if point.startswith("handler") else "projector"
     with Lab(backend="memory") as lab:
@@ -104,7 +104,7 @@ def test_a_film_shows_the_newest_message_and_a_log_shows_its_stream() -> None:
         ({"backend": "cloud"}, "cloud"),
         ({"client": "pigeon"}, "pigeon"),
         ({"partitions": 0}, "0"),
-        ({"contexts": ["zoo"]}, "zoo"),
+        ({"services": ["zoo"]}, "zoo"),
         ({"delivery": "maybe"}, "maybe"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"linger": -1.0}, "linger"),

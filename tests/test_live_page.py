@@ -32,9 +32,9 @@ def page() -> Iterator[Page]:
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox"]
         )
-        context = browser.new_context(viewport={"width": 1280, "height": 940})
-        context.set_default_timeout(PATIENCE_MS)
-        yield context.new_page()
+        service = browser.new_context(viewport={"width": 1280, "height": 940})
+        service.set_default_timeout(PATIENCE_MS)
+        yield service.new_page()
         browser.close()
 
 

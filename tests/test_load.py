@@ -65,7 +65,7 @@ def test_the_ends_are_the_last_look_that_missed_it_and_the_first_that_saw_it(
 
 
 def test_the_ends_of_a_real_view_step_by_step() -> None:
-    with Lab(backend="memory", contexts=["orders"]) as lab:
+    with Lab(backend="memory", services=["orders"]) as lab:
         looks = Watch(lab, "orders")
         sent = [lab.bus.send(PlaceOrder(f"o{n}", "c", "1997-01-01", 1, 1)) for n in range(8)]
         lab.handler.step(0)
@@ -229,13 +229,13 @@ def test_other_loads_on_other_workers(
 
 
 def test_a_load_needs_workers_and_the_right_service() -> None:
-    with Lab(backend="memory", contexts=["orders"]) as lab:
+    with Lab(backend="memory", services=["orders"]) as lab:
         with pytest.raises(UsageError, match="got a lab with backend 'memory'"):
             offer.offer(lab, Plan(rate=1.0, seconds=1.0))
         with pytest.raises(UsageError, match="pattern must be one of"):
             offer.offer(lab, Plan(pattern="waves", rate=1.0, seconds=1.0))  # type: ignore[arg-type]
         lab.backend = "kafka"
-        with pytest.raises(UsageError, match="keys 'zipf' are for context 'bank'"):
+        with pytest.raises(UsageError, match="keys 'zipf' are for service 'bank'"):
             offer.offer(lab, Plan(rate=1.0, seconds=1.0, keys="zipf"))
         lab.bus.send(PlaceOrder("o1", "c", "1997-01-01", 1, 1))
         with pytest.raises(UsageError, match="has had commands already; make a new Lab"):

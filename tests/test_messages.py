@@ -28,8 +28,8 @@ from labkit.messages import (
 )
 from labkit.read.freshness import Fresh, Version
 from labkit.services import orders
-from labkit.services.contexts import CONTEXTS
 from labkit.services.orders import OrderPaid, PayOrder, PlaceOrder, ShipOrder
+from labkit.services.services import CONTEXTS
 
 CODEC = CONTEXTS["orders"].codec
 PLACE = PlaceOrder("o1", "ann", "1997-01-31", 2, 1_499)
@@ -98,7 +98,7 @@ BAD = {
     "NaN": b'{"id":"a","body":{"type":"PayOrder","order_id":"o1","cents":NaN}}',
     "too deep": b'{"id":' + b"[" * 100_000,
     "too deep in an unknown field": b'{"x":' + b"[" * 100_000,
-    "of another context": b'{"id":"a","body":{"type":"ChangePrice","product_id":"x","cents":1}}',
+    "of another service": b'{"id":"a","body":{"type":"ChangePrice","product_id":"x","cents":1}}',
 }
 
 
@@ -139,9 +139,9 @@ def test_messages_cannot_be_changed() -> None:
         PLACE.cents = 0  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("context", CONTEXTS)
-def test_every_command_names_its_stream(context: str) -> None:
-    for command in CONTEXTS[context].decide:
+@pytest.mark.parametrize("service", CONTEXTS)
+def test_every_command_names_its_stream(service: str) -> None:
+    for command in CONTEXTS[service].decide:
         assert isinstance(command.stream, property)
     names = [t.__name__ for t in (*get_args(orders.COMMANDS), *get_args(orders.EVENTS))]
     assert len(set(names)) == len(names), "the name is the type on the wire"
@@ -166,7 +166,7 @@ def test_a_query_on_the_wire_is_one_json_object() -> None:
         "params": {"account": "a"},
         "fresh": {
             "strategy": "version",
-            "goals": [{"context": "bank", "stream": "a", "version": 3}],
+            "goals": [{"service": "bank", "stream": "a", "version": 3}],
             "timeout": 2.0,
         },
         "sent": 5,

@@ -101,7 +101,7 @@ def test_what_is_sent_is_never_taken_for_a_commit(topics: Topics) -> None:
 
 def test_at_least_once_does_a_batch_again_after_a_crash(servers: stack.Servers) -> None:
     """The second commit of the same command says that it is a repetition."""
-    with Lab(contexts=["orders"], log="mongodb", delivery="at_least_once", start=False) as lab:
+    with Lab(services=["orders"], log="mongodb", delivery="at_least_once", start=False) as lab:
         lab.bus.listen("orders")
         lab.bus.send(PlaceOrder("o", "ada", "2026-01-31", quantity=1, cents=100)).token()
         with armed(Failpoint.HANDLER_PRODUCED), pytest.raises(Crash):

@@ -31,10 +31,10 @@ from tests.findings import (
     consistency_lag,
     decide_and_evolve,
     handlers_under_stress,
+    processes,
     projections,
     queries,
     reading_your_own_writes,
-    sagas,
     streams,
     the_event_log,
     throughput,
@@ -50,7 +50,7 @@ MORE = [
     projections,
     queries,
     reading_your_own_writes,
-    sagas,
+    processes,
     streams,
     consistency_lag,
     throughput,
@@ -254,7 +254,7 @@ def test_a_reader_may_take_her_time(
     Here no second passes; every touch is taken for one that came too late.
     """
     monkeypatch.setattr("labkit.lab.IDLE_SECONDS", -1.0)
-    with Lab("lab", contexts=["orders"], partitions=1) as lab:
+    with Lab("lab", services=["orders"], partitions=1) as lab:
         for number in (1, 2):
             lab.bus.send(PlaceOrder(f"order-{number}", "ada", "1997-01-31", 1, 1599)).token()
             assert [commit.outcome for commit in lab.handler.step(10)] == ["accepted"]

@@ -30,13 +30,13 @@ POINTS = [
     Failpoint.PROJECTOR_FETCHED,
     Failpoint.PROJECTOR_APPLIED,
     Failpoint.PROJECTOR_ADVANCED,
-    Failpoint.SAGA_SENT,
+    Failpoint.PROCESS_SENT,
 ]
 
 
 @pytest.fixture
 def lab() -> Iterator[Lab]:
-    with Lab(backend="memory", contexts=["orders", "inventory"]) as made:
+    with Lab(backend="memory", services=["orders", "inventory"]) as made:
         yield made
 
 
@@ -46,9 +46,9 @@ def place(lab: Lab, *orders: str) -> None:
     lab.handler.step(0)
 
 
-def hear(lab: Lab, name: str = "mail", context: str = "orders") -> list[str]:
+def hear(lab: Lab, name: str = "mail", service: str = "orders") -> list[str]:
     """What is in a module's inbox once it has heard all: the texts, in the order of the ids."""
-    with closing(lab.module(name, context)) as module:
+    with closing(lab.module(name, service)) as module:
         for _ in range(3):
             module.step(0)
     return [d["text"] for d in lab.store.find(f"{name}.inbox", {}, [("_id", 1)])]
@@ -95,8 +95,8 @@ def test_each_module_hears_its_own(lab: Lab) -> None:
     for command in (ReceiveStock("cd", 12), ReserveStock("cd", "o1", 5)):
         lab.bus.send(command).token()
     lab.by_hand("handler", "inventory").step(0)
-    for context in ("orders", "inventory"):
-        assert lab.by_hand("notifier", context).step(0) > 0
+    for service in ("orders", "inventory"):
+        assert lab.by_hand("notifier", service).step(0) > 0
     assert hear(lab) == ["ann: your order o1 has arrived"]
     assert hear(lab, "buyers", "inventory") == ["only 7 pieces of cd are left"]
     assert hear(lab) == ["ann: your order o1 has arrived"], "once, however often it looks"
@@ -115,7 +115,7 @@ def test_a_crash_of_the_notifier_tells_nothing_twice_and_loses_nothing(
     texts = [f"ann: your order o{n} has arrived" for n in (1, 2, 3)]
     assert hear(lab) == texts
     assert set(published(lab)) == {f"o{n}:1:mail" for n in (1, 2, 3)}
-    if point is Failpoint.SAGA_SENT:
+    if point is Failpoint.PROCESS_SENT:
         assert len(published(lab)) == 5, "it went out twice, and the inbox took it once"
 
 
@@ -170,7 +170,7 @@ def test_an_order_that_is_refused_tells_nobody(lab: Lab) -> None:
 
 @pytest.mark.servers
 def test_on_real_servers_with_a_notifier_that_is_killed(servers: stack.Servers) -> None:
-    with Lab(contexts=["inventory"]) as lab:
+    with Lab(services=["inventory"]) as lab:
         lab.start(notifiers=1)
         for n in range(20):
             lab.bus.execute(ReceiveStock(f"p{n}", FEW + 5))
@@ -179,7 +179,7 @@ def test_on_real_servers_with_a_notifier_that_is_killed(servers: stack.Servers) 
         for n in range(20):
             lab.bus.execute(AdjustStock(f"p{n}", -6, "lost"))
         lab.stop()
-        died = lab.crash("notifier", Failpoint.SAGA_SENT, "inventory")
+        died = lab.crash("notifier", Failpoint.PROCESS_SENT, "inventory")
         assert died.signal == 9
         lab.start(notifiers=2)
         with closing(lab.module("buyers", "inventory")) as module:

@@ -215,7 +215,7 @@ def test_status_shows_what_is_parked_and_a_replay_mends_it(
 ) -> None:
     """Foreign bytes among the events: first unreadable for everybody, then skipped by nobody."""
     file = tmp_path / "letters.json"
-    with Lab(contexts=["orders"], start=False) as lab:
+    with Lab(services=["orders"], start=False) as lab:
         lab.start()
         run = ("--run", lab.run)
         assert lab.bus.execute(PlaceOrder("o1", "ann", "1997-01-31", 1, 100)).accepted

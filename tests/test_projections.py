@@ -16,8 +16,8 @@ from labkit.ports.failpoints import ALL, Crash, Failpoint, armed
 from labkit.ports.store import Checkpoint, Document, Writes
 from labkit.read.projector import Projector
 from labkit.read.unit_of_work import UnitOfWork
-from labkit.services.contexts import CONTEXTS
 from labkit.services.orders import OrderCancelled, OrderPaid, OrderPlaced
+from labkit.services.services import CONTEXTS
 from labkit.services.views import PROJECTIONS, OrderViews
 
 ORDERS = CONTEXTS["orders"]

@@ -113,7 +113,7 @@ def test_products(lab: Lab) -> None:
 
 @pytest.fixture
 def services() -> Iterator[Lab]:
-    with Lab(backend="memory", contexts=["orders", "inventory", "bank"]) as made:
+    with Lab(backend="memory", services=["orders", "inventory", "bank"]) as made:
         made.start()
         yield made
 

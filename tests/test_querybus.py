@@ -32,7 +32,7 @@ from labkit.teaching import project, work
 @pytest.fixture
 def lab() -> Iterator[Lab]:
     """Started: whoever asks, steps all parts."""
-    with Lab(backend="memory", contexts=["orders", "bank"], partitions=2) as made:
+    with Lab(backend="memory", services=["orders", "bank"], partitions=2) as made:
         made.start(queries=1)
         yield made
 
@@ -40,12 +40,12 @@ def lab() -> Iterator[Lab]:
 @pytest.fixture
 def still() -> Iterator[Lab]:
     """Not started: each part is stepped by hand."""
-    with Lab(backend="memory", contexts=["orders", "bank"], partitions=2) as made:
+    with Lab(backend="memory", services=["orders", "bank"], partitions=2) as made:
         yield made
 
 
-def handler(lab: Lab, context: str = "bank") -> QueryHandler:
-    part = lab.by_hand("query", context)
+def handler(lab: Lab, service: str = "bank") -> QueryHandler:
+    part = lab.by_hand("query", service)
     assert isinstance(part, QueryHandler)
     return part
 
@@ -102,7 +102,7 @@ def test_what_no_handler_could_read_is_refused_at_once(lab: Lab) -> None:
     bus = lab.query_bus
     with pytest.raises(UsageError, match="no query 'owl'; known: order"):
         bus.ask("owl")
-    with pytest.raises(UsageError, match="this run has no context 'inventory', but orders, bank"):
+    with pytest.raises(UsageError, match="this run has no service 'inventory', but orders, bank"):
         bus.ask("stock", product="cd")
     with pytest.raises(UsageError, match="no JSON"):
         bus.ask("order", order=object())
@@ -188,13 +188,13 @@ def test_what_is_no_query_stops_nobody(money: Lab) -> None:
         ({"name": "account", "params": {"account": ["a"]}}, "Expected `str`, got `array`"),
         (
             {"name": "account", "params": {"account": "a"}}
-            | {"fresh": {"strategy": "version", "goals": [{"context": "owl"}]}},
+            | {"fresh": {"strategy": "version", "goals": [{"service": "owl"}]}},
             "stream",
         ),
         (
             {"name": "account", "params": {"account": "a"}}
             | {"fresh": {"strategy": "token", "goals": [["owl", 0, 0]]}},
-            "no context 'owl'",
+            "no service 'owl'",
         ),
     ],
 )
@@ -486,7 +486,7 @@ def asked(lab: Lab, **more: Any) -> tuple[int, bool]:
 
 @pytest.fixture
 def cached() -> Iterator[Lab]:
-    with Lab(backend="memory", contexts=["bank"], partitions=2, cache=10) as made:
+    with Lab(backend="memory", services=["bank"], partitions=2, cache=10) as made:
         made.bus.send(OpenAccount("a", "ann"))
         deposit(made, "a", 1)
         yield made
@@ -530,7 +530,7 @@ def test_without_a_cache_each_is_read(money: Lab) -> None:
 def test_a_question_a_dead_handler_and_a_subscription_on_real_servers(
     servers: stack.Servers,
 ) -> None:
-    with Lab(contexts=["bank"], partitions=2, cache=100) as lab:
+    with Lab(services=["bank"], partitions=2, cache=100) as lab:
         try:
             lab.start(queries=1)
             lab.bus.execute(OpenAccount("a", "ann"))
@@ -568,7 +568,7 @@ def following(feed: Feed) -> int:
 @pytest.mark.servers
 def test_the_first_question_by_hand_on_real_servers(servers: stack.Servers) -> None:
     """kafka-python joins its group twice; the first commit may fall into the second time."""
-    with Lab(contexts=["bank"]) as lab:
+    with Lab(services=["bank"]) as lab:
         for account in "abcde":
             lab.bus.send(OpenAccount(account, "ann")).token()
         work(lab, "bank")

@@ -69,7 +69,7 @@ def judge(lab: Lab, told: Told) -> Counter[int]:
 
 
 def test_on_the_twin() -> None:
-    with Lab(backend="memory", contexts=["bank"]) as lab:
+    with Lab(backend="memory", services=["bank"]) as lab:
         lab.start()
         opened(lab)
         told: Told = {}
@@ -95,7 +95,7 @@ def test_on_the_twin() -> None:
     ids=["kafka-python", "confluent", "mongodb"],
 )
 def test_on_real_servers(servers: Any, settings: dict[str, str]) -> None:
-    with Lab(contexts=["bank"], start=False, **settings) as lab:
+    with Lab(services=["bank"], start=False, **settings) as lab:
         lab.start()
         first = opened(lab)
         told: Told = {}
@@ -104,7 +104,7 @@ def test_on_real_servers(servers: Any, settings: dict[str, str]) -> None:
 
         def second_writer() -> None:
             try:
-                with Lab(run=lab.run, contexts=["bank"], start=False, **settings) as other:
+                with Lab(run=lab.run, services=["bank"], start=False, **settings) as other:
                     history = History(bus := other.bus)
                     assert isinstance(bus, CommandBus)
                     bus.listen("bank")

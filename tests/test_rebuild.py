@@ -323,7 +323,7 @@ def test_a_rebuild_by_the_command_line_is_cancelled_and_goes_on(
 ) -> None:
     file = tmp_path / "rebuild.json"
     count = 20_000
-    with Lab(contexts=["catalog"], start=False, client="confluent") as lab:
+    with Lab(services=["catalog"], start=False, client="confluent") as lab:
         lab.start()
         for n in range(count):
             lab.bus.send(ListProduct(f"p{n}", "a pen", 5))

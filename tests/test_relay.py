@@ -27,7 +27,7 @@ def place(number: int) -> PlaceOrder:
 
 @pytest.fixture
 def lab(servers: stack.Servers) -> Iterator[Lab]:
-    made = Lab(contexts=["orders"], log="mongodb", partitions=3, start=False)
+    made = Lab(services=["orders"], log="mongodb", partitions=3, start=False)
     try:
         yield made
     finally:
@@ -222,7 +222,7 @@ def test_in_memory_there_is_one_log() -> None:
     with pytest.raises(UsageError, match="mongodb"):
         Lab(backend="memory", log="mongodb")
     with (
-        Lab(backend="memory", contexts=["orders"]) as lab,
+        Lab(backend="memory", services=["orders"]) as lab,
         pytest.raises(UsageError, match="Kafka"),
     ):
         lab.by_hand("relay")

@@ -63,7 +63,7 @@ def runs(pid: int) -> bool:
 
 @pytest.fixture
 def lab(servers: stack.Servers) -> Iterator[Lab]:
-    made = Lab(contexts=("orders",), partitions=4)
+    made = Lab(services=("orders",), partitions=4)
     try:
         yield made
     finally:
@@ -128,7 +128,7 @@ def test_a_worker_that_dies_again_and_again_comes_back_each_time(lab: Lab) -> No
     token = lab.bus.send(mixed(1, 1)[0][1]).token()
     lab.bus.listen("orders")
     until("it works again", lambda: lab.lag("handler", "orders") == 0)
-    assert token.context == "orders"
+    assert token.service == "orders"
 
 
 def shares(lab: Lab, role: str) -> list[int]:
@@ -189,7 +189,7 @@ def test_the_registry_and_the_status_show_what_runs(lab: Lab) -> None:
     assert row == {
         "run": lab.run,
         "role": "handler",
-        "context": "orders",
+        "service": "orders",
         "slot": 0,
         "restarts": 0,
         "lag": 0,
@@ -236,7 +236,7 @@ def test_a_killed_supervisor_leaves_no_worker_behind(lab: Lab, how: signal.Signa
 PARENT = """
 import sys, time
 from labkit.lab import Lab
-lab = Lab(contexts=("orders",), partitions=2)
+lab = Lab(services=("orders",), partitions=2)
 lab.start()
 print(lab.run, *[w.pid for w in lab.workers()], flush=True)
 time.sleep(600)
@@ -259,7 +259,7 @@ def test_a_killed_parent_leaves_no_process_behind(servers: stack.Servers) -> Non
     until("supervisor and workers end", lambda: not running_runs("lab"))
     until("the workers end", lambda: not any(runs(int(pid)) for pid in pids))
     assert command_lines(run) == []
-    with Lab(run=run, contexts=("orders",), partitions=2) as left:
+    with Lab(run=run, services=("orders",), partitions=2) as left:
         left.drop()
 
 

@@ -20,8 +20,8 @@ from labkit.write import stream_state
 OPENED = (OpenAccount("ada", "ada"), Deposit("ada", 100), OpenAccount("grace", "grace"))
 
 
-def lab_with(saga: str, **settings: Any) -> Lab:
-    return Lab(backend="memory", contexts=[], sagas=[saga], **settings)
+def lab_with(process: str, **settings: Any) -> Lab:
+    return Lab(backend="memory", services=[], processes=[process], **settings)
 
 
 def send(lab: Lab, *commands: Any) -> None:
@@ -29,9 +29,9 @@ def send(lab: Lab, *commands: Any) -> None:
         lab.bus.send(command)
 
 
-def handled(lab: Lab, context: str = "bank") -> list[Commit[Any]]:
+def handled(lab: Lab, service: str = "bank") -> list[Commit[Any]]:
     found: list[Commit[Any]] = []
-    while some := lab.by_hand("handler", context).step(0):
+    while some := lab.by_hand("handler", service).step(0):
         found += some
     return found
 
@@ -48,24 +48,24 @@ def outbox(lab: Lab) -> list[str]:
 
 
 @pytest.mark.parametrize("partitions", [1, 4])
-@pytest.mark.parametrize("at", [Failpoint.PROJECTOR_ADVANCED, Failpoint.SAGA_SENT])
+@pytest.mark.parametrize("at", [Failpoint.PROJECTOR_ADVANCED, Failpoint.PROCESS_SENT])
 def test_what_a_dead_saga_left_is_sent_by_its_next_life(at: Failpoint, partitions: int) -> None:
     with lab_with("transfer", partitions=partitions) as lab:
         send(lab, *OPENED, SendMoney("ada", 40, "grace", "t1"))
         handled(lab)
-        lab.crash("saga", at, "transfer")
+        lab.crash("process", at, "transfer")
         assert outbox(lab) == ["transfer:t1:receive"]
         assert balances(lab) == {"ada": (60, 0), "grace": (40, 0)}
         assert outbox(lab) == []
 
 
 def test_what_was_answered_meanwhile_is_not_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stream remembers so many ids; a saga may be away for longer than that."""
+    """A stream remembers so many ids; a process may be away for longer than that."""
     monkeypatch.setattr(stream_state, "SEEN_WINDOW", 10)
     with lab_with("transfer") as lab:
         send(lab, *OPENED, SendMoney("ada", 40, "grace", "t1"))
         handled(lab)
-        lab.crash("saga", Failpoint.SAGA_SENT, "transfer")
+        lab.crash("process", Failpoint.PROCESS_SENT, "transfer")
         send(lab, *(Deposit("grace", 1) for _ in range(20)))
         handled(lab)
         assert balances(lab) == {"ada": (60, 0), "grace": (60, 0)}
@@ -77,16 +77,16 @@ def test_nothing_is_sent_again_before_all_workers_have_read_what_is_there() -> N
     with lab_with("transfer") as lab:
         send(lab, *OPENED, SendMoney("ada", 40, "grace", "t1"))
         handled(lab)
-        lab.crash("saga", Failpoint.PROJECTOR_ADVANCED, "transfer")
-        saga: ProcessManager = lab.by_hand("saga", "transfer")
-        real = saga._checkpoints
+        lab.crash("process", Failpoint.PROJECTOR_ADVANCED, "transfer")
+        process: ProcessManager = lab.by_hand("process", "transfer")
+        real = process._checkpoints
         behind = {c.id: structs.replace(c, position=0) for c in real()}
-        saga._checkpoints = behind.values
+        process._checkpoints = behind.values
         for _ in range(5):
-            saga.step(0)
+            process.step(0)
         assert handled(lab) == []
-        saga._checkpoints = real
-        saga.step(0)
+        process._checkpoints = real
+        process.step(0)
         assert [c.id for c in handled(lab)] == ["transfer:t1:receive"]
 
 
@@ -109,8 +109,8 @@ def test_the_refusal_of_a_zombie_moves_nobody() -> None:
     with lab_with("transfer") as lab:
         send(lab, *OPENED, SendMoney("ada", 40, "grace", "t1"))
         handled(lab)
-        saga = lab.by_hand("saga", "transfer")
-        saga.step(0)
+        process = lab.by_hand("process", "transfer")
+        process.step(0)
         source = lab.broker.source(lab.topic_name("bank.events"))
         partition = source.partitions_for([b"grace"])[0]
         stale: Commit[Any] = Commit(
@@ -126,7 +126,7 @@ def test_the_refusal_of_a_zombie_moves_nobody() -> None:
         )
         sender = lab.broker.sender()
         sender.send(lab.topic_name("bank.events"), b"grace", encode(stale), partition)
-        saga.step(0)
+        process.step(0)
         assert balances(lab) == {"ada": (60, 0), "grace": (40, 0)}
         assert lab.ignored_commits() > 0
 
@@ -139,8 +139,8 @@ def test_a_deadline_survives_days_without_anybody(monkeypatch: pytest.MonkeyPatc
         order = orders.PlaceOrder("o1", "ada", "1997-01-31", 3, 100, "cd")
         send(lab, inventory.ReceiveStock("cd", 10), order)
         handled(lab, "orders")
-        lab.by_hand("saga", "fulfilment").step(0)
-        handled(lab, "inventory")  # reserved; the saga has not heard of it
+        lab.by_hand("process", "fulfilment").step(0)
+        handled(lab, "inventory")  # reserved; the process has not heard of it
         days = 3
         settle(lab, 0)
         (stock,) = lab.store.find("inventory.view.stock", {})

@@ -73,7 +73,7 @@ def test_an_error_comes_through_and_ends_it() -> None:
 
 @pytest.mark.servers
 def test_workers_on_a_timer_do_the_same(servers: stack.Servers) -> None:
-    with Lab(contexts=("orders",), partitions=2, every=0.3) as lab:
+    with Lab(services=("orders",), partitions=2, every=0.3) as lab:
         lab.start()
         history = History(lab.bus)
         send(history, mixed(3, 200))
@@ -92,7 +92,7 @@ def test_workers_on_a_timer_do_the_same(servers: stack.Servers) -> None:
 @pytest.mark.servers
 def test_linger_gathers_a_batch(servers: stack.Servers, linger: float) -> None:
     """Commands that come one by one: without linger each is a batch, with it they are few."""
-    with Lab(contexts=("orders",), partitions=1, linger=linger) as lab:
+    with Lab(services=("orders",), partitions=1, linger=linger) as lab:
         lab.start(projectors=0)
         lab.bus.listen("orders")
         last = None
@@ -115,7 +115,7 @@ def test_a_schedule_survives_workers_that_die(servers: stack.Servers) -> None:
     """``deliver_at`` on real servers, with all workers gone when its instant comes."""
     from datetime import UTC, datetime, timedelta
 
-    with Lab(contexts=("orders",), partitions=2) as lab:
+    with Lab(services=("orders",), partitions=2) as lab:
         lab.start()
         bus = lab.bus
         assert bus.execute(PlaceOrder("o1", "ann", "1997-01-31", 1, 5)).accepted

@@ -21,7 +21,7 @@ SOON = Fresh(timeout=0.02)
 
 @pytest.fixture
 def lab() -> Iterator[Lab]:
-    with Lab(backend="memory", contexts=["orders", "bank"]) as made:
+    with Lab(backend="memory", services=["orders", "bank"]) as made:
         yield made
 
 
@@ -29,21 +29,21 @@ def place(order: str) -> PlaceOrder:
     return PlaceOrder(order, "ann", "1997-01-31", 1, 100)
 
 
-def work(lab: Lab, context: str = "orders") -> None:
-    lab.by_hand("handler", context).step(0)
-    lab.by_hand("projector", context).step(0)
+def work(lab: Lab, service: str = "orders") -> None:
+    lab.by_hand("handler", service).step(0)
+    lab.by_hand("projector", service).step(0)
 
 
-def begin_anew(lab: Lab, context: str = "orders") -> None:
+def begin_anew(lab: Lab, service: str = "orders") -> None:
     """The view is lost, and its projector starts at the first record."""
-    lab._parts.pop(("projector", context)).close()
+    lab._parts.pop(("projector", service)).close()
     store = lab.store
     assert isinstance(store, MemoryStore)
     for name in store.collections():
-        if name.startswith(f"{context}.view."):
+        if name.startswith(f"{service}.view."):
             store._collections[name].clear()
-    checkpoints = store._checkpoints[f"{context}.checkpoints"]
-    for id in [id for id in checkpoints if id.startswith(f"{context}.view:")]:
+    checkpoints = store._checkpoints[f"{service}.checkpoints"]
+    for id in [id for id in checkpoints if id.startswith(f"{service}.view:")]:
         del checkpoints[id]
 
 

@@ -18,12 +18,12 @@ from labkit.log.event_log import EPOCH, EventLog
 from labkit.messages import Command, Event
 from labkit.ports.failpoints import Crash, Failpoint, armed
 from labkit.services.catalog import ChangePrice, ListProduct
-from labkit.services.contexts import CONTEXTS, Context
+from labkit.services.services import CONTEXTS, Context
 from labkit.write.handler import Handler
 from tests.test_handlers import Rig
 from tests.test_waiting import START, Calendar
 
-# --- a context whose commands bring any number of events
+# --- a service whose commands bring any number of events
 
 
 class Add(Command, frozen=True):
@@ -87,8 +87,8 @@ def sums(fold: int = 1, evolve: Callable[[Any, Event], Any] = evolve) -> Context
 class Lives(Rig):
     """A rig whose handler may end in any way, and whose clock may go anywhere."""
 
-    def __init__(self, every: int, context: Context | None = None) -> None:
-        super().__init__(context or sums())
+    def __init__(self, every: int, service: Context | None = None) -> None:
+        super().__init__(service or sums())
         self.every = every
         self.calendar = Calendar()
         self.now = self.made()
@@ -124,10 +124,10 @@ class Lives(Rig):
                 self.restart()
 
     def log(self) -> EventLog:
-        return EventLog(self.context, self.broker.source("events"), self.store)
+        return EventLog(self.service, self.broker.source("events"), self.store)
 
     def snapshots(self) -> list[dict[str, Any]]:
-        return self.store.find(self.context.snapshots, {}, [("stream", 1), ("version", 1)])
+        return self.store.find(self.service.snapshots, {}, [("stream", 1), ("version", 1)])
 
     def versions(self) -> list[tuple[str, int]]:
         return [(s["stream"], s["version"]) for s in self.snapshots()]
@@ -290,7 +290,7 @@ def test_reading_begins_at_the_newest_that_is_not_past_what_is_asked(
         folds += 1
         return evolve(state, event)
 
-    monkeypatch.setattr(rig.context, "evolve", counting)
+    monkeypatch.setattr(rig.service, "evolve", counting)
     log, expected = rig.log(), states(range(45))
     for version, steps in ((45, 5), (40, 0), (39, 9), (10, 0), (9, 9), (0, 0)):
         folds = 0
@@ -310,7 +310,7 @@ def test_the_position_leaves_little_to_read_again() -> None:
     rig.live("flush")
     source = rig.broker.source("events")
     for s in rig.snapshots():
-        commits = EventLog(rig.context, source).partition(s["partition"], s["position"])
+        commits = EventLog(rig.service, source).partition(s["partition"], s["position"])
         before = [c for c in commits if c.stream == s["stream"] and c.first <= s["version"]]
         assert len(before) <= 1
 
@@ -326,7 +326,7 @@ def test_a_snapshot_of_another_fold_is_never_used() -> None:
         made = evolve(state, event)
         return Sum(made.count, made.mix + 1)
 
-    old, rig.context = rig.log(), sums(2, otherwise)
+    old, rig.service = rig.log(), sums(2, otherwise)
     new = rig.log()
     assert new.state("a") == new.state("a", snapshots=False) != old.state("a")
     rig.restart()
@@ -404,15 +404,15 @@ def test_a_fold_from_any_snapshot_is_the_fold_from_the_start(
 @pytest.mark.servers
 @pytest.mark.parametrize("client", ["kafka-python", "confluent"])
 def test_snapshots_on_real_servers(servers: stack.Servers, client: str) -> None:
-    context = CONTEXTS["catalog"]
-    with Lab(contexts=["catalog"], client=client) as lab:
+    service = CONTEXTS["catalog"]
+    with Lab(services=["catalog"], client=client) as lab:
         commands, events = (lab.topic_name(f"catalog.{kind}") for kind in ("commands", "events"))
         group = lab.group("handler", "catalog")
 
         def made() -> Handler:
             written = lab.broker.log(commands, events, group, f"{group}-0")
             handler = Handler(
-                context,
+                service,
                 written,
                 lab.store,
                 batch_size=30,
@@ -440,13 +440,13 @@ def test_snapshots_on_real_servers(servers: stack.Servers, client: str) -> None:
         handler.flush()
         send(3, range(25, 40))
         handled(handler, 45)
-        assert lab.store.count(context.snapshots) == 6
+        assert lab.store.count(service.snapshots) == 6
         handler.close()
 
         handler = made()
         handler.flush()
         handler.close()
-        assert lab.store.count(context.snapshots) == 12
+        assert lab.store.count(service.snapshots) == 12
         log = lab.log("catalog")
         for product in range(3):
             stream = f"product-p{product}"

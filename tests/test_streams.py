@@ -32,12 +32,12 @@ ALL = ("validate", "revenue", "top", "settle")
 
 @pytest.fixture
 def lab(servers: stack.Servers) -> Iterator[Lab]:
-    with Lab("lab", contexts=[], partitions=2) as lab:
+    with Lab("lab", services=[], partitions=2) as lab:
         raw, payments = tills.tills(11, ORDERS)
         lab.streams.send("raw", raw)
         lab.streams.send("payments", payments)
         yield lab
-    with Lab("lab", run=lab.run, contexts=[], start=False) as again:
+    with Lab("lab", run=lab.run, services=[], start=False) as again:
         again.drop()  # some tests have dropped it themselves
 
 
@@ -113,7 +113,7 @@ def test_results_equal_pandas_to_the_cent_and_nothing_is_left(lab: Lab) -> None:
     (lab.streams.folder / "left by a dead one").mkdir(parents=True)
     lab.drop()
     assert not lab.streams_folder().exists()
-    with Lab("lab", contexts=[]) as other:
+    with Lab("lab", services=[]) as other:
         assert [topic for topic in other.broker.topics() if lab.run in topic] == []
         other.drop()
 
@@ -158,7 +158,7 @@ from labkit.lab import Lab
 from labkit.ports.store import Writes
 streams.COMMIT_EVERY = 200
 {planted}
-with Lab({lab.name!r}, run={lab.run!r}, contexts=[], partitions=2, start=False) as lab:
+with Lab({lab.name!r}, run={lab.run!r}, services=[], partitions=2, start=False) as lab:
     lab.streams.run({name!r}, streams.dying({after}))
 """
     done = subprocess.run(

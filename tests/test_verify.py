@@ -27,7 +27,7 @@ from labkit.ports.broker import Batch
 from labkit.ports.failpoints import Failpoint
 from labkit.process.outbox import Outbox
 from labkit.services.bank import Deposit, OpenAccount, SendMoney
-from labkit.services.contexts import ROUTES
+from labkit.services.services import ROUTES
 from labkit.teaching import settle, work
 from labkit.write.handler import Handler
 from tests.test_checkers import Skipping, plant_handler
@@ -187,14 +187,14 @@ def test_whatever_happens_nothing_is_left(twin: list[str], monkeypatch: pytest.M
 def test_a_dead_saga_with_random_ids_has_a_second_effect(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Outbox, "leftovers", Outbox.leftovers)  # restored afterwards
     planted_bugs.random_saga_ids()
-    with Lab(backend="memory", contexts=SERVICES, sagas=PROCESSES) as lab:
+    with Lab(backend="memory", services=SERVICES, processes=PROCESSES) as lab:
         history = History(lab.bus)
         history.listen(*SERVICES)
         for command in (*map(OpenAccount, "ab", "ab"), Deposit("a", 100)):
             history.send(command)
         history.send(SendMoney("a", 10, "b", "t1"))
         work(lab, "bank", 0)
-        lab.crash("saga", Failpoint.SAGA_SENT, context="transfer")
+        lab.crash("process", Failpoint.PROCESS_SENT, service="transfer")
         history.send(SendMoney("a", 10, "b", "t2"))
         settle(lab, 0)
         history.settle(0.01)
@@ -245,7 +245,7 @@ def test_nothing_is_lost_and_nothing_happens_twice(
     assert found["outcomes"]["dropped"] > 0, "some of the poison was never a command"
     assert all(fault["struck"] for fault in found["faults"]), found["faults"]
     assert found["aborted_commits"] > 0, "a handler was killed inside its transaction"
-    assert found["saga_commands"] > 0
+    assert found["process_commands"] > 0
 
 
 @pytest.mark.servers

@@ -15,8 +15,8 @@ from labkit.log import partition
 from labkit.log.partition import fetch_records
 from labkit.messages import MAX_COMMAND_BYTES, Command, Envelope, ReleaseParked, encode
 from labkit.services import orders
-from labkit.services.contexts import Context
 from labkit.services.orders import PayOrder, ShipOrder
+from labkit.services.services import Context
 from labkit.write import decisions, handler
 from labkit.write.decisions import DAY_MS, FIRST_RETRY_MS, MAX_TRIES
 from labkit.write.handler import Handler
@@ -43,8 +43,8 @@ class Calendar:
 class Waiting(Rig):
     """A rig with a calendar, whose handler may get a new life at any time."""
 
-    def __init__(self, context: Context | None = None) -> None:
-        super().__init__(*([context] if context else []))
+    def __init__(self, service: Context | None = None) -> None:
+        super().__init__(*([service] if service else []))
         self.calendar = Calendar()
         self.now = self.made()
 
@@ -342,9 +342,9 @@ def test_a_fold_that_fails_parks_its_stream_and_changes_nothing() -> None:
             raise KeyError("no such field")
         return orders.evolve(state, event)
 
-    context = with_ship(orders.ship)
-    context.evolve = evolve
-    rig = Waiting(context)
+    service = with_ship(orders.ship)
+    service.evolve = evolve
+    rig = Waiting(service)
     rig.send(place("o1"))
     rig.send(PayOrder("o1", 5), id="pay")
     rig.send(place("o2"))
@@ -372,8 +372,8 @@ def flaky(failures: int) -> tuple[Context, list[int]]:
 
 @LIVES
 def test_what_may_pass_is_tried_again_in_order(how: str) -> None:
-    context, tries = flaky(3)
-    rig = Waiting(context)
+    service, tries = flaky(3)
+    rig = Waiting(service)
     rig.send(place("o1"))
     rig.send(PayOrder("o1", 5))
     rig.send(ShipOrder("o1"), id="ship")
@@ -394,8 +394,8 @@ def test_what_may_pass_is_tried_again_in_order(how: str) -> None:
 
 
 def test_after_too_many_tries_the_stream_is_parked() -> None:
-    context, _ = flaky(10**6)
-    rig = Waiting(context)
+    service, _ = flaky(10**6)
+    rig = Waiting(service)
     rig.send(place("o1"))
     rig.send(PayOrder("o1", 5))
     rig.send(ShipOrder("o1"), id="ship")

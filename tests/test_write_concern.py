@@ -28,7 +28,7 @@ def test_it_is_the_projectors(
         return start(session, *arguments, **options)
 
     monkeypatch.setattr(ClientSession, "start_transaction", noted)
-    with Lab("lab", contexts=["orders"], partitions=1, write_concern=concern) as lab:
+    with Lab("lab", services=["orders"], partitions=1, write_concern=concern) as lab:
         lab.bus.send(PlaceOrder("order-1", "ada", "1997-01-31", 1, 1599)).token()
         lab.handler.step(10)
         lab.handler.flush()
@@ -45,7 +45,7 @@ def test_it_is_the_projectors(
 @pytest.mark.servers
 def test_a_projector_that_does_not_wait_sees_its_own_writes(servers: stack.Servers) -> None:
     """A read of the majority's would be of the batch before, and its stream would be parked."""
-    with Lab("lab", contexts=["bank"], partitions=1, write_concern="1") as lab:
+    with Lab("lab", services=["bank"], partitions=1, write_concern="1") as lab:
         lab.bus.send(OpenAccount("a", "ada")).token()
         for _ in range(20):
             lab.bus.send(Deposit("a", 1)).token()

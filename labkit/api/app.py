@@ -25,16 +25,16 @@ answer. Queries say how fresh they must be. Errors are problems (RFC 9457).
 
 def create_app(lab: Lab) -> FastAPI:
     """The API of a lab, which stays the caller's, and is not to be used beside it meanwhile."""
-    service = Backend(lab)
+    backend = Backend(lab)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         to_thread.current_default_thread_limiter().total_tokens = THREADS
-        await to_thread.run_sync(service.start)
+        await to_thread.run_sync(backend.start)
         try:
             yield
         finally:
-            await to_thread.run_sync(service.close)
+            await to_thread.run_sync(backend.close)
 
     app = FastAPI(
         title="labkit",
@@ -44,9 +44,9 @@ def create_app(lab: Lab) -> FastAPI:
         lifespan=lifespan,
         redoc_url=None,
     )
-    app.state.service = service
+    app.state.backend = backend
     app.add_middleware(problems.Limited)
-    app.add_middleware(Measured, metrics=lambda: service.metrics)
+    app.add_middleware(Measured, metrics=lambda: backend.metrics)
     problems.install(app)
     for part in (live, commands, queries, health):
         app.include_router(part.router)

@@ -29,7 +29,7 @@ from labkit.ports.store import Writes
 from labkit.read.freshness import Fresh, Position, Version
 from labkit.read.queries import Queries
 from labkit.run.run import Role
-from labkit.services.contexts import CONTEXTS
+from labkit.services.services import CONTEXTS
 from labkit.write.stream_state import StreamState
 
 #: Who asks whether it is ready waits no longer.
@@ -39,7 +39,7 @@ KEYS = "api.keys"
 CHECKPOINTS = "api.checkpoints"
 
 #: Without these nothing goes on.
-WORKING: tuple[Role, ...] = ("handler", "relay", "projector", "saga")
+WORKING: tuple[Role, ...] = ("handler", "relay", "projector", "process")
 
 #: The fields of the commands that name what is made or changed, and where that is found.
 RESOURCES = {
@@ -63,7 +63,7 @@ class Backend:
         self._commands: dict[str, Source] = {}
         # Views are read by the threads of the requests; what Kafka has to say, by the desk alone.
         self.queries = Queries(
-            lab.store, self.pump, lambda context: self._ends(f"{context}.events")
+            lab.store, self.pump, lambda service: self._ends(f"{service}.events")
         )
 
     def start(self) -> None:
@@ -92,7 +92,7 @@ class Backend:
         return self.desk.call(lambda: self.lab.ends(topic))
 
     def lags(self) -> dict[tuple[str, str], int]:
-        """How many offsets the workers are behind, by role and context."""
+        """How many offsets the workers are behind, by role and service."""
         lab = self.lab
         places = [(role, host) for role in WORKING for host in lab.hosts(role)]
         return self.desk.call(lambda: {place: lab.lag(*place) for place in places}, PROBE_SECONDS)
@@ -167,11 +167,11 @@ class Backend:
         envelope = self.desk.call(lambda: self._envelope(token))
         answer = self.desk.heard(token)
         if answer is None:
-            context = CONTEXTS[token.context]
+            service = CONTEXTS[token.service]
             stream = envelope.body.stream
-            found = self.lab.store.load(context.states, [stream]).get(stream)
+            found = self.lab.store.load(service.states, [stream]).get(stream)
             if found is not None:
-                kept = StreamState.load(found, context.state)
+                kept = StreamState.load(found, service.state)
                 if envelope.id in kept.seen:
                     answer = kept.seen[envelope.id][0]
                 elif token.offset in kept.held:
@@ -182,7 +182,7 @@ class Backend:
 
     def _envelope(self, token: Token) -> Any:
         """The command itself, from its topic; in the desk's thread."""
-        name = f"{token.context}.commands"
+        name = f"{token.service}.commands"
         if name not in self._commands:
             topic = self.lab.topic_name(name)
             self._commands[name] = self.lab.broker_of(name).source(topic)
@@ -192,7 +192,7 @@ class Backend:
             record = fetch_records(source, token.partition, [token.offset])[token.offset]
         if record is None:
             raise Problem(404, "not-found", f"no command has the token {written(token)!r}")
-        return CONTEXTS[token.context].codec.decode_command(record.value)
+        return CONTEXTS[token.service].codec.decode_command(record.value)
 
     def _status(
         self, token: Token, command: Command, command_id: str, answer: Answer | None
@@ -210,11 +210,11 @@ class Backend:
         )
 
     def token(self, text: str) -> Token:
-        """A token as it was given out; raises a problem for one of a service that is not here."""
-        context, partition, offset = text.split("-")
-        if context not in self.lab.contexts:
-            raise Problem(404, "not-found", f"this run has no service {context!r}")
-        return Token(context, int(partition), int(offset))
+        """A token as it was given out; raises a problem for one of a backend that is not here."""
+        service, partition, offset = text.split("-")
+        if service not in self.lab.services:
+            raise Problem(404, "not-found", f"this run has no service {service!r}")
+        return Token(service, int(partition), int(offset))
 
     # --- queries
 
@@ -232,7 +232,7 @@ class Backend:
         fresh = Fresh(strategy, goals, wishes.timeout)
         if self.queries.behind(goals):
             for token in tokens:
-                ends = self._ends(f"{token.context}.commands")
+                ends = self._ends(f"{token.service}.commands")
                 if token.offset >= ends.get(token.partition, 0):
                     raise UsageError(f"no command has the token {written(token)!r}")
             if version is not None:
@@ -241,8 +241,8 @@ class Backend:
 
     def _check_exists(self, version: Version, timeout: float) -> None:
         """A version that the view lacks when it has passed all that is in the log now."""
-        ends = self._ends(f"{version.context}.events")
-        log = [Position(version.context, p, end) for p, end in ends.items() if end > 0]
+        ends = self._ends(f"{version.service}.events")
+        log = [Position(version.service, p, end) for p, end in ends.items() if end > 0]
         self.queries.until(log, timeout)
         try:
             self.queries.until([version], 0)
@@ -280,8 +280,8 @@ def resource_of(command: Command) -> tuple[str, str]:
 
 
 def backend_of(request: Request) -> Backend:
-    """The service of the app that a request came to."""
-    found: Backend = request.app.state.service
+    """The backend of the app that a request came to."""
+    found: Backend = request.app.state.backend
     return found
 
 

@@ -5,7 +5,7 @@
     commands topic ──tail──> "command"      events topic ──tail──> "commit"
                                             checkpoint of the view ──> "view"
 
-One thread tails the topics of all contexts, while somebody looks. Every listener is given the same
+One thread tails the topics of all services, while somebody looks. Every listener is given the same
 server-sent events: ``run`` once, then ``tick`` with what has moved, counts, and how far handlers
 and projectors are behind. Instants are milliseconds of the server's monotonic clock, the one that
 commands, commits and views carry; they are shown, and nothing is ordered by them.
@@ -28,7 +28,7 @@ from labkit.errors import DecodeError, LabkitError
 from labkit.messages import Commit, Token
 from labkit.ports.broker import Source
 from labkit.ports.store import Document
-from labkit.services.contexts import CONTEXTS
+from labkit.services.services import CONTEXTS
 
 if TYPE_CHECKING:
     from labkit.api.backend import Backend
@@ -48,18 +48,18 @@ Stage = dict[str, Any]
 
 
 class _Tail:
-    """One context: its two topics, and which of its commits no view has applied yet."""
+    """One service: its two topics, and which of its commits no view has applied yet."""
 
-    def __init__(self, service: Backend, context: str) -> None:
-        self.name = context
-        self._codec = CONTEXTS[context].codec
-        self._queries = service.queries
-        lab = service.lab
+    def __init__(self, backend: Backend, service: str) -> None:
+        self.name = service
+        self._codec = CONTEXTS[service].codec
+        self._queries = backend.queries
+        lab = backend.lab
         self._commands, self._events = (
-            lab.broker_of(f"{context}.{kind}").source(lab.topic_name(f"{context}.{kind}"))
+            lab.broker_of(f"{service}.{kind}").source(lab.topic_name(f"{service}.{kind}"))
             for kind in ("commands", "events")
         )
-        view = service.queries.checkpoints(context)
+        view = backend.queries.checkpoints(service)
         self._sent = self._commands.ends()  # the next command, by partition
         self._decided = {p: view[p].command if p in view else -1 for p in self._sent}
         self._applied = dict(self._decided)
@@ -168,7 +168,7 @@ class _Tail:
 def _of(token: Token, stream: str) -> Stage:
     return {
         "token": written(token),
-        "context": token.context,
+        "service": token.service,
         "partition": token.partition,
         "stream": stream,
     }
@@ -186,8 +186,8 @@ def _close(source: Source) -> None:
 class Live:
     """The thread that looks, and those who listen to it."""
 
-    def __init__(self, service: Backend) -> None:
-        self._service = service
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
         self._lock = threading.Lock()
         self._listeners: dict[asyncio.Queue[bytes], asyncio.AbstractEventLoop] = {}
         self._thread: threading.Thread | None = None
@@ -216,18 +216,18 @@ class Live:
                     self._follow()
                 except LabkitError as error:  # a server is away: begin anew
                     log.warning("live", why=str(error))
-                    self._service.closing.wait(1.0)
+                    self._backend.closing.wait(1.0)
         finally:
             with self._lock:
                 self._thread = None
 
     def _follow(self) -> None:
-        lab = self._service.lab
+        lab = self._backend.lab
         self._shown.clear()
         tails: list[_Tail] = []
         try:
-            for context in lab.contexts:
-                tails.append(_Tail(self._service, context))  # noqa: PERF401  # closed, if one fails
+            for service in lab.services:
+                tails.append(_Tail(self._backend, service))  # noqa: PERF401  # closed, if one fails
             told, looked = 0.0, time.monotonic()
             moved: list[Stage] = []
             while not self._done(time.monotonic() - looked):
@@ -244,7 +244,7 @@ class Live:
                 tail.close()
 
     def _done(self, alone: float) -> bool:
-        return self._service.closing.is_set() or alone > ALONE_SECONDS
+        return self._backend.closing.is_set() or alone > ALONE_SECONDS
 
     def _tell(self, moved: list[Stage], tails: list[_Tail]) -> None:
         lags = [tail.lags() for tail in tails]

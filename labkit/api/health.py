@@ -52,7 +52,7 @@ def ready(here: Here) -> Ready:
     kafka = here.desk.call(here.lab.broker.version, PROBE_SECONDS)
     mongodb = here.lab.store.version()
     here.lab.check()
-    lag = {f"{role}/{context}": n for (role, context), n in here.lags().items()}
+    lag = {f"{role}/{service}": n for (role, service), n in here.lags().items()}
     if late := [name for name, n in lag.items() if n > MAX_LAG]:
         raise unreachable(Unreachable(f"{', '.join(late)} are more than {MAX_LAG:,} behind"))
     return Ready(kafka=kafka, mongodb=mongodb, lag=lag)

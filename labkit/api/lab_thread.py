@@ -84,7 +84,7 @@ class LabThread:
         def look() -> Answer | None:
             if (answer := self._lab.bus.heard(token)) is None:
                 with suppress(LabkitError):  # not heard is not gone
-                    self._hear(token.context)
+                    self._hear(token.service)
                 answer = self._lab.bus.heard(token)
             return answer
 
@@ -111,9 +111,9 @@ class LabThread:
     # --- in the thread
 
     def _listen(self) -> None:
-        for context in self._lab.contexts:
-            self._lab.bus.listen(context)
-            self._listening.append(context)
+        for service in self._lab.services:
+            self._lab.bus.listen(service)
+            self._listening.append(service)
 
     def _run(self) -> None:
         log = structlog.get_logger().bind(part="desk")
@@ -121,14 +121,14 @@ class LabThread:
         while not self._stopping.is_set():
             self._serve()
             idle = time.monotonic() - swept > IDLE_SECONDS
-            contexts = {token.context for token in self._waiting}
+            services = {token.service for token in self._waiting}
             if idle:
-                contexts, swept = set(self._listening), time.monotonic()
-            for context in contexts:
+                services, swept = set(self._listening), time.monotonic()
+            for service in services:
                 try:
-                    self._hear(context)
+                    self._hear(service)
                 except LabkitError as error:  # those who wait are answered when their time is over
-                    log.warning("no answers", context=context, why=str(error))
+                    log.warning("no answers", service=service, why=str(error))
                     self._stopping.wait(IDLE_SECONDS)
 
     def _serve(self) -> None:
@@ -145,9 +145,9 @@ class LabThread:
                 except BaseException as error:
                     done.set_exception(error)
 
-    def _hear(self, context: str) -> None:
-        for commit in self._lab.bus.hear(context, POLL_SECONDS):
-            token = Token(context, commit.partition, commit.offset)
+    def _hear(self, service: str) -> None:
+        for commit in self._lab.bus.hear(service, POLL_SECONDS):
+            token = Token(service, commit.partition, commit.offset)
             if commit.answer.final:
                 for found in self._waiting.pop(token, []):
                     found.set_result(commit.answer)

@@ -32,7 +32,7 @@ async def page() -> HTMLResponse:
 async def live(here: Here, seconds: Seconds = None) -> StreamingResponse:
     """What moves, as server-sent events for the live page."""
     lab = here.lab
-    about = {"run": lab.run, "contexts": lab.contexts, "partitions": lab.partitions}
+    about = {"run": lab.run, "services": lab.services, "partitions": lab.partitions}
     ends = time.monotonic() + seconds if seconds is not None else float("inf")
 
     async def events() -> AsyncIterator[bytes]:

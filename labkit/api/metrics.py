@@ -35,7 +35,7 @@ class Metrics:
         self._lag = Gauge(
             "labkit_lag_offsets",
             "Offsets that the workers of a role are behind; markers count too.",
-            ["role", "context"],
+            ["role", "service"],
             registry=self.registry,
         )
 
@@ -50,8 +50,8 @@ class Metrics:
 
     def text(self, lags: Mapping[tuple[str, str], int]) -> bytes:
         """All of it, in the text format."""
-        for (role, context), lag in lags.items():
-            self._lag.labels(role, context).set(lag)
+        for (role, service), lag in lags.items():
+            self._lag.labels(role, service).set(lag)
         return generate_latest(self.registry)
 
 

@@ -80,13 +80,13 @@ def product(d: Document) -> schema.Product:
 def _one(
     here: Backend,
     wishes: OneOptions,
-    context: str,
+    service: str,
     stream: str,
     ask: Callable[[Fresh], Document | None],
     shape: Callable[[Document], BaseModel],
 ) -> Response:
     """One resource with its ETag; 304 where the caller has it, 404 where there is none."""
-    version = None if wishes.version is None else Version(context, stream, wishes.version)
+    version = None if wishes.version is None else Version(service, stream, wishes.version)
     found = ask(here.fresh(wishes, version))
     if found is None:
         raise not_found(f"{shape.__name__} {stream!r}")

@@ -16,7 +16,7 @@ from labkit.messages import Token
 from labkit.read.freshness import Strategy
 from labkit.read.pages import MAX_PAGE
 from labkit.services.bounds import MAX_CENTS, MAX_KEY, MAX_QUANTITY
-from labkit.services.contexts import CONTEXTS
+from labkit.services.services import CONTEXTS
 
 MAX_TEXT = 200
 MOST = 2**63 - 1

@@ -14,9 +14,9 @@ from labkit.errors import StackError, UsageError
 from labkit.lab import Lab
 from labkit.run.registry import read_registry, runs_folder
 from labkit.run.settings import Settings
-from labkit.services.contexts import CONTEXTS
 from labkit.services.fulfilment import PROCESSES
 from labkit.services.inventory import ReceiveStock
+from labkit.services.services import CONTEXTS
 
 #: What a run of its own has in stock, so that the first orders can be shipped.
 STOCK = ReceiveStock("cd", 1_000)
@@ -70,7 +70,7 @@ def server(app: FastAPI) -> Server:
         server_header=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
-    return Server(config, app.state.service.end)
+    return Server(config, app.state.backend.end)
 
 
 def api(
@@ -95,8 +95,8 @@ def api(
 def _own(name: str, settings: Settings, report: Callable[[str], None]) -> Lab:
     return Lab(
         name,
-        contexts=tuple(CONTEXTS),
-        sagas=tuple(PROCESSES),
+        services=tuple(CONTEXTS),
+        processes=tuple(PROCESSES),
         report=report,
         **structs.asdict(settings),
     )
@@ -114,7 +114,7 @@ def _joined(name: str, run: str) -> Lab:
         client=found.client,
         log=found.log,
         partitions=found.partitions,
-        contexts=sorted({w.context for w in found.workers if w.role != "saga"}),
-        sagas=sorted({w.context for w in found.workers if w.role == "saga"}),
+        services=sorted({w.service for w in found.workers if w.role != "process"}),
+        processes=sorted({w.service for w in found.workers if w.role == "process"}),
         start=False,
     )

@@ -379,7 +379,7 @@ def _show_verdicts(found: dict[str, Any]) -> None:
         print(f"{fault['worker']}: {fault['fault']}{struck}")
     print(
         f"{found['commands']:,} commands, {found['repeated']:,} of them twice, and "
-        f"{found['saga_commands']:,} by processes; {found['commands_per_second']:,.0f} a second, "
+        f"{found['process_commands']:,} by processes; {found['commands_per_second']:,.0f} a s, "
         f"faults included. Parked: {found['parked']}; ignored commits: {found['ignored_commits']}; "
         f"{'quiet' if found['quiet'] else 'it never became quiet'}."
     )

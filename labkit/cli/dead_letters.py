@@ -24,7 +24,7 @@ app = typer.Typer(help="Parked streams: list, show, replay, drop.", no_args_is_h
 
 RunOption = Annotated[str, typer.Option("--run", help="The run; `labkit status` lists them.")]
 LabOption = Annotated[str, typer.Option("--lab", help="The lab (its servers).")]
-ContextOption = Annotated[str, typer.Option("--context", help="The service.")]
+ServiceOption = Annotated[str, typer.Option("--service", help="The service.")]
 Stream = Annotated[str, typer.Argument(help="As `list` shows it.")]
 Patience = Annotated[
     float, typer.Option("--timeout", min=0, help="Seconds to wait for a handler's answer.")
@@ -35,7 +35,7 @@ Patience = Annotated[
 def list_(
     run: RunOption,
     lab: LabOption = "lab",
-    context: Annotated[str | None, typer.Option(help="One service; all by default.")] = None,
+    service: Annotated[str | None, typer.Option(help="One service; all by default.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write them as JSON.")] = None,
 ) -> None:
     """The parked streams of a run, those that have waited longest first.
@@ -43,17 +43,17 @@ def list_(
     Handlers save what they know some tenths of a second after they have decided.
     """
     check_writable("--json", json_file)
-    with joined(lab, run, context) as held:
-        found = held.parked(context)
+    with joined(lab, run, service) as held:
+        found = held.parked(service)
     save("--json", json_file, to_json(found))
     if not found:
         print(f"no stream of run {run} is parked")
         return
     _print(
-        ["context", "stream", "by", "partition", "waiting", "since (UTC)", "reason"],
+        ["service", "stream", "by", "partition", "waiting", "since (UTC)", "reason"],
         [
             (
-                letter.context,
+                letter.service,
                 _shown(letter.stream),
                 letter.by,
                 f"{letter.partition}",
@@ -71,12 +71,12 @@ def show(
     stream: Stream,
     run: RunOption,
     lab: LabOption = "lab",
-    context: ContextOption = "orders",
+    service: ServiceOption = "orders",
     json_file: Annotated[Path | None, typer.Option("--json", help="Write it as JSON.")] = None,
 ) -> None:
     """What waits in a parked stream, in order."""
     check_writable("--json", json_file)
-    with _letters(lab, run, context) as letters:
+    with _letters(lab, run, service) as letters:
         letter = _find(letters, stream)
         waiting = letters.waiting(letter.stream)
     found: dict[str, Any] = {**msgspec.to_builtins(letter), "commands": waiting}
@@ -94,9 +94,9 @@ def show(
 def replay(
     run: RunOption,
     stream: Annotated[str | None, typer.Argument(help="As `list` shows it.")] = None,
-    every: Annotated[bool, typer.Option("--all", help="All streams of the context.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="All streams of the service.")] = False,
     lab: LabOption = "lab",
-    context: ContextOption = "orders",
+    service: ServiceOption = "orders",
     by: Annotated[str, typer.Option(help="Who parked it: the handler, or a reader.")] = "handler",
     timeout: Patience = 30.0,
 ) -> None:
@@ -106,7 +106,7 @@ def replay(
     if by != "handler":
         _replay_reader(lab, run, by, stream)
         return
-    with _letters(lab, run, context) as letters:
+    with _letters(lab, run, service) as letters:
         chosen = letters.parked() if every else [_find(letters, stream or "")]
         refused = []
         for letter in chosen:
@@ -117,7 +117,7 @@ def replay(
             else:
                 print(f"{_shown(letter.stream)} goes on")
     if every and not chosen:
-        print(f"no stream of {context} is parked")
+        print(f"no stream of {service} is parked")
     if refused:
         raise CheckFailed("; ".join(refused) + "; look again")
 
@@ -145,12 +145,12 @@ def drop(
     stream: Stream,
     run: RunOption,
     lab: LabOption = "lab",
-    context: ContextOption = "orders",
+    service: ServiceOption = "orders",
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     timeout: Patience = 30.0,
 ) -> None:
     """Let a parked stream go on without the first command, which never takes effect."""
-    with _letters(lab, run, context) as letters:
+    with _letters(lab, run, service) as letters:
         letter = _find(letters, stream)
         first = letters.waiting(letter.stream, 1)[0]
         if not yes:
@@ -166,8 +166,8 @@ def drop(
 
 
 @contextmanager
-def _letters(lab: str, run: str, context: str) -> Iterator[DeadLetters]:
-    with joined(lab, run, context) as run_, closing(run_.letters(context)) as letters:
+def _letters(lab: str, run: str, service: str) -> Iterator[DeadLetters]:
+    with joined(lab, run, service) as run_, closing(run_.letters(service)) as letters:
         yield letters
 
 

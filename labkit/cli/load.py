@@ -123,7 +123,7 @@ def load(
             return
         plan = plan.at(asked * at.rate).check() if share else plan
         say(f"{plan.rate:,.0f} commands a second for {plan.seconds:g} s, after {plan.warm_up:g} s")
-        with crew.working(lab, plan.context) as run:
+        with crew.working(lab, plan.service) as run:
             loaded = offer(run, plan, lambda done, total: progress("visible", done, total))
     found = {"bench": "load", "rate": plan.rate, "share": asked if share else None} | found
     found |= loaded.report | ({"model": modelled(loaded)} if loaded.ok else {})

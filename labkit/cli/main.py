@@ -58,7 +58,7 @@ def run(
     role: Annotated[str, typer.Argument(help=", ".join(ROLES))],
     run: Annotated[str, typer.Option(help="The run to join; `labkit status` lists them.")],
     lab: Annotated[str, typer.Option(help="The lab (its servers).")] = "lab",
-    context: Annotated[str, typer.Option(help="The service; of a saga, its name.")] = "orders",
+    service: Annotated[str, typer.Option(help="The service; of a process, its name.")] = "orders",
     slot: Annotated[
         int | None,
         typer.Option(min=0, help="Never shared by two live workers; by default one of its own."),
@@ -87,7 +87,7 @@ def run(
     ] = DEFAULTS.write_concern,
 ) -> None:
     """One worker of a run, until its standard input ends or SIGTERM comes."""
-    worker = Worker(role, context, secrets.randbelow(10**9) if slot is None else slot)
+    worker = Worker(role, service, secrets.randbelow(10**9) if slot is None else slot)
     if role not in ROLES:
         raise UsageError(f"role must be one of {', '.join(ROLES)}, got {role!r}")
     failpoints.arm_from_environment(os.environ)

@@ -83,7 +83,7 @@ def demo(
     commands = cdnow.commands(limit)
     calm_gc()
     with _alone(name), stack.borrowed(name, report):
-        first = Lab(name, client=client, contexts=["orders"])
+        first = Lab(name, client=client, services=["orders"])
         with first:
             first.start()
             report(f"run {first.run}: {len(commands):,} purchases, as fast as they go")
@@ -95,7 +95,7 @@ def demo(
                 first.drop()
         rate = speed / 2
         plan = _open_loop(rate, len(commands))
-        second = Lab(name, client=client, contexts=["orders"])
+        second = Lab(name, client=client, services=["orders"])
         with second:
             second.start()
             report(f"run {second.run}: an open loop at {rate:,.0f} a second")

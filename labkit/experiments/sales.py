@@ -155,7 +155,7 @@ def kill(lab: Lab, pipeline: str, after: int) -> int:
 def _die(pipeline: str, name: str, run: str, partitions: str, after: str) -> None:
     from labkit.streams.streams import dying
 
-    with Lab(name, run=run, contexts=[], partitions=int(partitions), start=False) as lab:
+    with Lab(name, run=run, services=[], partitions=int(partitions), start=False) as lab:
         lab.streams.run(pipeline, dying(int(after)))
 
 

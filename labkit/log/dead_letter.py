@@ -13,7 +13,7 @@ class DeadLetter(Struct, frozen=True):
     ``by`` is who parked it: the handler, or a reader. What waits there are commits.
     """
 
-    context: str
+    service: str
     stream: str
     partition: int
     head: int

@@ -15,7 +15,7 @@ from labkit.log.snapshots import Snapshot
 from labkit.messages import Commit
 from labkit.ports.broker import Record, Source
 from labkit.ports.store import Store
-from labkit.services.contexts import Context
+from labkit.services.services import Context
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -29,10 +29,10 @@ MOST = 2**63 - 1
 
 
 class EventLog:
-    """What one context's events topic says; ``store`` holds the snapshots that shorten the way."""
+    """What one service's events topic says; ``store`` holds the snapshots that shorten the way."""
 
-    def __init__(self, context: Context, source: Source, store: Store | None = None) -> None:
-        self._context = context
+    def __init__(self, service: Context, source: Source, store: Store | None = None) -> None:
+        self._service = service
         self._source = source
         self._store = store
         self._reading = False
@@ -84,7 +84,7 @@ class EventLog:
                 if until is not None and commit.at > until:
                     break
                 for event in commit.events:
-                    state = self._context.evolve(state, event)
+                    state = self._service.evolve(state, event)
                     known += 1
                     if known == version:
                         return state
@@ -138,13 +138,13 @@ class EventLog:
             return None
         bounds = {"version": version, "at": until}
         found = self._store.find(
-            self._context.snapshots,
-            {"stream": stream, "fold": self._context.fold},
+            self._service.snapshots,
+            {"stream": stream, "fold": self._service.fold},
             [("version", -1)],
             1,
             {name: min(most, MOST) for name, most in bounds.items() if most is not None},
         )
-        return Snapshot.load(found[0], self._context.state) if found else None
+        return Snapshot.load(found[0], self._service.state) if found else None
 
     def _following(self, stream: str, known: int, start: int) -> Generator[Commit[Any], None, None]:
         """The commits of a stream that fit onto version ``known``, and onto each other."""
@@ -169,6 +169,6 @@ class EventLog:
 
     def _decode(self, record: Record) -> Commit[Any] | None:
         try:
-            return self._context.codec.decode_commit(record.value)
+            return self._service.codec.decode_commit(record.value)
         except DecodeError:
             return None

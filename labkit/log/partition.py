@@ -124,7 +124,7 @@ def join_group(source: Source, partitions: int, timeout: float = READ_TIMEOUT) -
 class Watermarks(Generic[K]):
     """The high watermarks of topics, by readers that are kept: a new one takes a fifth of a second.
 
-    ``open(key)`` makes the reader of a topic; a context may be the key, say.
+    ``open(key)`` makes the reader of a topic; a service may be the key, say.
     """
 
     def __init__(self, open: Callable[[K], Source]) -> None:

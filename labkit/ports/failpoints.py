@@ -32,7 +32,7 @@ class Failpoint(StrEnum):
     PROJECTOR_FETCHED = "projector.fetched"  # commits fetched, nothing written
     PROJECTOR_APPLIED = "projector.applied"  # views changed in memory, nothing written
     PROJECTOR_ADVANCED = "projector.advanced"  # views and checkpoint written
-    SAGA_SENT = "saga.sent"  # commands acknowledged, still in the outbox
+    PROCESS_SENT = "process.sent"  # commands acknowledged, still in the outbox
     RELAY_SENT = "relay.sent"  # records acknowledged, the resume token is not saved
 
 

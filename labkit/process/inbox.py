@@ -15,17 +15,17 @@ from labkit.process.notifier import Notice
 
 
 class Module(CrashOnly):
-    """The inbox of one module over the notices of a context: each notice once.
+    """The inbox of one module over the notices of a service: each notice once.
 
     Collections::
 
         MODULE.inbox         {_id: notice id, stream, version, event, text, at}
-        MODULE.checkpoints   {_id: "context:partition", ...}
+        MODULE.checkpoints   {_id: "service:partition", ...}
     """
 
-    def __init__(self, name: str, context: str, source: Source, store: Store) -> None:
+    def __init__(self, name: str, service: str, source: Source, store: Store) -> None:
         self._name = name
-        self._context = context
+        self._service = service
         self._source = source
         self._store = store
         self.inbox = f"{name}.inbox"
@@ -71,7 +71,7 @@ class Module(CrashOnly):
     def own(self, partitions: Iterable[int]) -> None:
         """Claim partitions, and begin to read where the inbox stands."""
         for partition in sorted(partitions):
-            at = self._store.claim(self._collection, f"{self._context}:{partition}")
+            at = self._store.claim(self._collection, f"{self._service}:{partition}")
             self._checkpoints[partition] = at
             self._source.start(partition, at.position)
 

@@ -2,10 +2,10 @@
 
 ::
 
-    commit ──> notice + checkpoint, one MongoDB transaction ──> topic CONTEXT.notices ──> module
+    commit ──> notice + checkpoint, one MongoDB transaction ──> topic SERVICE.notices ──> module
 
-A notifier is a projection with an outbox, like a saga: whatever crashes, a notice goes out, with an
-id that is derived from its event. It may go out twice, so a module keeps what it has heard in an
+A notifier is a projection with an outbox, like a process. Whatever crashes, a notice goes out with
+an id that is derived from its event. It may go out twice, so a module keeps what it has heard in an
 inbox, in one transaction with how far it has read. And a notifier remembers what it has told: where
 it must read the log anew, from whatever place, the modules hear nothing again.
 """
@@ -38,19 +38,19 @@ class Notice(Struct, frozen=True):
 
 
 class Notifier:
-    """The notices of one context.
+    """The notices of one service.
 
     Collections::
 
-        CONTEXT.notices.seen     {_id: stream, version}
-        CONTEXT.notices.told     {_id: notice id}
-        CONTEXT.notices.outbox   {_id: notice id, from: "context:partition", context, key, value}
+        SERVICE.notices.seen     {_id: stream, version}
+        SERVICE.notices.told     {_id: notice id}
+        SERVICE.notices.outbox   {_id: notice id, from: "service:partition", service, key, value}
     """
 
-    def __init__(self, context: str, notices: Callable[[Event], Iterable[Told]]) -> None:
-        self.context = context
+    def __init__(self, service: str, notices: Callable[[Event], Iterable[Told]]) -> None:
+        self.service = service
         self._notices = notices
-        self.name = f"{context}.notices"
+        self.name = f"{service}.notices"
         self.streams = f"{self.name}.seen"
         self.told = f"{self.name}.told"
         self.outbox = f"{self.name}.outbox"
@@ -85,8 +85,8 @@ class Notifier:
     def _letter(self, notice: Notice, partition: int) -> Document:
         return {
             "_id": notice.id,
-            "from": f"{self.context}:{partition}",
-            "context": self.context,
+            "from": f"{self.service}:{partition}",
+            "service": self.service,
             "key": notice.stream,
             "value": msgspec.json.encode(notice).decode(),
         }

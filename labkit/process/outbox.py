@@ -13,14 +13,14 @@ SEND_SECONDS = 30.0
 
 
 class Author(Protocol):
-    """A projection that leaves letters in an outbox, each ``from`` its context and partition."""
+    """A projection that leaves letters in an outbox, each ``from`` its service and partition."""
 
-    context: str
+    service: str
     outbox: str
 
 
 class Outbox:
-    """Sends what a projection has decided; ``topic(context)`` names where its letters go."""
+    """Sends what a projection has decided; ``topic(service)`` names where its letters go."""
 
     def __init__(
         self,
@@ -31,7 +31,7 @@ class Outbox:
         topic: Callable[[str], str],
     ) -> None:
         self.collection = projection.outbox
-        self._context = projection.context
+        self._service = projection.service
         self._store = store
         self._checkpoints = checkpoints
         self._sender = sender
@@ -41,17 +41,17 @@ class Outbox:
         """Send, wait for the acknowledgements, delete: in this order nothing can be lost."""
         sent = [
             self._sender.send(
-                self._topic(letter["context"]), letter["key"].encode(), letter["value"].encode()
+                self._topic(letter["service"]), letter["key"].encode(), letter["value"].encode()
             )
             for letter in letters
         ]
         self._sender.flush(SEND_SECONDS)
         for acknowledgement in sent:
             acknowledgement.result(SEND_SECONDS)
-        hit(Failpoint.SAGA_SENT)
+        hit(Failpoint.PROCESS_SENT)
         gone = [letter["_id"] for letter in letters]
         self._store.advance(self._checkpoints, [], Writes(deletes={self.collection: gone}))
 
     def leftovers(self, partition: int) -> list[Document]:
         """What a dead owner decided and may not have sent."""
-        return self._store.find(self.collection, {"from": f"{self._context}:{partition}"})
+        return self._store.find(self.collection, {"from": f"{self._service}:{partition}"})

@@ -1,4 +1,4 @@
-"""Sagas: a process between streams, run as a projection with an outbox.
+"""Processes: a process between streams, run as a projection with an outbox.
 
 What a process does is pure (``domain/fulfilment.py``): a commit comes in, a new state and commands
 come out. Here these are kept::
@@ -30,20 +30,20 @@ from labkit.services.fulfilment import Process, Send, command_id
 
 
 class ProcessProjection:
-    """One process over the events of one of its contexts.
+    """One process over the events of one of its services.
 
     Collections::
 
-        NAME.instances        {_id: instance, rev, state, ended}; shared by the contexts
+        NAME.instances        {_id: instance, rev, state, ended}; shared by the services
         NAME.seen.CONTEXT     {_id: stream, version}
-        NAME.outbox           {_id: command id, from: "context:partition", context, key, value}
+        NAME.outbox           {_id: command id, from: "service:partition", service, key, value}
     """
 
-    def __init__(self, process: Process, context: str) -> None:
+    def __init__(self, process: Process, service: str) -> None:
         self.process = process
-        self.context = context
-        self.name = f"{process.name}.{context}"
-        self.streams = f"{process.name}.seen.{context}"
+        self.service = service
+        self.name = f"{process.name}.{service}"
+        self.streams = f"{process.name}.seen.{service}"
         self.instances = f"{process.name}.instances"
         self.outbox = f"{process.name}.outbox"
         self.indexes: Indexes = {
@@ -54,7 +54,7 @@ class ProcessProjection:
 
     def touches(self, commit: Commit[Any], partition: int) -> Iterable[tuple[str, str]]:
         """The instance that the commit is about, and the command that it answers."""
-        instance = self.process.instance(self.context, commit)
+        instance = self.process.instance(self.service, commit)
         if instance is not None:
             yield self.instances, instance
         if commit.correlation:
@@ -65,11 +65,11 @@ class ProcessProjection:
         if commit.events and docs.get(self.streams, commit.stream) is None:
             docs.add(self.streams, {"_id": commit.stream, "version": 0})
         docs.remove(self.outbox, commit.id)  # what is answered was sent
-        if (instance := self.process.instance(self.context, commit)) is None:
+        if (instance := self.process.instance(self.service, commit)) is None:
             return
         kept = docs.get(self.instances, instance)
         before = msgspec.convert(kept["state"], self.process.state_type) if kept else None
-        state, sends = self.process.react(before, self.context, commit)
+        state, sends = self.process.react(before, self.service, commit)
         if state is None:
             return
         document = kept or docs.add(self.instances, {"_id": instance, "rev": 0})
@@ -88,15 +88,15 @@ class ProcessProjection:
         )
         return {
             "_id": envelope.id,
-            "from": f"{self.context}:{commit.partition}",
-            "context": send.context,
+            "from": f"{self.service}:{commit.partition}",
+            "service": send.service,
             "key": send.command.stream,
             "value": encode(envelope).decode(),
         }
 
 
 class ProcessManager(CrashOnly):
-    """One process in one worker: a projector for each context that it listens to.
+    """One process in one worker: a projector for each service that it listens to.
 
     ``checkpoints`` says how far the projectors of all its workers have come.
     """
@@ -114,7 +114,7 @@ class ProcessManager(CrashOnly):
         self._ends: dict[str, int] = {}
 
     def step(self, timeout: float = 0.1) -> int:
-        """One batch of each context; returns the number of commits that the process reacted to.
+        """One batch of each service; returns the number of commits that the process reacted to.
 
         Raises ``Fenced`` if an earlier step failed.
         """

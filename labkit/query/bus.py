@@ -61,28 +61,28 @@ class Question(Struct, frozen=True):
 
 
 class QueryBus:
-    """Sends queries to their context's topic and takes the answers; belongs to one thread.
+    """Sends queries to their service's topic and takes the answers; belongs to one thread.
 
-    ``tail(context)`` opens a reader of the context's results.
+    ``tail(service)`` opens a reader of the service's results.
     """
 
     def __init__(
         self,
-        contexts: Sequence[str],
+        services: Sequence[str],
         topic: Callable[[str], str],
         sender: Sender,
         tail: Callable[[str], Source],
         clock: Clock | None = None,
         pump: Callable[[], None] = lambda: None,
     ) -> None:
-        self._contexts = contexts
+        self._services = services
         self._topic = topic
         self._sender = sender
         self._tail = tail
         self._clock = clock or SystemClock()
         self._pump = pump
         self._tails: dict[str, Source] = {}
-        self._replies: dict[str, int] = {}  # context -> the partition drawn
+        self._replies: dict[str, int] = {}  # service -> the partition drawn
         self._open: set[str] = set()
         self._heard: dict[str, Result] = {}
         self._feeds: dict[str, Feed] = {}
@@ -133,20 +133,20 @@ class QueryBus:
                 self._open.discard(question.id)
                 raise TimedOut(
                     f"no answer to {question.name} {question.params} within "
-                    f"{question.timeout:g} s; is a query handler of {question.row.context!r} "
+                    f"{question.timeout:g} s; is a query handler of {question.row.service!r} "
                     f"running? See `labkit status`"
                 )
-            self.hear(min(left, 0.05), question.row.context)
+            self.hear(min(left, 0.05), question.row.service)
         return value_of(result, question.row)
 
-    def hear(self, timeout: float, context: str | None = None) -> list[Result]:
+    def hear(self, timeout: float, service: str | None = None) -> list[Result]:
         """The answers that come next, waiting up to ``timeout`` seconds for the first.
 
         To questions that are open; each is given once, and can still be taken by ``answer``.
         """
         self._pump()
         found = []
-        for name in [context] if context else list(self._tails):
+        for name in [service] if service else list(self._tails):
             for record in self._tails[name].poll(5_000, timeout).records:
                 try:
                     result = decode_result(record.value)
@@ -165,7 +165,7 @@ class QueryBus:
 
     def heard(self, question: Question) -> Result | None:
         """Its answer, if that has come; ``answer`` still takes it."""
-        self.hear(0.0, question.row.context)
+        self.hear(0.0, question.row.service)
         return self._heard.get(question.id)
 
     def forget(self, id: str) -> None:
@@ -189,20 +189,20 @@ class QueryBus:
         feed.renew()
         return feed
 
-    def listen(self, context: str) -> None:
-        """Draw a partition of the context's results, and read it from its end."""
-        if context not in self._contexts:
-            known = ", ".join(self._contexts)
-            raise UsageError(f"this run has no context {context!r}, but {known}")
-        if context not in self._tails:
-            source = self._tail(context)
+    def listen(self, service: str) -> None:
+        """Draw a partition of the service's results, and read it from its end."""
+        if service not in self._services:
+            known = ", ".join(self._services)
+            raise UsageError(f"this run has no service {service!r}, but {known}")
+        if service not in self._tails:
+            source = self._tail(service)
             partition, end = random.choice(list(source.ends().items()))
             source.start(partition, end)
-            self._tails[context], self._replies[context] = source, partition
+            self._tails[service], self._replies[service] = source, partition
 
     def _question(self, name: str, params: dict[str, Any], timeout: float) -> Question:
         row = asked(name)
-        self.listen(row.context)
+        self.listen(row.service)
         return Question(new_id(), name, params, timeout, time.monotonic() + timeout, row)
 
     def _put(
@@ -214,11 +214,11 @@ class QueryBus:
         deadline: int = 0,
         round: int = 0,
     ) -> None:
-        context = question.row.context
+        service = question.row.service
         query = Query(
             id=question.id,
             name=question.name,
-            reply=self._replies[context],
+            reply=self._replies[service],
             params=question.params,
             fresh=None if fresh == EVENTUAL else fresh,
             purpose=purpose,
@@ -236,7 +236,7 @@ class QueryBus:
                 f"{question.name} has {len(value)} bytes, at most {MAX_COMMAND_BYTES} fit"
             )
         # Keyed by id: all that is about one subscription lies in one partition, in order.
-        self._sender.send(self._topic(f"{context}.queries"), question.id.encode(), value)
+        self._sender.send(self._topic(f"{service}.queries"), question.id.encode(), value)
 
     def flush(self, timeout: float = ANSWER_SECONDS) -> None:
         """Wait until every query sent so far is acknowledged."""
@@ -300,7 +300,7 @@ class Feed:
             if time.monotonic() >= self._renew_at:
                 self.renew()
             left = deadline - time.monotonic()
-            self._bus.hear(max(0.0, min(left, 0.05)), self.question.row.context)
+            self._bus.hear(max(0.0, min(left, 0.05)), self.question.row.service)
             if left <= 0 and not self._results:
                 return None
 

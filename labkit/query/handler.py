@@ -27,7 +27,7 @@ from labkit.read.freshness import EVENTUAL, Fresh, Goal
 from labkit.read.queries import Queries
 from labkit.read.subscriptions import of_views, touches
 from labkit.services.conditions import Plan, plan, watched_by
-from labkit.services.contexts import CONTEXTS
+from labkit.services.services import CONTEXTS
 
 #: What a result may have: below what Kafka takes (``adapters.kafka.MAX_RECORD_BYTES``).
 MAX_RESULT_BYTES = 4_000_000
@@ -76,15 +76,15 @@ class Settled(Queries):
         super().__init__(queries._store)
         self.goals: list[Goal] = []
 
-    def _goals(self, fresh: Fresh, contexts: list[str]) -> list[Goal]:
+    def _goals(self, fresh: Fresh, services: list[str]) -> list[Goal]:
         return self.goals
 
 
 class QueryHandler(CrashOnly):
-    """Answers the queries of one context, as a member of a group.
+    """Answers the queries of one service, as a member of a group.
 
     Args:
-        context: whose queries.
+        service: whose queries.
         log: queries come in, their offsets go out; ``at_least_once``.
         results: the topic of the answers.
         partitions: of that topic.
@@ -98,7 +98,7 @@ class QueryHandler(CrashOnly):
 
     def __init__(
         self,
-        context: str,
+        service: str,
         log: CommandLog,
         results: str,
         partitions: int,
@@ -111,7 +111,7 @@ class QueryHandler(CrashOnly):
         batch_size: int = 500,
         close: Callable[[], None] = lambda: None,
     ) -> None:
-        self._context = context
+        self._service = service
         self._log = log
         self._results = results
         self._sender = sender
@@ -204,7 +204,7 @@ class QueryHandler(CrashOnly):
     def _follow(self) -> None:
         """From before the first read on."""
         if self._changes is None:
-            watched = of_views(watched_by(self._context))
+            watched = of_views(watched_by(self._service))
             self._changes = self._store.changes(watched, pause=0.001)
 
     def _notice(self) -> None:
@@ -262,9 +262,9 @@ class QueryHandler(CrashOnly):
 
     def _goals(self, fresh: Fresh, made: Plan) -> list[Goal]:
         for goal in fresh.goals:
-            if goal.context not in CONTEXTS:
-                raise UsageError(f"no context {goal.context[:60]!r} to wait for")
-        return self._queries._goals(fresh, made.contexts)
+            if goal.service not in CONTEXTS:
+                raise UsageError(f"no service {goal.service[:60]!r} to wait for")
+        return self._queries._goals(fresh, made.services)
 
     def _refuse(self, value: bytes, text: str) -> None:
         """Where a query tells at least its id and its place, it is answered."""

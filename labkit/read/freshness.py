@@ -31,15 +31,15 @@ STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 class Version(Struct, frozen=True):
     """A version of a stream: where its view has it, the answer to a command shows."""
 
-    context: str
+    service: str
     stream: str
     version: int
 
 
 class Position(Struct, frozen=True):
-    """A place in the events of a context: ``offset`` is the next one to be read."""
+    """A place in the events of a service: ``offset`` is the next one to be read."""
 
-    context: str
+    service: str
     partition: int
     offset: int
 

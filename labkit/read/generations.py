@@ -38,22 +38,22 @@ def of_reader(checkpoints: Iterable[Checkpoint], name: str) -> dict[int, Checkpo
 class Views:
     """Reads of views by the plain names of their collections, from the generations that serve.
 
-    A view is named by the first two parts of its collections, its context by the first.
+    A view is named by the first two parts of its collections, its service by the first.
     """
 
     def __init__(self, reads: Reads) -> None:
         self._reads = reads
         self._known: dict[str, list[Checkpoint]] = {}
 
-    def _all(self, context: str) -> list[Checkpoint]:
-        if context not in self._known:
-            self._known[context] = self._reads.checkpoints(f"{context}.checkpoints")
-        return self._known[context]
+    def _all(self, service: str) -> list[Checkpoint]:
+        if service not in self._known:
+            self._known[service] = self._reads.checkpoints(f"{service}.checkpoints")
+        return self._known[service]
 
     def collection(self, name: str) -> str:
         """Where a collection of a view is, in the generation that serves."""
-        context, view, *_ = name.split(".")
-        return named(name, serving(self._all(context), f"{context}.{view}"))
+        service, view, *_ = name.split(".")
+        return named(name, serving(self._all(service), f"{service}.{view}"))
 
     def checkpoints(self, view: str) -> dict[int, Checkpoint]:
         """By partition, how far a view is."""

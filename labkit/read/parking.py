@@ -9,11 +9,11 @@ from labkit.log.event_log import EPOCH
 from labkit.ports.store import Store
 
 
-def parked_by(store: Store, reader: str, context: str, collection: str) -> list[DeadLetter]:
+def parked_by(store: Store, reader: str, service: str, collection: str) -> list[DeadLetter]:
     """The streams that a reader holds back, those that have waited longest first."""
     found = [
         DeadLetter(
-            context,
+            service,
             letter["_id"],
             letter["partition"],
             letter["offset"],

@@ -57,7 +57,7 @@ class _Poison(Exception):
 
 
 class Projector(CrashOnly):
-    """Runs one projection over the events of one context.
+    """Runs one projection over the events of one service.
 
     With ``outbox`` it sends what the projection left there; with ``refusals`` the projection is
     told of refused and dropped commands too. ``generation`` is that of the documents it writes.

@@ -30,7 +30,7 @@ T = TypeVar("T")
 class Queries:
     """Answers from the views of one run.
 
-    ``ends(context)`` tells the high watermarks of a context's events, by partition: where the
+    ``ends(service)`` tells the high watermarks of a service's events, by partition: where the
     commits are kept, open transactions included.
 
     Each query takes ``fresh``; it raises ``TimedOut`` where the views are not that fresh in time.
@@ -40,7 +40,7 @@ class Queries:
         self,
         store: Store,
         pump: Callable[[], None] = lambda: None,
-        ends: Callable[[str], Mapping[int, int]] = lambda context: {},
+        ends: Callable[[str], Mapping[int, int]] = lambda service: {},
     ) -> None:
         self._store = store
         self._pump = pump
@@ -186,16 +186,16 @@ class Queries:
         name = BankViews.transactions
         return self._page(fresh, "bank", name, where, by_version, limit, cursor)
 
-    def _one(self, fresh: Fresh, context: str, collection: str, stream: str) -> Document | None:
+    def _one(self, fresh: Fresh, service: str, collection: str, stream: str) -> Document | None:
         found = self._ask(
-            fresh, [context], lambda views: views.load(collection, [stream]), stream=stream
+            fresh, [service], lambda views: views.load(collection, [stream]), stream=stream
         )
         return found.get(stream)
 
     def _page(
         self,
         fresh: Fresh,
-        context: str,
+        service: str,
         collection: str,
         where: Document,
         sort: Sorting,
@@ -206,40 +206,40 @@ class Queries:
         def read(views: Views) -> Page:
             return page(views, collection, where, sort, limit, cursor, at_most)
 
-        return self._ask(fresh, [context], read)
+        return self._ask(fresh, [service], read)
 
     # --- freshness
 
     def _ask(
-        self, fresh: Fresh, contexts: list[str], read: Callable[[Views], T], stream: str = ""
+        self, fresh: Fresh, services: list[str], read: Callable[[Views], T], stream: str = ""
     ) -> T:
         """The way of every query: be as fresh as asked, then read, all of it at one instant.
 
         A query about one ``stream`` that asks for more than what is there raises ``Parked`` where
         the view holds that stream back.
         """
-        goals = self._goals(fresh, contexts)
-        streams = {(context, stream) for context in contexts if stream and goals}
+        goals = self._goals(fresh, services)
+        streams = {(service, stream) for service in services if stream and goals}
         return self._wait(goals, fresh.timeout, read, streams=streams)
 
-    def _goals(self, fresh: Fresh, contexts: list[str]) -> list[Goal]:
+    def _goals(self, fresh: Fresh, services: list[str]) -> list[Goal]:
         """What the views must have reached; linearizable: all that is in their logs by now."""
         if fresh.strategy != "linearizable":
             return list(fresh.goals)
         return [
-            Position(context, partition, end)
-            for context in contexts
-            for partition, end in self._ends(context).items()
+            Position(service, partition, end)
+            for service in services
+            for partition, end in self._ends(service).items()
             if end > 0
         ]
 
-    def checkpoints(self, context: str) -> dict[int, Checkpoint]:
-        """By partition, how far the view of a context is."""
-        return Views(self._store).checkpoints(PROJECTIONS[context].name)
+    def checkpoints(self, service: str) -> dict[int, Checkpoint]:
+        """By partition, how far the view of a service is."""
+        return Views(self._store).checkpoints(PROJECTIONS[service].name)
 
-    def reached(self, context: str) -> dict[int, int]:
-        """By partition, the highest command offset that the views of a context have applied."""
-        return {p: checkpoint.command for p, checkpoint in self.checkpoints(context).items()}
+    def reached(self, service: str) -> dict[int, int]:
+        """By partition, the highest command offset that the views of a service have applied."""
+        return {p: checkpoint.command for p, checkpoint in self.checkpoints(service).items()}
 
     def until(
         self,
@@ -269,7 +269,7 @@ class Queries:
         streams: Iterable[tuple[str, str]] = (),
     ) -> T:
         """The one wait of all freshness: each look is at one instant, and so is what it reads."""
-        streams = {*streams, *((g.context, g.stream) for g in goals if isinstance(g, Version))}
+        streams = {*streams, *((g.service, g.stream) for g in goals if isinstance(g, Version))}
         began = time.monotonic()
         if goals:
             self._pump()
@@ -286,7 +286,7 @@ class Queries:
             if behind and waited > timeout:
                 goal, at = behind[0]
                 raise TimedOut(
-                    f"the view of {goal.context!r} did not reach {words(goal)} within "
+                    f"the view of {goal.service!r} did not reach {words(goal)} within "
                     f"{timeout:g} s, it is at {at}; is its projector running?"
                 )
             meanwhile()
@@ -296,22 +296,22 @@ class Queries:
 
 def _behind(views: Views, goals: list[Goal]) -> list[tuple[Goal, int]]:
     """The goals that are not reached, each with what is."""
-    places = {g.context for g in goals if not isinstance(g, Version)}
-    checkpoints = {context: views.checkpoints(PROJECTIONS[context].name) for context in places}
+    places = {g.service for g in goals if not isinstance(g, Version)}
+    checkpoints = {service: views.checkpoints(PROJECTIONS[service].name) for service in places}
     streams: dict[str, set[str]] = {}
     for goal in goals:
         if isinstance(goal, Version):
-            streams.setdefault(goal.context, set()).add(goal.stream)
+            streams.setdefault(goal.service, set()).add(goal.stream)
     versions = {
-        context: views.load(PROJECTIONS[context].streams, ids) for context, ids in streams.items()
+        service: views.load(PROJECTIONS[service].streams, ids) for service, ids in streams.items()
     }
     behind = []
     for goal in goals:
         if isinstance(goal, Version):
-            at = versions[goal.context].get(goal.stream, {}).get("version", 0)
+            at = versions[goal.service].get(goal.stream, {}).get("version", 0)
             wanted = goal.version
         else:
-            checkpoint = checkpoints[goal.context].get(goal.partition, Checkpoint("", 0))
+            checkpoint = checkpoints[goal.service].get(goal.partition, Checkpoint("", 0))
             is_token = isinstance(goal, Token)
             at, wanted = checkpoint.command if is_token else checkpoint.position, goal.offset
         if at < wanted:
@@ -321,8 +321,8 @@ def _behind(views: Views, goals: list[Goal]) -> list[tuple[Goal, int]]:
 
 def _check_parked(views: Views, streams: Iterable[tuple[str, str]]) -> None:
     """Raises ``Parked`` where a view holds one of the streams back: no wait would end well."""
-    for context, stream in streams:
-        view = PROJECTIONS[context].name
+    for service, stream in streams:
+        view = PROJECTIONS[service].name
         if not any(checkpoint.parked for checkpoint in views.checkpoints(view).values()):
             continue
         if letter := views.load(parked_in(view), [stream]).get(stream):

@@ -17,7 +17,7 @@ T = TypeVar("T")
 class Session(Queries):
     """Queries that see what this session wrote, and never less than it has read.
 
-    Both hold within a context, whatever strategy a query asks for on top: ``wrote`` adds a write
+    Both hold within a service, whatever strategy a query asks for on top: ``wrote`` adds a write
     (by token or by version) to what every later read must show; and how far the views were at a
     read, they must be at the next one. With one primary they are, at no cost but the
     look; after a view was begun anew, or where another member answers, the next read waits.
@@ -29,8 +29,8 @@ class Session(Queries):
         self._writes: dict[tuple[str, int | str], Token | Version] = {}
 
     def wrote(self, goal: Token | Version) -> None:
-        """From now on every read of its context shows this write."""
-        key = goal.context, goal.partition if isinstance(goal, Token) else goal.stream
+        """From now on every read of its service shows this write."""
+        key = goal.service, goal.partition if isinstance(goal, Token) else goal.stream
         if (known := self._writes.get(key)) is None or _of(known) < _of(goal):
             self._writes[key] = goal
 
@@ -41,22 +41,22 @@ class Session(Queries):
         self._store, self._pump, self._ends = queries._store, queries._pump, queries._ends
 
     def _ask(
-        self, fresh: Fresh, contexts: list[str], read: Callable[[Views], T], stream: str = ""
+        self, fresh: Fresh, services: list[str], read: Callable[[Views], T], stream: str = ""
     ) -> T:
         def noted(views: Views) -> T:
-            for context in contexts:
-                for partition, checkpoint in views.checkpoints(PROJECTIONS[context].name).items():
-                    place = Position(context, partition, checkpoint.position)
-                    known = self._floor.get((context, partition), place)
-                    self._floor[context, partition] = max(known, place, key=lambda p: p.offset)
+            for service in services:
+                for partition, checkpoint in views.checkpoints(PROJECTIONS[service].name).items():
+                    place = Position(service, partition, checkpoint.position)
+                    known = self._floor.get((service, partition), place)
+                    self._floor[service, partition] = max(known, place, key=lambda p: p.offset)
             return read(views)
 
-        return super()._ask(fresh, contexts, noted, stream)
+        return super()._ask(fresh, services, noted, stream)
 
-    def _goals(self, fresh: Fresh, contexts: list[str]) -> list[Goal]:
+    def _goals(self, fresh: Fresh, services: list[str]) -> list[Goal]:
         own: list[Goal] = [*self._writes.values(), *self._floor.values()]
-        mine = [goal for goal in own if goal.context in contexts]
-        return [*super()._goals(fresh, contexts), *mine]
+        mine = [goal for goal in own if goal.service in services]
+        return [*super()._goals(fresh, services), *mine]
 
 
 def _of(goal: Token | Version) -> int:

@@ -116,8 +116,8 @@ def of_views(watched: Watched) -> Watched:
     """Collections of views, and the pointers that say which generation of them serves."""
     pointers: dict[str, set[str]] = {}
     for name in watched:
-        context, view, *_ = name.split(".")
-        pointers.setdefault(f"{context}.checkpoints", set()).add(f"{context}.{view}")
+        service, view, *_ = name.split(".")
+        pointers.setdefault(f"{service}.checkpoints", set()).add(f"{service}.{view}")
     return {**watched, **pointers}
 
 

@@ -29,7 +29,7 @@ class Alive(Struct):
     """A worker as the registry shows it; ``restarts`` counts its lives after the first."""
 
     role: str
-    context: str
+    service: str
     slot: int
     pid: int
     restarts: int = 0

@@ -26,16 +26,16 @@ from labkit.read.generations import named, serving
 from labkit.read.projection import PARKED_INDEX, Projection, parked_in
 from labkit.run.settings import DEFAULTS, Settings
 from labkit.run.worker import Worker
-from labkit.services.contexts import CONTEXTS
 from labkit.services.fulfilment import PROCESSES, Fulfilment, Process
 from labkit.services.notices import NOTICES
+from labkit.services.services import CONTEXTS
 from labkit.services.views import PROJECTIONS
 
 if TYPE_CHECKING:
     from labkit.streams.streams import Streams
 from labkit.run.registry import runs_folder
 
-Role = Literal["handler", "relay", "projector", "saga", "notifier", "query"]
+Role = Literal["handler", "relay", "projector", "process", "notifier", "query"]
 
 
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -49,7 +49,7 @@ class Reader(NamedTuple):
     name: str
 
     @property
-    def context(self) -> str:
+    def service(self) -> str:
         """Whose topic it reads."""
         return self.topic.partition(".")[0]
 
@@ -67,8 +67,8 @@ class Run:
         name: of the servers (``labkit up --lab NAME``).
         backend: ``kafka`` (real Kafka and MongoDB) or ``memory``.
         run: joins an existing run; the default is a new one with topics and a database of its own.
-        contexts: which services take part.
-        sagas: which processes run between them; the services they need take part, too.
+        services: which services take part.
+        processes: which processes run between them; the services they need take part, too.
         start: start servers that are not up; otherwise that is ``Unreachable``.
         report: is given a line for each step of starting servers.
         settings: how its parts work.
@@ -82,30 +82,30 @@ class Run:
         *,
         backend: str = "kafka",
         run: str | None = None,
-        contexts: Sequence[str] = ("orders", "catalog"),
-        sagas: Sequence[str] = (),
+        services: Sequence[str] = ("orders", "catalog"),
+        processes: Sequence[str] = (),
         start: bool = True,
         report: Callable[[str], None] = lambda _: None,
         settings: Settings = DEFAULTS,
     ) -> None:
         if backend not in ("kafka", "memory"):
             raise UsageError(f"backend must be 'kafka' or 'memory', got {backend!r}")
-        if unknown := set(contexts) - set(CONTEXTS):
-            raise UsageError(f"unknown context {unknown.pop()!r}; known: {', '.join(CONTEXTS)}")
-        if unknown := set(sagas) - set(PROCESSES):
-            raise UsageError(f"unknown saga {unknown.pop()!r}; known: {', '.join(PROCESSES)}")
+        if unknown := set(services) - set(CONTEXTS):
+            raise UsageError(f"unknown service {unknown.pop()!r}; known: {', '.join(CONTEXTS)}")
+        if unknown := set(processes) - set(PROCESSES):
+            raise UsageError(f"unknown process {unknown.pop()!r}; known: {', '.join(PROCESSES)}")
         self.settings = settings.check()
         if backend == "memory" and settings.log != "kafka":
             raise UsageError(f"in memory there is one log; got log={settings.log!r}")
         self.name = name
         self.run = run or f"r{uuid.uuid4().hex[:7]}"
         self.backend = backend
-        self.sagas = tuple(sagas)
-        needed = [source for saga in sagas for source in PROCESSES[saga].sources]
-        self.contexts = tuple(dict.fromkeys([*contexts, *needed]))
+        self.processes = tuple(processes)
+        needed = [source for process in processes for source in PROCESSES[process].sources]
+        self.services = tuple(dict.fromkeys([*services, *needed]))
         self.servers: stack.Servers | None = None
         self._started_servers = False
-        self.broker: Broker  # where views, sagas and clients read the commits
+        self.broker: Broker  # where views, processes and clients read the commits
         self.log_broker: Broker  # where commands and commits are kept: the same, or MongoDB
         self.store: Store
         self.view_store: Store  # the same, where projectors write with the run's write concern
@@ -151,22 +151,22 @@ class Run:
 
     def _prepare(self) -> None:
         events, commands = (
-            {self.topic_name(f"{c}.{kind}"): self.settings.partitions for c in self.contexts}
+            {self.topic_name(f"{c}.{kind}"): self.settings.partitions for c in self.services}
             for kind in ("events", "commands")
         )
         self.log_broker.create(events | commands)
         if self.log_broker is not self.broker:
             self.broker.create(events)
         # Collections exist before the first transaction: creating one inside is slow.
-        for context in self.contexts:
+        for service in self.services:
             for field in ("waiting", "dead"):
-                self.store.index(CONTEXTS[context].states, [(field, 1)], sparse=True)
-            self.store.index(CONTEXTS[context].checkpoints, [("_id", 1)])
-            self.store.index(CONTEXTS[context].snapshots, snapshots.INDEX)
-            self.prepare(PROJECTIONS[context])
-        for saga in self.sagas:
-            self.store.index(f"{saga}.checkpoints", [("_id", 1)])
-            for projection in self.saga_projections(saga):
+                self.store.index(CONTEXTS[service].states, [(field, 1)], sparse=True)
+            self.store.index(CONTEXTS[service].checkpoints, [("_id", 1)])
+            self.store.index(CONTEXTS[service].snapshots, snapshots.INDEX)
+            self.prepare(PROJECTIONS[service])
+        for process in self.processes:
+            self.store.index(f"{process}.checkpoints", [("_id", 1)])
+            for projection in self.process_projections(process):
                 self.prepare(projection)
 
     def prepare(self, projection: Projection, generation: int = 0) -> None:
@@ -192,44 +192,44 @@ class Run:
         """``orders.commands`` -> ``<lab>.<run>.orders.commands``."""
         return f"{self.name}.{self.run}.{name}"
 
-    def group(self, role: str, context: str) -> str:
+    def group(self, role: str, service: str) -> str:
         """The consumer group of a role."""
-        return self.topic_name(f"{context}.{role}")
+        return self.topic_name(f"{service}.{role}")
 
     def hosts(self, role: str) -> tuple[str, ...]:
-        """What the workers of a role are named after: contexts, or sagas."""
+        """What the workers of a role are named after: services, or processes."""
         if role == "relay" and self.log_broker is self.broker:
             return ()
         if role == "notifier":
-            return tuple(context for context in self.contexts if context in NOTICES)
-        return self.sagas if role == "saga" else self.contexts
+            return tuple(service for service in self.services if service in NOTICES)
+        return self.processes if role == "process" else self.services
 
-    def readers(self, role: str, context: str) -> list[Reader]:
+    def readers(self, role: str, service: str) -> list[Reader]:
         """What the workers of a role read."""
         if role == "handler":
-            states = CONTEXTS[context].states
-            return [Reader(f"{context}.commands", CONTEXTS[context].checkpoints, states)]
+            states = CONTEXTS[service].states
+            return [Reader(f"{service}.commands", CONTEXTS[service].checkpoints, states)]
         if role == "projector":
-            name = named(PROJECTIONS[context].name, self.serving(context))
-            return [Reader(f"{context}.events", CONTEXTS[context].checkpoints, name)]
+            name = named(PROJECTIONS[service].name, self.serving(service))
+            return [Reader(f"{service}.events", CONTEXTS[service].checkpoints, name)]
         if role in ("relay", "query"):
             return []
         if role == "notifier":
-            name = f"{context}.notices"
-            return [Reader(f"{context}.events", f"{name}.checkpoints", name)]
+            name = f"{service}.notices"
+            return [Reader(f"{service}.events", f"{name}.checkpoints", name)]
         return [
-            Reader(f"{p.context}.events", f"{context}.checkpoints", p.name)
-            for p in self.saga_projections(context)
+            Reader(f"{p.service}.events", f"{service}.checkpoints", p.name)
+            for p in self.process_projections(service)
         ]
 
-    def serving(self, context: str) -> int:
-        """The generation of a context's view that serves."""
-        checkpoints = self.store.checkpoints(CONTEXTS[context].checkpoints)
-        return serving(checkpoints, PROJECTIONS[context].name)
+    def serving(self, service: str) -> int:
+        """The generation of a service's view that serves."""
+        checkpoints = self.store.checkpoints(CONTEXTS[service].checkpoints)
+        return serving(checkpoints, PROJECTIONS[service].name)
 
-    def saga_projections(self, saga: str) -> list[ProcessProjection]:
-        """A process, for each of the contexts that it listens to."""
-        process: Process = PROCESSES[saga]
+    def process_projections(self, name: str) -> list[ProcessProjection]:
+        """A process, for each of the services that it listens to."""
+        process: Process = PROCESSES[name]
         if isinstance(process, Fulfilment):
             process = Fulfilment(self.settings.pay_within)
         return [ProcessProjection(process, source) for source in process.sources]
@@ -244,7 +244,7 @@ class Run:
         """The command line of a worker of this run."""
         return [
             *(sys.executable, "-m", "labkit", "run", worker.role),
-            *("--lab", self.name, "--run", self.run, "--context", worker.context),
+            *("--lab", self.name, "--run", self.run, "--service", worker.service),
             *("--slot", str(worker.slot)),
             *self.settings.options(),
         ]

@@ -123,7 +123,7 @@ def _close(process: subprocess.Popen[bytes]) -> None:
 
 def _register(path: Path, order: Instructions, children: Sequence[_Child]) -> None:
     workers = [
-        Alive(c.worker.role, c.worker.context, c.worker.slot, c.process.pid, c.restarts)
+        Alive(c.worker.role, c.worker.service, c.worker.slot, c.process.pid, c.restarts)
         for c in children
         if c.process is not None
     ]

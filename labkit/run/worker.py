@@ -58,13 +58,13 @@ class Worker(Struct, frozen=True):
     """Who does what: ``role`` is handler or projector; slots of one role count from 0."""
 
     role: str
-    context: str
+    service: str
     slot: int
 
     @property
     def name(self) -> str:
         """handler-orders-0."""
-        return f"{self.role}-{self.context}-{self.slot}"
+        return f"{self.role}-{self.service}-{self.slot}"
 
 
 def work(make: Callable[[], Steppable], name: str, every: float = 0.0) -> None:

@@ -60,7 +60,7 @@ class Plan(Struct):
     picked: str | None = None
 
     @property
-    def contexts(self) -> list[str]:
+    def services(self) -> list[str]:
         """Whose views are read."""
         return sorted({name.partition(".")[0] for name in self.watched})
 
@@ -267,12 +267,12 @@ def _one_of(
 
 
 class Asked(Struct, frozen=True):
-    """``context`` is whose topic it goes to, ``answer`` the type that its value is read as.
+    """``service`` is whose topic it goes to, ``answer`` the type that its value is read as.
 
-    ``beside`` are the contexts whose views are read, too.
+    ``beside`` are the services whose views are read, too.
     """
 
-    context: str
+    service: str
     conditions: type[Conditions]
     answer: Any = Any
     beside: tuple[str, ...] = ()
@@ -302,10 +302,10 @@ def asked(name: str) -> Asked:
     return QUERIES[name]
 
 
-def watched_by(context: str) -> Watched:
-    """All that the answers to the queries of a context are read from."""
-    beside = {c for row in QUERIES.values() if row.context == context for c in row.beside}
-    return {name: None for c in sorted({context, *beside}) for name in PROJECTIONS[c].indexes}
+def watched_by(service: str) -> Watched:
+    """All that the answers to the queries of a service are read from."""
+    beside = {c for row in QUERIES.values() if row.service == service for c in row.beside}
+    return {name: None for c in sorted({service, *beside}) for name in PROJECTIONS[c].indexes}
 
 
 def plan(name: str, params: Mapping[str, Any]) -> Plan:

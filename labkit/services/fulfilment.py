@@ -31,12 +31,12 @@ MAX_WAIT = 365 * 86_400.0
 
 
 class Send(Struct, frozen=True):
-    """A command to send to a context, at once or ``after`` seconds from the commit that led to it.
+    """A command to send to a service, at once or ``after`` seconds from the commit that led to it.
 
     ``step`` names it within the instance; the command's id is derived from both.
     """
 
-    context: str
+    service: str
     command: Command
     step: str
     after: float | None = None
@@ -50,10 +50,10 @@ class Process(Protocol):
     sources: tuple[str, ...]
     state_type: type[Struct]
 
-    def instance(self, context: str, commit: Commit[Any]) -> str | None:
+    def instance(self, service: str, commit: Commit[Any]) -> str | None:
         """Which instance a commit is about; ``None``: none."""
 
-    def react(self, state: Any, context: str, commit: Commit[Any]) -> tuple[Any, tuple[Send, ...]]:
+    def react(self, state: Any, service: str, commit: Commit[Any]) -> tuple[Any, tuple[Send, ...]]:
         """The instance after a commit, and what to send; the state is ``None`` before the first."""
 
     def ended(self, state: Any) -> bool:
@@ -119,17 +119,17 @@ class Fulfilment:
             raise UsageError(f"pay_within must be 0 to {MAX_WAIT} seconds, got {pay_within}")
         self.pay_within = pay_within
 
-    def instance(self, context: str, commit: Commit[Any]) -> str | None:
+    def instance(self, service: str, commit: Commit[Any]) -> str | None:
         """The order: a stream of its own, and what our commands to the inventory carry."""
-        if context == "orders":
+        if service == "orders":
             return commit.stream if commit.events else None
         return commit.correlation or None
 
     def react(
-        self, state: Fulfilling | None, context: str, commit: Commit[Any]
+        self, state: Fulfilling | None, service: str, commit: Commit[Any]
     ) -> tuple[Fulfilling | None, tuple[Send, ...]]:
         """Note what is new, then read the next step off the table."""
-        if context == "orders":
+        if service == "orders":
             after = self._of_order(state, commit)
             order_id = commit.stream
         else:
@@ -215,7 +215,7 @@ class Transfer:
     sources: tuple[str, ...] = ("bank",)
     state_type: type[Struct] = Transferring
 
-    def instance(self, context: str, commit: Commit[Any]) -> str | None:
+    def instance(self, service: str, commit: Commit[Any]) -> str | None:
         """The transfer: it stands in the event that begins it, and in what our commands carry."""
         for event in commit.events:
             if isinstance(event, MoneySent):
@@ -223,7 +223,7 @@ class Transfer:
         return commit.correlation or None
 
     def react(
-        self, state: Transferring | None, context: str, commit: Commit[Any]
+        self, state: Transferring | None, service: str, commit: Commit[Any]
     ) -> tuple[Transferring | None, tuple[Send, ...]]:
         """From one leg to the next."""
         for event in commit.events:

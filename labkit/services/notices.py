@@ -44,7 +44,7 @@ def of_inventory(event: Event) -> Iterable[Told]:
         yield "buyers", f"only {event.on_hand} pieces of {event.product_id} are left"
 
 
-#: By context; the others have nothing to tell.
+#: By service; the others have nothing to tell.
 NOTICES: dict[str, Callable[[Event], Iterable[Told]]] = {
     "orders": of_orders,
     "inventory": of_inventory,

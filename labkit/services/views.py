@@ -335,7 +335,7 @@ def _transaction(event: bank.MoneyEvent, version: int) -> Document:
     }
 
 
-#: The projection of each context.
+#: The projection of each service.
 PROJECTIONS: dict[str, View] = {
     "orders": OrderViews(),
     "catalog": CatalogViews(),

@@ -36,7 +36,7 @@ class Http:
 
         app, at = create_app(lab), listen("127.0.0.1", 0)
         self.url = address(at)
-        self._server = Server(uvicorn.Config(app, log_level="warning"), app.state.service.end)
+        self._server = Server(uvicorn.Config(app, log_level="warning"), app.state.backend.end)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [at]})
         self._thread.start()
 

@@ -19,7 +19,7 @@ class Looked(Protocol):
     def collection(self, name: str) -> pd.DataFrame:
         """The documents of a collection."""
 
-    def lag(self, role: str, context: str) -> int:
+    def lag(self, role: str, service: str) -> int:
         """How far a role is behind."""
 
     def workers(self) -> list[Any]:
@@ -83,7 +83,7 @@ def running(lab: Looked) -> pd.DataFrame:
         ]
     work = {"handler": "decides on commands", "projector": "writes the views"}
     for worker in lab.workers():
-        rows.append((f"{worker.context} {worker.role}", work[worker.role], f"process {worker.pid}"))
+        rows.append((f"{worker.service} {worker.role}", work[worker.role], f"process {worker.pid}"))
     return pd.DataFrame(rows, columns=["what runs", "what it does", "where"]).set_index("what runs")
 
 

@@ -13,7 +13,7 @@ from labkit.messages import Command
 from labkit.read.freshness import Position
 from labkit.read.projector import Projector
 from labkit.read.queries import Queries
-from labkit.services.contexts import CONTEXTS
+from labkit.services.services import CONTEXTS
 from labkit.services.views import PROJECTIONS
 
 if TYPE_CHECKING:
@@ -33,28 +33,28 @@ def catch_up(lab: Looked, timeout: float = 30.0) -> None:
         time.sleep(0.05)
 
 
-def work(lab: Any, context: str = "orders", wait: float = 1.0) -> int:
+def work(lab: Any, service: str = "orders", wait: float = 1.0) -> int:
     """Step a handler by hand until nothing is left to do, and let it save its states.
 
     Returns how many commands it decided on.
     """
-    handler, done = lab.by_hand("handler", context), 0
+    handler, done = lab.by_hand("handler", service), 0
     while made := handler.step(wait):
         done += len(made)
     handler.flush()
     return done
 
 
-def project(lab: Any, context: str = "orders", wait: float = 0.3) -> int:
+def project(lab: Any, service: str = "orders", wait: float = 0.3) -> int:
     """Step a projector by hand until its views have all there is in the log.
 
     Returns how many commits it applied. Where somebody else took its partitions it begins a new
     life, as a worker process does.
     """
     done = 0
-    while lab.lag("projector", context):
+    while lab.lag("projector", service):
         with suppress(Fenced):
-            done += lab.by_hand("projector", context).step(wait)
+            done += lab.by_hand("projector", service).step(wait)
     return done
 
 
@@ -67,24 +67,24 @@ def settle(lab: Any, wait: float = 0.3) -> int:
     steps, moved = 0, True
     while moved:
         moved = False
-        for role in ("handler", "saga", "projector"):
+        for role in ("handler", "process", "projector"):
             for host in lab.hosts(role):
                 part = lab.by_hand(role, host)
                 while part.step(0) or lab.lag(role, host):
                     moved = True
                     steps += bool(part.step(wait))
-    for context in lab.contexts:
-        lab.by_hand("handler", context).flush()
+    for service in lab.services:
+        lab.by_hand("handler", service).flush()
     return steps
 
 
-def step_while_waiting(lab: Any, context: str = "orders") -> Queries:
+def step_while_waiting(lab: Any, service: str = "orders") -> Queries:
     """Queries of a lab whose parts are stepped by hand: whoever waits steps them, and is told."""
     work = {"handler": "decided on", "projector": "put into the view"}
 
     def step() -> None:
         for role, what in work.items():
-            made = lab.by_hand(role, context).step(0.1)
+            made = lab.by_hand(role, service).step(0.1)
             if count := made if role == "projector" else len(made):
                 print(f"   while the query waits, the {role} steps: {count} {what}")
 
@@ -114,25 +114,25 @@ def answer_all(
 
 
 class Copy:
-    """Another copy of a context's views, kept elsewhere (in this process), from the same log.
+    """Another copy of a service's views, kept elsewhere (in this process), from the same log.
 
     Its projector runs only when told to. ``queries`` ask this copy.
     """
 
-    def __init__(self, lab: Any, context: str = "orders") -> None:
-        self._lab, self._context = lab, context
+    def __init__(self, lab: Any, service: str = "orders") -> None:
+        self._lab, self._service = lab, service
         self._store = MemoryStore()
         self.queries = Queries(self._store, ends=lab.queries._ends)
 
     def catch_up(self, timeout: float = 30.0) -> None:
         """Project all that is in the log by now. Raises ``TimedOut``."""
-        context = CONTEXTS[self._context]
+        service = CONTEXTS[self._service]
         source = self._lab.broker.source(
-            self._lab.topic_name(f"{context.name}.events"),
-            self._lab.group("projector", f"{context.name}.copy"),
+            self._lab.topic_name(f"{service.name}.events"),
+            self._lab.group("projector", f"{service.name}.copy"),
         )
-        projection = PROJECTIONS[context.name]
-        projector = Projector(projection, context.codec, source, self._store, context.checkpoints)
+        projection = PROJECTIONS[service.name]
+        projector = Projector(projection, service.codec, source, self._store, service.checkpoints)
 
         def step() -> None:
             projector.step(0.3)
@@ -140,7 +140,7 @@ class Copy:
         try:
             projector.join(self._lab.partitions)
             ends = source.ends().items()
-            goals = [Position(context.name, partition, end) for partition, end in ends if end]
+            goals = [Position(service.name, partition, end) for partition, end in ends if end]
             self.queries.until(goals, timeout, step)
         finally:
             projector.close()

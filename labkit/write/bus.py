@@ -22,7 +22,7 @@ from labkit.messages import (
 )
 from labkit.ports.broker import Acknowledgement, Sender, Source
 from labkit.ports.clock import Clock, SystemClock
-from labkit.services.contexts import Context
+from labkit.services.services import Context
 from labkit.write.decisions import DAY_MS, MAX_AHEAD_MS
 
 #: How many answers the bus keeps for those who ask late.
@@ -36,21 +36,21 @@ _repr.maxother = 300
 class Sent:
     """A command on its way."""
 
-    def __init__(self, id: str, context: str, delivery: Acknowledgement) -> None:
+    def __init__(self, id: str, service: str, delivery: Acknowledgement) -> None:
         self.id = id
-        self._context = context
+        self._service = service
         self._delivery = delivery
 
     def token(self, timeout: float = 30.0) -> Token:
         """Where the command stands, once the broker has acknowledged it."""
-        return Token(self._context, *self._delivery.result(timeout))
+        return Token(self._service, *self._delivery.result(timeout))
 
 
 class CommandBus:
-    """Sends commands to their context's topic.
+    """Sends commands to their service's topic.
 
     There is no reply topic: every command leaves a commit in the log, and the bus tails the events
-    topic for the one that carries the command's id. ``tail(context)`` opens that reader.
+    topic for the one that carries the command's id. ``tail(service)`` opens that reader.
     """
 
     def __init__(
@@ -67,16 +67,16 @@ class CommandBus:
         self._sender = sender
         self._tail = tail
         self._tails: dict[str, Source] = {}
-        self._contexts = {context.name: context for context in routes.values()}
+        self._services = {service.name: service for service in routes.values()}
         self._heard: dict[Token, Answer] = {}
         self._clock = clock or SystemClock()
         self._pump = pump or (lambda: None)
 
-    def context_of(self, command: Command, context: str | None = None) -> Context:
+    def service_of(self, command: Command, service: str | None = None) -> Context:
         """Who decides on this command; raises ``UsageError`` where nobody does."""
-        found = self._contexts.get(context) if context else self._routes.get(type(command))
+        found = self._services.get(service) if service else self._routes.get(type(command))
         if found is None:
-            where = f"context {context!r}" if context else "context"
+            where = f"service {service!r}" if service else "service"
             raise UsageError(f"no {where} takes {type(command).__name__}")
         return found
 
@@ -88,18 +88,18 @@ class CommandBus:
         expected_version: int | None = None,
         deliver_at: datetime | None = None,
         correlation: str = "",
-        context: str | None = None,
+        service: str | None = None,
         intended: int = 0,
     ) -> Sent:
         """Queue a command. It is safe only once its token is there.
 
         Send it again with the same ``id`` as often as you like: it takes effect once.
         ``deliver_at`` is an instant with a time zone: until then the command waits in its stream.
-        ``correlation`` comes back with the commit. ``context`` is needed only for commands that
-        every context takes. ``intended`` is the instant an open-loop load wanted it sent (monotonic
+        ``correlation`` comes back with the commit. ``service`` is needed only for commands that
+        every service takes. ``intended`` is the instant an open-loop load wanted it sent (monotonic
         nanoseconds). Raises ``UsageError`` for what no handler would take.
         """
-        to = self.context_of(command, context)
+        to = self.service_of(command, service)
         sent = self._clock.now()
         envelope = Envelope(
             id=new_id() if id is None else id,
@@ -121,7 +121,7 @@ class CommandBus:
         id: str | None = None,
         expected_version: int | None = None,
         deliver_at: datetime | None = None,
-        context: str | None = None,
+        service: str | None = None,
         timeout: float = 30.0,
     ) -> Answer:
         """Send a command and wait for its answer.
@@ -131,35 +131,35 @@ class CommandBus:
         answer came within as many again. The command may still take effect, so send it again with
         the same id, which is safe.
         """
-        self.listen(self.context_of(command, context).name)
+        self.listen(self.service_of(command, service).name)
         sent = self.send(
             command,
             id=id,
             expected_version=expected_version,
             deliver_at=deliver_at,
-            context=context,
+            service=service,
         )
         return self.answer(sent.token(timeout), timeout)
 
-    def listen(self, context: str) -> None:
-        """Start to tail a context's events from here on."""
-        if context not in self._tails:
-            source = self._tail(context)
+    def listen(self, service: str) -> None:
+        """Start to tail a service's events from here on."""
+        if service not in self._tails:
+            source = self._tail(service)
             for partition, end in source.ends().items():
                 source.start(partition, end)
-            self._tails[context] = source
+            self._tails[service] = source
 
-    def hear(self, context: str, timeout: float) -> list[Commit[Any]]:
+    def hear(self, service: str, timeout: float) -> list[Commit[Any]]:
         """The commits that the tail brings next, waiting up to ``timeout`` seconds."""
         self._pump()
         found = []
-        for record in self._tails[context].poll(5_000, timeout).records:
+        for record in self._tails[service].poll(5_000, timeout).records:
             try:
-                commit = self._contexts[context].codec.decode_commit(record.value)
+                commit = self._services[service].codec.decode_commit(record.value)
             except DecodeError:
                 continue
             found.append(commit)
-            token = Token(context, commit.partition, commit.offset)
+            token = Token(service, commit.partition, commit.offset)
             if (known := self._heard.get(token)) is None or not known.final:
                 self._heard[token] = commit.answer
         while len(self._heard) > HEARD_WINDOW:
@@ -180,10 +180,10 @@ class CommandBus:
             if time.monotonic() > deadline:
                 raise TimedOut(
                     f"no {'final ' if answer else ''}answer to {token} within {timeout:g} s; "
-                    f"is a handler of {token.context!r} running? "
+                    f"is a handler of {token.service!r} running? "
                     "Sending it again with the same id is safe"
                 )
-            self.hear(token.context, 0.05)
+            self.hear(token.service, 0.05)
         return answer
 
     def flush(self, timeout: float = 30.0) -> None:

@@ -19,7 +19,7 @@ from labkit.log.partition import fetch_records
 from labkit.messages import Answer, Envelope, ReleaseParked, Token, encode, new_id
 from labkit.ports.broker import Record, Sender, Source
 from labkit.ports.store import Document, Store
-from labkit.services.contexts import Context
+from labkit.services.services import Context
 from labkit.write.bus import CommandBus
 
 #: Of a command that cannot be read, so much is shown.
@@ -40,21 +40,21 @@ class Waiting(Struct, frozen=True):
 
 
 class DeadLetters:
-    """Those of one context. ``commands`` reads its commands topic, ``topic`` is that topic's name.
+    """Those of one service. ``commands`` reads its commands topic, ``topic`` is that topic's name.
 
     Handlers save their states some tenths of a second after a commit: so much may be missing here.
     """
 
     def __init__(
         self,
-        context: Context,
+        service: Context,
         store: Store,
         commands: Source,
         topic: str,
         bus: CommandBus,
         sender: Sender,
     ) -> None:
-        self._context = context
+        self._service = service
         self._store = store
         self._commands = commands
         self._topic = topic
@@ -63,20 +63,20 @@ class DeadLetters:
 
     def parked(self) -> list[DeadLetter]:
         """The parked streams, those that have waited longest first."""
-        documents = self._store.find(self._context.states, {"dead": True})
-        found = [_letter(self._context.name, document) for document in documents]
+        documents = self._store.find(self._service.states, {"dead": True})
+        found = [_letter(self._service.name, document) for document in documents]
         return sorted(found, key=lambda letter: (letter.since, letter.stream))
 
     def find(self, stream: str) -> DeadLetter:
         """A parked stream; raises ``UsageError`` where it is not one."""
-        return _letter(self._context.name, self._document(stream))
+        return _letter(self._service.name, self._document(stream))
 
     def _document(self, stream: str) -> Document:
-        document = self._store.load(self._context.states, [stream]).get(stream)
+        document = self._store.load(self._service.states, [stream]).get(stream)
         if document is None or not document.get("dead"):
             state = "has no commits" if document is None else "is not parked"
             raise UsageError(
-                f"stream {stream!r} of {self._context.name} {state}; "
+                f"stream {stream!r} of {self._service.name} {state}; "
                 "`labkit dead-letters list` shows those that are"
             )
         return document
@@ -105,9 +105,9 @@ class DeadLetters:
         key = self._key(letter)
         first = letter.head if head is None else head
         release = Envelope(new_id(), ReleaseParked(stream, drop=drop, head=first))
-        self._bus.listen(self._context.name)
+        self._bus.listen(self._service.name)
         sent = self._sender.send(self._topic, key, encode(release), letter.partition)
-        answer = self._bus.answer(Token(self._context.name, *sent.result(timeout)), timeout)
+        answer = self._bus.answer(Token(self._service.name, *sent.result(timeout)), timeout)
         if not answer.accepted:
             raise Refused(f"{stream!r} was not released: {answer.reason}")
         return answer
@@ -130,9 +130,9 @@ class DeadLetters:
         self._sender.close()
 
 
-def _letter(context: str, document: Document) -> DeadLetter:
+def _letter(service: str, document: Document) -> DeadLetter:
     return DeadLetter(
-        context,
+        service,
         document["_id"],
         document["partition"],
         document["held"][0],

@@ -22,7 +22,7 @@ from labkit.messages import (
 )
 from labkit.ports.broker import Record
 from labkit.ports.clock import Clock
-from labkit.services.contexts import Context
+from labkit.services.services import Context
 from labkit.write.stream_state import MAX_WAITING, StreamState
 
 #: Reasons repeat what was sent, and are kept with the stream.
@@ -47,7 +47,7 @@ class Arrival(Struct, frozen=True):
     ``again``: this place in the log has its commit already (the group's offsets went back).
     """
 
-    context: Context
+    service: Context
     stream: StreamState
     key: str
     record: Record
@@ -90,17 +90,17 @@ def decide(arrival: Arrival, clock: Clock) -> tuple[Commit[Any], bytes]:
     The stream changes, so give a copy.
     """
     commit = _decide(arrival, clock)
-    stream, context = arrival.stream, arrival.context
+    stream, service = arrival.stream, arrival.service
     try:
         value = encode(commit)
         if len(value) > MAX_COMMIT_BYTES:
             raise ValueError(f"its commit has {len(value)} bytes, at most {MAX_COMMIT_BYTES} fit")
-        stream.take(commit, context.evolve)
+        stream.take(commit, service.evolve)
     except Exception as bug:  # events that cannot be written or folded: the rule has a bug
-        command = context.codec.decode_command(arrival.record.value)
+        command = service.codec.decode_command(arrival.record.value)
         commit = _stuck(arrival, command, bug)
         value = encode(commit)
-        stream.take(commit, context.evolve)
+        stream.take(commit, service.evolve)
     return commit, value
 
 
@@ -112,7 +112,7 @@ def _decide(arrival: Arrival, clock: Clock) -> Commit[Any]:
     try:
         if len(record.value) > MAX_COMMAND_BYTES:
             raise DecodeError(f"it has {len(record.value)} bytes, at most {MAX_COMMAND_BYTES} fit")
-        command = arrival.context.codec.decode_command(record.value)
+        command = arrival.service.codec.decode_command(record.value)
         if command.body.stream != arrival.key:
             raise DecodeError(f"it is for stream {command.body.stream!r}")
     except DecodeError as error:
@@ -164,7 +164,7 @@ def _decide(arrival: Arrival, clock: Clock) -> Commit[Any]:
         return arrival.commit(command, "refused", reason, digest=body)
     try:
         command.body.validate()
-        events = arrival.context.decide[type(command.body)](stream.state, command.body)
+        events = arrival.service.decide[type(command.body)](stream.state, command.body)
     except Refused as no:
         return arrival.commit(command, "refused", str(no), digest=body)
     except Exception as error:

@@ -22,7 +22,7 @@ from labkit.ports.clock import Clock, SystemClock
 from labkit.ports.executor import AtOnce
 from labkit.ports.failpoints import Failpoint, hit
 from labkit.ports.store import Checkpoint, Store, Writes
-from labkit.services.contexts import Context
+from labkit.services.services import Context
 from labkit.write.decisions import Arrival, decide
 from labkit.write.stream_state import StreamState
 from labkit.write.timers import Timers
@@ -44,7 +44,7 @@ class Recovered(Struct, frozen=True):
 
 
 class Handler(CrashOnly):
-    """Handles the commands of one context.
+    """Handles the commands of one service.
 
     ``batch_size`` commands at most go into one transaction; who can wait gathers them for
     ``linger`` seconds. Changed states are flushed when ``flush_streams`` of them have gathered, or
@@ -55,7 +55,7 @@ class Handler(CrashOnly):
 
     def __init__(
         self,
-        context: Context,
+        service: Context,
         log: CommandLog,
         store: Store,
         clock: Clock | None = None,
@@ -69,7 +69,7 @@ class Handler(CrashOnly):
         beside: bool = False,
         report: Callable[[Recovered], None] = lambda _: None,
     ) -> None:
-        self.context = context
+        self.service = service
         self.ignored = 0
         self._log = log
         self._events = log.events()
@@ -193,7 +193,7 @@ class Handler(CrashOnly):
         again: bool = False,
     ) -> tuple[Commit[Any], Record]:
         stream = self._working(work, key)
-        arrival = Arrival(self.context, stream, key, record, polled, wall, again)
+        arrival = Arrival(self.service, stream, key, record, polled, wall, again)
         commit, value = decide(arrival, self._clock)
         # Most streams never grow so long, and a call costs more than the comparison.
         if commit.last >= self._snapshots.every and self._snapshots.due(commit):
@@ -262,9 +262,9 @@ class Handler(CrashOnly):
         cold = {key: partition for key, partition in keys if key not in self._streams}
         if not cold:
             return {}
-        found = PATIENTLY(self._store.load, self.context.states, cold)
+        found = PATIENTLY(self._store.load, self.service.states, cold)
         return {
-            key: StreamState.load(found[key], self.context.state)
+            key: StreamState.load(found[key], self.service.state)
             if key in found
             else StreamState(partition)
             for key, partition in cold.items()
@@ -289,13 +289,13 @@ class Handler(CrashOnly):
         """Give what has changed to be saved; one transaction after the other."""
         self._settle()
         hit(Failpoint.HANDLER_FLUSHING)
-        writes = Writes({self.context.states: []}, {self.context.states: []})
+        writes = Writes({self.service.states: []}, {self.service.states: []})
         for key in self._dirty:
             stream = self._streams[key]
             into = writes.replaces if stream.stored else writes.inserts
-            into[self.context.states].append(stream.document(key))
+            into[self.service.states].append(stream.document(key))
             stream.stored = True
-        writes.inserts[self.context.snapshots] = self._snapshots.documents(self.context.fold)
+        writes.inserts[self.service.snapshots] = self._snapshots.documents(self.service.fold)
         moves = [
             (old, self._reached[partition])
             for partition, old in self._checkpoints.items()
@@ -304,7 +304,7 @@ class Handler(CrashOnly):
         self._dirty.clear()
         self._snapshots.saved()
         self._flushed = time.monotonic()
-        saving = self._saver.submit(self._store.advance, self.context.checkpoints, moves, writes)
+        saving = self._saver.submit(self._store.advance, self.service.checkpoints, moves, writes)
         self._saving = saving, dict(self._reached)
         self._settle_if_saved()
 
@@ -345,14 +345,14 @@ class Handler(CrashOnly):
     def _recover(self, partition: int) -> None:
         """Claim a partition, then replay what came after its checkpoint."""
         began, commits = time.monotonic(), 0
-        checkpoint = self._store.claim(self.context.checkpoints, self.context.checkpoint(partition))
+        checkpoint = self._store.claim(self.service.checkpoints, self.service.checkpoint(partition))
         hit(Failpoint.HANDLER_CLAIMED)
         self._checkpoints[partition] = self._reached[partition] = checkpoint
         # This fetches the group's offset and waits for a predecessor's pending one; only after
         # that does the high watermark cover all that the predecessor committed.
         self._log.start(partition)
         waiting = {"waiting": partition}
-        for document in self._store.find(self.context.states, waiting, fields=["due"]):
+        for document in self._store.find(self.service.states, waiting, fields=["due"]):
             self._agenda.note(document["due"], partition, document["_id"])
         for records in read_partition(self._events, partition, checkpoint.position):
             self._replay(partition, records)
@@ -361,7 +361,7 @@ class Handler(CrashOnly):
 
     def _decode(self, record: Record) -> Commit[Any] | None:
         try:
-            return self.context.codec.decode_commit(record.value)
+            return self.service.codec.decode_commit(record.value)
         except DecodeError:
             return None
 
@@ -375,7 +375,7 @@ class Handler(CrashOnly):
             if commit is None or stream is None or commit.first != stream.version + 1:
                 ignored += 1
                 continue
-            stream.take(commit, self.context.evolve)
+            stream.take(commit, self.service.evolve)
             if self._snapshots.due(commit):
                 self._snapshots.take(commit, stream, record.offset + 1)
             self._dirty[commit.stream] = None

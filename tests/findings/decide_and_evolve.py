@@ -63,7 +63,7 @@ orders.pay = orders.DECIDE[orders.PayOrder] = pay
 IMPURE_EVOLVE = """
 from itertools import count
 from msgspec import structs
-from labkit.services.contexts import CONTEXTS
+from labkit.services.services import CONTEXTS
 _evolve, _calls = CONTEXTS["bank"].evolve, count()
 def evolve(account, event):
     evolved = _evolve(account, event)
@@ -104,7 +104,7 @@ orders.UPCASTS[orders.OrderPlacedV1] = lambda old: structs.replace(
 
 REWRITES_THE_LOG = """
 from labkit.adapters.memory import MemoryBroker
-from labkit.services.contexts import CONTEXTS
+from labkit.services.services import CONTEXTS
 from labkit.messages import encode
 _append = MemoryBroker.append
 def append(broker, topic, partition, *record):

@@ -98,7 +98,7 @@ _Sent.token = token
 
 NO_ENDS = """
 from labkit.lab import Lab as _Lab
-_Lab._watermarks = lambda lab, context: {}
+_Lab._watermarks = lambda lab, service: {}
 """
 
 FORGETS_ITS_WRITES = """

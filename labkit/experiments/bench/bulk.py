@@ -72,7 +72,7 @@ def drain(
     ``lap``: so many of the purchases, again and again; ``None``: all of them. Raises ``TimedOut``
     where nothing moves any more, ``StackError`` where servers or workers fail.
     """
-    with Lab(name, client=client, contexts=[CONTEXT], start=False) as lab:
+    with Lab(name, client=client, services=[CONTEXT], start=False) as lab:
         try:
             with fast(lab) as sending:
                 cents = preload(sending, count, lap)

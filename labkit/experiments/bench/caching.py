@@ -117,7 +117,7 @@ def cache(
 
 @contextmanager
 def _side(name: str, client: str, size: int, seed: int) -> Iterator[Side]:
-    settings: dict[str, Any] = {"name": name, "client": client, "contexts": [CONTEXT]}
+    settings: dict[str, Any] = {"name": name, "client": client, "services": [CONTEXT]}
     with Lab(**settings, partitions=4, cache=size) as lab:
         try:
             lab.start(queries=1)

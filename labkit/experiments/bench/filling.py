@@ -11,7 +11,7 @@ from typing import Any
 from labkit.errors import TimedOut
 from labkit.lab import Lab
 from labkit.messages import Command, Envelope, encode
-from labkit.services.contexts import Context
+from labkit.services.services import Context
 from labkit.write.handler import Handler
 
 NEVER = 10**9
@@ -26,20 +26,20 @@ def fill_client(client: str) -> str:
 
 
 def handler_of(
-    context: Context, lab: Lab, through: Lab, snapshot_every: int, **options: Any
+    service: Context, lab: Lab, through: Lab, snapshot_every: int, **options: Any
 ) -> Handler:
     """A handler of ``lab``'s run, by hand, on the client of ``through``."""
-    group = lab.group("handler", context.name)
-    commands, events = (lab.topic_name(f"{context.name}.{kind}") for kind in ("commands", "events"))
+    group = lab.group("handler", service.name)
+    commands, events = (lab.topic_name(f"{service.name}.{kind}") for kind in ("commands", "events"))
     log = through.broker.log(commands, events, group, f"{group}-0")
-    return Handler(context, log, lab.store, snapshot_every=snapshot_every, **options)
+    return Handler(service, log, lab.store, snapshot_every=snapshot_every, **options)
 
 
 @contextmanager
-def filling(context: Context, lab: Lab) -> Iterator[Callable[..., None]]:
+def filling(service: Context, lab: Lab) -> Iterator[Callable[..., None]]:
     """Sends commands and handles them, as fast as it goes."""
     with Lab(
-        lab.name, run=lab.run, client=fill_client(lab.client), contexts=[context.name]
+        lab.name, run=lab.run, client=fill_client(lab.client), services=[service.name]
     ) as through:
 
         def handle(
@@ -52,7 +52,7 @@ def filling(context: Context, lab: Lab) -> Iterator[Callable[..., None]]:
             batch_size: int = 4_000,
         ) -> None:
             handler = handler_of(
-                context,
+                service,
                 lab,
                 through,
                 snapshot_every,
@@ -61,7 +61,7 @@ def filling(context: Context, lab: Lab) -> Iterator[Callable[..., None]]:
                 flush_seconds=NEVER,
             )
             sender = through.broker.sender()
-            topic = lab.topic_name(f"{context.name}.commands")
+            topic = lab.topic_name(f"{service.name}.commands")
             done = 0
             try:
                 handler.join(lab.partitions)

@@ -133,7 +133,7 @@ def freshness(
             "load_average_before": load_average(),
             "stack": servers.kind,
         }
-        with Lab(name, client=client, contexts=[CONTEXT], partitions=4) as lab:
+        with Lab(name, client=client, services=[CONTEXT], partitions=4) as lab:
             try:
                 lab.start()
                 report(f"run {lab.run}: {tries:,} tries of each strategy by {clients} clients")

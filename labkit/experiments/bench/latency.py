@@ -95,7 +95,7 @@ def latency(
             "load_average_before": load_average(),
             "stack": servers.kind,
         }
-        with Lab(name, client=client, contexts=[CONTEXT], start=False) as lab:
+        with Lab(name, client=client, services=[CONTEXT], start=False) as lab:
             try:
                 found["versions"] = versions(lab.server_versions(), client)
                 report(f"run {lab.run}: {rounds} rounds of {count} commands of each kind")

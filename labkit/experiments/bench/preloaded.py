@@ -119,7 +119,7 @@ def drain(
 
     Raises ``TimedOut`` where nothing moves any more, ``StackError`` where servers or workers fail.
     """
-    with Lab(name, contexts=[CONTEXT], start=False, **arm.settings) as lab:
+    with Lab(name, services=[CONTEXT], start=False, **arm.settings) as lab:
         try:
             with fast(lab) as client:
                 history, size = _preload(client, arm, seed)

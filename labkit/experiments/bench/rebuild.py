@@ -41,7 +41,7 @@ from labkit.read.freshness import LINEARIZABLE, Fresh
 from labkit.read.rebuild import CLOSE
 from labkit.run.worker import calm_gc
 from labkit.services.bank import OpenAccount
-from labkit.services.contexts import CONTEXTS
+from labkit.services.services import CONTEXTS
 from labkit.services.views import PROJECTIONS, BankViews
 
 CONTEXT = "bank"
@@ -106,7 +106,7 @@ def rebuild(
             "load_average_before": load_average(),
             "stack": servers.kind,
         }
-        with Lab(name, client=client, contexts=[CONTEXT]) as lab:
+        with Lab(name, client=client, services=[CONTEXT]) as lab:
             try:
                 found["versions"] = versions(lab.server_versions(), lab.client)
                 report(f"run {lab.run}: {events:,} accounts")

@@ -51,7 +51,7 @@ from labkit.log.event_log import EventLog
 from labkit.messages import Command
 from labkit.run.worker import calm_gc
 from labkit.services.catalog import ChangePrice, Entry, ListProduct
-from labkit.services.contexts import CONTEXTS
+from labkit.services.services import CONTEXTS
 from labkit.write.handler import Recovered
 
 CATALOG = CONTEXTS["catalog"]
@@ -285,7 +285,7 @@ def _saved(lab: Lab) -> int:
 @contextmanager
 def _lab(name: str, client: str) -> Iterator[Lab]:
     """A run of its own, that is gone afterwards."""
-    with Lab(name, client=client, contexts=["catalog"]) as lab:
+    with Lab(name, client=client, services=["catalog"]) as lab:
         try:
             yield lab
         finally:

@@ -147,7 +147,7 @@ def sweep(
     rng, before = Random(seed), load_average()
     drained: list[tuple[Arm, int, Drained]] = []
     with stack.borrowed(name, report) as servers:
-        with Lab(name, contexts=[], start=False) as lab:
+        with Lab(name, services=[], start=False) as lab:
             clients = {arm.settings.get("client", DEFAULTS.client) for arm in arms}
             server_versions = versions(lab.server_versions(), *sorted(clients))
             lab.drop()

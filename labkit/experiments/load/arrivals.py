@@ -109,7 +109,7 @@ class Plan(Struct, frozen=True, kw_only=True):
         return self.warm_up + self.seconds
 
     @property
-    def context(self) -> str:
+    def service(self) -> str:
         """The service that takes these commands."""
         return "orders" if self.keys == "new" else "bank"
 

@@ -91,7 +91,7 @@ def modelled(loaded: Loaded) -> dict[str, Any]:
     """What the model of the lag says of a run that counts (``model.predict``): by percentile."""
     from labkit.experiments.load.model import predict
 
-    if loaded.plan.context != "orders":
+    if loaded.plan.service != "orders":
         return {"why": "the model needs the instants of the projector, which only orders keep"}
     try:
         return predict(loaded).report()
@@ -115,7 +115,7 @@ def judge_by_checkers(
     history = History()
     answers = {}
     for _, commit in heard:
-        mark = Heard.of(plan.context, commit)
+        mark = Heard.of(plan.service, commit)
         history.heard.append(mark)
         answers[mark.token] = mark.answer
     opened = {commit.id: commit for _, commit in heard if commit.id.startswith("open")}
@@ -124,19 +124,19 @@ def judge_by_checkers(
         if (made := opened.get(operation.id)) is None:
             operation.unknown("it was never heard of")
         else:
-            operation.token = Token(plan.context, made.partition, made.offset)
+            operation.token = Token(plan.service, made.partition, made.offset)
             operation.ok(made.answer)
     for number, command in enumerate(arrivals.commands(plan, len(acked))):
         operation = history.invoke(command, id=f"c{number}")
         _, partition, offset = acked[number].tolist()
-        token = Token(plan.context, partition, offset)
+        token = Token(plan.service, partition, offset)
         operation.token = token if offset >= 0 else None
         if (answer := answers.get(token)) is None:
             operation.unknown("it was never heard of")
         else:
             operation.ok(answer)
     _settle(lab)
-    verdicts = check(evidence_of(lab, plan.context), history)
+    verdicts = check(evidence_of(lab, plan.service), history)
     order = sorted(verdicts, key=lambda name: int(name[1:]))
     loaded.report["checkers"] = {name: msgspec.to_builtins(verdicts[name]) for name in order}
     if red := [name for name in order if not verdicts[name].ok]:
@@ -153,4 +153,4 @@ def _settle(lab: Lab) -> None:
 def behind(lab: Lab) -> bool:
     """Whether a handler, a relay or a projector has something to do."""
     roles = ("handler", "relay", "projector")
-    return any(lab.lag(role, context) for role in roles for context in lab.contexts)
+    return any(lab.lag(role, service) for role in roles for service in lab.services)

@@ -27,7 +27,7 @@ from labkit.lab import Lab
 from labkit.messages import Command
 from labkit.ports.broker import Acknowledgement, Sender
 from labkit.run.worker import calm_gc
-from labkit.services.contexts import CONTEXTS, route
+from labkit.services.services import CONTEXTS, route
 from labkit.write.bus import CommandBus, Sent
 
 #: The generator sends in ticks, since waking up for every command costs more than the command.
@@ -169,7 +169,7 @@ class _Void:
 
 
 def _dry_runs(lab: Lab, plan: Plan, commands: list[Command]) -> Ability:
-    topic = lab.topic_name(f"dry.{plan.context}.commands")
+    topic = lab.topic_name(f"dry.{plan.service}.commands")
     lab.log_broker.create({topic: lab.partitions})
     void, sender = _dry(lab, plan, commands, _Void()), lab.log_broker.sender()
     return Ability(void, _dry(lab, plan, commands, sender))
@@ -181,10 +181,10 @@ def _dry(lab: Lab, plan: Plan, commands: list[Command], sender: Sender) -> float
     Ever more of them, until they take long enough.
     """
     bus = CommandBus(
-        route([CONTEXTS[plan.context]]),
+        route([CONTEXTS[plan.service]]),
         lambda name: lab.topic_name(f"dry.{name}"),
         sender,
-        lambda context: lab.broker.source(lab.topic_name(f"{context}.events")),
+        lambda service: lab.broker.source(lab.topic_name(f"{service}.events")),
     )
     again = itertools.cycle(commands)
 

@@ -98,7 +98,7 @@ def measured(plan: Plan, backend: str) -> tuple[Loaded, pd.DataFrame]:
     with workers of their own; or imagined, where the backend is memory."""
     if backend == "memory":
         return imagine(plan)
-    with Lab(contexts=[plan.context]) as lab:
+    with Lab(services=[plan.service]) as lab:
         lab.start()
         if plan.keys == "new":
             found = probed(lab, plan, dry=False)

@@ -83,7 +83,7 @@ def sweep(
                 loaded = _run(name, factor, value, again, client)
                 rows.append({factor: value, "round": number, "order": len(rows)} | row(loaded))
                 report(f"{factor} {value}: p50 {rows[-1]['p50']:.1f} ms")
-        with Lab(name, contexts=[], client=client, start=False) as lab:
+        with Lab(name, services=[], client=client, start=False) as lab:
             server_versions = versions(lab.server_versions(), client)
             lab.drop()
     runs = pd.DataFrame(rows)
@@ -102,7 +102,7 @@ def sweep(
 
 def _run(name: str, factor: str, value: Any, plan: Plan, client: str) -> Loaded:
     settings = {} if factor in ("rate", "projectors") else {factor: value}
-    with Lab(name, contexts=[plan.context], client=client, start=False, **settings) as lab:
+    with Lab(name, services=[plan.service], client=client, start=False, **settings) as lab:
         lab.start(projectors=value if factor == "projectors" else 1)
         found = offer(lab, plan.at(plan.rate * value) if factor == "rate" else plan, dry=False)
         lab.drop()

@@ -55,7 +55,7 @@ COLUMNS = (
 )
 
 
-def observe(pipe: Connection, settings: dict[str, Any], context: str, count: Any) -> None:
+def observe(pipe: Connection, settings: dict[str, Any], service: str, count: Any) -> None:
     """Look until told to stop, and once more; send all looks, and the share of a core they took.
 
     ``count`` is the generator's, in shared memory.
@@ -64,20 +64,20 @@ def observe(pipe: Connection, settings: dict[str, Any], context: str, count: Any
     rows: list[tuple[float, ...]] = []
     with Lab(**settings, start=False) as lab:
         calm_gc()
-        seen = _look(lab, context, count, None)
+        seen = _look(lab, service, count, None)
         pipe.send_bytes(b"ready")
         began, worked = time.monotonic(), time.process_time()
         while not pipe.poll(OBSERVE_SECONDS * rng.uniform(0.5, 1.5)):
-            seen = _look(lab, context, count, None if len(rows) % SELDOM == 0 else seen)
+            seen = _look(lab, service, count, None if len(rows) % SELDOM == 0 else seen)
             rows.append(seen)
-        rows.append(_look(lab, context, count, None))
+        rows.append(_look(lab, service, count, None))
         share = (time.process_time() - worked) / (time.monotonic() - began)
         pipe.send_bytes(np.array([[share] * len(COLUMNS), *rows], np.float64).tobytes())
         pipe.poll(None)  # until the parent has read it all
 
 
 def _look(
-    lab: Lab, context: str, count: Any, before: tuple[float, ...] | None
+    lab: Lab, service: str, count: Any, before: tuple[float, ...] | None
 ) -> tuple[float, ...]:
     """One row; without ``before`` also what is looked at seldom, else that is repeated.
 
@@ -85,15 +85,15 @@ def _look(
     two counts a millisecond apart differ by five.
     """
     began, sent = time.monotonic_ns(), count.value
-    checkpoints = lab.queries.checkpoints(context).values()
+    checkpoints = lab.queries.checkpoints(service).values()
     ended, more = time.monotonic_ns(), count.value
     visible = sum(checkpoint.command + 1 for checkpoint in checkpoints)
     if before is None:
-        topic = lab.topic_name(f"{context}.commands")
-        reached = lab.log_broker.committed(topic, lab.group("handler", context))
-        in_topic, committed = sum(lab.ends(f"{context}.commands").values()), sum(reached.values())
+        topic = lab.topic_name(f"{service}.commands")
+        reached = lab.log_broker.committed(topic, lab.group("handler", service))
+        in_topic, committed = sum(lab.ends(f"{service}.commands").values()), sum(reached.values())
         position = sum(checkpoint.position for checkpoint in checkpoints)
-        written = sum(lab.ends(f"{context}.events").values())
+        written = sum(lab.ends(f"{service}.events").values())
         lags = in_topic - committed, written - position
         seldom: tuple[float, ...] = (in_topic, committed, *lags)
     else:
@@ -135,8 +135,8 @@ class Watch:
     ``look`` as often as possible; ``ends`` afterwards.
     """
 
-    def __init__(self, lab: Lab, context: str) -> None:
-        self._lab, self._context = lab, context
+    def __init__(self, lab: Lab, service: str) -> None:
+        self._lab, self._service = lab, service
         self._before: list[int] = []
         self._after: list[int] = []
         self._reached: list[list[int]] = []
@@ -144,7 +144,7 @@ class Watch:
     def look(self) -> int:
         """One look; how many commands are visible."""
         before = time.monotonic_ns()
-        reached = self._lab.queries.reached(self._context)
+        reached = self._lab.queries.reached(self._service)
         self._after.append(time.monotonic_ns())
         self._before.append(before)
         row = [reached.get(partition, -1) for partition in range(self._lab.partitions)]

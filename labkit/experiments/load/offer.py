@@ -38,7 +38,7 @@ from labkit.experiments.results import versions
 from labkit.lab import Lab
 from labkit.messages import Commit
 from labkit.ports.broker import Source
-from labkit.services.contexts import CONTEXTS
+from labkit.services.services import CONTEXTS
 from labkit.services.views import PROJECTIONS
 
 if TYPE_CHECKING:
@@ -87,12 +87,12 @@ class Loaded(Struct):
 class _Listener:
     """The client that listens: commits as they come, undecoded, and looks at the view."""
 
-    def __init__(self, lab: Lab, context: str) -> None:
+    def __init__(self, lab: Lab, service: str) -> None:
         self._lab = lab
-        self._tail: Source = lab.broker.source(lab.topic_name(f"{context}.events"))
+        self._tail: Source = lab.broker.source(lab.topic_name(f"{service}.events"))
         for partition, end in self._tail.ends().items():
             self._tail.start(partition, end)
-        self.watch = Watch(lab, context)
+        self.watch = Watch(lab, service)
         self.heard: list[tuple[int, bytes]] = []
         self.visible = 0
         self._checked = self._changed = time.monotonic()
@@ -152,18 +152,18 @@ def offer(
     plan.check()
     if lab.backend == "memory":
         raise UsageError("a load is offered to worker processes, got a lab with backend 'memory'")
-    if plan.context not in lab.contexts:
+    if plan.service not in lab.services:
         raise UsageError(
-            f"keys {plan.keys!r} are for context {plan.context!r}, and this run has "
-            f"{', '.join(lab.contexts)}"
+            f"keys {plan.keys!r} are for service {plan.service!r}, and this run has "
+            f"{', '.join(lab.services)}"
         )
-    if any(lab.ends(f"{plan.context}.commands").values()):
+    if any(lab.ends(f"{plan.service}.commands").values()):
         raise UsageError(f"run {lab.run!r} has had commands already; make a new Lab for each load")
     settings = settings_of(lab)
     count = multiprocessing.get_context("spawn").RawValue("q", 0)
     with (
-        closing(_Listener(lab, plan.context)) as listener,
-        process(observe, settings, plan.context, count) as observer,
+        closing(_Listener(lab, plan.service)) as listener,
+        process(observe, settings, plan.service, count) as observer,
         process(generate, settings, plan, dry, count) as generator,
     ):
         hear(lab, observer)
@@ -242,7 +242,7 @@ def _drive(
 
 
 def _decoded(plan: Plan, heard: Sequence[tuple[int, bytes]]) -> list[tuple[int, Commit[Any]]]:
-    codec = CONTEXTS[plan.context].codec
+    codec = CONTEXTS[plan.service].codec
     return [(at, codec.decode_commit(value)) for at, value in heard]
 
 
@@ -287,7 +287,7 @@ def _traces(lab: Lab, plan: Plan) -> pd.DataFrame:
     import pandas as pd
 
     columns = ["id", "fetched", "applied"]
-    where = lab.where(PROJECTIONS[plan.context].streams)
+    where = lab.where(PROJECTIONS[plan.service].streams)
     found = [d["trace"] for d in lab.store.find(where, {}, fields=["trace"]) if "trace" in d]
     frame = pd.DataFrame(found, columns=columns)
     return frame.astype({"id": object, "fetched": np.float64, "applied": np.float64})

@@ -50,9 +50,9 @@ class Crew(Struct, frozen=True, kw_only=True):
     settings: Mapping[str, Any] = {}
 
     @contextmanager
-    def working(self, name: str, context: str) -> Iterator[Lab]:
+    def working(self, name: str, service: str) -> Iterator[Lab]:
         """A run of its own whose workers run; it is gone afterwards."""
-        with Lab(name, contexts=[context], **self.settings) as lab:
+        with Lab(name, services=[service], **self.settings) as lab:
             try:
                 lab.start(self.handlers, self.projectors)
                 yield lab
@@ -121,7 +121,7 @@ def heap(name: str, crew: Crew, plan: Plan) -> float:
     burst = structs.replace(
         plan, pattern="constant", rate=HEAP_RATE, seconds=HEAP_SECONDS, warm_up=0.0
     )
-    with crew.working(name, plan.context) as lab:
+    with crew.working(name, plan.service) as lab:
         seen = offer(lab, burst, dry=False, checked=False).samples
     visible = seen["visible"].to_numpy()
     low, high = np.interp([0.2, 0.8], [0, 1], [visible[0], visible[-1]])
@@ -132,7 +132,7 @@ def heap(name: str, crew: Crew, plan: Plan) -> float:
 
 def trial(name: str, crew: Crew, plan: Plan, p99_ms: float) -> Trial:
     """One short load, and whether everything held."""
-    with crew.working(name, plan.context) as lab:
+    with crew.working(name, plan.service) as lab:
         loaded = offer(lab, plan, dry=False)
     found = figures(loaded)
     p99 = found["latencies_ms"]["visible"]["p99_ms"]
@@ -176,7 +176,7 @@ def kept(name: str, crew: Crew, plan: Plan, p99_ms: float) -> Sustainable | None
 
 def _conditions(name: str, crew: Crew, plan: Plan, p99_ms: float) -> dict[str, Any]:
     """What a sustainable rate is about."""
-    with Lab(name, contexts=[], **crew.settings) as lab:
+    with Lab(name, services=[], **crew.settings) as lab:
         known = versions(lab.server_versions(), lab.client)
         settings = structs.asdict(lab.settings)
     shape = arrivals.shape(plan)

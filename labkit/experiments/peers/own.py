@@ -18,8 +18,8 @@ from labkit.messages import Commit
 from labkit.read.projection import Indexes, Projection
 from labkit.read.projector import Projector
 from labkit.read.unit_of_work import UnitOfWork
-from labkit.services.contexts import CONTEXTS
 from labkit.services.orders import OrderPlaced
+from labkit.services.services import CONTEXTS
 from labkit.services.views import PROJECTIONS
 from labkit.write.handler import Handler
 

@@ -64,7 +64,7 @@ class Ran(Struct, kw_only=True):
 @contextmanager
 def passing(name: str) -> Iterator[Lab]:
     """A run that is gone afterwards, topics and database."""
-    with Lab(name, client="confluent", contexts=[CONTEXT]) as lab:
+    with Lab(name, client="confluent", services=[CONTEXT]) as lab:
         try:
             yield lab
         finally:

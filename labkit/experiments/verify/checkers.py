@@ -43,18 +43,18 @@ from labkit.log.event_log import EventLog
 from labkit.log.partition import read_partition
 from labkit.messages import Answer, Commit, Token
 from labkit.ports.store import Document
-from labkit.services.contexts import CONTEXTS
+from labkit.services.services import CONTEXTS
 from labkit.services.views import PROJECTIONS
 
 
-def gather(lab: Lab, context: str = "orders") -> Evidence:
-    """Read the log, the states and the views of a context."""
-    source = lab.broker.source(lab.topic_name(f"{context}.events"))
+def gather(lab: Lab, service: str = "orders") -> Evidence:
+    """Read the log, the states and the views of a service."""
+    source = lab.broker.source(lab.topic_name(f"{service}.events"))
     try:
-        commits = list(EventLog(CONTEXTS[context], source).commits())
+        commits = list(EventLog(CONTEXTS[service], source).commits())
     finally:
         source.close()
-    marks = {Heard.of(context, commit) for commit in commits}
+    marks = {Heard.of(service, commit) for commit in commits}
     known: dict[str, int] = {}
     chain: list[Commit[Any]] = []
     misfits: list[tuple[Commit[Any], int]] = []
@@ -65,53 +65,53 @@ def gather(lab: Lab, context: str = "orders") -> Evidence:
         else:
             misfits.append((commit, known.get(commit.stream, 0)))
     return Evidence(
-        context=context,
+        service=service,
         commits=commits,
         chain=chain,
         misfits=misfits,
-        checkpoints=[c for c in lab.checkpoints() if c.id.startswith(f"{context}.")],
-        states={d["_id"]: d for d in lab.store.find(CONTEXTS[context].states, {})},
-        views={name: lab.store.find(lab.where(name), {}) for name in PROJECTIONS[context].indexes},
-        lag={role: lab.lag(role, context) for role in ("handler", "projector")},
-        aborted=[written for written in _written(lab, context) if written not in marks],
+        checkpoints=[c for c in lab.checkpoints() if c.id.startswith(f"{service}.")],
+        states={d["_id"]: d for d in lab.store.find(CONTEXTS[service].states, {})},
+        views={name: lab.store.find(lab.where(name), {}) for name in PROJECTIONS[service].indexes},
+        lag={role: lab.lag(role, service) for role in ("handler", "projector")},
+        aborted=[written for written in _written(lab, service) if written not in marks],
     )
 
 
-def _written(lab: Lab, context: str) -> Iterable[Heard]:
+def _written(lab: Lab, service: str) -> Iterable[Heard]:
     """Every commit of the topic, those of open and aborted transactions too."""
-    source = lab.broker.source(lab.topic_name(f"{context}.events"), uncommitted=True)
+    source = lab.broker.source(lab.topic_name(f"{service}.events"), uncommitted=True)
     try:
         for partition in sorted(source.ends()):
             for records in read_partition(source, partition):
                 for record in records:
                     with suppress(DecodeError):
-                        yield Heard.of(context, CONTEXTS[context].codec.decode_commit(record.value))
+                        yield Heard.of(service, CONTEXTS[service].codec.decode_commit(record.value))
     finally:
         source.close()
 
 
-def check_all(lab: Lab, history: History, context: str = "orders") -> dict[str, Verdict]:
-    """All checkers of a context, at quiet: every operation has settled, the workers caught up.
+def check_all(lab: Lab, history: History, service: str = "orders") -> dict[str, Verdict]:
+    """All checkers of a service, at quiet: every operation has settled, the workers caught up.
 
-    Raises ``UsageError`` for a context that nobody keeps an account of.
+    Raises ``UsageError`` for a service that nobody keeps an account of.
     """
-    return check(gather(lab, context), history)
+    return check(gather(lab, service), history)
 
 
 def check(evidence: Evidence, history: History) -> dict[str, Verdict]:
-    """All checkers of the context that the evidence is about."""
-    context = evidence.context
-    mine = [o for o in history if type(o.command) in CONTEXTS[context].decide]
+    """All checkers of the service that the evidence is about."""
+    service = evidence.service
+    mine = [o for o in history if type(o.command) in CONTEXTS[service].decide]
     found = {
-        "C1": lost_writes(mine, evidence, [t for t in history.raw if t.context == context]),
+        "C1": lost_writes(mine, evidence, [t for t in history.raw if t.service == service]),
         "C2": duplicates(mine, evidence),
         "C3": aborted_reads(history.heard, evidence),
         "C6": versions(mine, evidence),
         "C9": views(mine, evidence),
     }
-    if context == "inventory":
+    if service == "inventory":
         found["C7"] = invariants.stock(mine, evidence)
-    if context == "bank":
+    if service == "bank":
         found["C8"] = invariants.bank(mine, evidence)
     return found
 
@@ -141,12 +141,12 @@ def lost_writes(
     ``raw`` are places of acknowledged records that are no operations: they have a commit, too.
     """
     wrong: list[str] = []
-    context = CONTEXTS[evidence.context]
+    service = CONTEXTS[evidence.service]
     # A repeat without an answer is a second delivery, longer ago than is remembered.
     told = [c for c in evidence.commits if c.outcome != "repeated" or c.repeats is not None]
     by_place = {(c.partition, c.offset): c for c in told}
     misfits = {(c.partition, c.offset) for c, _ in evidence.misfits}
-    shown = _versions(evidence.views[PROJECTIONS[evidence.context].streams])
+    shown = _versions(evidence.views[PROJECTIONS[evidence.service].streams])
     for operation in operations:
         if operation.token is None:
             continue
@@ -178,11 +178,11 @@ def lost_writes(
     for checkpoint in evidence.checkpoints:
         reader, _, partition = checkpoint.id.rpartition(":")
         mine = [c for c in evidence.chain if c.partition == int(partition)]
-        if reader.partition("@")[0] == PROJECTIONS[evidence.context].name:
+        if reader.partition("@")[0] == PROJECTIONS[evidence.service].name:
             newest = max((c.offset for c in mine), default=-1)
             if checkpoint.command != newest:
                 wrong.append(f"the view says command {checkpoint.command}, it is {newest}")
-        elif reader == context.states:
+        elif reader == service.states:
             reached = {c.stream: c.last for c in mine if c.offset <= checkpoint.command}
             for stream, version in reached.items():
                 stored += 1
@@ -228,15 +228,15 @@ def duplicates(operations: list[Operation], evidence: Evidence) -> Verdict:
 
 def aborted_reads(heard: list[Heard], evidence: Evidence) -> Verdict:
     """Whatever a client heard, and whatever a view shows, stands in the log for good."""
-    committed = {Heard.of(evidence.context, commit) for commit in evidence.commits}
-    mine = [mark for mark in heard if mark.token.context == evidence.context]
+    committed = {Heard.of(evidence.service, commit) for commit in evidence.commits}
+    mine = [mark for mark in heard if mark.token.service == evidence.service]
     wrong = [
         f"{mark.id!r} at {mark.token} was told {mark.answer}, which no committed record says"
         for mark in mine
         if mark not in committed
     ]
     traces = {(m.token.partition, m.token.offset, m.mark) for m in committed}
-    shown = [d for d in evidence.views[PROJECTIONS[evidence.context].streams] if "trace" in d]
+    shown = [d for d in evidence.views[PROJECTIONS[evidence.service].streams] if "trace" in d]
     for document in shown:
         t = document["trace"]
         if (t["partition"], t["command"], (t["polled"], t["decided"])) not in traces:
@@ -278,11 +278,11 @@ def versions(operations: list[Operation], evidence: Evidence) -> Verdict:
 
 def views(operations: list[Operation], evidence: Evidence) -> Verdict:
     """The views equal the account; every reply is one that the account can explain."""
-    if (account := MODELS.get(evidence.context)) is None:
+    if (account := MODELS.get(evidence.service)) is None:
         raise UsageError(
-            f"no account is kept of context {evidence.context!r}; there are: {', '.join(MODELS)}"
+            f"no account is kept of service {evidence.service!r}; there are: {', '.join(MODELS)}"
         )
-    shown = {d["_id"]: d for d in evidence.views[PROJECTIONS[evidence.context].streams]}
+    shown = {d["_id"]: d for d in evidence.views[PROJECTIONS[evidence.service].streams]}
     wrong: list[str] = []
     streams: dict[str, Document] = {}
     by_stream: dict[str, list[Operation]] = {}

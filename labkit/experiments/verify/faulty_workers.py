@@ -136,7 +136,7 @@ class FaultyWorker:
 
     def _claims(self, lab: Lab) -> int:
         """The sum of the epochs: it rises when partitions go to others."""
-        readers = lab.readers(self.worker.role, self.worker.context)
+        readers = lab.readers(self.worker.role, self.worker.service)
         names = {reader.name for reader in readers}
         return sum(c.epoch for c in lab.checkpoints() if c.id.rpartition(":")[0] in names)
 

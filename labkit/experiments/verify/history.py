@@ -56,9 +56,9 @@ class Heard(NamedTuple):
     mark: tuple[int, int]
 
     @classmethod
-    def of(cls, context: str, commit: Commit[Any]) -> Heard:
+    def of(cls, service: str, commit: Commit[Any]) -> Heard:
         """``mark``: the instants at which it was polled and decided; no second try has the same."""
-        token = Token(context, commit.partition, commit.offset)
+        token = Token(service, commit.partition, commit.offset)
         return cls(token, commit.id, commit.answer, (commit.polled, commit.decided))
 
 
@@ -75,7 +75,7 @@ class History:
         self.heard: list[Heard] = []
         self.raw: list[Token] = []
         self._bus = bus
-        self._contexts: set[str] = set()
+        self._services: set[str] = set()
         self._sent: list[tuple[Operation, Sent]] = []
         self._open: dict[Token, Operation] = {}
         self._answers: dict[Token, Answer] = {}
@@ -117,9 +117,9 @@ class History:
         bus = self._with_bus()
         operation = self.invoke(command, id=id, expected_version=expected_version)
         try:
-            context = bus.context_of(command).name
-            bus.listen(context)
-            self._contexts.add(context)
+            service = bus.service_of(command).name
+            bus.listen(service)
+            self._services.add(service)
             sent = bus.send(
                 command,
                 id=operation.id,
@@ -135,11 +135,11 @@ class History:
             self._sent.append((operation, sent))
         return operation
 
-    def listen(self, *contexts: str) -> None:
+    def listen(self, *services: str) -> None:
         """Hear of what others send, too."""
-        for context in contexts:
-            self._with_bus().listen(context)
-            self._contexts.add(context)
+        for service in services:
+            self._with_bus().listen(service)
+            self._services.add(service)
 
     def acknowledge(self, timeout: float = 30.0) -> None:
         """Wait until the broker has acknowledged what was sent; else it is unknown."""
@@ -155,11 +155,11 @@ class History:
                 self._take(operation.token, answer)
 
     def hear(self, timeout: float = 0.0) -> int:
-        """Take what the bus hears; waits up to ``timeout`` seconds a context for the first."""
+        """Take what the bus hears; waits up to ``timeout`` seconds a service for the first."""
         count = 0
-        for context in sorted(self._contexts):
-            for commit in self._with_bus().hear(context, timeout):
-                heard = Heard.of(context, commit)
+        for service in sorted(self._services):
+            for commit in self._with_bus().hear(service, timeout):
+                heard = Heard.of(service, commit)
                 self.heard.append(heard)
                 known = self._answers.get(heard.token)
                 if known is None or not known.final:  # a second delivery tells nothing new
@@ -173,7 +173,7 @@ class History:
         return self._answers.get(token)
 
     def adopt(self, commands: Iterable[tuple[Token, Envelope[Any]]]) -> int:
-        """Take over what others have sent (a saga, say), with the answers that were heard to it.
+        """Take over what others have sent (a process, say), with the answers that were heard to it.
 
         ``commands`` as they lie in the commands topics; those of this client's own are passed over.
         """
@@ -193,14 +193,14 @@ class History:
             count += 1
         return count
 
-    def read(self, context: str, commits: Iterable[Commit[Any]]) -> None:
+    def read(self, service: str, commits: Iterable[Commit[Any]]) -> None:
         """Take the answers out of the log, as a client does who asks late.
 
         For operations with a ``token`` that nobody waits for; what has no commit is unknown.
         """
         told: dict[Token, Answer] = {}
         for commit in commits:
-            known = told.get(token := Token(context, commit.partition, commit.offset))
+            known = told.get(token := Token(service, commit.partition, commit.offset))
             if known is None or not known.final:  # a second delivery tells nothing new
                 told[token] = commit.answer
         for operation in self.operations:

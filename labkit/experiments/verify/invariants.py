@@ -139,14 +139,14 @@ def bank(operations: list[Operation], evidence: Evidence) -> Verdict:
 # --- C11
 
 
-def sagas(
+def processes(
     operations: list[Operation],
     evidence: Mapping[str, Evidence],
     instances: Mapping[str, list[Document]],
 ) -> Verdict:
     """Each process that was begun has ended, and no step of it took effect twice.
 
-    ``evidence`` by context, ``instances`` by process.
+    ``evidence`` by service, ``instances`` by process.
     """
     wrong: list[str] = []
     checked = 0

@@ -29,12 +29,12 @@ CURSED = "a count that nobody can explain"
 
 
 class Call(NamedTuple):
-    """A command to send; or, without one, ``raw`` bytes to put under a key of a context's topic."""
+    """A command to send; or, without one, ``raw`` bytes to put under a key of a service's topic."""
 
     id: str
     command: Command | None
     expected_version: int | None = None
-    context: str = ""
+    service: str = ""
     key: str = ""
     raw: bytes = b""
 
@@ -159,10 +159,10 @@ class Mixture:
         if number % 4 < 2:
             product = f"own{self._number}" if own else f"hot-p{number % HOT}"
             return self._call(inventory.AdjustStock(product, 1, CURSED))
-        context = ("orders", "inventory", "bank")[number % 3]
-        key = f"own{self._number}" if own else f"hot-{'a' if context == 'bank' else 'p'}0"
+        service = ("orders", "inventory", "bank")[number % 3]
+        key = f"own{self._number}" if own else f"hot-{'a' if service == 'bank' else 'p'}0"
         raw = (b'{"id":"x","body":{"type":"Teleport"}}', b"\xff\x00 not JSON")[number // 4 % 2]
-        return Call("", None, None, context, key, raw)
+        return Call("", None, None, service, key, raw)
 
     def _call(self, command: Command, expected_version: int | None = None) -> Call:
         self._number += 1

@@ -9,7 +9,7 @@ no-dedupe           a stream forgets the command ids that it has seen
 early-offsets       the command's offset is committed before its commit is written
 no-fence            offsets are sent under a bare group id, so that a zombie may commit
 checkpoint-apart    a view's checkpoint is written in a transaction of its own, before the view
-random-saga-ids     what a dead saga left in its outbox is sent again at once, with other ids
+random-saga-ids     what a dead process left in its outbox is sent again at once, with other ids
 no-wait             a query does not wait until the view is as fresh as it was asked for
 old-watermark       linearizable takes the ends of the log that it was told at its first call
 swapped-answers     a query handler gives each the answer to the query before
@@ -114,7 +114,7 @@ def random_saga_ids() -> None:
 
 
 def random_saga_ids_and_a_death() -> None:
-    """A saga dies once with money for an account in its hands: a sure second effect, once renamed.
+    """A process dies once with money in its hands: a sure second effect, once renamed.
 
     The crew kills one, too, but what that has in its hands may be without effect the second time.
     """
@@ -122,7 +122,7 @@ def random_saga_ids_and_a_death() -> None:
 
     random_saga_ids()
     send, mark = Outbox.send, marks() / "in-its-hands"
-    fatal = {"LABKIT_FAILPOINT": Failpoint.SAGA_SENT, "LABKIT_FAILPOINT_MARK": str(mark)}
+    fatal = {"LABKIT_FAILPOINT": Failpoint.PROCESS_SENT, "LABKIT_FAILPOINT_MARK": str(mark)}
 
     def last(self: Outbox, letters: list[dict[str, Any]]) -> None:
         # "nobody" has no account (``mixture.py``), and who is armed already dies in another way.
@@ -154,10 +154,10 @@ def old_watermark() -> None:
     watermarks = Lab._watermarks
     told: dict[tuple[str, str], dict[int, int]] = {}
 
-    def kept(self: Lab, context: str) -> dict[int, int]:
-        key = (self.run, context)
+    def kept(self: Lab, service: str) -> dict[int, int]:
+        key = (self.run, service)
         if key not in told:
-            told[key] = watermarks(self, context)
+            told[key] = watermarks(self, service)
         return told[key]
 
     Lab._watermarks = kept  # type: ignore[method-assign]

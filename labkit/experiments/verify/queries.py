@@ -92,7 +92,7 @@ def verify_queries(
     with (
         stack.borrowed(name, report) as servers,
         planted(plant),
-        Lab(name, client=client, contexts=SERVICES) as lab,
+        Lab(name, client=client, services=SERVICES) as lab,
     ):
         try:
             lab.start(queries=HANDLERS)
@@ -119,7 +119,7 @@ def verify_queries(
                 "dropped": lab.query_bus.dropped,
                 "queries": dict(sorted(tally.kinds.items())),
                 "examples": tally.examples,
-                "killed": [{"worker": f"query-{w.context}-{w.slot}", "pid": w.pid} for w in killed],
+                "killed": [{"worker": f"query-{w.service}-{w.slot}", "pid": w.pid} for w in killed],
                 "started_again": reborn,
                 "seconds": round(seconds, 1),
                 "answers_per_second": round(tally.answered / seconds, 1),
@@ -255,8 +255,8 @@ def _reborn(lab: Lab, killed: list[Alive]) -> bool:
     """Whether the supervisor has started them again."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
-        living = {(w.context, w.slot): w for w in lab.workers() if w.role == "query"}
-        if all(living[w.context, w.slot].pid != w.pid for w in killed):
+        living = {(w.service, w.slot): w for w in lab.workers() if w.role == "query"}
+        if all(living[w.service, w.slot].pid != w.pid for w in killed):
             return True
         time.sleep(0.1)
     return False

@@ -22,7 +22,7 @@ NEW_RULES = "1998-07-01"
 
 
 class ReferenceModel(Protocol):
-    """A second, independent telling of a context's rules: plain values, no events."""
+    """A second, independent telling of a service's rules: plain values, no events."""
 
     def apply(self, state: Document | None, command: Command) -> Document | None:
         """The stream after an accepted command; ``None`` where the rules say no."""
@@ -258,7 +258,7 @@ class BankModel:
         return [*wrong, *_differences("the transactions of account", told, balances)]
 
 
-#: Of which contexts an account is kept.
+#: Of which services an account is kept.
 MODELS: dict[str, ReferenceModel] = {
     "orders": OrdersModel(),
     "inventory": InventoryModel(),

@@ -16,14 +16,14 @@ NAMED = 100
 
 
 class Evidence(Struct):
-    """What one context's log and store say, read once for all checkers.
+    """What one service's log and store say, read once for all checkers.
 
     ``chain`` holds the commits that readers take: those whose version fits. ``misfits`` are the
     others, each with the version that it should have followed; ``aborted`` are those that a
     transaction wrote and took back.
     """
 
-    context: str
+    service: str
     commits: list[Commit[Any]]
     chain: list[Commit[Any]]
     misfits: list[tuple[Commit[Any], int]]
@@ -49,7 +49,7 @@ def verdict(checked: int, violations: list[str]) -> Verdict:
 
 
 def together(verdicts: Iterable[Verdict]) -> Verdict:
-    """The same checker over several contexts."""
+    """The same checker over several services."""
     found = list(verdicts)
     return Verdict(
         all(v.ok for v in found),

@@ -36,7 +36,7 @@ from labkit.messages import Envelope, ReleaseParked, Token
 from labkit.ports.broker import Source
 from labkit.ports.failpoints import Failpoint
 from labkit.run.worker import Worker, calm_gc
-from labkit.services.contexts import CONTEXTS
+from labkit.services.services import CONTEXTS
 from labkit.write.bus import Sent
 
 SERVICES = ("orders", "inventory", "bank")
@@ -140,7 +140,7 @@ def _extras() -> list[FaultyWorker]:
     return [
         FaultyWorker(Worker("handler", "orders", 1), 0.10, 0.80, kill, Failpoint.HANDLER_OFFSETS),
         FaultyWorker(Worker("handler", "bank", 1), 0.15, 0.95, pause, Failpoint.HANDLER_DECIDED),
-        FaultyWorker(Worker("saga", "transfer", 1), 0.20, 0.75, kill, Failpoint.SAGA_SENT),
+        FaultyWorker(Worker("process", "transfer", 1), 0.20, 0.75, kill, Failpoint.PROCESS_SENT),
         FaultyWorker(
             Worker("projector", "inventory", 1), 0.25, 0.70, kill, Failpoint.PROJECTOR_APPLIED
         ),
@@ -154,8 +154,8 @@ def _lab(name: str, client: str, delivery: str) -> Iterator[Lab]:
     lab = Lab(
         name,
         client=client,
-        contexts=SERVICES,
-        sagas=PROCESSES,
+        services=SERVICES,
+        processes=PROCESSES,
         delivery=delivery,
         pay_within=PAY_WITHIN,
     )
@@ -181,8 +181,8 @@ def _drive(
     try:
         for number, call in enumerate(load):
             if call.command is None:
-                topic = lab.topic_name(f"{call.context}.commands")
-                put.append(Sent("", call.context, raw.send(topic, call.key.encode(), call.raw)))
+                topic = lab.topic_name(f"{call.service}.commands")
+                put.append(Sent("", call.service, raw.send(topic, call.key.encode(), call.raw)))
             else:
                 history.send(call.command, id=call.id, expected_version=call.expected_version)
                 counts.repeated += call.id in seen
@@ -252,11 +252,11 @@ def _release(lab: Lab, history: History) -> tuple[int, int, int]:
     no answer: if they are lost, and not only late, C1 sees that.
     """
     sent = []
-    for context in SERVICES:
-        for document in lab.store.find(CONTEXTS[context].states, {"dead": True}):
+    for service in SERVICES:
+        for document in lab.store.find(CONTEXTS[service].states, {"dead": True}):
             drop = document["parked"].startswith("not a message")
             release = ReleaseParked(document["_id"], drop=drop, head=document["held"][0])
-            sent.append(lab.bus.send(release, context=context))
+            sent.append(lab.bus.send(release, service=service))
     deadline = time.monotonic() + STILL_SECONDS
     tokens = [delivery.token() for delivery in sent]
     history.raw += tokens
@@ -282,10 +282,11 @@ def _wait_for_quiet(
         if time.monotonic() - looked < 1.0:
             continue
         open_ones = {
-            saga: len(lab.store.find(f"{saga}.instances", {"ended": False})) for saga in PROCESSES
+            process: len(lab.store.find(f"{process}.instances", {"ended": False}))
+            for process in PROCESSES
         }
         lags = [lab.lag(role, host) for role in ("handler", "projector") for host in SERVICES]
-        lags += [lab.lag("saga", saga) for saga in PROCESSES]
+        lags += [lab.lag("process", process) for process in PROCESSES]
         progress("answered", len(history) - history.unfinished, len(history))
         parked, released, unanswered = _release(lab, history)
         counts.released += released
@@ -306,47 +307,47 @@ def _wait_for_quiet(
 
 def _judge(lab: Lab, history: History) -> dict[str, Any]:
     adopted = adopt_commands(lab, history, SERVICES)
-    evidence = {context: gather(lab, context) for context in SERVICES}
+    evidence = {service: gather(lab, service) for service in SERVICES}
     verdicts: dict[str, list[Verdict]] = {}
-    for context in SERVICES:
-        for name, verdict in check(evidence[context], history).items():
+    for service in SERVICES:
+        for name, verdict in check(evidence[service], history).items():
             verdicts.setdefault(name, []).append(verdict)
-    instances = {saga: lab.store.find(f"{saga}.instances", {}) for saga in PROCESSES}
-    verdicts["C11"] = [invariants.sagas(list(history), evidence, instances)]
+    instances = {process: lab.store.find(f"{process}.instances", {}) for process in PROCESSES}
+    verdicts["C11"] = [invariants.processes(list(history), evidence, instances)]
     order = sorted(verdicts, key=lambda name: int(name[1:]))
     outcomes = Counter(c.outcome for e in evidence.values() for c in e.commits)
     return {
         "checkers": {n: msgspec.to_builtins(together(verdicts[n])) for n in order},
         "parked": sum(
-            len(lab.store.find(CONTEXTS[context].states, {"dead": True})) for context in SERVICES
+            len(lab.store.find(CONTEXTS[service].states, {"dead": True})) for service in SERVICES
         ),
         "ignored_commits": lab.ignored_commits(),
-        "saga_commands": adopted,
+        "process_commands": adopted,
         "commits": sum(len(e.commits) for e in evidence.values()),
         "aborted_commits": sum(len(e.aborted) for e in evidence.values()),
         "outcomes": dict(sorted(outcomes.items())),
-        "streams": {context: len(evidence[context].states) for context in SERVICES},
-        "instances": {saga: len(found) for saga, found in instances.items()},
+        "streams": {service: len(evidence[service].states) for service in SERVICES},
+        "instances": {process: len(found) for process, found in instances.items()},
     }
 
 
-def adopt_commands(lab: Lab, history: History, contexts: Iterable[str]) -> int:
+def adopt_commands(lab: Lab, history: History, services: Iterable[str]) -> int:
     """Take over what processes have sent, as it lies in the commands topics; how many there are."""
-    return sum(history.adopt(_commands(lab, context)) for context in contexts)
+    return sum(history.adopt(_commands(lab, service)) for service in services)
 
 
-def _commands(lab: Lab, context: str) -> Iterator[tuple[Token, Envelope[Any]]]:
+def _commands(lab: Lab, service: str) -> Iterator[tuple[Token, Envelope[Any]]]:
     """What lies in a commands topic, as far as it is a command to a service."""
-    source: Source = lab.log_broker.source(lab.topic_name(f"{context}.commands"))
+    source: Source = lab.log_broker.source(lab.topic_name(f"{service}.commands"))
     try:
         for partition in sorted(source.ends()):
             for records in read_partition(source, partition):
                 for record in records:
                     try:
-                        envelope = CONTEXTS[context].codec.decode_command(record.value)
+                        envelope = CONTEXTS[service].codec.decode_command(record.value)
                     except DecodeError:
                         continue
                     if not isinstance(envelope.body, ReleaseParked):
-                        yield Token(context, partition, record.offset), envelope
+                        yield Token(service, partition, record.offset), envelope
     finally:
         source.close()

@@ -10,9 +10,9 @@ NAME = "08_sagas"
 CLAIMS = ("takes effect once", "StockReleased, once", "No transaction spans two streams")
 
 SHIPPED = "an order that is paid is shipped, and so are its goods"
-NO_STOCK = "an order without goods is called off by the saga"
+NO_STOCK = "an order without goods is called off by the process"
 DEADLINE = "goods of an order that is not paid come back by themselves"
-ONCE = "a command that a killed saga sends twice takes effect once"
+ONCE = "a command that a killed process sends twice takes effect once"
 RANDOM = "with random ids it would take effect twice"
 MONEY = "money on its way is on no account, and none is lost"
 
@@ -66,7 +66,7 @@ plants.random_saga_ids = lambda: None
 """
 
 TWINS = {
-    "a stream forgets the ids of a saga": ("parameters", FORGETS_IDS, {ONCE}),
+    "a stream forgets the ids of a process": ("parameters", FORGETS_IDS, {ONCE}),
     "nobody gives the goods back": ("parameters", NO_RELEASE, {DEADLINE}),
     "nobody calls the order off": ("parameters", NO_CANCEL, {NO_STOCK}),
     "every sending has another id": (

@@ -1,6 +1,6 @@
-"""The bounded contexts: the messages of each, how it decides, and how it folds.
+"""The bounded services: the messages of each, how it decides, and how it folds.
 
-The table at the end says which context decides on which command.
+The table at the end says which service decides on which command.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from labkit.services import bank, catalog, inventory, orders
 
 
 class Context:
-    """One bounded context: its messages, its decisions, its fold.
+    """One bounded service: its messages, its decisions, its fold.
 
     ``fold`` is the schema version of the state; raising it makes handlers fold anew from the log.
     """
@@ -34,7 +34,7 @@ class Context:
     ) -> None:
         if set(get_args(commands)) != set(decide):
             odd = sorted(c.__name__ for c in set(get_args(commands)) ^ set(decide))
-            raise UsageError(f"context {name!r}: not exactly one decision for {', '.join(odd)}")
+            raise UsageError(f"service {name!r}: not exactly one decision for {', '.join(odd)}")
         self.name = name
         self.decide: Decisions = decide
         self.evolve = evolve
@@ -50,11 +50,11 @@ class Context:
         return f"{self.states}:{partition}"
 
 
-# --- The routing table: which context decides on which command, and how.
+# --- The routing table: which service decides on which command, and how.
 
 CONTEXTS: dict[str, Context] = {
-    context.name: context
-    for context in (
+    service.name: service
+    for service in (
         Context(
             "orders",
             commands=orders.COMMANDS,
@@ -92,17 +92,17 @@ CONTEXTS: dict[str, Context] = {
 }
 
 
-def route(contexts: Iterable[Context]) -> dict[type[Command], Context]:
-    """Which context a command goes to; a command that two of them claim is refused at start."""
+def route(services: Iterable[Context]) -> dict[type[Command], Context]:
+    """Which service a command goes to; a command that two of them claim is refused at start."""
     routes: dict[type[Command], Context] = {}
-    for context in contexts:
-        for command in context.decide:
+    for service in services:
+        for command in service.decide:
             if command in routes:
                 raise UsageError(
                     f"{command.__name__} is claimed by {routes[command].name!r} "
-                    f"and by {context.name!r}; leave it to one of them"
+                    f"and by {service.name!r}; leave it to one of them"
                 )
-            routes[command] = context
+            routes[command] = service
     return routes
 
 
