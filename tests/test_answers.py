@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from labkit.services.conditions import Plan, plan
 
 from labkit.ports.store import Change, Noticed
 from labkit.query.answer_cache import AnswerCache
-from labkit.services.conditions import Plan, plan
 
 
 def order(id: str) -> Plan:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from labkit.services.services import CONTEXTS, ROUTES, route
 
 from labkit.errors import TimedOut, UsageError
 from labkit.lab import Lab
@@ -13,7 +14,6 @@ from labkit.messages import MAX_COMMAND_BYTES, Answer, Command, ReleaseParked, T
 from labkit.services.bank import Deposit, OpenAccount
 from labkit.services.catalog import ListProduct
 from labkit.services.orders import PayOrder, PlaceOrder, ShipOrder
-from labkit.services.services import CONTEXTS, ROUTES, route
 from labkit.write import bus as bus_module
 from labkit.write.bus import CommandBus
 

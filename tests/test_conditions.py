@@ -6,12 +6,12 @@ import inspect
 from typing import Any
 
 import pytest
-
-from labkit.errors import UsageError
-from labkit.read.queries import Queries
 from labkit.services.conditions import QUERIES, plan, watched_by
 from labkit.services.services import CONTEXTS
 from labkit.services.views import PROJECTIONS
+
+from labkit.errors import UsageError
+from labkit.read.queries import Queries
 
 #: One way to ask each.
 PARAMS: dict[str, dict[str, Any]] = {

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given as any_of
 from hypothesis import settings
 from hypothesis import strategies as st
+from labkit.services.services import CONTEXTS
 
 from labkit.errors import Refused
 from labkit.messages import Command, Event
@@ -34,7 +35,6 @@ from labkit.services.bank import (
     Withdrawn,
 )
 from labkit.services.bounds import MAX_CENTS, MAX_KEY
-from labkit.services.services import CONTEXTS
 from labkit.testing import fold, specification
 
 BANK = CONTEXTS["bank"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from labkit.services.services import CONTEXTS
 
 from labkit.messages import Command, Event
 from labkit.services import catalog
@@ -16,7 +17,6 @@ from labkit.services.catalog import (
     ProductListed,
     RegisterCustomer,
 )
-from labkit.services.services import CONTEXTS
 from labkit.testing import fold, specification
 
 CATALOG = CONTEXTS["catalog"]

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given as any_of
 from hypothesis import settings
 from hypothesis import strategies as st
+from labkit.services.services import CONTEXTS
 from msgspec import Struct
 
 from labkit.errors import Refused, UsageError
@@ -63,7 +64,6 @@ from labkit.services.orders import (
     ReturnOrder,
     ShipOrder,
 )
-from labkit.services.services import CONTEXTS
 
 
 class Letter(Struct, frozen=True):

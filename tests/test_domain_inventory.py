@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given as any_of
 from hypothesis import settings
 from hypothesis import strategies as st
+from labkit.services.services import CONTEXTS
 
 from labkit.errors import Refused
 from labkit.messages import Command, Event
@@ -28,7 +29,6 @@ from labkit.services.inventory import (
     StockReserved,
     StockShipped,
 )
-from labkit.services.services import CONTEXTS
 from labkit.testing import fold, specification
 
 INVENTORY = CONTEXTS["inventory"]

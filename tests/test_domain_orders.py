@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given as any_of
 from hypothesis import settings
 from hypothesis import strategies as st
+from labkit.services.services import CONTEXTS
 
 from labkit.errors import Refused, UsageError
 from labkit.messages import Command, Commit, Event, encode
@@ -30,7 +31,6 @@ from labkit.services.orders import (
     ReturnOrder,
     ShipOrder,
 )
-from labkit.services.services import CONTEXTS
 from labkit.testing import fold, specification
 
 ORDERS = CONTEXTS["orders"]

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from labkit.services.services import CONTEXTS, Context, route
+from labkit.services.views import PROJECTIONS
 
 from labkit.adapters.memory import MemoryBroker
 from labkit.adapters.memory_store import MemoryStore
@@ -25,8 +27,6 @@ from labkit.read.projector import Projector
 from labkit.services import catalog, orders
 from labkit.services.catalog import ListProduct
 from labkit.services.orders import CancelOrder, PayOrder, PlaceOrder, ShipOrder
-from labkit.services.services import CONTEXTS, Context, route
-from labkit.services.views import PROJECTIONS
 from labkit.write import stream_state
 from labkit.write.handler import Handler
 from tests.test_checkers import assert_green, mixed, send
@@ -662,7 +662,7 @@ class World:
         if (role, slot) not in self.parts:
             lab = self.lab
             commands, events = (lab.topic_name(f"orders.{k}") for k in ("commands", "events"))
-            group = lab.group(role, "orders")
+            group = lab.of.group(role, "orders")
             if role == "handler":
                 log = lab.broker.log(commands, events, group, f"{group}-{slot}")
                 made: Any = Handler(

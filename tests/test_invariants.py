@@ -61,7 +61,7 @@ def run(lab: Lab) -> History:
 def settle(lab: Lab, history: History) -> None:
     for _ in range(12):
         for role in ("handler", "projector", "process"):
-            for host in lab.hosts(role):
+            for host in lab.instances_of(role):
                 lab.by_hand(role, host).step(0)  # type: ignore[arg-type]
     history.settle(0.01)
 

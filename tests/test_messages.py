@@ -10,6 +10,7 @@ import pytest
 from bson import Int64
 from hypothesis import given
 from hypothesis import strategies as st
+from labkit.services.services import CONTEXTS
 
 from labkit.errors import DecodeError
 from labkit.messages import (
@@ -29,7 +30,6 @@ from labkit.messages import (
 from labkit.read.freshness import Fresh, Version
 from labkit.services import orders
 from labkit.services.orders import OrderPaid, PayOrder, PlaceOrder, ShipOrder
-from labkit.services.services import CONTEXTS
 
 CODEC = CONTEXTS["orders"].codec
 PLACE = PlaceOrder("o1", "ann", "1997-01-31", 2, 1_499)

@@ -7,6 +7,7 @@ from contextlib import closing
 from typing import Any
 
 import pytest
+from labkit.services.notices import FEW, NOTICES, of_inventory, of_orders
 
 from labkit import stack
 from labkit.lab import Lab
@@ -21,7 +22,6 @@ from labkit.services.inventory import (
     StockReceived,
     StockReserved,
 )
-from labkit.services.notices import FEW, NOTICES, of_inventory, of_orders
 from labkit.services.orders import CancelOrder, OrderCancelled, OrderPlaced, PlaceOrder
 
 DAY = "1997-01-31"
@@ -196,5 +196,5 @@ def test_on_real_servers_with_a_notifier_that_is_killed(servers: stack.Servers) 
 
 def test_the_contexts_that_tell_are_known() -> None:
     with Lab(backend="memory") as lab:
-        assert lab.hosts("notifier") == ("orders",)
+        assert lab.instances_of("notifier") == ("orders",)
     assert set(NOTICES) == {"orders", "inventory"}

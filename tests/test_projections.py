@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from labkit.services.services import CONTEXTS
+from labkit.services.views import PROJECTIONS, OrderViews
 from msgspec import structs
 
 from labkit.adapters.memory import MemoryBroker
@@ -17,8 +19,6 @@ from labkit.ports.store import Checkpoint, Document, Writes
 from labkit.read.projector import Projector
 from labkit.read.unit_of_work import UnitOfWork
 from labkit.services.orders import OrderCancelled, OrderPaid, OrderPlaced
-from labkit.services.services import CONTEXTS
-from labkit.services.views import PROJECTIONS, OrderViews
 
 ORDERS = CONTEXTS["orders"]
 VIEW = PROJECTIONS["orders"]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from labkit.services.views import PROJECTIONS, OrderViews
 from msgspec import structs
 
 from labkit import stack
@@ -24,9 +25,8 @@ from labkit.lab import Lab
 from labkit.read.freshness import LINEARIZABLE, Fresh
 from labkit.read.rebuild import Rebuild
 from labkit.read.sessions import Session
-from labkit.services.catalog import ListProduct
-from labkit.services.orders import PayOrder, PlaceOrder
-from labkit.services.views import PROJECTIONS, OrderViews
+from labkit.services.catalog import ListProduct, Products
+from labkit.services.orders import OrderById, OrdersSeen, PayOrder, PlaceOrder
 from tests.test_cli import labkit, refused
 
 VIEW = "orders.view"
@@ -89,8 +89,8 @@ def test_the_new_generation_equals_the_old_one_and_serves(lab: Lab) -> None:
     show(lab)
     rebuild.switch()
     assert lab.where(OrderViews.orders) == "orders.view.orders@1"
-    assert lab.queries.order("late") is not None, "the old one showed it already"
-    assert lab.queries.orders_seen() == 21
+    assert lab.ask(OrderById("late")) is not None, "the old one showed it already"
+    assert lab.ask(OrdersSeen()) == 21
     rebuild.drop_old()
     rebuild.close()
     assert "orders.view.orders" not in lab.store.collections()
@@ -143,7 +143,7 @@ def test_two_views_are_kept_apart(lab: Lab) -> None:
     lab.rebuild_view(VIEW, keep=0)
     lab.rebuild_view(VIEW, keep=0)
     assert lab.where(OrderViews.orders) == "orders.view.orders@2"
-    assert lab.queries.orders_seen() == 1
+    assert lab.ask(OrdersSeen()) == 1
 
 
 def test_what_was_cancelled_goes_on_where_it_was(lab: Lab) -> None:
@@ -160,7 +160,7 @@ def test_what_was_cancelled_goes_on_where_it_was(lab: Lab) -> None:
     assert second.generation == 1
     assert at_once.applied + progress.applied == 13, "nothing was read twice"
     second.switch()
-    assert lab.queries.orders_seen() == 13
+    assert lab.ask(OrdersSeen()) == 13
     second.close()
     third = lab.rebuild(VIEW, anew=True)
     while (progress := third.step()).done < progress.total:
@@ -194,7 +194,7 @@ def test_of_two_rebuilds_the_later_one_goes_on(lab: Lab) -> None:
     with pytest.raises(Fenced, match=r"another rebuild of 'orders.view' was begun"):
         first.switch()
     second.switch()
-    assert lab.queries.orders_seen() == 1
+    assert lab.ask(OrdersSeen()) == 1
     first.close()
     second.close()
 
@@ -206,10 +206,10 @@ def test_the_switch_waits_for_what_the_old_one_has(lab: Lab) -> None:
     place(lab, "o2")
     show(lab)
     session = Session(lab.queries)
-    assert session.order("o2") is not None
+    assert session.ask(OrderById("o2")) is not None
     rebuild.switch()
-    assert session.order("o2") is not None
-    assert lab.queries.order("o2", Fresh(timeout=0)) is not None
+    assert session.ask(OrderById("o2")) is not None
+    assert lab.ask(OrderById("o2"), fresh=Fresh(timeout=0)) is not None
     rebuild.close()
 
 
@@ -231,7 +231,7 @@ def test_a_generation_that_parks_more_does_not_serve(
         with pytest.raises(CheckFailed, match="cannot apply 1 streams that the old"):
             rebuild.switch()
         rebuild.close()
-    assert lab.queries.order("o1", LINEARIZABLE) is not None
+    assert lab.ask(OrderById("o1"), fresh=LINEARIZABLE) is not None
     assert lab.where(OrderViews.orders) == OrderViews.orders
 
 
@@ -277,7 +277,7 @@ def test_a_rebuild_beside_workers_and_writers_loses_nothing() -> None:
             nonlocal reads
             most = 0
             while not stop.is_set():
-                seen = session.orders_seen()
+                seen = session.ask(OrdersSeen())
                 if seen < most:
                     trouble.append((seen, most))
                 most, reads = seen, reads + 1
@@ -301,12 +301,12 @@ def test_a_rebuild_beside_workers_and_writers_loses_nothing() -> None:
         history.settle()
         stop.set()
         reader.join()
-        lab.queries.order("o1", Fresh("linearizable", timeout=30))
+        lab.ask(OrderById("o1"), fresh=Fresh("linearizable", timeout=30))
         assert trouble == []
         assert reads > 100
         verdicts = check_all(lab, history)
         assert {name: v.violations for name, v in verdicts.items() if not v.ok} == {}
-        assert lab.queries.orders_seen() == 300
+        assert lab.ask(OrdersSeen()) == 300
         lab.drop()
 
 
@@ -328,7 +328,7 @@ def test_a_rebuild_by_the_command_line_is_cancelled_and_goes_on(
         for n in range(count):
             lab.bus.send(ListProduct(f"p{n}", "a pen", 5))
         lab.bus.flush()
-        lab.queries.products(fresh=Fresh("linearizable", timeout=90))
+        lab.ask(Products(), fresh=Fresh("linearizable", timeout=90))
         command = ["rebuild", "catalog.view", "--run", lab.run, "--json", str(file)]
         begun = subprocess.Popen(
             [sys.executable, "-m", "labkit", *command], stderr=subprocess.PIPE, text=True
@@ -356,7 +356,7 @@ def test_a_rebuild_by_the_command_line_is_cancelled_and_goes_on(
         assert lab.store.count(built) == count
         assert lab.where("catalog.view.entries") == built
         lab.bus.execute(ListProduct("late", "a pen", 5))
-        assert len(lab.queries.products(fresh=Fresh("linearizable", timeout=60))) == count + 1
+        assert len(lab.ask(Products(), fresh=Fresh("linearizable", timeout=60))) == count + 1
         assert lab.ignored_commits() == 0
         again = labkit(*command)
         assert "went on" not in again.stdout

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from labkit.services.services import CONTEXTS, Context
 from msgspec import Struct
 
 from labkit import stack
@@ -18,7 +19,6 @@ from labkit.log.event_log import EPOCH, EventLog
 from labkit.messages import Command, Event
 from labkit.ports.failpoints import Crash, Failpoint, armed
 from labkit.services.catalog import ChangePrice, ListProduct
-from labkit.services.services import CONTEXTS, Context
 from labkit.write.handler import Handler
 from tests.test_handlers import Rig
 from tests.test_waiting import START, Calendar
@@ -407,7 +407,7 @@ def test_snapshots_on_real_servers(servers: stack.Servers, client: str) -> None:
     service = CONTEXTS["catalog"]
     with Lab(services=["catalog"], client=client) as lab:
         commands, events = (lab.topic_name(f"catalog.{kind}") for kind in ("commands", "events"))
-        group = lab.group("handler", "catalog")
+        group = lab.of.group("handler", "catalog")
 
         def made() -> Handler:
             written = lab.broker.log(commands, events, group, f"{group}-0")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from labkit.services.services import Context
 
 from labkit.errors import Transient
 from labkit.log import partition
@@ -16,7 +17,6 @@ from labkit.log.partition import fetch_records
 from labkit.messages import MAX_COMMAND_BYTES, Command, Envelope, ReleaseParked, encode
 from labkit.services import orders
 from labkit.services.orders import PayOrder, ShipOrder
-from labkit.services.services import Context
 from labkit.write import decisions, handler
 from labkit.write.decisions import DAY_MS, FIRST_RETRY_MS, MAX_TRIES
 from labkit.write.handler import Handler

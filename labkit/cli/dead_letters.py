@@ -129,7 +129,7 @@ def _replay_reader(lab: str, run: str, by: str, stream: str | None) -> None:
         stuck = []
         for name in parked if stream is None else [stream]:
             try:
-                count = held.replay_reader(by, name)
+                count = held.parts.replay_reader(by, name)
             except Parked as no:
                 stuck.append(str(no))
             else:

@@ -28,11 +28,10 @@ from labkit.cli.sweep import sweep
 from labkit.errors import CheckFailed, LabkitError, UsageError
 from labkit.experiments.results import check_writable, save, to_json
 from labkit.ports import failpoints
-from labkit.ports.broker import DELIVERIES
 from labkit.run.run import ROLES
-from labkit.run.settings import CLIENTS, DEFAULTS, LOGS, WRITE_CONCERNS, Settings
+from labkit.run.settings import CLIENTS, DEFAULTS, Settings
 from labkit.run.wiring import make_worker
-from labkit.run.worker import Worker, work
+from labkit.run.worker import work
 
 if TYPE_CHECKING:
     from labkit.experiments.demo import Demo
@@ -58,36 +57,15 @@ def run(
     role: Annotated[str, typer.Argument(help=", ".join(ROLES))],
     run: Annotated[str, typer.Option(help="The run to join; `labkit status` lists them.")],
     lab: Annotated[str, typer.Option(help="The lab (its servers).")] = "lab",
-    service: Annotated[str, typer.Option(help="The service; of a process, its name.")] = "orders",
+    service: Annotated[
+        str | None, typer.Option(help="The service, or the process; needed if there are several.")
+    ] = None,
     slot: Annotated[
         int | None,
         typer.Option(min=0, help="Never shared by two live workers; by default one of its own."),
     ] = None,
-    client: Annotated[str, typer.Option(help=" or ".join(CLIENTS))] = DEFAULTS.client,
-    log: Annotated[str, typer.Option(help=" or ".join(LOGS))] = DEFAULTS.log,
-    partitions: Annotated[int, typer.Option(help="Of the run's topics.")] = DEFAULTS.partitions,
-    delivery: Annotated[str, typer.Option(help=", ".join(DELIVERIES))] = DEFAULTS.delivery,
-    batch_size: Annotated[
-        int, typer.Option(help="Commands in one transaction, at most.")
-    ] = DEFAULTS.batch_size,
-    linger: Annotated[
-        float, typer.Option(help="Seconds to wait for a batch to fill.")
-    ] = DEFAULTS.linger,
-    every: Annotated[
-        float, typer.Option(help="Scheduled mode: seconds between two batches.")
-    ] = DEFAULTS.every,
-    pay_within: Annotated[
-        float, typer.Option(help="Seconds that reserved goods wait for their payment.")
-    ] = DEFAULTS.pay_within,
-    cache: Annotated[
-        int, typer.Option(help="Answers that a query handler holds; 0: it reads each.")
-    ] = DEFAULTS.cache,
-    write_concern: Annotated[
-        str, typer.Option(help=f"Of a projector: {' or '.join(WRITE_CONCERNS)}.")
-    ] = DEFAULTS.write_concern,
 ) -> None:
     """One worker of a run, until its standard input ends or SIGTERM comes."""
-    worker = Worker(role, service, secrets.randbelow(10**9) if slot is None else slot)
     if role not in ROLES:
         raise UsageError(f"role must be one of {', '.join(ROLES)}, got {role!r}")
     failpoints.arm_from_environment(os.environ)
@@ -95,23 +73,12 @@ def run(
         from labkit.experiments.verify.planted_bugs import plant_from_environment
 
         plant_from_environment()
-    settings = Settings(
-        client=client,
-        log=log,
-        partitions=partitions,
-        delivery=delivery,  # type: ignore[arg-type]  # checked with the rest
-        batch_size=batch_size,
-        linger=linger,
-        every=every,
-        pay_within=pay_within,
-        cache=cache,
-        write_concern=write_concern,
-    )
-    held, make = make_worker(lab, run, settings, worker)
+    number = secrets.randbelow(10**9) if slot is None else slot
+    worker, joined, make = make_worker(lab, run, role, service, number)
     try:
-        work(make, worker.name, every)
+        work(make, worker.name, joined.settings.every)
     finally:
-        held.close()
+        joined.close()
 
 
 @app.command()

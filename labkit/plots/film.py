@@ -58,6 +58,7 @@ class Trace(msgspec.Struct, frozen=True):
     applied``; the last ones may be missing. ``version`` is the stream's, after the command.
     """
 
+    service: str
     stream: str
     command: str
     events: tuple[str, ...]
@@ -72,23 +73,25 @@ class Trace(msgspec.Struct, frozen=True):
     @classmethod
     def of(
         cls,
-        order: dict[str, Any],
+        service: str,
+        document: dict[str, Any],
         sent: list[dict[str, Any]],
         made: list[dict[str, Any]],
         partitions: int,
     ) -> Trace:
-        """The trace of the newest message in an order's view document.
+        """The trace of the newest message in a stream's view document.
 
         ``sent`` and ``made`` are the rows of the commands and the events topic, as ``Lab.peek``
         gives them. A commit carries the place of its command; its id alone may stand in repeats.
         """
-        at = order["trace"]
+        at = document["trace"]
         place = (at["partition"], at["command"])
         (command,) = [r["value"] for r in sent if (r["partition"], r["offset"]) == place]
         (row,) = [r for r in made if (r["value"]["partition"], r["value"]["offset"]) == place]
         commit = row["value"]
         return cls(
-            stream=order["_id"],
+            service=service,
+            stream=document["_id"],
             command=command["body"]["type"],
             events=tuple(event["type"] for event in commit["events"]),
             outcome=commit["outcome"],
@@ -96,7 +99,7 @@ class Trace(msgspec.Struct, frozen=True):
             partition=at["partition"],
             command_offset=at["command"],
             event_offset=row["offset"],
-            version=order["version"],
+            version=document["version"],
             instants={stage: at[stage] for stage in INSTANTS},
         )
 
@@ -185,7 +188,8 @@ class _Drawing:
         """The whole document."""
         self.header()
         self.boxes()
-        for left, topic in ((COMMANDS, "orders.commands"), (EVENTS, "orders.events")):
+        name = self.trace.service
+        for left, topic in ((COMMANDS, f"{name}.commands"), (EVENTS, f"{name}.events")):
             self.topic(left, topic)
         self.view()
         self.message()
@@ -313,7 +317,7 @@ class _Drawing:
             seen = "applied" in trace.instants
             now, time = (f"version {trace.version:,}", time) if seen else ("not yet", 0)
         self.text(VIEW + WIDE / 2, TOP - 21, "MongoDB view", BOLD + MIDDLE, 13)
-        self.text(VIEW + WIDE / 2, TOP - 6, "orders.view.orders", MUTED + MIDDLE, 11)
+        self.text(VIEW + WIDE / 2, TOP - 6, f"{self.trace.service}.view", MUTED + MIDDLE, 11)
         self.text(VIEW + 8, TOP + 17, _fit(f"_id: {trace.stream}", WIDE - 14, 11), "", 11)
         was = f"version {before:,}" if before > 0 else "absent"
         self.text(VIEW + 8, TOP + 32, f"was: {was}", MUTED, 11)

@@ -26,7 +26,7 @@ from labkit.experiments.load import arrivals
 from labkit.experiments.results import versions
 from labkit.lab import Lab
 from labkit.messages import Envelope, encode
-from labkit.services.orders import OrderPlaced, place
+from labkit.services.orders import OrderPlaced, OrdersSeen, Revenue, place
 
 CONTEXT = "orders"
 
@@ -106,7 +106,7 @@ def preload(lab: Lab, count: int, lap: int | None) -> int:
 def wrong(lab: Lab, count: int, cents: int) -> list[str]:
     """What is not as it must be, by the store and by the workers, which still run."""
     found = []
-    seen, months = lab.queries.orders_seen(), lab.queries.revenue_by_month()
+    seen, months = lab.ask(OrdersSeen()), lab.ask(Revenue())
     summed = sum(month["orders"] for month in months), sum(month["cents"] for month in months)
     if (seen, *summed) != (count, count, cents):
         found.append(
@@ -120,7 +120,7 @@ def wrong(lab: Lab, count: int, cents: int) -> list[str]:
         for worker in lab.workers()
         if worker.restarts
     ]
-    again = sorted(c.id for c in lab.checkpoints() if c.epoch > 1)
+    again = sorted(c.id for c in lab.positions.checkpoints() if c.epoch > 1)
     if again:
         found.append(f"{', '.join(again)} had more than one owner")
     return found

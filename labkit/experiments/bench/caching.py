@@ -29,6 +29,7 @@ from labkit.experiments.results import load_average, machine, versions
 from labkit.lab import Lab
 from labkit.messages import Result
 from labkit.run.worker import calm_gc
+from labkit.services.bank import AccountById
 
 #: Answers that the handler holds at most: all that are asked for fit.
 CACHE = 10_000
@@ -124,7 +125,7 @@ def _side(name: str, client: str, size: int, seed: int) -> Iterator[Side]:
             with process(deposits, settings_of(lab), seed, LOAD_PER_SECOND) as loading:
                 hear(lab, loading)
                 side = Side(lab, loading, HdrHistogram(*RANGE), [])
-                lab.query_bus.ask("account", account=_account(0), timeout=PATIENCE_SECONDS)
+                lab.query_bus.ask(AccountById(account=_account(0)), timeout=PATIENCE_SECONDS)
                 yield side
         finally:
             lab.drop()
@@ -142,7 +143,7 @@ def _many(side: Side, count: int, rng: Random) -> None:
     while under_way or sent < count:
         while sent < count and len(under_way) < WINDOW:
             account = _account(rng.randrange(LOAD_ACCOUNTS))
-            under_way.add(bus.send("account", timeout=PATIENCE_SECONDS, account=account).id)
+            under_way.add(bus.send(AccountById(account=account), timeout=PATIENCE_SECONDS).id)
             sent += 1
         for result in bus.hear(0.05):
             bus.forget(result.id)
@@ -159,9 +160,9 @@ def _one_by_one(side: Side, count: int, rng: Random) -> None:
     lab = side.lab
     for _ in range(count):
         account = _account(rng.randrange(LOAD_ACCOUNTS))
-        seen = lab.queries.account(account) or {"version": 0}
+        seen = lab.ask(AccountById(account)) or {"version": 0}
         began = time.monotonic()
-        question = lab.query_bus.send("account", timeout=PATIENCE_SECONDS, account=account)
+        question = lab.query_bus.send(AccountById(account=account), timeout=PATIENCE_SECONDS)
         try:
             shown = lab.query_bus.answer(question) or {"version": 0}
         except LabkitError:

@@ -29,7 +29,7 @@ def handler_of(
     service: Context, lab: Lab, through: Lab, snapshot_every: int, **options: Any
 ) -> Handler:
     """A handler of ``lab``'s run, by hand, on the client of ``through``."""
-    group = lab.group("handler", service.name)
+    group = lab.of.group("handler", service.name)
     commands, events = (lab.topic_name(f"{service.name}.{kind}") for kind in ("commands", "events"))
     log = through.broker.log(commands, events, group, f"{group}-0")
     return Handler(service, log, lab.store, snapshot_every=snapshot_every, **options)
@@ -39,7 +39,7 @@ def handler_of(
 def filling(service: Context, lab: Lab) -> Iterator[Callable[..., None]]:
     """Sends commands and handles them, as fast as it goes."""
     with Lab(
-        lab.name, run=lab.run, client=fill_client(lab.client), services=[service.name]
+        lab.name, run=lab.run, client=fill_client(lab.settings.client), services=[service.name]
     ) as through:
 
         def handle(

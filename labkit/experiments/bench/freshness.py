@@ -44,7 +44,7 @@ from labkit.lab import Lab
 from labkit.messages import Answer, Token
 from labkit.read.freshness import LINEARIZABLE, STRATEGIES, Fresh, Strategy, Version
 from labkit.run.worker import calm_gc
-from labkit.services.bank import Deposit, OpenAccount
+from labkit.services.bank import AccountById, Deposit, OpenAccount
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -137,7 +137,7 @@ def freshness(
             try:
                 lab.start()
                 report(f"run {lab.run}: {tries:,} tries of each strategy by {clients} clients")
-                found["versions"] = versions(lab.server_versions(), lab.client)
+                found["versions"] = versions(lab.server_versions(), lab.settings.client)
                 began = time.monotonic()
                 reports, load = _run(lab, clients, tries, seed, progress)
                 found["seconds"] = round(time.monotonic() - began, 1)
@@ -171,7 +171,7 @@ def sample(lab: Lab, tries: int, seed: int, pauses_ms: Sequence[int] = ()) -> pd
     ):
         hear(lab, load)
         client = Client("client", lab, second, rng)
-        lab.queries.account("none", LINEARIZABLE)  # the first one opens a reader
+        lab.ask(AccountById("none"), fresh=LINEARIZABLE)  # the first one opens a reader
         for round in range(tries):
             for strategy, pause in rng.sample(ways, len(ways)):
                 of_another = strategy == "linearizable" and round % 2 == 1
@@ -329,7 +329,10 @@ class Client:
         if pause_ms:
             time.sleep(pause_ms / 1e3)
         try:
-            shown = self._lab.queries.account(account, fresh) or {"balance": 0, "version": 0}
+            shown = self._lab.queries.ask(AccountById(account), fresh=fresh) or {
+                "balance": 0,
+                "version": 0,
+            }
         except TimedOut:
             tally.timeouts += 1
             took = time.monotonic_ns() - began

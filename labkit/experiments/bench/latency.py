@@ -49,7 +49,7 @@ from labkit.messages import Envelope, encode, new_id
 from labkit.read.freshness import LINEARIZABLE, Fresh
 from labkit.run.settings import DEFAULTS
 from labkit.run.worker import calm_gc
-from labkit.services.orders import PlaceOrder
+from labkit.services.orders import OrderById, OrdersById, PlaceOrder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -117,7 +117,7 @@ def _run(lab: Lab, rounds: int, count: int, seed: int, progress: Progress) -> pd
     lab.start()
     job = _job(lab)
     lab.broker.create({job.commands: job.partitions, job.events: job.partitions})
-    loop, requester = SIDES[lab.client]
+    loop, requester = SIDES[lab.settings.client]
     dice, rows = Random(seed), []
     block = WARM_UP + count
     sent, commands = 0, (WARM_ROUNDS + rounds) * len(KINDS) * block
@@ -174,7 +174,9 @@ class Tries:
         answer = self._lab.bus.answer(token, PATIENCE_SECONDS)
         ended = time.monotonic_ns()
         # The next command is not to run beside this one's way into the view.
-        self._lab.queries.order(order.order_id, Fresh("token", (token,), PATIENCE_SECONDS))
+        self._lab.queries.ask(
+            OrderById(order.order_id), fresh=Fresh("token", (token,), PATIENCE_SECONDS)
+        )
         return _row(order, began, ended, answer.accepted, acked)
 
     def visible(self, order: PlaceOrder) -> dict[str, Any]:
@@ -183,7 +185,7 @@ class Tries:
         token = self._lab.bus.send(order).token(PATIENCE_SECONDS)
         acked = time.monotonic_ns()
         fresh = Fresh("token", (token,), PATIENCE_SECONDS)
-        found = self._lab.queries.order(order.order_id, fresh)
+        found = self._lab.queries.ask(OrderById(order.order_id), fresh=fresh)
         ended = time.monotonic_ns()
         return _row(order, began, ended, found is not None, acked)
 
@@ -212,9 +214,11 @@ def _with_stages(lab: Lab, samples: pd.DataFrame) -> pd.DataFrame:
     """And for labkit's commands when they were polled, decided, fetched and applied, in ms from
     ``began``, by the trace that the view keeps of each order."""
     ours = samples.loc[samples["kind"] != "bare", "order"].tolist()
-    seen = lab.queries.orders(ours, LINEARIZABLE)
+    seen = lab.ask(OrdersById(list(ours)), fresh=LINEARIZABLE)
     if missing := len(ours) - len(seen):
-        raise StackError(f"{missing} of {len(ours)} orders are not in the view; see {lab.logs()}")
+        raise StackError(
+            f"{missing} of {len(ours)} orders are not in the view; see {lab.of.logs()}"
+        )
     for stage in STAGES[1:]:
         samples[f"{stage}_ms"] = [
             (seen[order]["trace"][stage] - began) / 1e6 if order in seen else None

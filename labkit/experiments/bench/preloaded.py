@@ -132,7 +132,7 @@ def drain(
 
 def fast(lab: Lab) -> Lab:
     """The same run, on the fastest client that is there: for what is not measured."""
-    settings = settings_of(lab) | {"client": fill_client(lab.client)}
+    settings = settings_of(lab) | {"client": fill_client(lab.settings.client)}
     return Lab(**settings, start=False)
 
 
@@ -149,7 +149,7 @@ def _wait_until_shared(lab: Lab, workers: int, marks: Path) -> None:
             if time.monotonic() > deadline:
                 raise TimedOut(
                     f"of {lab.partitions} partitions {workers} {role}s own {owned} after "
-                    f"{READY_SECONDS:g} s; see {lab.logs()}"
+                    f"{READY_SECONDS:g} s; see {lab.of.logs()}"
                 )
             time.sleep(HELD_SECONDS)
 
@@ -227,7 +227,7 @@ def _observe(pipe: Connection, settings: dict[str, Any]) -> None:
     """Looks at a steady rate, each told at once, until the other end is closed."""
     with Lab(**settings, start=False) as lab:
         meter = Meter(lab)
-        topic, group = lab.topic_name(f"{CONTEXT}.commands"), lab.group("handler", CONTEXT)
+        topic, group = lab.topic_name(f"{CONTEXT}.commands"), lab.of.group("handler", CONTEXT)
 
         def look(_: int) -> None:
             committed = lab.log_broker.committed(topic, group)
@@ -246,7 +246,7 @@ class Meter:
     """What workers and servers use by role, as far as they are processes of this host."""
 
     def __init__(self, lab: Lab) -> None:
-        self._registry = lab.registry()
+        self._registry = lab.of.registry()
         self._seconds: dict[tuple[str, int], float] = {}
         servers = stack.status(lab.name)["servers"]
         self._servers = [(s["name"], s["pid"]) for s in servers if s.get("pid")]
@@ -293,13 +293,13 @@ def _follow(
         if still > QUIET_SECONDS:
             raise TimedOut(
                 f"{look.visible} of {total} commands are visible, then nothing moved for "
-                f"{QUIET_SECONDS:g} s; see {lab.logs()}"
+                f"{QUIET_SECONDS:g} s; see {lab.of.logs()}"
             )
 
 
 def _behind(lab: Lab) -> bool:
     """Asked in the order of a message: who has nothing left gets nothing more."""
-    roles = ("handler", *(["relay"] if lab.hosts("relay") else []), "projector")
+    roles = ("handler", *(["relay"] if lab.instances_of("relay") else []), "projector")
     return any(lab.lag(role, CONTEXT) for role in roles)
 
 

@@ -40,7 +40,7 @@ from labkit.lab import Lab
 from labkit.read.freshness import LINEARIZABLE, Fresh
 from labkit.read.rebuild import CLOSE
 from labkit.run.worker import calm_gc
-from labkit.services.bank import OpenAccount
+from labkit.services.bank import AccountById, Balances, OpenAccount
 from labkit.services.services import CONTEXTS
 from labkit.services.views import PROJECTIONS, BankViews
 
@@ -108,7 +108,7 @@ def rebuild(
         }
         with Lab(name, client=client, services=[CONTEXT]) as lab:
             try:
-                found["versions"] = versions(lab.server_versions(), lab.client)
+                found["versions"] = versions(lab.server_versions(), lab.settings.client)
                 report(f"run {lab.run}: {events:,} accounts")
                 found |= _measure(lab, events, rounds, probes, progress)
                 found["checkers"] = {"C9": _c9(lab)}
@@ -266,7 +266,7 @@ def _probe(pipe: Connection, settings: dict[str, Any], events: int) -> None:
             account = f"a{rng.randrange(events)}"
             began = time.monotonic()
             try:
-                shown = lab.queries.account(account, Fresh())
+                shown = lab.ask(AccountById(account), fresh=Fresh())
                 why = "" if shown and shown["_id"] == account else f"{account!r}: {shown}"
             except LabkitError as error:
                 why = f"{account!r}: {error}"
@@ -284,7 +284,7 @@ def _probe(pipe: Connection, settings: dict[str, Any], events: int) -> None:
 
 def _c9(lab: Lab) -> dict[str, Any]:
     """Once the view shows all that was written; the replies are those of the log."""
-    lab.queries.balances(limit=1, fresh=Fresh(LINEARIZABLE.strategy, timeout=PATIENCE_SECONDS))
+    lab.ask(Balances(limit=1), fresh=Fresh(LINEARIZABLE.strategy, timeout=PATIENCE_SECONDS))
     history = History()
     adopt_commands(lab, history, [CONTEXT])
     evidence = gather(lab, CONTEXT)

@@ -110,7 +110,7 @@ def restart(
         }
         with _lab(name, client) as lab:
             found["versions"] = versions(
-                lab.server_versions(), "kafka-python", fill_client(lab.client)
+                lab.server_versions(), "kafka-python", fill_client(lab.settings.client)
             )
             report(f"run {lab.run}: one stream of {sizes.events + sizes.events_after:,} events")
             found |= _long_stream(lab, sizes, progress)

@@ -183,11 +183,11 @@ def offer(
     everything = _rows(lab, plan, beginning, acked, heard, listener.watch)
     report: dict[str, Any] = {
         "run": lab.run,
-        "client": lab.client,
+        "client": lab.settings.client,
         "settings": {"plan": arrivals.shape(plan), "lab": structs.asdict(lab.settings)}
         | {"workers": dict(Counter(worker.role for worker in lab.workers()))},
         "seed": plan.seed,
-        "versions": versions(lab.server_versions(), lab.client),
+        "versions": versions(lab.server_versions(), lab.settings.client),
         "ability": structs.asdict(ready.ability),
         "observer": cost(looks, window),
         "core_shares": {

@@ -109,7 +109,7 @@ def run(name: str, contestant: Contestant, full: bool, load: Preloaded, number: 
     view = contestant.full_view if full else contestant.view
     with passing(name) as lab:
         assert lab.servers is not None
-        lab.prepare(LEAN)
+        lab.of.prepare(LEAN)
         job = Job(
             bootstrap=lab.servers.bootstrap,
             mongo_uri=lab.servers.mongo_uri,

@@ -133,7 +133,7 @@ def verify_queries(
                     "handlers": HANDLERS,
                     "partitions": lab.partitions,
                 },
-                "versions": versions(lab.server_versions(), lab.client),
+                "versions": versions(lab.server_versions(), lab.settings.client),
                 "machine": machine(),
                 "stack": servers.kind,
             }

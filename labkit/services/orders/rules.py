@@ -16,20 +16,32 @@ was promised before, and no fold ever looks at the tables.
 from __future__ import annotations
 
 from datetime import date
-from functools import lru_cache
 from typing import Literal
 
 from msgspec import Struct, structs
 
 from labkit.errors import Refused
-from labkit.messages import Command, Decisions, Event, Upcasts
-from labkit.services.bounds import MAX_CENTS, MAX_QUANTITY, check_id, check_within
+from labkit.messages import Decisions, Event, State
+from labkit.services.orders.messages import (
+    CancelOrder,
+    CancelUnpaid,
+    OrderCancelled,
+    OrderCommand,
+    OrderPaid,
+    OrderPlaced,
+    OrderReturned,
+    OrderShipped,
+    PayOrder,
+    PlaceOrder,
+    ReturnOrder,
+    ShipOrder,
+)
 
 Status = Literal["placed", "shipped", "cancelled", "returned"]
 Payment = Literal["unpaid", "paid", "refunded"]
 
 
-class Order(Struct, frozen=True, gc=False):
+class OrderState(State, frozen=True):
     """The state that decisions need."""
 
     customer_id: str
@@ -68,143 +80,10 @@ def rules(day: str) -> Rules:
     return next(rule for rule in reversed(RULES) if rule.since <= day)
 
 
-# --- commands
-
-
-class OrderCommand(Command, frozen=True):
-    """Any command to an order."""
-
-    order_id: str
-
-    @property
-    def stream(self) -> str:
-        """The order's id."""
-        return self.order_id
-
-
-class PlaceOrder(OrderCommand, frozen=True):
-    """Order ``quantity`` pieces of a product for ``cents`` in all, before any discount; ``day`` is
-    an ISO date."""
-
-    customer_id: str
-    day: str
-    quantity: int
-    cents: int
-    product_id: str = "cd"
-
-    def validate(self) -> None:
-        """Free of charge is fine, a negative amount is not."""
-        check_id("order_id", self.order_id)
-        check_id("customer_id", self.customer_id)
-        check_id("product_id", self.product_id)
-        check_within("quantity", self.quantity, 1, MAX_QUANTITY)
-        _check_date(self.day)
-        check_within("cents", self.cents, 0, MAX_CENTS)
-
-
-class PayOrder(OrderCommand, frozen=True):
-    """Pay exactly what the order costs."""
-
-    cents: int
-
-
-class ShipOrder(OrderCommand, frozen=True):
-    """Send the goods."""
-
-
-class CancelOrder(OrderCommand, frozen=True):
-    """Call the order off before it is shipped; what was paid is refunded."""
-
-    reason: str = ""
-
-
-class CancelUnpaid(OrderCommand, frozen=True):
-    """Call the order off if it is not paid by now: a deadline."""
-
-
-class ReturnOrder(OrderCommand, frozen=True):
-    """Send the goods back; the payment is refunded. ``day`` (ISO) is needed where there is a
-    limit."""
-
-    reason: str = ""
-    day: str = ""
-
-    def validate(self) -> None:
-        """A day, if one is given."""
-        if self.day:
-            _check_date(self.day)
-
-
-# --- events
-
-
-class OrderEvent(Event, frozen=True):
-    """What every order event carries, so that a view needs no second look."""
-
-    order_id: str
-    customer_id: str
-    day: str
-    cents: int
-
-
-class OrderPlacedV1(OrderEvent, frozen=True, tag="OrderPlaced"):
-    """The order stands, as it was written before there were discounts and limits."""
-
-    quantity: int
-    product_id: str
-
-
-class OrderPlaced(OrderEvent, frozen=True, tag="OrderPlaced.v2"):
-    """The order stands: ``cents`` are to pay, ``discount`` cents are taken off already, and it may
-    be returned for ``return_days`` (``None``: without limit)."""
-
-    quantity: int
-    product_id: str
-    discount: int
-    return_days: int | None
-
-
-class OrderPaid(OrderEvent, frozen=True):
-    """The customer paid."""
-
-
-class OrderShipped(OrderEvent, frozen=True):
-    """The goods are on their way."""
-
-
-class OrderCancelled(OrderEvent, frozen=True):
-    """The order was called off; ``refund`` cents go back."""
-
-    refund: int
-    reason: str
-
-
-class OrderReturned(OrderEvent, frozen=True):
-    """The goods came back, on ``returned`` if that was said; ``refund`` cents go back.
-
-    A field with a default needs no upcast: what was written without it is still read.
-    """
-
-    refund: int
-    reason: str
-    returned: str = ""
-
-
-COMMANDS = PlaceOrder | PayOrder | ShipOrder | CancelOrder | CancelUnpaid | ReturnOrder
-EVENTS = OrderPlaced | OrderPaid | OrderShipped | OrderCancelled | OrderReturned
-
-
-def placed_v1(old: OrderPlacedV1) -> OrderPlaced:
-    """Nothing was taken off then, and returns had no limit, whatever the day."""
-    return OrderPlaced(**structs.asdict(old), discount=0, return_days=None)
-
-
-UPCASTS: Upcasts = {OrderPlacedV1: placed_v1}
-
 # --- decide
 
 
-def place(order: Order | None, c: PlaceOrder) -> tuple[Event, ...]:
+def place(order: OrderState | None, c: PlaceOrder) -> tuple[Event, ...]:
     """A new order, under the rules of its day."""
     if order is not None:
         raise Refused(f"order {c.order_id!r} exists")
@@ -224,7 +103,7 @@ def place(order: Order | None, c: PlaceOrder) -> tuple[Event, ...]:
     )
 
 
-def pay(order: Order | None, c: PayOrder) -> tuple[Event, ...]:
+def pay(order: OrderState | None, c: PayOrder) -> tuple[Event, ...]:
     """Only once, only while it stands, only the exact amount."""
     order = _existing(order, c)
     if order.status != "placed":
@@ -236,7 +115,7 @@ def pay(order: Order | None, c: PayOrder) -> tuple[Event, ...]:
     return (OrderPaid(c.order_id, order.customer_id, order.day, order.cents),)
 
 
-def ship(order: Order | None, c: ShipOrder) -> tuple[Event, ...]:
+def ship(order: OrderState | None, c: ShipOrder) -> tuple[Event, ...]:
     """Only what is paid."""
     order = _existing(order, c)
     if order.status != "placed" or order.payment != "paid":
@@ -244,7 +123,7 @@ def ship(order: Order | None, c: ShipOrder) -> tuple[Event, ...]:
     return (OrderShipped(c.order_id, order.customer_id, order.day, order.cents),)
 
 
-def cancel(order: Order | None, c: CancelOrder) -> tuple[Event, ...]:
+def cancel(order: OrderState | None, c: CancelOrder) -> tuple[Event, ...]:
     """Only before it is shipped."""
     order = _existing(order, c)
     if order.status != "placed":
@@ -255,7 +134,7 @@ def cancel(order: Order | None, c: CancelOrder) -> tuple[Event, ...]:
     )
 
 
-def cancel_unpaid(order: Order | None, c: CancelUnpaid) -> tuple[Event, ...]:
+def cancel_unpaid(order: OrderState | None, c: CancelUnpaid) -> tuple[Event, ...]:
     """Only what stands and is not paid: whoever paid in time keeps the order."""
     order = _existing(order, c)
     if order.status != "placed":
@@ -265,7 +144,7 @@ def cancel_unpaid(order: Order | None, c: CancelUnpaid) -> tuple[Event, ...]:
     return cancel(order, CancelOrder(c.order_id, "not paid in time"))
 
 
-def send_back(order: Order | None, c: ReturnOrder) -> tuple[Event, ...]:
+def send_back(order: OrderState | None, c: ReturnOrder) -> tuple[Event, ...]:
     """Only what was shipped, and not too late."""
     order = _existing(order, c)
     if order.status != "shipped":
@@ -276,7 +155,7 @@ def send_back(order: Order | None, c: ReturnOrder) -> tuple[Event, ...]:
     return (OrderReturned(*facts, order.cents, c.reason, c.day),)
 
 
-def _check_in_time(order: Order, days: int, c: ReturnOrder) -> None:
+def _check_in_time(order: OrderState, days: int, c: ReturnOrder) -> None:
     if not c.day:
         raise Refused(f"order {c.order_id!r} can be returned for {days} days: say on which day")
     passed = (date.fromisoformat(c.day) - date.fromisoformat(order.day)).days
@@ -287,21 +166,7 @@ def _check_in_time(order: Order, days: int, c: ReturnOrder) -> None:
         )
 
 
-def _check_date(day: str) -> None:
-    if not _is_date(day):
-        raise Refused(f"day must be a date like 1997-01-31, got {day!r}")
-
-
-@lru_cache(4_096)
-def _is_date(day: str) -> bool:
-    """Orders of one day come together."""
-    try:
-        return date.fromisoformat(day).isoformat() == day
-    except ValueError:
-        return False
-
-
-def _existing(order: Order | None, c: OrderCommand) -> Order:
+def _existing(order: OrderState | None, c: OrderCommand) -> OrderState:
     if order is None:
         raise Refused(f"order {c.order_id!r} does not exist")
     return order
@@ -319,10 +184,10 @@ DECIDE: Decisions = {
 # --- evolve
 
 
-def evolve(order: Order | None, event: Event) -> Order:
+def evolve(order: OrderState | None, event: Event) -> OrderState:
     """Fold one event into the state."""
     if isinstance(event, OrderPlaced):
-        return Order(event.customer_id, event.day, event.cents, return_days=event.return_days)
+        return OrderState(event.customer_id, event.day, event.cents, return_days=event.return_days)
     assert order is not None, f"{event} before OrderPlaced"
     match event:
         case OrderPaid():
