@@ -78,7 +78,11 @@ def _show_write(found: dict[str, Any]) -> str | None:
     if found["ok"]:
         return None
     wrong = red(found)
-    return f"{', '.join(wrong)} turned red" if wrong else "no checker is red, but see the notes"
+    return (
+        f"{', '.join(wrong)} turned red"
+        if wrong
+        else "no checker is red, but see the faults and counts above"
+    )
 
 
 def _show_queries(found: dict[str, Any]) -> str | None:
