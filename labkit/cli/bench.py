@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -171,8 +172,7 @@ def bench_peers(
     lab: LabName = "lab",
 ) -> None:
     """The same job by labkit, FastStream, Quix Streams and bare clients, and what each promises."""
-    from labkit.experiments import peers
-
+    peers = _peers()
     sizes = peers.Sizes(
         whole("--commands", commands, 1_000, 10_000_000),
         whole("--fast-commands", fast_commands, 1_000, 10_000_000),
@@ -200,6 +200,19 @@ def bench_peers(
         )
     if not found["ok"]:
         raise CheckFailed(f"wrong documents by {', '.join(found['wrong'])}; see the JSON")
+
+
+def _peers() -> Any:
+    """``benchmarks.peers`` of a clone. Raises ``UsageError`` in a wheel, which does not hold it."""
+    try:
+        return import_module("benchmarks.peers")
+    except ModuleNotFoundError as error:
+        if error.name not in ("benchmarks", "benchmarks.peers"):
+            raise
+    raise UsageError(
+        "the bench of peers is not in the wheel; clone the repository, install the extra `peers` "
+        "(pip install -e '.[peers]'), and run it there"
+    )
 
 
 @bench.command("latency")

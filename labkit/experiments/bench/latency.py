@@ -8,7 +8,7 @@ nothing else runs beside it; ``load.py`` says what it costs under load.
 reply    from the call of ``bus.send`` until the bus has heard the answer
 visible  from that call until a query with the command's token returns the order
 bare     the same command by a bare consume-transform-produce transaction with the same client
-         (``peers/transaction.py``), from its encoding until its event was read
+         (``bare_transaction.py``), from its encoding until its event was read
 =======  ======================================================================
 
 labkit's handler and projector are real workers, and so is the bare loop a process of its own; each
@@ -35,13 +35,13 @@ from hdrh.histogram import HdrHistogram
 
 from labkit import stack
 from labkit.errors import StackError
+from labkit.experiments.bench.bare_transaction import SIDES, Requester
 from labkit.experiments.bench.freshness import RANGE, percentiles
+from labkit.experiments.bench.job import Job, play
 from labkit.experiments.bench.preloaded import NEW_ORDERS
 from labkit.experiments.demo import Progress
 from labkit.experiments.intervals import interval
 from labkit.experiments.load import arrivals
-from labkit.experiments.peers.job import Job, play
-from labkit.experiments.peers.transaction import SIDES, Requester
 from labkit.experiments.processes import PATIENCE_SECONDS, hear, process
 from labkit.experiments.results import archive, load_average, machine, versions
 from labkit.lab import Lab
@@ -139,14 +139,10 @@ def _job(lab: Lab) -> Job:
     assert lab.servers is not None
     return Job(
         bootstrap=lab.servers.bootstrap,
-        mongo_uri=lab.servers.mongo_uri,
-        database="",
         commands=lab.topic_name("bare.commands"),
         events=lab.topic_name("bare.events"),
-        orders="",
         group=lab.topic_name("bare"),
         partitions=lab.partitions,
-        batch=1,
     )
 
 

@@ -24,7 +24,7 @@ from labkit.adapters.kafka import (
     TRANSACTION_MS,
 )
 from labkit.errors import TimedOut
-from labkit.experiments.peers.job import Job, decided, ready
+from labkit.experiments.bench.job import Job, decided, ready
 
 POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 30.0
@@ -214,6 +214,6 @@ class ConfluentRequester:
 
 #: By client: the loop's name for ``job.play``, and who asks it.
 SIDES: dict[str, tuple[str, Callable[[Job], Requester]]] = {
-    "kafka-python": (".transaction:kafka_python_loop", KafkaPythonRequester),
-    "confluent": (".transaction:confluent_loop", ConfluentRequester),
+    "kafka-python": (f"{__name__}:kafka_python_loop", KafkaPythonRequester),
+    "confluent": (f"{__name__}:confluent_loop", ConfluentRequester),
 }

@@ -12,13 +12,14 @@ import psutil
 from msgspec import Struct
 from pymongo.collection import Collection
 
+from benchmarks.peers.contestants import Contestant
+from benchmarks.peers.job import Job
+from benchmarks.peers.own import FULL, LEAN
 from labkit import stack
 from labkit.adapters.kafka import partition_of
 from labkit.adapters.mongo import connect
 from labkit.errors import LabkitError
-from labkit.experiments.peers.contestants import Contestant
-from labkit.experiments.peers.job import Job, event_of, play
-from labkit.experiments.peers.own import FULL, LEAN
+from labkit.experiments.bench.job import event_of, play
 from labkit.experiments.processes import PATIENCE_SECONDS, hear, process
 from labkit.lab import Lab
 from labkit.messages import Envelope, encode

@@ -10,10 +10,11 @@ from collections.abc import Iterable
 from multiprocessing.connection import Connection
 from typing import Any, ClassVar
 
+from benchmarks.peers.job import Job, document
 from labkit.adapters.confluent import ConfluentBroker
 from labkit.adapters.kafka_python import KafkaPythonBroker
 from labkit.adapters.mongo import MongoStore
-from labkit.experiments.peers.job import Job, document, ready
+from labkit.experiments.bench.job import ready
 from labkit.messages import Commit
 from labkit.read.projection import Indexes, Projection
 from labkit.read.projector import Projector

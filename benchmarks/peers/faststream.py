@@ -17,9 +17,10 @@ from faststream.middlewares import AckPolicy
 from pymongo import AsyncMongoClient, ReplaceOne
 from pymongo.asynchronous.collection import AsyncCollection
 
+from benchmarks.peers.job import Job, shown
 from labkit.adapters.kafka import COMPRESSION, MAX_RECORD_BYTES, POLL_INTERVAL_MS, SESSION_MS
 from labkit.adapters.mongo import MAJORITY
-from labkit.experiments.peers.job import Job, decided, ready, shown
+from labkit.experiments.bench.job import decided, ready
 from labkit.ports.store import Document
 
 #: Of a subscriber: as the bare loops have it, so that a batch can fill.

@@ -15,8 +15,9 @@ from typing import Any
 from confluent_kafka.admin import AdminClient
 from pymongo.uri_parser import parse_uri
 
+from benchmarks.peers.job import Job, shown
 from labkit.adapters.kafka import COMPRESSION, MAX_RECORD_BYTES, POLL_INTERVAL_MS, SESSION_MS
-from labkit.experiments.peers.job import Job, decided, ready, shown
+from labkit.experiments.bench.job import decided, ready
 
 with warnings.catch_warnings(record=True):  # authlib, deep below, has one for its own authors
     from quixstreams import Application

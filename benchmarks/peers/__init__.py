@@ -40,8 +40,8 @@ from labkit.experiments.results import archive, load_average, machine, versions
 from labkit.run.settings import DEFAULTS
 
 if TYPE_CHECKING:
-    from labkit.experiments.peers.contestants import Contestant
-    from labkit.experiments.peers.running import Ran
+    from benchmarks.peers.contestants import Contestant
+    from benchmarks.peers.running import Ran
 
 LIBRARIES = ("confluent_kafka", "faststream", "quixstreams")
 #: A round that is shorter says little.
@@ -81,7 +81,7 @@ def peers(
     chosen = choose(only)
     import pandas as pd
 
-    from labkit.experiments.peers.running import passing, preload, run
+    from benchmarks.peers.running import passing, preload, run
 
     arms = [(one, full) for one in chosen for full in one.arms]
     ran: list[Ran] = []
@@ -129,7 +129,7 @@ def choose(only: Sequence[str]) -> list[Contestant]:
             f"not all peers are installed ({', '.join(missing)} is missing); "
             "run: pip install 'cqrs-labkit[peers]'"
         )
-    from labkit.experiments.peers.contestants import CONTESTANTS
+    from benchmarks.peers.contestants import CONTESTANTS
 
     if unknown := [name for name in only if name not in CONTESTANTS]:
         raise UsageError(f"--only must be of {', '.join(CONTESTANTS)}, got {unknown[0]!r}")

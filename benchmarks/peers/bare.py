@@ -15,6 +15,7 @@ from kafka import KafkaConsumer, KafkaProducer
 from pymongo import ReplaceOne
 from pymongo.collection import Collection
 
+from benchmarks.peers.job import Job, shown
 from labkit.adapters.kafka import (
     COMPRESSION,
     DELIVERY_MS,
@@ -23,7 +24,7 @@ from labkit.adapters.kafka import (
     SESSION_MS,
 )
 from labkit.adapters.mongo import connect
-from labkit.experiments.peers.job import Job, decided, ready, shown
+from labkit.experiments.bench.job import decided, ready
 from labkit.ports.store import Document
 
 #: A poll waits so long for its batch to fill, or for its first record.
