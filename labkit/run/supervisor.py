@@ -148,7 +148,7 @@ class Workers:
         Path(order.logs).mkdir(parents=True, exist_ok=True)
         with (Path(order.logs) / f"{order.run}-supervisor.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", "from labkit.run.worker import supervise; supervise()"],
+                [sys.executable, "-c", "from labkit.run.supervisor import supervise; supervise()"],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
