@@ -34,7 +34,8 @@ def bench_restart(
     lab: LabName = "lab",
 ) -> None:
     """What snapshots save of a long stream, and whether a longer log slows a restart."""
-    from labkit.experiments.bench.restart import Sizes, restart
+    from labkit.experiments.bench.restart import restart
+    from labkit.experiments.bench.restart_sizes import Sizes
 
     known(client)
     sizes = Sizes().scaled(scale)
