@@ -1,4 +1,4 @@
-"""Who takes part, what each promises about a crash, and how it is set."""
+"""The contestants: their guarantees after a crash, and their settings."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from msgspec import Struct
 
 
 class Contestant(Struct, frozen=True, kw_only=True):
-    """``fast``: it gets more commands a round. ``full_view``: with all that labkit's view keeps.
+    """``fast``: it gets more commands in a round. ``full_view``: the complete view of labkit.
 
-    Its sides are named (``job.play`` takes the names), so that nobody imports a framework who does
-    not run it.
+    Its sides are names for ``job.play``, so that a process imports only the framework it runs.
     """
 
     name: str
@@ -22,7 +21,7 @@ class Contestant(Struct, frozen=True, kw_only=True):
 
     @property
     def arms(self) -> list[bool]:
-        """What of it is run in a round: its view, and its full one where it has one."""
+        """The runs of a round: without the full view, and with it if there is one."""
         return [False, True] if self.full_view else [False]
 
 

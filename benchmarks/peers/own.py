@@ -1,7 +1,7 @@
-"""labkit itself: a handler and a projector, wired by hand from the parts that a run is made of.
+"""labkit itself: a handler and a projector, assembled from the parts of a run.
 
-All is on: one Kafka transaction a batch, versions, the look for duplicates, answers, states that
-are saved, and checkpoints in the transaction of the view's writes.
+Everything is on: one Kafka transaction for each batch, versions, deduplication, answers, saved
+states, and checkpoints in the transaction of the view's writes.
 """
 
 from __future__ import annotations
@@ -28,18 +28,17 @@ ORDERS = CONTEXTS["orders"]
 
 
 class OneDocument:
-    """The one document an order that all contestants write, and no sums beside it."""
+    """The one document for each order that all contestants write, without any sums."""
 
     name = "peers.view"
     orders = streams = "peers.view.orders"
     indexes: ClassVar[Indexes] = {orders: []}
 
     def touches(self, commit: Commit[Any], partition: int) -> Iterable[tuple[str, str]]:
-        """Nothing but the stream's own document."""
+        """No document but that of the stream."""
         return ()
 
     def apply(self, commit: Commit[Any], docs: UnitOfWork, fetched: int, now: int) -> None:
-        """Nothing else happens in this job."""
         for event in commit.events:
             if isinstance(event, OrderPlaced):
                 docs.add(self.orders, document(event))

@@ -177,7 +177,8 @@ class Model(Struct, frozen=True):
 
     def run(self, arrivals: Milliseconds, seed: int = 1) -> pd.DataFrame:
         """Simulate commands that arrive at these instants (ms): one row for each command, with
-        ``partition`` and the instants ``sent``, ``polled``, ``heard``, ``fetched`` and ``visible``, in ms."""
+        ``partition`` and the instants ``sent``, ``polled``, ``heard``, ``fetched`` and ``visible``
+        in ms."""
         rng = np.random.default_rng(seed)
         at = np.sort(arrivals)
         partition = rng.choice(len(self.share), len(at), p=self.share)
