@@ -104,7 +104,7 @@ def freshness(
 
 
 def sample(lab: Lab, tries: int, seed: int, pauses_ms: Sequence[int] = ()) -> pd.DataFrame:
-    """Tries by this process, beside the load of the bench: a table with one row for each.
+    """Tries by this process, under the load of the bench: a table with one row for each.
 
     ``tries`` of each strategy, and as many of ``eventual`` after each pause. The columns are the
     fields of ``Try``. The workers of ``lab`` must run. Raises ``UsageError`` for a lab in memory,

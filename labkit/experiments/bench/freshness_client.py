@@ -1,6 +1,6 @@
 """The clients of the freshness bench: each writes to its accounts and reads them back.
 
-Clients are processes, and so is the load beside them.
+Clients and load run in separate processes.
 """
 
 from __future__ import annotations

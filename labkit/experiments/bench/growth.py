@@ -1,4 +1,4 @@
-"""Throughput as the store grows: one drain of a million commands beside short ones.
+"""Throughput as the store grows: one drain of a million commands compared with short ones.
 
 Every run starts empty, with its commands in the topic (``bulk.py``). The long run repeats the
 commands of a short one with new customers each time, so that the share of first orders, which are

@@ -1,4 +1,4 @@
-"""Latency of one command at a time, to its answer and to its visibility, beside a bare loop.
+"""Latency of one command at a time, to its answer and to its visibility, compared with a bare loop.
 
 A closed loop with one command in flight: the next is sent when the view shows the one before it. So
 the latency includes no queueing and no contention; ``load/offer.py`` measures it under load.

@@ -220,7 +220,7 @@ def _bare(lab: Lab, number: int) -> float:
     return count / seconds
 
 
-# --- the processes beside
+# --- the load processes
 
 
 def _write(pipe: Connection, settings: dict[str, Any]) -> None:
