@@ -76,8 +76,8 @@ NO_LOADS = "LOADS = ()\n"
 CHECKERS_SLEEP = (
     NO_LOADS
     + """
-from labkit.experiments import drains as _drains
-_drains.check = lambda evidence, history: {}
+from labkit.experiments.bench import drain as _drain
+_drain.check = lambda evidence, history: {}
 """
 )
 
