@@ -23,7 +23,7 @@ from labkit.cli.servers import WORKERS, say
 from labkit.errors import LabkitError, UsageError
 from labkit.ports import failpoints
 from labkit.run.run import ROLES
-from labkit.run.settings import CLIENTS, DEFAULTS, Settings
+from labkit.run.settings import DEFAULTS, Settings
 from labkit.run.wiring import make_worker
 from labkit.run.worker import work
 
