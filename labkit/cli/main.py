@@ -16,6 +16,7 @@ import typer
 from labkit.cli import bench, dead_letters, servers, verify
 from labkit.cli.demo import demo
 from labkit.cli.load import load
+from labkit.cli.new import new
 from labkit.cli.options import Client, LabName, Partitions, option, whole
 from labkit.cli.rebuild import rebuild
 from labkit.cli.runs import worker_status
@@ -36,7 +37,7 @@ app.add_typer(servers.app)
 app.add_typer(bench.app, name="bench")
 app.add_typer(verify.app, name="verify")
 app.add_typer(dead_letters.app, name="dead-letters")
-for command in (demo, load, rebuild):
+for command in (demo, load, new, rebuild):
     app.command()(command)
 WORKERS.append(worker_status)
 
