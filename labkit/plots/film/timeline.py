@@ -13,7 +13,7 @@ from labkit.plots.style import GREEN, ORANGE, PURPLE, SKY
 STAGES = {
     "polled": ("waits in Kafka for the handler", SKY),
     "decided": ("state, duplicate check, decide", ORANGE),
-    "fetched": ("Kafka transaction, way to reader", GREEN),
+    "fetched": ("Kafka transaction, projector poll", GREEN),
     "applied": ("MongoDB: view and checkpoint", PURPLE),
 }
 # The ends of the axis, the tops of the bars and of the columns, and the width of a column.
