@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
-from labkit.experiments.bench.scaling import Law, Scaling
+from labkit.plots.law import Law, Scaling
 from labkit.plots.style import (
     BLUE,
     INK,
@@ -96,7 +96,7 @@ def scalability(
     ``commands_per_second``; ``most`` is the number of workers on the axis.
     """
     fitted = law if isinstance(law, Scaling) else None
-    curve: Law = fitted.law if fitted else law  # type: ignore[assignment]
+    curve = law.law if isinstance(law, Scaling) else law
     shown = None if runs is None else runs.dropna(subset=["commands_per_second"])
     measured = 1 if shown is None or shown.empty else int(shown["value"].max())
     end = most or max(4, math.ceil(1.35 * measured))
