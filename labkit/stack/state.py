@@ -152,7 +152,7 @@ def locked(path: Path, what: str, report: Report = quiet) -> Iterator[None]:
                         f"{LOCK_PATIENCE_S:.0f} s: find it with `ps`, stop it, and try again"
                     ) from None
                 if not waiting:
-                    report(f"waiting for another labkit process that is busy with {what}")
+                    report(f"another labkit process is busy with {what}; waiting for it")
                     waiting = True
                 time.sleep(0.05)
         yield
