@@ -2,53 +2,55 @@
 
 ::
 
-    lab = Lab()                      # real Kafka and MongoDB; started if they are not up
-    lab = Lab(backend="memory")      # no server at all, the same cells run
+    lab = Lab()                                        # real Kafka and MongoDB; started if not up
+    lab = Lab(backend="memory")                        # no server at all, the same cells run
+    lab = Lab(services=["desk:DESK", "orders"])        # a service of your own, and a built-in one
 
-    lab.bus, lab.queries             # the two ends
-    lab.handler, lab.projector       # the parts, to be stepped by hand
-    lab.start()                      # or as worker processes, under a supervisor
+    lab.bus, lab.ask(OrderById("o1"))                  # the two ends
+    lab.handler, lab.projector                         # the parts, to be stepped by hand
+    lab.start()                                        # or as worker processes
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from msgspec import Struct, structs
+from msgspec import structs
 
 from labkit import stack
-from labkit.errors import StackError, TimedOut, Unreachable, UsageError
+from labkit.errors import StackError, Unreachable, UsageError
 from labkit.log.dead_letter import DeadLetter
 from labkit.log.event_log import HISTORY, EventLog
-from labkit.log.partition import Watermarks, peek
+from labkit.log.partition import peek
 from labkit.messages import Answer
-from labkit.ports.broker import Broker, Source
-from labkit.ports.failpoints import Crash, Failpoint, armed
-from labkit.ports.store import Checkpoint
+from labkit.ports.failpoints import Failpoint
+from labkit.process.inbox import Module
 from labkit.query.bus import QueryBus
 from labkit.read.freshness import EVENTUAL, Fresh
-from labkit.read.generations import Views, of_reader
+from labkit.read.generations import Serving
+from labkit.read.projection import streams_of
 from labkit.read.projector import Projector
 from labkit.read.queries import Queries
-from labkit.read.rebuild import KEEP_SECONDS, Progress
+from labkit.read.rebuild import KEEP_SECONDS, Progress, Rebuild
 from labkit.read.sessions import Session
-from labkit.read.subscriptions import Subscription, follow
+from labkit.read.subscriptions import Subscription
+from labkit.run.by_hand import ByHand, Crashed
+from labkit.run.positions import Positions
 from labkit.run.registry import Alive, running_runs
-from labkit.run.run import ROLES, Role
-from labkit.run.settings import Settings
-from labkit.run.supervisor import Instructions, Workers, crash_worker
+from labkit.run.run import Role, Run
+from labkit.run.supervisor import Instructions, Workers
 from labkit.run.wiring import Parts
 from labkit.run.worker import Worker
-from labkit.services.services import CONTEXTS, Context, route
-from labkit.services.views import PROJECTIONS
+from labkit.service import Process, Query, Service, route
+from labkit.services import DEFAULT
 from labkit.write.bus import CommandBus
 from labkit.write.dead_letters import DeadLetters, Waiting
 from labkit.write.handler import Handler
@@ -57,38 +59,31 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from labkit.plots.film import Film
+    from labkit.streams.streams import Streams
 
 READY_SECONDS = 60.0
 #: A reader that got nothing for so long is stuck behind a transaction that is open.
 STUCK_SECONDS = 2.0
-#: Who reads for a minute between two steps is put out of the group (the adapters' poll interval is
-#: 60 s), and the next step would only rejoin. So a part that lay idle starts a new life instead.
-IDLE_SECONDS = 40.0
 
 
-class Crashed(Struct, frozen=True):
-    """How a part died: ``signal`` is 9 for a process, 0 inside one process."""
-
-    role: str
-    at: str
-    pid: int
-    signal: int
-
-
-class Lab(Parts):
+class Lab:
     """One run: its topics, its database, its parts.
 
     Args:
         name: of the servers (``labkit up --lab NAME``).
         backend: ``kafka`` (real Kafka and MongoDB) or ``memory``.
-        run: joins an existing run; the default is a new one with topics and a database of its own.
-        services: which services take part.
-        processes: which processes run between them; the services they need take part, too.
+        run: joins an existing run, with its services and settings; the default is a new one with
+            topics and a database of its own.
+        services: what takes part: names of built-in services, ``module:ATTRIBUTE``, or objects;
+            the default is orders and catalog.
+        processes: process managers between them, in the same way; the services that they listen to
+            take part, too.
         start: start servers that are not up; otherwise that is ``Unreachable``.
         report: is given a line for each step of starting servers.
-        settings: how the parts work, by name: see ``settings.Settings``.
+        settings: how the parts work, by name: see ``run.settings.Settings``. Who joins a run may
+            choose its ``client``, and nothing else.
 
-    Raises ``UsageError`` for an unknown value and ``StackError`` where servers cannot be had.
+    Raises ``UsageError`` for an unknown value or run, and ``StackError`` if there are no servers.
     """
 
     def __init__(
@@ -97,136 +92,117 @@ class Lab(Parts):
         *,
         backend: str = "kafka",
         run: str | None = None,
-        services: Sequence[str] = ("orders", "catalog"),
-        processes: Sequence[str] = (),
+        services: Sequence[str | Service] | None = None,
+        processes: Sequence[str | Process] = (),
         start: bool = True,
         report: Callable[[str], None] = lambda _: None,
         **settings: Any,
     ) -> None:
-        self._workers: Workers | None = None
-        self._pumping: list[Role] = []
-        self._stepping: str | None = None
-        self._parts: dict[tuple[str, str], Any] = {}
-        self._touched: dict[tuple[str, str], float] = {}
-        self._event_logs: dict[str, EventLog] = {}
-        self._marks = Watermarks(self._source)
-        self._bus: CommandBus | None = None
-        self._query_bus: QueryBus | None = None
-        if unknown := set(settings) - set(Settings.__struct_fields__):
+        if run is not None and (services is not None or processes):
             raise UsageError(
-                f"unknown setting {unknown.pop()!r}; known: {', '.join(Settings.__struct_fields__)}"
+                f"run {run!r} has its services already; leave out services and processes to join it"
             )
-        super().__init__(
+        self.of = Run(
             name,
             backend=backend,
             run=run,
-            services=services,
+            services=DEFAULT if services is None else services,
             processes=processes,
             start=start,
             report=report,
-            settings=Settings(**settings),
+            settings=settings,
         )
-        self.queries = Queries(self.store, self.pump, self._watermarks)
+        self.name, self.run, self.backend = name, self.of.run, backend
+        self.settings, self.partitions = self.of.settings, self.of.partitions
+        self.services, self.processes = self.of.services, self.of.processes
+        self.servers = self.of.servers
+        self.store, self.broker, self.log_broker = (
+            self.of.store,
+            self.of.broker,
+            self.of.log_broker,
+        )
+        self.topic_name, self.instances_of = self.of.topic_name, self.of.instances_of
+        self.parts = Parts(self.of)
+        self.positions = Positions(self.of)
+        self._by_hand = ByHand(self.parts)
+        self._workers: Workers | None = None
+        self._driven: list[Role] = []
+        self._stepping: str | None = None
+        self._event_logs: dict[str, EventLog] = {}
+        #: Answers from the views, read in this process.
+        self.queries = Queries(self.store, self.services, self.drive, self._watermarks)
+
+    @property
+    def first(self) -> str:
+        """The service that is meant if none is named."""
+        if not self.services:
+            raise UsageError("this run has no service")
+        return next(iter(self.services))
 
     # --- the two ends
 
-    @property
+    @cached_property
     def bus(self) -> CommandBus:
         """Where commands go in."""
-        if self._bus is None:
-            self._bus = CommandBus(
-                route(CONTEXTS[service] for service in self.services),
-                self.topic_name,
-                self.log_broker.sender(),
-                lambda service: self.broker.source(self.topic_name(f"{service}.events")),
-                pump=self.pump,
-            )
-        return self._bus
+        return CommandBus(
+            route(self.services.values()),
+            self.topic_name,
+            self.log_broker.sender(),
+            lambda service: self.broker.source(self.topic_name(f"{service}.events")),
+            drive=self.drive,
+        )
 
-    @property
+    def ask(self, query: Query, *, fresh: Fresh = EVENTUAL) -> Any:
+        """The answer to a query, read here; see ``Queries.ask``."""
+        return self.queries.ask(query, fresh=fresh)
+
+    @cached_property
     def query_bus(self) -> QueryBus:
-        """Where questions go in that are answered through Kafka, by the query handlers."""
-        if self._query_bus is None:
-            self._query_bus = self.make_query_bus(self.pump)
-        return self._query_bus
+        """Where queries go in that are answered through Kafka, by the query handlers."""
+        return self.parts.make_query_bus(self.queries, self.drive)
 
-    def subscribe(
-        self, name: str, /, *, fresh: Fresh = EVENTUAL, **params: Any
-    ) -> Subscription[Any]:
-        """The answer to a query of the query bus, and then its updates, read here. Close it.
+    def subscribe(self, query: Query, *, fresh: Fresh = EVENTUAL) -> Subscription:
+        """The answer to a query, and then its updates, read here. Close it.
 
         Monotonic: none shows less of the log than the one before.
         """
-        return follow(self.store, Session(self.queries), name, fresh, params, self.pump)
+        return Subscription(self.store, Session(self.queries), query, fresh, self.drive)
 
-    def log(self, service: str = "orders") -> EventLog:
+    def log(self, service: str | None = None) -> EventLog:
         """What the events topic of a service says."""
-        if service not in self._event_logs:
-            source = self.broker.source(self.topic_name(f"{service}.events"))
-            self._event_logs[service] = EventLog(CONTEXTS[service], source, self.store)
-        return self._event_logs[service]
+        name = service or self.first
+        if name not in self._event_logs:
+            source = self.broker.source(self.topic_name(f"{name}.events"))
+            self._event_logs[name] = EventLog(self.of.service(name), source, self.store)
+        return self._event_logs[name]
 
     # --- the parts, by hand
 
     @property
     def handler(self) -> Handler:
-        """The handler of orders, in this process, owning all partitions."""
+        """The handler of the first service, in this process, owning all partitions."""
         return self.by_hand("handler")  # type: ignore[no-any-return]
 
     @property
     def projector(self) -> Projector:
-        """The projector of orders, in this process, owning all partitions."""
+        """The projector of the first service, in this process, owning all partitions."""
         return self.by_hand("projector")  # type: ignore[no-any-return]
 
-    def by_hand(self, role: Role, service: str = "orders") -> Any:
-        """A part in this process. The workers must be stopped, or it waits for partitions."""
+    def by_hand(self, role: Role, service: str | None = None) -> Any:
+        """A part in this process. Raises ``UsageError`` while worker processes are running."""
         if self._workers is not None:
             raise UsageError(
                 "worker processes are running; call lab.stop() before stepping by hand"
             )
-        key = (role, service)
-        if (old := self._parts.get(key)) is not None:
-            idle = time.monotonic() - self._touched[key]
-            if old.broken or (self.backend == "kafka" and idle > IDLE_SECONDS):
-                self._parts.pop(key).close()
-        if key not in self._parts:
-            part = self.make(Worker(role, service, 0))
-            try:
-                part.join(self.partitions)
-            except BaseException:
-                part.close()
-                raise
-            self._parts[key] = part
-        self._touched[key] = time.monotonic()
-        return self._parts[key]
+        return self._by_hand.get(role, service or self.first)
 
-    def crash(self, role: Role, at: Failpoint, service: str = "orders") -> Crashed:
+    def crash(self, role: Role, at: Failpoint, service: str | None = None) -> Crashed:
         """Let a part die at a failpoint, for real: a process of its own, killed by SIGKILL.
 
         The next step by hand is its next life. In memory the part is dropped at the failpoint.
         Raises ``TimedOut`` if the failpoint was not reached: give it something to do first.
         """
-        if old := self._parts.pop((role, service), None):
-            old.close()
-        if self.backend == "memory":
-            return self._crash_in_memory(role, at, service)
-        pid = crash_worker(
-            self.worker_command(Worker(role, service, 0)), self.environment(), self.logs(), at
-        )
-        return Crashed(role, at, pid, 9)
-
-    def _crash_in_memory(self, role: Role, at: Failpoint, service: str) -> Crashed:
-        part = self.make(Worker(role, service, 0))
-        try:
-            with armed(at):
-                for _ in range(3):
-                    part.step(0)
-                getattr(part, "flush", lambda: None)()
-        except Crash:
-            return Crashed(role, at, os.getpid(), 0)
-        finally:
-            part.close()
-        raise TimedOut(f"failpoint {at} was not reached; is there a command to handle?")
+        return self._by_hand.crash(role, at, service or self.first)
 
     # --- the parts, as processes
 
@@ -238,38 +214,36 @@ class Lab(Parts):
         notifiers: int = 0,
         queries: int = 0,
     ) -> None:
-        """Start so many workers of each service, and of each process of this run; wait until
-        they own all partitions (but for query handlers, which are only waited for by who asks). On
-        the MongoDB log each service has one relay, too.
+        """Start this many workers of each service, and of each process manager.
 
-        In memory there are no processes: whoever waits for an answer steps the parts.
+        Returns when they own all partitions; query handlers are not waited for. On the MongoDB log
+        each service has one relay, too. In memory there are no processes: whoever waits for an
+        answer steps the parts.
         """
         counts: dict[Role, int] = {"handler": handlers, "relay": 1, "projector": projectors}
         counts |= {"process": processes, "notifier": notifiers, "query": queries}
         if self.backend == "memory":
-            self._pumping = [role for role, count in counts.items() if count]
+            self._driven = [role for role, count in counts.items() if count]
             return
         if self._workers is not None:
             raise UsageError(f"the workers of run {self.run!r} are running already")
+        self.of.check_importable()
         self._close_parts()
         workers = [
-            Worker(role, host, slot)
+            Worker(role, instance, slot)
             for role, count in counts.items()
-            for host in self.hosts(role)
+            for instance in self.instances_of(role)
             for slot in range(count)
         ]
-        before = self._epochs()
-        order = Instructions(
-            registry=str(self.registry()),
-            logs=str(self.logs()),
+        before = self.positions.epochs()
+        instructions = Instructions(
+            registry=str(self.of.registry()),
+            logs=str(self.of.logs()),
             run=self.run,
-            client=self.client,
-            log=self.settings.log,
-            partitions=self.partitions,
             workers=workers,
-            commands=[self.worker_command(worker) for worker in workers],
+            commands=[self.of.worker_command(worker) for worker in workers],
         )
-        self._workers = Workers(order, self.environment())
+        self._workers = Workers(instructions, self.of.environment())
         try:
             self._wait_until_claimed(workers, before)
         except BaseException:
@@ -280,44 +254,25 @@ class Lab(Parts):
         wanted = {
             f"{reader.name}:{partition}"
             for worker in workers
-            for reader in self.readers(worker.role, worker.service)
+            for reader in self.of.readers(worker.role, worker.service)
             for partition in range(self.partitions)
         }
         deadline = time.monotonic() + READY_SECONDS
-        while missing := {id for id in wanted if self._epochs().get(id, 0) <= before.get(id, 0)}:
+        while missing := {
+            id for id in wanted if self.positions.epochs().get(id, 0) <= before.get(id, 0)
+        }:
             self.check()
             if time.monotonic() > deadline:
                 raise StackError(
                     f"the workers do not own {sorted(missing)} after {READY_SECONDS:g} s; "
-                    f"see {self.logs()}"
+                    f"see {self.of.logs()}"
                 )
             time.sleep(0.05)
-
-    def _epochs(self) -> dict[str, int]:
-        return {c.id: c.epoch for c in self.checkpoints()}
-
-    def checkpoints(self) -> list[Checkpoint]:
-        """How far each reader of this run has come, and in which epoch."""
-        readers = [
-            reader
-            for role in ROLES
-            for host in self.hosts(role)
-            for reader in self.readers(role, host)
-        ]
-        wanted: dict[str, set[str]] = {}
-        for reader in readers:
-            wanted.setdefault(reader.checkpoints, set()).add(reader.name)
-        return [
-            checkpoint
-            for collection, names in sorted(wanted.items())
-            for checkpoint in self.store.checkpoints(collection)
-            if checkpoint.id.rpartition(":")[0] in names
-        ]
 
     def stop(self) -> None:
         """Stop the worker processes."""
         workers, self._workers = self._workers, None
-        self._pumping = []
+        self._driven = []
         if workers is not None:
             workers.stop()
 
@@ -336,25 +291,40 @@ class Lab(Parts):
                 "see `labkit status` and `labkit logs`"
             )
 
-    def pump(self) -> None:
+    def drive(self) -> None:
         """In memory and started: do what worker processes would do. Or step what is by hand."""
-        if self._pumping:
-            for role in self._pumping:
-                for host in self.hosts(role):
-                    self.by_hand(role, host).step(0)
+        if self._driven:
+            for role in self._driven:
+                for instance in self.instances_of(role):
+                    self.by_hand(role, instance).step(0)
         elif self._stepping:
             self.by_hand("handler", self._stepping).step(0.1)
 
+    def rebuild(self, view: str, *, anew: bool = False, batch_size: int = 4_000) -> Rebuild:
+        """Begin to rebuild a view step by step, or go on with it; see ``Parts.rebuild``."""
+        return self.parts.rebuild(view, anew=anew, batch_size=batch_size)
+
     def rebuild_view(self, view: str, keep: float = KEEP_SECONDS) -> Progress:
-        """Build a view anew while it serves, and let the new generation serve.
+        """Rebuild a view while it serves, and let the new generation serve.
 
         The old one is kept for ``keep`` seconds, for those who are reading it.
         """
         with closing(self.rebuild(view)) as rebuild:
             progress = rebuild.run(keep, lambda _: self.check())
-        if (part := self._parts.pop(("projector", view.partition(".")[0]), None)) is not None:
-            part.close()  # stepped by hand: its next life is of the new generation
+        self._by_hand.forget("projector", view.partition(".")[0])  # its next life is the new one
         return progress
+
+    def module(self, name: str, service: str) -> Module:
+        """The inbox of a business module; it hears what the notifier of the service tells."""
+        return self.parts.module(name, service)
+
+    @cached_property
+    def streams(self) -> Streams:
+        """Stream analysis beside this run (the extra ``streams``); its topics are made at once.
+
+        Raises ``UsageError`` in memory, or if Quix Streams is not installed.
+        """
+        return self.parts.make_streams()
 
     # --- looking
 
@@ -364,7 +334,7 @@ class Lab(Parts):
         Rows hold ``partition``, ``offset``, ``key`` and ``value`` (JSON, or bytes where it is not).
         What is hidden belongs to transactions that are still open.
         """
-        source = self.broker_of(name).source(self.topic_name(name))
+        source = self.of.broker_of(name).source(self.topic_name(name))
         try:
             records, hidden = peek(source, STUCK_SECONDS if self.backend == "kafka" else 0.0)
         finally:
@@ -386,7 +356,7 @@ class Lab(Parts):
 
         return pd.DataFrame(self.peek(name)[0], columns=["partition", "offset", "key", "value"])
 
-    def history(self, stream: str, service: str = "orders") -> pd.DataFrame:
+    def history(self, stream: str, service: str | None = None) -> pd.DataFrame:
         """What happened to a stream: one row an event, or a commit without one (a refusal, say).
 
         Columns: version, at, event, fields, command, outcome, reason.
@@ -414,30 +384,30 @@ class Lab(Parts):
         for name in [service] if service else self.services:
             with closing(self.letters(name)) as letters:
                 found += letters.parked()
-        return found + [d for d in self.held_back() if service in (None, d.service)]
+        return found + [d for d in self.parts.held_back() if service in (None, d.service)]
 
-    def dead_letter(self, stream: str, service: str = "orders") -> pd.DataFrame:
+    def dead_letter(self, stream: str, service: str | None = None) -> pd.DataFrame:
         """What waits in a parked stream, in order: one row a command, of the first 1,000.
 
         Columns: offset, id, command, body.
         """
         import pandas as pd
 
-        with closing(self.letters(service)) as letters:
+        with closing(self.letters(service or self.first)) as letters:
             rows = [structs.asdict(command) for command in letters.waiting(stream)]
         return pd.DataFrame(rows, columns=list(Waiting.__struct_fields__))
 
-    def replay(self, stream: str, service: str = "orders") -> Answer:
+    def replay(self, stream: str, service: str | None = None) -> Answer:
         """Let a parked stream go on with all that waits in it."""
-        return self._release(stream, service, drop=False)
+        return self._release(stream, service or self.first, drop=False)
 
-    def drop_dead_letter(self, stream: str, service: str = "orders") -> Answer:
+    def drop_dead_letter(self, stream: str, service: str | None = None) -> Answer:
         """Let a parked stream go on without the first command that waits in it."""
-        return self._release(stream, service, drop=True)
+        return self._release(stream, service or self.first, drop=True)
 
     def _release(self, stream: str, service: str, drop: bool) -> Answer:
         """Where the handler is stepped by hand, it is stepped until it has answered."""
-        self._stepping = service if ("handler", service) in self._parts else None
+        self._stepping = service if ("handler", service) in self._by_hand else None
         try:
             with closing(self.letters(service)) as letters:
                 return letters.release(stream, drop=drop)
@@ -446,13 +416,12 @@ class Lab(Parts):
 
     def letters(self, service: str) -> DeadLetters:
         """The dead letters of a service; close them. Its handler by hand saves what it knows."""
-        if service not in self.services:
-            raise UsageError(f"this run has no service {service!r}, but {', '.join(self.services)}")
-        if ("handler", service) in self._parts:
+        found = self.of.service(service)
+        if ("handler", service) in self._by_hand:
             self.by_hand("handler", service).flush()
         topic = self.topic_name(f"{service}.commands")
         return DeadLetters(
-            CONTEXTS[service],
+            found,
             self.store,
             self.log_broker.source(topic),
             topic,
@@ -470,56 +439,23 @@ class Lab(Parts):
 
     def where(self, collection: str) -> str:
         """Where a collection is: one of a view, in the generation that serves."""
-        views = {PROJECTIONS[service].name for service in self.services}
+        views = {service.view for service in self.services.values()}
         name, _, rest = collection.rpartition(".")
         of_view = name in views and "@" not in rest
-        return Views(self.store).collection(collection) if of_view else collection
+        return Serving(self.store).collection(collection) if of_view else collection
 
     def lag(self, role: str, service: str) -> int:
-        """How many offsets the group of a role is behind; markers count too."""
-        behind = 0
-        if role == "relay":
-            topic = self.topic_name(f"{service}.events")
-            published = self._ends(self.broker, topic)
-            written = self._ends(self.log_broker, topic)
-            return sum(written[partition] - published[partition] for partition in written)
-        if role == "query":
-            topic = self.topic_name(f"{service}.queries")
-            reached = self.broker.committed(topic, self.group(role, service))
-            ends = self._ends(self.broker, topic)
-            return sum(end - reached.get(partition, 0) for partition, end in ends.items())
-        for reader in self.readers(role, service):
-            topic = self.topic_name(reader.topic)
-            ends = self._ends(self.broker_of(topic), topic)
-            if role == "handler":
-                reached = self.log_broker.committed(topic, self.group(role, service))
-            else:
-                known = of_reader(self.store.checkpoints(reader.checkpoints), reader.name)
-                reached = {partition: c.position for partition, c in known.items()}
-            behind += sum(end - reached.get(partition, 0) for partition, end in ends.items())
-        return behind
+        """How many offsets the group of a role is behind; transaction markers count too."""
+        return self.positions.lag(role, service)
 
     def ends(self, name: str) -> dict[int, int]:
-        """The high watermarks of a topic (``orders.events``), where commands and commits are kept.
-
-        Raises ``UsageError`` where this run has no such service.
-        """
-        service = name.partition(".")[0]
-        if service not in self.services:
-            raise UsageError(f"this run has no service {service!r}, but {', '.join(self.services)}")
-        return self._ends(self.log_broker, self.topic_name(name))
-
-    def _ends(self, broker: Broker, topic: str) -> dict[int, int]:
-        return self._marks((broker is self.broker, topic))
-
-    def _source(self, key: tuple[bool, str]) -> Source:
-        published, topic = key
-        return (self.broker if published else self.log_broker).source(topic)
+        """The high watermarks of a topic (``orders.events``); see ``Positions.ends``."""
+        return self.positions.ends(name)
 
     def _watermarks(self, service: str) -> dict[int, int]:
         """Of the events, where they are kept: on the MongoDB log a relay may be behind it, and a
         record has the same offset in both."""
-        return self.ends(f"{service}.events")
+        return self.positions.ends(f"{service}.events")
 
     def server_versions(self) -> dict[str, str]:
         """Of Kafka and MongoDB."""
@@ -527,51 +463,48 @@ class Lab(Parts):
 
     def ignored_commits(self) -> int:
         """Commits that a reader ignored because their version did not fit: each a lost write."""
-        return sum(checkpoint.ignored for checkpoint in self.checkpoints())
+        return sum(checkpoint.ignored for checkpoint in self.positions.checkpoints())
 
-    def film(self, order_id: str) -> Film:
-        """The way of an order's newest message: command, partition, commit, view."""
+    def film(self, stream: str, service: str | None = None) -> Film:
+        """The way of a stream's newest message: command, partition, commit, view."""
         from labkit.plots.film import Film, Trace
 
-        order = self.queries.order(order_id)
-        if order is None:
-            raise UsageError(f"the view holds no order {order_id!r}; has its projector run?")
-        sent, made = self.peek("orders.commands")[0], self.peek("orders.events")[0]
-        return Film(Trace.of(order, sent, made, self.partitions))
+        name = service or self.first
+        found = self.of.service(name)
+        where = Serving(self.store).collection(streams_of(found))
+        document = self.store.load(where, [stream]).get(stream)
+        if document is None or "trace" not in document:
+            raise UsageError(f"the view holds no {stream!r}; has its projector run?")
+        sent, made = self.peek(f"{name}.commands")[0], self.peek(f"{name}.events")[0]
+        return Film(Trace.of(name, document, sent, made, self.partitions))
 
     # --- the end
 
     def _close_parts(self) -> None:
-        parts: list[Any] = [
-            *self._parts.values(),
-            *self._event_logs.values(),
-            self._marks,
-        ]
-        self._parts, self._event_logs = {}, {}
-        for part in parts:
-            part.close()
+        self._by_hand.close()
+        logs, self._event_logs = self._event_logs, {}
+        for log in logs.values():
+            log.close()
+        self.positions.close()
 
     def close(self) -> None:
         """Stop the workers, let go of connections, stop the servers if this lab started them."""
         self.stop()
         self._close_parts()
-        if self._bus is not None:
-            self._bus.close()
-            self._bus = None
-        if self._query_bus is not None:
-            self._query_bus.close()
-            self._query_bus = None
-        super().close()
-        if self._started_servers and not running_runs(self.name):
+        for end in ("bus", "query_bus"):
+            if (made := self.__dict__.pop(end, None)) is not None:
+                made.close()
+        self.of.close()
+        if self.of.started_servers and not running_runs(self.name):
             stack.down(self.name)
-            self._started_servers = False
+            self.of.started_servers = False
 
     def drop(self) -> None:
         """Delete the run's topics and database, then close."""
         self.stop()
         self._close_parts()
-        self.broker.drop([topic for topic in self.broker.topics() if self.owns(topic)])
-        shutil.rmtree(self.streams_folder(), ignore_errors=True)
+        self.broker.drop([topic for topic in self.broker.topics() if self.of.owns(topic)])
+        shutil.rmtree(self.of.streams_folder(), ignore_errors=True)
         self.store.drop()
         self.close()
 
@@ -594,4 +527,4 @@ def _readable(value: bytes) -> Any:
         return value
 
 
-__all__ = ["Context", "Crashed", "Lab"]
+__all__ = ["Crashed", "Lab"]

@@ -5,15 +5,13 @@ frozen structs whose name travels with them as ``type``. On the commands topic a
 an :class:`Envelope`; handling it leaves exactly one :class:`Commit` in the events partition that
 corresponds to its own. All that later readers do (views, answers, duplicate checks, fencing)
 follows from commits.
-
-A *query* asks what the views hold, and a *result* answers it, on two topics of their own.
 """
 
 from __future__ import annotations
 
 import uuid
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
 
 import msgspec
@@ -31,8 +29,8 @@ class Command(Message, frozen=True):
 
     @property
     def stream(self) -> str:
-        """The id of the stream (the aggregate) that decides; also the Kafka key."""
-        raise NotImplementedError
+        """The id of the stream (the aggregate) that decides, and the Kafka key: the first field."""
+        return getattr(self, self.__struct_fields__[0])  # type: ignore[no-any-return]
 
     def validate(self) -> None:
         """What can be said of the command alone, before any state; raises ``Refused``."""
@@ -50,21 +48,23 @@ class ReleaseParked(Command, frozen=True):
     drop: bool = False
     head: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] | None = None
 
-    @property
-    def stream(self) -> str:
-        """The parked stream."""
-        return self.id
-
 
 class Event(Message, frozen=True):
     """What happened, with every field that a reader needs."""
 
 
+class State(Struct, frozen=True, gc=False):
+    """What a service's decisions need to know of a stream."""
+
+
 #: From the events of an older schema to those of today's.
 Upcasts = Mapping[type[Event], Callable[[Any], Event]]
 
-#: The decisions of a service: (state, command) -> events, or ``Refused``.
-Decisions = Mapping[type[Command], Callable[..., tuple[Event, ...]]]
+#: The decisions of a service: (state, command) -> an event, several, none; or ``Refused``.
+Decisions = Mapping[type[Any], Callable[[Any, Any], "Event | Sequence[Event] | None"]]
+
+#: A document of a store, by its fields.
+Document = dict[str, Any]
 
 C = TypeVar("C")
 E = TypeVar("E")
@@ -77,8 +77,6 @@ MAX_ID = 200
 Id = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID)]
 #: A command with its envelope, in bytes: what Kafka takes by default, less room for its headers.
 MAX_COMMAND_BYTES = 1_000_000
-#: Seconds that a subscription lasts at most after its requester was last heard.
-MAX_LEASE = 600.0
 
 Outcome = Literal["accepted", "refused", "repeated", "parked", "scheduled", "dropped"]
 
@@ -173,57 +171,6 @@ class Commit(Struct, Generic[E], frozen=True, omit_defaults=True):
         return self.outcome not in ("scheduled", "parked")
 
 
-#: What a query is about: an answer once, or also its updates as long as somebody renews the lease.
-Purpose = Literal["ask", "subscribe", "unsubscribe"]
-
-
-class Query(Struct, Generic[F], frozen=True, omit_defaults=True):
-    """A question on the wire: a name and its conditions, as somebody would write them.
-
-    Its answer goes to the partition ``reply`` of the results. ``fresh`` is how fresh that must be;
-    after ``deadline`` (Unix milliseconds; 0: none) nobody waits for it any more. A subscription
-    holds for ``lease`` seconds after each time that it is sent; ``round`` counts those, and comes
-    back with the answers. ``sent`` is monotonic nanoseconds of the requester's host.
-    """
-
-    id: Id
-    name: str
-    reply: Count
-    params: dict[str, Any] = msgspec.field(default_factory=dict)
-    fresh: F | None = None
-    purpose: Purpose = "ask"
-    lease: Annotated[float, msgspec.Meta(gt=0, le=MAX_LEASE)] = 10.0
-    round: Count = 0
-    deadline: Count = 0
-    sent: Count = 0
-
-
-class Result(Struct, frozen=True, omit_defaults=True):
-    """What a query led to, under its id: a value, or an error of ``errors.py`` by its name.
-
-    ``cached``: the answer was held, not read. ``sent`` is the requester's, ``polled`` and
-    ``answered`` the handler's: monotonic nanoseconds, each of one host.
-    """
-
-    id: Id
-    ok: bool
-    value: Any = None
-    error: str = ""
-    text: str = ""
-    round: int = 0
-    cached: bool = False
-    sent: int = 0
-    polled: int = 0
-    answered: int = 0
-
-
-class Return(Struct):
-    """What of a query that cannot be understood tells where its refusal goes to."""
-
-    id: Id
-    reply: Count
-
-
 def _plain(value: Any) -> int:
     """MongoDB's large numbers are of a type of their own."""
     if isinstance(value, int):
@@ -233,11 +180,9 @@ def _plain(value: Any) -> int:
 
 _encoder = msgspec.json.Encoder()
 _values = msgspec.json.Encoder(enc_hook=_plain)
-_results = msgspec.json.Decoder(Result)
-_returns = msgspec.json.Decoder(Return)
 
 
-def encode(message: Envelope[Any] | Commit[Any] | Query[Any] | Result) -> bytes:
+def encode(message: Struct) -> bytes:
     """The JSON of a message."""
     return _encoder.encode(message)
 
@@ -245,16 +190,6 @@ def encode(message: Envelope[Any] | Commit[Any] | Query[Any] | Result) -> bytes:
 def encode_value(value: Any) -> bytes:
     """The JSON of an answer: documents, pages, numbers."""
     return _values.encode(value)
-
-
-def decode_result(value: bytes) -> Result:
-    """A result; raises ``DecodeError``."""
-    return _decode(_results, value)  # type: ignore[no-any-return]
-
-
-def decode_return(value: bytes) -> Return:
-    """Where the refusal of a query goes to; raises ``DecodeError``."""
-    return _decode(_returns, value)  # type: ignore[no-any-return]
 
 
 class Codec:
@@ -275,11 +210,11 @@ class Codec:
 
     def decode_command(self, value: bytes) -> Envelope[Any]:
         """An envelope from a commands topic."""
-        return _decode(self._commands, value)  # type: ignore[no-any-return]
+        return decoded(self._commands, value)  # type: ignore[no-any-return]
 
     def decode_commit(self, value: bytes) -> Commit[Any]:
         """A commit from an events topic, with today's events."""
-        commit: Commit[Any] = _decode(self._commits, value)
+        commit: Commit[Any] = decoded(self._commits, value)
         for event in commit.events:
             if type(event) in self._upcasts:
                 today = tuple(map(self._today, commit.events))
@@ -293,7 +228,8 @@ class Codec:
         return event
 
 
-def _decode(decoder: msgspec.json.Decoder[Any], value: bytes) -> Any:
+def decoded(decoder: msgspec.json.Decoder[Any], value: bytes) -> Any:
+    """What a decoder makes of a record; raises ``DecodeError`` and nothing else."""
     try:
         return decoder.decode(value)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

@@ -2,7 +2,7 @@
 
 ::
 
-    given = specification(CONTEXTS["orders"])
+    given = specification(ORDERS)
 
     given(placed).when(PayOrder("o1", 1_499)).then(OrderPaid("o1", "ann", "1997-01-31", 1_499))
     given(placed).when(PayOrder("o1", 1)).then_refused("costs 1499 cents")
@@ -18,7 +18,7 @@ from typing import Any
 
 from labkit.errors import Refused, UsageError
 from labkit.messages import Command, Event
-from labkit.services.services import Context
+from labkit.service import Service
 
 
 class Then:
@@ -64,7 +64,7 @@ class Then:
 class When:
     """A stream with its past."""
 
-    def __init__(self, service: Context, past: tuple[Event, ...]) -> None:
+    def __init__(self, service: Service, past: tuple[Event, ...]) -> None:
         self._service = service
         self._past = past
 
@@ -81,13 +81,13 @@ class When:
         story = f"given{_list(self._past)}\nwhen\n  {command!r}"
         try:
             command.validate()
-            events = decide(fold(self._service, *self._past), command)
+            events = self._service.decided(decide(fold(self._service, *self._past), command))
         except Refused as refused:
             return Then(story, (), refused)
         return Then(story, events, None)
 
 
-def specification(service: Context) -> Callable[..., When]:
+def specification(service: Service) -> Callable[..., When]:
     """The ``given(*events)`` of a service; without events the stream is new."""
 
     def given(*events: Event) -> When:
@@ -96,7 +96,7 @@ def specification(service: Context) -> Callable[..., When]:
     return given
 
 
-def fold(service: Context, *events: Event) -> Any:
+def fold(service: Service, *events: Event) -> Any:
     """The state after these events; ``None`` before the first."""
     state = None
     for event in events:

@@ -8,18 +8,18 @@ import pytest
 from hypothesis import given as any_of
 from hypothesis import settings
 from hypothesis import strategies as st
+from labkit.experiments.verify.reference_models import MODELS
+from labkit.services.services import CONTEXTS
+from labkit.services.views import PROJECTIONS
 
 from labkit.errors import Refused
 from labkit.experiments.verify.checkers import check_all
 from labkit.experiments.verify.history import History
-from labkit.experiments.verify.reference_models import MODELS
 from labkit.lab import Lab
 from labkit.messages import Command, Commit
 from labkit.ports.store import Document
 from labkit.read.unit_of_work import UnitOfWork
 from labkit.services import bank, inventory, orders
-from labkit.services.services import CONTEXTS
-from labkit.services.views import PROJECTIONS
 
 S = st.sampled_from
 ID = S(["x", "y", "", "z" * 65, "x\0"])

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from labkit.services.services import CONTEXTS
 
 from labkit import stack
 from labkit.api import queries
 from labkit.api.backend import Backend
 from labkit.lab import Lab
 from labkit.services.fulfilment import PROCESSES
-from labkit.services.services import CONTEXTS
 from tests.serving import Served, serving
 
 pytestmark = pytest.mark.servers

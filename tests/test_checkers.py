@@ -7,6 +7,9 @@ from random import Random
 from typing import Any
 
 import pytest
+from labkit.experiments.verify.reference_models import MODELS, OrdersModel
+from labkit.services.services import CONTEXTS
+from labkit.services.views import OrderViews
 from msgspec import structs
 
 from labkit.adapters.memory import MemoryLog
@@ -23,7 +26,6 @@ from labkit.experiments.verify.checkers import (
     versions,
     views,
 )
-from labkit.experiments.verify.reference_models import MODELS, OrdersModel
 from labkit.experiments.verify.verdict import NAMED
 from labkit.lab import Lab
 from labkit.messages import Answer, Command, Commit, Token, encode
@@ -34,8 +36,6 @@ from labkit.ports.store import Checkpoint, Writes
 from labkit.run.worker import Worker
 from labkit.services import orders
 from labkit.services.orders import CancelOrder, PayOrder, PlaceOrder, ReturnOrder, ShipOrder
-from labkit.services.services import CONTEXTS
-from labkit.services.views import OrderViews
 from labkit.testing import fold
 from labkit.write import decisions
 from labkit.write.decisions import Arrival
@@ -286,7 +286,7 @@ def states_are_saved_without_their_streams(patch: pytest.MonkeyPatch) -> None:
 def a_rule_is_broken(patch: pytest.MonkeyPatch) -> None:
     """What is not paid is shipped."""
 
-    def ship(order: orders.Order | None, c: ShipOrder) -> tuple[Any, ...]:
+    def ship(order: orders.OrderState | None, c: ShipOrder) -> tuple[Any, ...]:
         if order is None or order.status != "placed":
             raise Refused("no")
         return (orders.OrderShipped(c.order_id, order.customer_id, order.day, order.cents),)
@@ -295,7 +295,7 @@ def a_rule_is_broken(patch: pytest.MonkeyPatch) -> None:
 
 
 def a_rule_refuses_for_no_reason(patch: pytest.MonkeyPatch) -> None:
-    def pay(order: orders.Order | None, c: PayOrder) -> tuple[Any, ...]:
+    def pay(order: orders.OrderState | None, c: PayOrder) -> tuple[Any, ...]:
         raise Refused("not today")
 
     patch.setitem(DECIDE, PayOrder, pay)
@@ -435,7 +435,7 @@ def test_a_zombie_that_passes_the_first_fence_is_a_lost_write(
     """Two handlers decide on the same commands; the second fence is the readers'."""
     history = History(lab.bus)
     send(history, mixed(1, 100))
-    zombie = lab.make(Worker("handler", "orders", 1))
+    zombie = lab.parts.make(Worker("handler", "orders", 1))
     zombie.join(lab.partitions)
 
     def move_on(at: Failpoint) -> None:

@@ -18,7 +18,7 @@ from labkit.errors import CheckFailed, Refused, UsageError
 from labkit.lab import Lab
 from labkit.messages import Envelope, encode, new_id
 from labkit.services import orders
-from labkit.services.orders import PayOrder, PlaceOrder, ShipOrder
+from labkit.services.orders import OrderById, PayOrder, PlaceOrder, ShipOrder
 
 GARBAGE = b"\xff\x00 not JSON"
 #: What would be markup and a code of the terminal, in a table.
@@ -168,7 +168,7 @@ def test_a_record_in_a_foreign_partition_does_no_harm(lab: Lab) -> None:
             put(lab, b"o1", encode(Envelope(new_id(), PayOrder("o1", 100))), partition)
     send(lab, PayOrder("o1", 100))
     work(lab)
-    assert lab.queries.order("o1")["payment"] == "paid"  # type: ignore[index]
+    assert lab.ask(OrderById("o1"))["payment"] == "paid"  # type: ignore[index]
     assert len(lab.dead_letters()) == lab.partitions - 1
     for stream in lab.dead_letters()["stream"]:
         lab.drop_dead_letter(stream)
@@ -300,7 +300,7 @@ def test_the_command_line_shows_and_releases(
         assert name in listed
         labkit("drop", name, "--yes", *run)
         until(lambda: lab.dead_letters().empty)
-        until(lambda: (lab.queries.order("o1") or {})["payment"] == "paid")
+        until(lambda: (lab.ask(OrderById("o1")) or {})["payment"] == "paid")
         assert f"no stream of run {lab.run} is parked" in labkit("list", *run)
         assert "stream 'o1' of orders is not parked" in labkit("show", "o1", *run, code=2)
         assert "has no bank; it has orders" in labkit("list", *run, "--service", "bank", code=2)

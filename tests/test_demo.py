@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
+from labkit.services.views import OrderViews
 
 from labkit import stack
 from labkit.cli import main
@@ -21,7 +22,6 @@ from labkit.cli.runs import worker_status
 from labkit.experiments import cdnow, demo
 from labkit.lab import Lab
 from labkit.ports.store import Writes
-from labkit.services.views import OrderViews
 from tests.conftest import new_home
 from tests.test_cli import labkit
 

@@ -16,10 +16,10 @@ from labkit.services.catalog import (
     ProductListed,
     RegisterCustomer,
 )
-from labkit.services.services import CONTEXTS
 from labkit.testing import fold, specification
+from tests.built_in import SERVICES
 
-CATALOG = CONTEXTS["catalog"]
+CATALOG = SERVICES["catalog"]
 given = specification(CATALOG)
 
 LISTED = ProductListed("cd", "A compact disc", 1_499)

@@ -95,7 +95,7 @@ def crash_and_recover(client: str, point: Failpoint, seed: int) -> Survived:
 def wait_until_quiet(lab: Lab) -> None:
     """Until nothing is under way, and the handler has saved its states."""
     deadline = time.monotonic() + QUIET_SECONDS
-    roles = ["handler", "projector", *(["relay"] if lab.hosts("relay") else [])]
+    roles = ["handler", "projector", *(["relay"] if lab.instances_of("relay") else [])]
     while any(lab.lag(role, "orders") for role in roles):
         assert time.monotonic() < deadline, "the workers never caught up"
         time.sleep(0.1)

@@ -26,6 +26,7 @@ def trace(*ms: float, **changes: Any) -> Trace:
         "command_offset": 17402,
         "event_offset": 34811,
         "version": 1,
+        "service": "orders",
         "instants": instants,
     }
     return Trace(**(facts | changes))

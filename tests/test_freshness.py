@@ -13,7 +13,22 @@ from labkit.errors import TimedOut, UsageError
 from labkit.lab import Lab
 from labkit.messages import Token
 from labkit.read.freshness import EVENTUAL, LINEARIZABLE, Fresh, Version
-from labkit.services.orders import PayOrder, PlaceOrder
+from labkit.read.standard import ById
+from labkit.services.bank import AccountById, Balances, Statement
+from labkit.services.catalog import Products
+from labkit.services.inventory import LowStock, StockOf
+from labkit.services.orders import (
+    BestCustomers,
+    CustomerTotals,
+    OrderById,
+    OrdersById,
+    OrdersOf,
+    OrdersSeen,
+    OrderWithStock,
+    PayOrder,
+    PlaceOrder,
+    Revenue,
+)
 
 SOON = 0.02
 PATIENCE = 30.0
@@ -39,19 +54,19 @@ def test_each_strategy_waits_for_its_own(lab: Lab) -> None:
     tokens = {order: lab.bus.send(place(order)).token() for order in ORDERS}
     token = Fresh("token", (tokens["o1"],), SOON)
     version = Fresh("version", (Version("orders", "o1", 1),), SOON)
-    assert queries.order("o1", EVENTUAL) is None
-    assert queries.order("o1", linearizable()) is None, "nothing is committed yet"
+    assert queries.ask(OrderById("o1"), fresh=EVENTUAL) is None
+    assert queries.ask(OrderById("o1"), fresh=linearizable()) is None, "nothing is committed yet"
     for fresh in (token, version):
         with pytest.raises(TimedOut):
-            queries.order("o1", fresh)
+            queries.ask(OrderById("o1"), fresh=fresh)
     lab.handler.step(0)
-    assert queries.order("o1", EVENTUAL) is None
+    assert queries.ask(OrderById("o1"), fresh=EVENTUAL) is None
     for fresh in (token, version, linearizable()):
         with pytest.raises(TimedOut):
-            queries.order("o1", fresh)
+            queries.ask(OrderById("o1"), fresh=fresh)
     lab.projector.step(0)
     for fresh in (EVENTUAL, token, version, linearizable()):
-        assert queries.order("o1", fresh)
+        assert queries.ask(OrderById("o1"), fresh=fresh)
 
 
 def test_a_time_out_says_what_it_waited_for(lab: Lab) -> None:
@@ -70,14 +85,14 @@ def test_a_time_out_says_what_it_waited_for(lab: Lab) -> None:
     ]
     for fresh, before, _ in asked:
         with pytest.raises(TimedOut, match=f"the view of 'orders' did not reach {before}"):
-            lab.queries.order("o1", fresh)
+            lab.ask(OrderById("o1"), fresh=fresh)
     with pytest.raises(TimedOut, match=f"did not reach position 2 {at} 0; is its projector"):
-        lab.queries.order("o1", linearizable())
+        lab.ask(OrderById("o1"), fresh=linearizable())
     lab.projector.step(0)
-    lab.queries.order("o1", Fresh("token", (first,), SOON))
+    lab.ask(OrderById("o1"), fresh=Fresh("token", (first,), SOON))
     for fresh, _, after in asked:
         with pytest.raises(TimedOut, match=f"the view of 'orders' did not reach {after}"):
-            lab.queries.order("o1", fresh)
+            lab.ask(OrderById("o1"), fresh=fresh)
 
 
 def test_linearizable_waits_for_every_partition(lab: Lab) -> None:
@@ -92,11 +107,11 @@ def test_linearizable_waits_for_every_partition(lab: Lab) -> None:
         projector._source.stop(partition)
     projector.step(0)
     with pytest.raises(TimedOut, match="position"):
-        lab.queries.orders_seen(linearizable())
+        lab.ask(OrdersSeen(), fresh=linearizable())
     for partition in range(lab.partitions - 1):
         projector._source.start(partition, 0)
     projector.step(0)
-    assert lab.queries.orders_seen(linearizable()) == len(ORDERS)
+    assert lab.ask(OrdersSeen(), fresh=linearizable()) == len(ORDERS)
 
 
 def test_linearizable_looks_at_the_call_not_later(lab: Lab) -> None:
@@ -109,7 +124,7 @@ def test_linearizable_looks_at_the_call_not_later(lab: Lab) -> None:
     lab.handler.step(0)
     lab.queries.until(goals, SOON)
     with pytest.raises(TimedOut):
-        lab.queries.order("o1", linearizable())
+        lab.ask(OrderById("o1"), fresh=linearizable())
 
 
 def test_a_view_across_services_waits_for_both() -> None:
@@ -118,17 +133,17 @@ def test_a_view_across_services_waits_for_both() -> None:
 
         lab.bus.send(ReceiveStock("cd", 1))
         lab.by_hand("handler", "inventory").step(0)
-        assert lab.queries.orders_seen(linearizable()) == 0
+        assert lab.ask(OrdersSeen(), fresh=linearizable()) == 0
         with pytest.raises(TimedOut, match="view of 'inventory'"):
-            lab.queries.order_with_stock("o1", linearizable())
+            lab.ask(OrderWithStock("o1"), fresh=linearizable())
         lab.by_hand("projector", "inventory").step(0)
-        assert lab.queries.order_with_stock("o1", linearizable()) is None
+        assert lab.ask(OrderWithStock("o1"), fresh=linearizable()) is None
 
 
 def test_what_the_run_does_not_have_cannot_be_waited_for(lab: Lab) -> None:
-    assert lab.queries.account("a") is None
+    assert lab.ask(AccountById("a")) is None
     with pytest.raises(UsageError, match="no service 'bank'"):
-        lab.queries.account("a", LINEARIZABLE)
+        lab.ask(AccountById("a"), fresh=LINEARIZABLE)
 
 
 @pytest.mark.parametrize(
@@ -196,21 +211,24 @@ def commands() -> dict[str, Any]:
 
 #: Every query with its service (of a view across services: the first), and how to ask it.
 QUERIES: dict[str, tuple[str, Callable[[Lab, Fresh], Any]]] = {
-    "order": ("orders", lambda lab, fresh: lab.queries.order("o1", fresh)),
-    "orders": ("orders", lambda lab, fresh: lab.queries.orders(["o1"], fresh)),
-    "orders_of": ("orders", lambda lab, fresh: lab.queries.orders_of("ann", fresh=fresh)),
-    "customer": ("orders", lambda lab, fresh: lab.queries.customer("ann", fresh)),
-    "customers": ("orders", lambda lab, fresh: lab.queries.customers(fresh=fresh)),
-    "revenue_by_month": ("orders", lambda lab, fresh: lab.queries.revenue_by_month(fresh)),
-    "orders_seen": ("orders", lambda lab, fresh: lab.queries.orders_seen(fresh)),
-    "order_with_stock": ("orders", lambda lab, fresh: lab.queries.order_with_stock("o1", fresh)),
-    "products": ("catalog", lambda lab, fresh: lab.queries.products(fresh)),
-    "entry": ("catalog", lambda lab, fresh: lab.queries.entry("product-cd", fresh)),
-    "stock": ("inventory", lambda lab, fresh: lab.queries.stock("cd", fresh)),
-    "low_stock": ("inventory", lambda lab, fresh: lab.queries.low_stock(1, fresh=fresh)),
-    "account": ("bank", lambda lab, fresh: lab.queries.account("a", fresh)),
-    "balances": ("bank", lambda lab, fresh: lab.queries.balances(fresh=fresh)),
-    "statement": ("bank", lambda lab, fresh: lab.queries.statement("a", fresh=fresh)),
+    "order": ("orders", lambda lab, fresh: lab.ask(OrderById("o1"), fresh=fresh)),
+    "orders": ("orders", lambda lab, fresh: lab.ask(OrdersById(["o1"]), fresh=fresh)),
+    "orders_of": ("orders", lambda lab, fresh: lab.ask(OrdersOf("ann"), fresh=fresh)),
+    "customer": ("orders", lambda lab, fresh: lab.ask(CustomerTotals("ann"), fresh=fresh)),
+    "customers": ("orders", lambda lab, fresh: lab.ask(BestCustomers(), fresh=fresh)),
+    "revenue_by_month": ("orders", lambda lab, fresh: lab.ask(Revenue(), fresh=fresh)),
+    "orders_seen": ("orders", lambda lab, fresh: lab.ask(OrdersSeen(), fresh=fresh)),
+    "order_with_stock": ("orders", lambda lab, fresh: lab.ask(OrderWithStock("o1"), fresh=fresh)),
+    "products": ("catalog", lambda lab, fresh: lab.ask(Products(), fresh=fresh)),
+    "entry": (
+        "catalog",
+        lambda lab, fresh: lab.ask(ById("catalog.entries", "product-cd"), fresh=fresh),
+    ),
+    "stock": ("inventory", lambda lab, fresh: lab.ask(StockOf("cd"), fresh=fresh)),
+    "low_stock": ("inventory", lambda lab, fresh: lab.ask(LowStock(1), fresh=fresh)),
+    "account": ("bank", lambda lab, fresh: lab.ask(AccountById("a"), fresh=fresh)),
+    "balances": ("bank", lambda lab, fresh: lab.ask(Balances(), fresh=fresh)),
+    "statement": ("bank", lambda lab, fresh: lab.ask(Statement("a"), fresh=fresh)),
 }
 
 
@@ -224,18 +242,18 @@ def test_on_real_servers(servers: stack.Servers, log: str) -> None:
     with Lab(log=log, services=["orders"]) as lab:
         lab.start()
         bus = lab.bus
-        assert lab.queries.orders_seen(linearizable(PATIENCE)) == 0
+        assert lab.ask(OrdersSeen(), fresh=linearizable(PATIENCE)) == 0
         with Lab(run=lab.run, log=log, services=["orders"]) as other:
             for number in range(20):
                 assert other.bus.execute(place(f"o{number}")).accepted
-                assert lab.queries.orders_seen(linearizable(PATIENCE)) == number + 1
+                assert lab.ask(OrdersSeen(), fresh=linearizable(PATIENCE)) == number + 1
         token = bus.send(PayOrder("o1", 100)).token()
-        order = lab.queries.order("o1", Fresh("token", (token,), PATIENCE))
+        order = lab.ask(OrderById("o1"), fresh=Fresh("token", (token,), PATIENCE))
         assert order is not None
         assert order["payment"] == "paid"
         answer = bus.execute(PayOrder("o2", 100))
         version = Version("orders", "o2", answer.version)
-        order = lab.queries.order("o2", Fresh("version", (version,), PATIENCE))
+        order = lab.ask(OrderById("o2"), fresh=Fresh("version", (version,), PATIENCE))
         assert order is not None
         assert order["payment"] == "paid"
         lab.drop()
@@ -249,7 +267,7 @@ def test_on_the_mongodb_log_the_relay_is_waited_for(servers: stack.Servers) -> N
         while not lab.handler.step():
             pass
         with pytest.raises(TimedOut, match="did not reach position 1"):
-            lab.queries.order("o1", linearizable(0.2))
+            lab.ask(OrderById("o1"), fresh=linearizable(0.2))
         relay, projector = lab.by_hand("relay"), lab.projector
 
         def publish_and_project() -> None:
@@ -260,6 +278,6 @@ def test_on_the_mongodb_log_the_relay_is_waited_for(servers: stack.Servers) -> N
 
         thread = threading.Thread(target=publish_and_project)
         thread.start()
-        assert lab.queries.order("o1", linearizable(PATIENCE))
+        assert lab.ask(OrderById("o1"), fresh=linearizable(PATIENCE))
         thread.join()
         lab.drop()

@@ -13,7 +13,10 @@ from labkit import stack
 from labkit.lab import Lab
 from labkit.ports.store import Document, Writes
 from labkit.read.freshness import EVENTUAL
-from labkit.services.views import PROJECTIONS
+from labkit.services.bank import Balances, Statement
+from labkit.services.inventory import LowStock
+from labkit.services.orders import BestCustomers, OrdersOf, OrderWithStock
+from tests.built_in import PROJECTIONS, SERVICES
 from tests.test_freshness import QUERIES
 
 COUNT = 300
@@ -76,7 +79,7 @@ def documents() -> dict[str, list[Document]]:
 
 @pytest.fixture(scope="module")
 def lab(servers: stack.Servers) -> Iterator[Lab]:
-    with Lab(services=CONTEXTS) as made:
+    with Lab(services=SERVICES) as made:
         made.store.advance("t.checkpoints", [], Writes(documents()))
         yield made
         made.drop()
@@ -121,22 +124,22 @@ def by_index(found: set[str]) -> bool:
 
 
 MORE = {
-    "orders_of by cents": lambda lab, cursor: lab.queries.orders_of("ann", sort="cents"),
-    "orders_of, newest": lambda lab, cursor: lab.queries.orders_of("ann", descending=True),
-    "orders_of of a status": lambda lab, cursor: lab.queries.orders_of(
-        "ann", status="placed", payment="paid", sort="cents", descending=True
+    "orders_of by cents": lambda lab, cursor: lab.ask(OrdersOf("ann", sort="cents")),
+    "orders_of, newest": lambda lab, cursor: lab.ask(OrdersOf("ann", sort="-day")),
+    "orders_of of a status": lambda lab, cursor: lab.ask(
+        OrdersOf("ann", status="placed", payment="paid", sort="-cents")
     ),
-    "statement, newest": lambda lab, cursor: lab.queries.statement("a", descending=True),
+    "statement, newest": lambda lab, cursor: lab.ask(Statement("a", order="newest")),
 }
 #: Queries in pages: the second page is asked for, too.
 PAGED = {
-    "orders_of": lambda lab, cursor: lab.queries.orders_of("ann", limit=5, cursor=cursor),
-    "orders_of by cents": lambda lab, cursor: lab.queries.orders_of(
-        "ann", sort="cents", descending=True, limit=5, cursor=cursor
+    "orders_of": lambda lab, cursor: lab.ask(OrdersOf("ann", limit=5, cursor=cursor)),
+    "orders_of by cents": lambda lab, cursor: lab.ask(
+        OrdersOf("ann", limit=5, cursor=cursor, sort="-cents")
     ),
-    "low_stock": lambda lab, cursor: lab.queries.low_stock(3, limit=5, cursor=cursor),
-    "balances": lambda lab, cursor: lab.queries.balances(limit=5, cursor=cursor),
-    "statement": lambda lab, cursor: lab.queries.statement("a", limit=5, cursor=cursor),
+    "low_stock": lambda lab, cursor: lab.ask(LowStock(3, limit=5, cursor=cursor)),
+    "balances": lambda lab, cursor: lab.ask(Balances(limit=5, cursor=cursor)),
+    "statement": lambda lab, cursor: lab.ask(Statement("a", limit=5, cursor=cursor)),
 }
 
 
@@ -170,7 +173,7 @@ def test_a_later_page_uses_an_index(lab: Lab, heard: Heard, name: str) -> None:
 
 @pytest.mark.servers
 def test_the_sums_of_customers_fetch_no_document(lab: Lab, heard: Heard) -> None:
-    lab.queries.customers(limit=3)
+    lab.ask(BestCustomers(limit=3))
     (read,) = heard.reads
     assert "FETCH" not in explained(lab, read), explained(lab, read)
 
@@ -180,11 +183,11 @@ def test_a_missing_index_is_seen(lab: Lab, heard: Heard) -> None:
     """The test of the tests: the same queries without their indexes."""
     store: Any = lab.store
     asked = {
-        "orders.view.orders": lambda: lab.queries.orders_of("ann"),
-        "orders.view.customers": lambda: lab.queries.customers(),
-        "inventory.view.stock": lambda: lab.queries.low_stock(3),
-        "inventory.view.held": lambda: lab.queries.order_with_stock("o1"),
-        "bank.view.transactions": lambda: lab.queries.statement("a"),
+        "orders.view.orders": lambda: lab.ask(OrdersOf("ann")),
+        "orders.view.customers": lambda: lab.ask(BestCustomers()),
+        "inventory.view.stock": lambda: lab.ask(LowStock(3)),
+        "inventory.view.held": lambda: lab.ask(OrderWithStock("o1")),
+        "bank.view.transactions": lambda: lab.ask(Statement("a")),
     }
     for collection, ask in asked.items():
         service = collection.partition(".")[0]

@@ -10,7 +10,7 @@ from labkit import stack
 from labkit.errors import Fenced, TimedOut, Unreachable, UsageError
 from labkit.lab import Lab
 from labkit.ports.failpoints import ALL, Crash, Failpoint, armed
-from labkit.services.orders import PayOrder, PlaceOrder
+from labkit.services.orders import OrderById, PayOrder, PlaceOrder
 from labkit.write.decisions import MAX_REASON
 
 
@@ -47,7 +47,7 @@ def test_a_broken_projector_is_replaced_too() -> None:
         with pytest.raises(Fenced, match="make a new one"):
             broken.step(0)
         assert lab.projector.step(0) == 1
-        assert lab.queries.order("o")
+        assert lab.ask(OrderById("o"))
 
 
 # In memory there is one log, so no relay; processes have a lab of their own in test_sagas.py.
@@ -65,7 +65,7 @@ def test_crash_in_memory_reaches_every_failpoint(point: Failpoint) -> None:
         assert lab.crash(role, point).at == point
         lab.handler.step(0)
         lab.projector.step(0)
-        assert lab.queries.order("second")
+        assert lab.ask(OrderById("second"))
 
 
 def test_a_crash_that_does_not_come_leaves_the_lab_usable() -> None:
@@ -80,7 +80,7 @@ def test_until_steps_the_parts_in_memory() -> None:
     with Lab(backend="memory") as lab:
         lab.start()
         lab.queries.until([lab.bus.send(place()).token()], timeout=5)
-        assert lab.queries.order("o")
+        assert lab.ask(OrderById("o"))
 
 
 def test_a_film_shows_the_newest_message_and_a_log_shows_its_stream() -> None:

@@ -15,10 +15,10 @@ from labkit.errors import Fenced, Parked, UsageError
 from labkit.lab import Lab
 from labkit.ports.store import Document
 from labkit.read.freshness import LINEARIZABLE, Fresh, Version
-from labkit.read.projection import parked_in
+from labkit.read.projection import ServiceProjection, parked_in
 from labkit.read.queries import Queries
-from labkit.services.orders import OrderPlaced, PayOrder, PlaceOrder
-from labkit.services.views import OrderViews
+from labkit.services.orders import OrderById, OrderPlaced, OrdersOf, PayOrder, PlaceOrder
+from tests.built_in import ORDER_DOCUMENTS
 from tests.test_cli import labkit, refused
 from tests.test_projections import VIEW, Rig, paid, placed
 
@@ -34,15 +34,15 @@ def rig() -> Rig:
 @pytest.fixture
 def bug(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """The projection cannot take an order of 13 cents; ``undo()`` mends it."""
-    apply = OrderViews.apply
+    apply = ServiceProjection.apply
 
-    def broken(self: OrderViews, commit: Any, docs: Any, fetched: int, now: int) -> None:
+    def broken(self: ServiceProjection, commit: Any, docs: Any, fetched: int, now: int) -> None:
         apply(self, commit, docs, fetched, now)  # it has changed documents by then
         if any(isinstance(e, OrderPlaced) and e.cents == BAD for e in commit.events):
             raise ZeroDivisionError("13 is no number")
 
     with monkeypatch.context() as patch:
-        patch.setattr(OrderViews, "apply", broken)
+        patch.setattr(ServiceProjection, "apply", broken)
         yield patch
 
 
@@ -51,7 +51,7 @@ def letters(rig: Rig) -> dict[str, Document]:
 
 
 def orders(rig: Rig) -> dict[str, int]:
-    return {d["_id"]: d["version"] for d in rig.view()[OrderViews.orders]}
+    return {d["_id"]: d["version"] for d in rig.view()[ORDER_DOCUMENTS]}
 
 
 def test_what_is_no_commit_parks_its_key(rig: Rig) -> None:
@@ -186,11 +186,11 @@ def test_a_query_for_a_parked_stream_says_so_and_does_not_wait() -> None:
         lab.handler.step(0)
         lab.projector.step(0)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(OrderViews, "apply", lambda *_: 1 / 0)
+            patch.setattr(ServiceProjection, "apply", lambda *_: 1 / 0)
             token = lab.bus.send(PayOrder("o1", 100)).token()
             lab.handler.step(0)
             lab.projector.step(0)
-        old = lab.queries.order("o1")
+        old = lab.ask(OrderById("o1"))
         assert old is not None
         assert old["payment"] == "unpaid"
         asked = [
@@ -201,8 +201,8 @@ def test_a_query_for_a_parked_stream_says_so_and_does_not_wait() -> None:
         ]
         for fresh in asked:
             with pytest.raises(Parked, match=r"'o1' is parked in 'orders.view' since offset 2 of"):
-                lab.queries.order("o1", fresh)
-        assert lab.queries.order("o2", LINEARIZABLE) is None, "others are as ever"
+                lab.ask(OrderById("o1"), fresh=fresh)
+        assert lab.ask(OrderById("o2"), fresh=LINEARIZABLE) is None, "others are as ever"
         assert isinstance(lab.queries, Queries)
 
 
@@ -223,8 +223,8 @@ def test_status_shows_what_is_parked_and_a_replay_mends_it(
         with closing(lab.broker.sender()) as sender:
             sender.send(lab.topic_name("orders.events"), b"o1", b"junk", partition).result(30)
         token = lab.bus.send(PlaceOrder("o2", "ann", "1997-01-31", 1, 100)).token()
-        assert lab.queries.order("o2", Fresh("token", (token,), 30)) is not None
-        lab.queries.orders_of("ann", fresh=Fresh("linearizable", timeout=30))
+        assert lab.ask(OrderById("o2"), fresh=Fresh("token", (token,), 30)) is not None
+        lab.ask(OrdersOf("ann"), fresh=Fresh("linearizable", timeout=30))
         status = labkit("status", "--json")
         workers = json.loads(status.stdout)["workers"]
         assert {w["role"]: w["parked"] for w in workers} == {"handler": 0, "projector": 1}
@@ -244,6 +244,6 @@ def test_status_shows_what_is_parked_and_a_replay_mends_it(
         assert (none.returncode, none.stdout) == (0, "catalog.view holds back no stream\n")
         # The workers, whose checkpoint was claimed by the replay, have rejoined.
         token = lab.bus.send(PlaceOrder("o3", "ann", "1997-01-31", 1, 100)).token()
-        assert lab.queries.order("o3", Fresh("token", (token,), 30)) is not None
+        assert lab.ask(OrderById("o3"), fresh=Fresh("token", (token,), 30)) is not None
         lab.stop()
         lab.drop()

@@ -13,10 +13,27 @@ from labkit.lab import Lab
 from labkit.messages import Token
 from labkit.read.freshness import LINEARIZABLE
 from labkit.read.pages import Page
-from labkit.services.bank import Deposit, OpenAccount, Withdraw
-from labkit.services.catalog import ChangePrice, ListProduct, RegisterCustomer
-from labkit.services.inventory import ReceiveStock, ReleaseStock, ReserveStock, ShipStock
-from labkit.services.orders import CancelOrder, PayOrder, PlaceOrder
+from labkit.services.bank import AccountById, Balances, Deposit, OpenAccount, Statement, Withdraw
+from labkit.services.catalog import ChangePrice, ListProduct, Products, RegisterCustomer
+from labkit.services.inventory import (
+    LowStock,
+    ReceiveStock,
+    ReleaseStock,
+    ReserveStock,
+    ShipStock,
+    StockOf,
+)
+from labkit.services.orders import (
+    BestCustomers,
+    CancelOrder,
+    CustomerTotals,
+    OrderById,
+    OrdersSeen,
+    OrderWithStock,
+    PayOrder,
+    PlaceOrder,
+    Revenue,
+)
 
 
 @pytest.fixture
@@ -42,15 +59,15 @@ def shop(lab: Lab) -> Lab:
 
 
 def test_one_order(shop: Lab) -> None:
-    order = shop.queries.order("o4")
+    order = shop.queries.ask(OrderById("o4"))
     assert order is not None
     assert (order["customer"], order["cents"], order["payment"]) == ("ann", 400, "paid")
-    assert shop.queries.order("never") is None
-    assert shop.queries.orders_seen() == 12
+    assert shop.queries.ask(OrderById("never")) is None
+    assert shop.queries.ask(OrdersSeen()) == 12
 
 
 def test_the_trace_of_an_order_adds_up(shop: Lab) -> None:
-    order = shop.queries.order("o4")
+    order = shop.queries.ask(OrderById("o4"))
     assert order is not None
     stages = ["intended", "sent", "polled", "decided", "fetched", "applied"]
     instants = [order["trace"][stage] for stage in stages]
@@ -85,18 +102,18 @@ def test_the_orders_of_a_customer_filtered(shop: Lab) -> None:
 
 def test_one_customer(shop: Lab) -> None:
     bob = {"_id": "bob", "orders": 3, "quantity": 18, "cents": 1_500}
-    assert shop.queries.customer("bob") == bob
-    assert shop.queries.customer("nobody") is None
+    assert shop.queries.ask(CustomerTotals("bob")) == bob
+    assert shop.queries.ask(CustomerTotals("nobody")) is None
 
 
 def test_sums_over_partitions(shop: Lab) -> None:
     assert len(shop.store.find("orders.view.customers", {"customer": "ann"})) > 1
-    assert shop.queries.customers() == [
+    assert shop.queries.ask(BestCustomers()) == [
         {"_id": "ann", "orders": 8, "quantity": 56, "cents": 4_800},
         {"_id": "bob", "orders": 3, "quantity": 18, "cents": 1_500},
     ]
-    assert [d["_id"] for d in shop.queries.customers(limit=1)] == ["ann"]
-    assert shop.queries.revenue_by_month() == [
+    assert [d["_id"] for d in shop.queries.ask(BestCustomers(limit=1))] == ["ann"]
+    assert shop.queries.ask(Revenue()) == [
         {"_id": "1997-01", "orders": 6, "cents": 3_000},
         {"_id": "1997-02", "orders": 5, "cents": 3_300},
     ]
@@ -108,7 +125,7 @@ def test_products(lab: Lab) -> None:
     lab.bus.execute(ListProduct("cd", "Disc", 1_499))
     lab.bus.execute(ChangePrice("cd", 1_299))
     lab.bus.execute(RegisterCustomer("ann", "Ann"))
-    assert [(d["id"], d["cents"]) for d in lab.queries.products()] == [("cd", 1_299), ("lp", 999)]
+    assert [(d["id"], d["cents"]) for d in lab.ask(Products())] == [("cd", 1_299), ("lp", 999)]
 
 
 @pytest.fixture
@@ -123,15 +140,15 @@ def test_stock_and_low_stock(services: Lab) -> None:
         services.bus.execute(ReceiveStock(product, pieces))
     services.bus.execute(ReserveStock("lp", "o1", 4))
     queries = services.queries
-    stock = queries.stock("lp", LINEARIZABLE)
+    stock = queries.ask(StockOf("lp"), fresh=LINEARIZABLE)
     assert stock is not None
     assert (stock["on_hand"], stock["reserved"], stock["received"]) == (1, 4, 5)
-    assert queries.stock("never") is None
-    assert ids(queries.low_stock(3)) == ["lp", "cd", "mc"], "what is held is not free"
-    page = queries.low_stock(3, limit=2)
+    assert queries.ask(StockOf("never")) is None
+    assert ids(queries.ask(LowStock(3))) == ["lp", "cd", "mc"], "what is held is not free"
+    page = queries.ask(LowStock(3, limit=2))
     assert ids(page) == ["lp", "cd"]
-    assert ids(queries.low_stock(3, limit=2, cursor=page.cursor)) == ["mc"]
-    assert ids(queries.low_stock(0)) == []
+    assert ids(queries.ask(LowStock(3, limit=2, cursor=page.cursor))) == ["mc"]
+    assert ids(queries.ask(LowStock(0))) == []
 
 
 def test_balances_and_a_statement(services: Lab) -> None:
@@ -141,38 +158,38 @@ def test_balances_and_a_statement(services: Lab) -> None:
         services.bus.execute(Deposit("a", cents))
     services.bus.execute(Withdraw("a", 37))
     queries = services.queries
-    account = queries.account("a", LINEARIZABLE)
+    account = queries.ask(AccountById("a"), fresh=LINEARIZABLE)
     assert account is not None
     assert account["balance"] == 500
-    assert queries.account("never") is None
-    page = queries.balances(limit=2)
+    assert queries.ask(AccountById("never")) is None
+    page = queries.ask(Balances(limit=2))
     assert [(d["_id"], d["balance"]) for d in page.rows] == [("a", 500), ("b", 0)]
-    assert ids(queries.balances(limit=2, cursor=page.cursor)) == ["c"]
-    lines = queries.statement("a", limit=3)
+    assert ids(queries.ask(Balances(limit=2, cursor=page.cursor))) == ["c"]
+    lines = queries.ask(Statement("a", limit=3))
     assert [(d["version"], d["kind"], d["balance"]) for d in lines.rows] == [
         (2, "deposited", 500),
         (3, "deposited", 530),
         (4, "deposited", 537),
     ]
-    rest = queries.statement("a", limit=3, cursor=lines.cursor)
+    rest = queries.ask(Statement("a", limit=3, cursor=lines.cursor))
     assert [(d["version"], d["kind"], d["balance"]) for d in rest.rows] == [(5, "withdrawn", 500)]
     assert rest.cursor == ""
-    newest = queries.statement("a", limit=1, descending=True)
+    newest = queries.ask(Statement("a", limit=1, order="newest"))
     assert [d["version"] for d in newest.rows] == [5]
-    assert queries.statement("b") == Page([])
+    assert queries.ask(Statement("b")) == Page([])
 
 
 def test_an_order_with_its_stock_and_payment(services: Lab) -> None:
     bus, queries = services.bus, services.queries
     bus.execute(ReceiveStock("cd", 10))
     bus.execute(place("o1", "ann", "1997-01-31", 100, 3))
-    whole = queries.order_with_stock("o1", LINEARIZABLE)
+    whole = queries.ask(OrderWithStock("o1"), fresh=LINEARIZABLE)
     assert whole is not None
     assert (whole["order"]["payment"], whole["held"]) == ("unpaid", [])
     assert whole["stock"]["on_hand"] == 10
     bus.execute(PayOrder("o1", 100))
     bus.execute(ReserveStock("cd", "o1", 3))
-    whole = queries.order_with_stock("o1", LINEARIZABLE)
+    whole = queries.ask(OrderWithStock("o1"), fresh=LINEARIZABLE)
     assert whole is not None
     assert (whole["order"]["payment"], whole["stock"]["on_hand"]) == ("paid", 7)
     held = [(h["product"], h["quantity"], h["status"], h["version"]) for h in whole["held"]]
@@ -180,17 +197,17 @@ def test_an_order_with_its_stock_and_payment(services: Lab) -> None:
     bus.execute(ReleaseStock("cd", "o1"))
     bus.execute(ReserveStock("cd", "o1", 2))
     bus.execute(ShipStock("cd", "o1"))
-    whole = queries.order_with_stock("o1", LINEARIZABLE)
+    whole = queries.ask(OrderWithStock("o1"), fresh=LINEARIZABLE)
     assert whole is not None
     held = [(h["product"], h["quantity"], h["status"], h["version"]) for h in whole["held"]]
     assert held == [("cd", 2, "shipped", 5)], "one document, of the last reservation"
-    assert queries.order_with_stock("never") is None
+    assert queries.ask(OrderWithStock("never")) is None
 
 
 def test_goods_may_be_held_before_the_order_is_seen(services: Lab) -> None:
     services.bus.execute(ReceiveStock("cd", 10))
     services.bus.execute(ReserveStock("cd", "o1", 3))
-    whole = services.queries.order_with_stock("o1", LINEARIZABLE)
+    whole = services.queries.ask(OrderWithStock("o1"), fresh=LINEARIZABLE)
     assert whole is not None
     assert whole["order"] is None
     assert [h["quantity"] for h in whole["held"]] == [3]
@@ -203,7 +220,7 @@ def test_what_two_orders_hold_is_kept_apart(services: Lab) -> None:
         services.bus.execute(ReceiveStock(product, 10))
     for pieces, (order, product) in enumerate(pairs, 1):
         services.bus.execute(ReserveStock(product, order, pieces))
-    services.queries.orders_seen(LINEARIZABLE)
+    services.queries.ask(OrdersSeen(), fresh=LINEARIZABLE)
     found = {
         (h["order"], h["product"]): h["quantity"]
         for h in services.store.find("inventory.view.held", {})
@@ -224,7 +241,7 @@ def test_waiting_ends_when_every_token_is_seen(lab: Lab) -> None:
         lab.queries.until(tokens, 0.02)
     lab.projector.step(0)
     lab.queries.until(tokens, 0.02)
-    assert lab.queries.orders_seen() == 20
+    assert lab.ask(OrdersSeen()) == 20
     lab.queries.until([], 0)
 
 
@@ -264,6 +281,6 @@ def test_waiting_ends_soon_after_the_view_is_there(lab: Lab) -> None:
     timer.start()
     started = time.monotonic()
     lab.queries.until([token], 10)
-    assert lab.queries.order("o1") is not None
+    assert lab.ask(OrderById("o1")) is not None
     assert time.monotonic() - started >= 0.04, "it did wait"
     timer.join()

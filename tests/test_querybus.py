@@ -16,16 +16,18 @@ from labkit import stack
 from labkit.adapters.memory import MemoryLog
 from labkit.errors import Fenced, StackError, TimedOut, UsageError
 from labkit.lab import Lab
-from labkit.messages import Result, Token, encode
+from labkit.messages import Token, encode
 from labkit.ports.failpoints import Failpoint
 from labkit.query import handler as query_handler
 from labkit.query.bus import Feed, QueryBus
 from labkit.query.handler import QueryHandler
+from labkit.query.wire import Result
 from labkit.read.freshness import LINEARIZABLE, Fresh, Version
 from labkit.read.pages import Page
 from labkit.read.queries import Queries
-from labkit.services.bank import Deposit, OpenAccount
-from labkit.services.orders import PayOrder, PlaceOrder
+from labkit.services.bank import AccountById, Balances, Deposit, OpenAccount, Statement
+from labkit.services.inventory import StockOf
+from labkit.services.orders import OrderById, OrdersById, OrdersOf, PayOrder, PlaceOrder
 from labkit.teaching import project, work
 
 
@@ -79,12 +81,12 @@ def test_a_question_gets_the_answer_of_the_views(lab: Lab) -> None:
         lab.bus.execute(PlaceOrder(f"o{number}", "ann", day, 1, 100 * number + 100))
     lab.bus.execute(PayOrder("o0", 100))
     ask = lab.query_bus.ask
-    assert ask("order", order="o1", fresh=LINEARIZABLE) == lab.queries.order("o1")
+    assert ask("order", order="o1", fresh=LINEARIZABLE) == lab.ask(OrderById("o1"))
     page = ask("orders_of", customer="ann", status="UNPAID", sort="-amount")
     assert isinstance(page, Page)
     assert [row["_id"] for row in page.rows] == ["o2", "o1"]
     assert ask("orders_of", customer="ann", sort="-date", limit="1").cursor
-    assert ask("orders", orders="o0,nobody") == {"o0": lab.queries.order("o0")}
+    assert ask("orders", orders="o0,nobody") == {"o0": lab.ask(OrderById("o0"))}
     assert ask("order", order="nobody") is None
     assert ask("revenue", month="1997-01")["cents"] == 600
     assert ask("revenue", month="1997-02") is None
@@ -93,9 +95,9 @@ def test_a_question_gets_the_answer_of_the_views(lab: Lab) -> None:
 
 def test_conditions_that_nobody_understands_come_back_as_usage_errors(lab: Lab) -> None:
     with pytest.raises(UsageError, match=r"status must be one of .* got 'owl'"):
-        lab.query_bus.ask("orders_of", customer="ann", status="owl")
+        lab.query_bus.ask(OrdersOf(customer="ann", status="owl"))
     with pytest.raises(UsageError, match="no condition 'owl'; it takes account"):
-        lab.query_bus.ask("account", owl=1)
+        lab.query_bus.ask(AccountById(owl=1))
 
 
 def test_what_no_handler_could_read_is_refused_at_once(lab: Lab) -> None:
@@ -103,31 +105,31 @@ def test_what_no_handler_could_read_is_refused_at_once(lab: Lab) -> None:
     with pytest.raises(UsageError, match="no query 'owl'; known: order"):
         bus.ask("owl")
     with pytest.raises(UsageError, match="this run has no service 'inventory', but orders, bank"):
-        bus.ask("stock", product="cd")
+        bus.ask(StockOf(product="cd"))
     with pytest.raises(UsageError, match="no JSON"):
-        bus.ask("order", order=object())
+        bus.ask(OrderById(order=object()))
     with pytest.raises(UsageError, match="at most 1000000 fit"):
-        bus.ask("orders", orders="x" * 1_000_000)
+        bus.ask(OrdersById(orders="x" * 1_000_000))
     with pytest.raises(UsageError, match="lease must be above 0 and at most 600 s, got 0"):
-        bus.subscribe("order", order="o1", lease=0)
+        bus.subscribe(OrderById(order="o1"), lease=0)
 
 
 def test_a_time_out_says_what_it_waited_for(still: Lab) -> None:
     with pytest.raises(TimedOut, match=r"no answer to order \{'order': 'o1'\} within 0.05 s; is a"):
-        still.query_bus.ask("order", order="o1", timeout=0.05)
+        still.query_bus.ask(OrderById(order="o1"), timeout=0.05)
 
 
 def test_many_under_way_each_gets_its_own(lab: Lab) -> None:
     for number in range(20):
         lab.bus.execute(OpenAccount(f"a{number}", "ann"))
-    sent = [lab.query_bus.send("account", account=f"a{number}") for number in range(20)]
+    sent = [lab.query_bus.send(AccountById(account=f"a{number}")) for number in range(20)]
     for number, question in reversed(list(enumerate(sent))):
         assert lab.query_bus.answer(question)["_id"] == f"a{number}"
 
 
 def test_an_answer_of_another_kind_is_an_error(money: Lab) -> None:
     bus = money.query_bus
-    question = bus.send("balances")
+    question = bus.send(Balances())
     sender = money.broker.sender()
     value = encode(Result(question.id, True, [1]))
     sender.send(money.topic_name("bank.results"), b"k", value, bus._replies["bank"])
@@ -145,7 +147,7 @@ def test_two_requesters_hear_their_own_only(money: Lab) -> None:
 
 def test_an_answer_that_comes_too_late_is_dropped(money: Lab) -> None:
     bus = money.query_bus
-    late = bus.send("account", account="a", timeout=0.01)
+    late = bus.send(AccountById(account="a"), timeout=0.01)
     with pytest.raises(TimedOut):
         bus.answer(late)
     handler(money).step(0)
@@ -163,7 +165,7 @@ def put(lab: Lab, value: bytes, partition: int = 0) -> None:
 
 
 def test_what_is_no_query_stops_nobody(money: Lab) -> None:
-    question = money.query_bus.send("account", account="a")
+    question = money.query_bus.send(AccountById(account="a"))
     reply = money.query_bus._replies["bank"]
     for value in (b"\xff", b"[]", b"{}", b'{"id":"x","reply":99,"name":"account"}', b"[" * 10_000):
         put(money, value)
@@ -218,7 +220,7 @@ def test_a_query_that_meets_a_bug_stops_nobody(money: Lab, monkeypatch: Any) -> 
 
     monkeypatch.setattr(Queries, "statement", stumble)
     bus = money.query_bus
-    bad, good = bus.send("statement", account="a"), bus.send("account", account="a")
+    bad, good = bus.send(Statement(account="a")), bus.send(AccountById(account="a"))
     handler(money).step(0)
     with pytest.raises(StackError, match="the handler has a bug: ZeroDivisionError"):
         bus.answer(bad)
@@ -227,7 +229,7 @@ def test_a_query_that_meets_a_bug_stops_nobody(money: Lab, monkeypatch: Any) -> 
 
 def test_an_answer_that_does_not_fit_is_refused(money: Lab, monkeypatch: Any) -> None:
     monkeypatch.setattr(query_handler, "MAX_RESULT_BYTES", 10)
-    question = money.query_bus.send("account", account="a")
+    question = money.query_bus.send(AccountById(account="a"))
     handler(money).step(0)
     with pytest.raises(UsageError, match="at most 10 fit: ask for less, or in pages"):
         money.query_bus.answer(question)
@@ -238,8 +240,8 @@ def test_an_answer_that_does_not_fit_is_refused(money: Lab, monkeypatch: Any) ->
 
 def test_who_waits_holds_up_nobody(money: Lab) -> None:
     bus, part = money.query_bus, handler(money)
-    waits = bus.send("account", account="a", fresh=version(3))
-    ready = bus.send("account", account="a")
+    waits = bus.send(AccountById(account="a"), fresh=version(3))
+    ready = bus.send(AccountById(account="a"))
     part.step(0)
     assert bus.answer(ready)["balance"] == 1
     assert bus.heard(waits) is None
@@ -251,7 +253,7 @@ def test_who_waits_holds_up_nobody(money: Lab) -> None:
 def test_linearizable_waits_for_what_was_there_and_not_for_what_comes(money: Lab) -> None:
     bus, part = money.query_bus, handler(money)
     deposit(money, "a", 10, seen=False)
-    waits = bus.send("account", account="a", fresh=LINEARIZABLE)
+    waits = bus.send(AccountById(account="a"), fresh=LINEARIZABLE)
     part.step(0)
     assert bus.heard(waits) is None
     money.by_hand("projector", "bank").step(0)
@@ -262,7 +264,7 @@ def test_linearizable_waits_for_what_was_there_and_not_for_what_comes(money: Lab
 
 def test_a_wait_ends_and_says_for_what(money: Lab) -> None:
     bus, part = money.query_bus, handler(money)
-    waits = bus.send("account", account="a", fresh=version(9, 0.02))
+    waits = bus.send(AccountById(account="a"), fresh=version(9, 0.02))
     part.step(0)
     time.sleep(0.03)
     part.step(0)
@@ -273,7 +275,7 @@ def test_a_wait_ends_and_says_for_what(money: Lab) -> None:
 def test_a_query_that_nobody_waits_for_is_not_read(money: Lab, monkeypatch: Any) -> None:
     monkeypatch.setattr(Queries, "account", lambda *_: pytest.fail("it was read"))
     bus = money.query_bus
-    late = bus.send("account", account="a", timeout=0.001)
+    late = bus.send(AccountById(account="a"), timeout=0.001)
     time.sleep(0.01)
     assert handler(money).step(0) == 1
     (result,) = bus.hear(0)
@@ -283,7 +285,7 @@ def test_a_query_that_nobody_waits_for_is_not_read(money: Lab, monkeypatch: Any)
 
 def test_a_renewal_that_comes_too_late_is_no_error(money: Lab) -> None:
     """A handler that was away finds several of them; the newest counts."""
-    feed = money.query_bus.subscribe("account", account="a", lease=0.05)
+    feed = money.query_bus.subscribe(AccountById(account="a"), lease=0.05)
     time.sleep(0.06)
     feed.renew()
     assert handler(money).step(0) == 1
@@ -298,7 +300,7 @@ def test_a_renewal_that_comes_too_late_is_no_error(money: Lab) -> None:
 
 def test_an_answer_that_comes_twice_is_taken_once(money: Lab) -> None:
     bus = money.query_bus
-    question = bus.send("account", account="a")
+    question = bus.send(AccountById(account="a"))
     money.crash("query", Failpoint.HANDLER_PRODUCED, "bank")  # answered, and not noted
     assert bus.answer(question)["balance"] == 1
     assert handler(money).step(0) == 1
@@ -319,7 +321,7 @@ def test_offsets_that_a_rebalance_refused_are_noted_with_the_next_batch(
         return commit(log, *batch)
 
     monkeypatch.setattr(MemoryLog, "commit", busy)
-    question = bus.send("account", account="a")
+    question = bus.send(AccountById(account="a"))
     assert part.step(0) == 1
     assert bus.answer(question)["balance"] == 1
     assert money.lag("query", "bank") == 1
@@ -330,7 +332,7 @@ def test_offsets_that_a_rebalance_refused_are_noted_with_the_next_batch(
 def test_who_waits_in_a_dead_handler_waits_in_the_next_one(money: Lab) -> None:
     bus = money.query_bus
     waits, ready = (
-        bus.send("account", account="a", fresh=fresh) for fresh in (version(3), LINEARIZABLE)
+        bus.send(AccountById(account="a"), fresh=fresh) for fresh in (version(3), LINEARIZABLE)
     )
     first = handler(money)
     first.step(0)
@@ -352,7 +354,7 @@ def balance(feed: Feed) -> int | None:
 
 def test_first_the_answer_then_its_updates(money: Lab) -> None:
     part = handler(money)
-    feed = money.query_bus.subscribe("account", account="a")
+    feed = money.query_bus.subscribe(AccountById(account="a"))
     part.step(0)
     assert (balance(feed), balance(feed)) == (1, None)
     for cents in (10, 100):
@@ -367,7 +369,7 @@ def test_first_the_answer_then_its_updates(money: Lab) -> None:
 
 def test_what_others_do_is_no_update(money: Lab) -> None:
     part = handler(money)
-    feed = money.query_bus.subscribe("account", account="a")
+    feed = money.query_bus.subscribe(AccountById(account="a"))
     assert part.step(0) == 1
     money.bus.send(OpenAccount("b", "bob"))
     deposit(money, "b", 5)
@@ -377,7 +379,7 @@ def test_what_others_do_is_no_update(money: Lab) -> None:
 
 def test_an_answer_that_is_the_same_is_not_sent_again(money: Lab) -> None:
     part = handler(money)
-    money.query_bus.subscribe("account", account="a")
+    money.query_bus.subscribe(AccountById(account="a"))
     assert part.step(0) == 1
     money.store.claim("bank.checkpoints", "bank.view")  # perhaps another generation
     assert part.step(0) == 0
@@ -385,7 +387,7 @@ def test_an_answer_that_is_the_same_is_not_sent_again(money: Lab) -> None:
 
 def test_the_first_answer_is_as_fresh_as_asked(money: Lab) -> None:
     part = handler(money)
-    feed = money.query_bus.subscribe("account", account="a", fresh=version(3))
+    feed = money.query_bus.subscribe(AccountById(account="a"), fresh=version(3))
     part.step(0)
     assert balance(feed) is None
     deposit(money, "a", 10)
@@ -396,7 +398,7 @@ def test_the_first_answer_is_as_fresh_as_asked(money: Lab) -> None:
 
 def test_a_subscription_without_a_renewal_ends(money: Lab) -> None:
     part = handler(money)
-    feed = money.query_bus.subscribe("account", account="a", lease=0.05)
+    feed = money.query_bus.subscribe(AccountById(account="a"), lease=0.05)
     assert part.step(0) == 1
     time.sleep(0.03)
     assert balance(feed) == 1
@@ -411,7 +413,7 @@ def test_a_subscription_without_a_renewal_ends(money: Lab) -> None:
 
 
 def test_the_next_handler_takes_over_at_a_renewal(money: Lab) -> None:
-    feed = money.query_bus.subscribe("account", account="a", lease=0.3)
+    feed = money.query_bus.subscribe(AccountById(account="a"), lease=0.3)
     handler(money).step(0)
     assert balance(feed) == 1
     money._parts.pop(("query", "bank")).close()
@@ -424,14 +426,14 @@ def test_the_next_handler_takes_over_at_a_renewal(money: Lab) -> None:
 
 
 def test_an_answer_of_a_handler_that_was_replaced_is_dropped(money: Lab) -> None:
-    feed = money.query_bus.subscribe("account", account="a")
+    feed = money.query_bus.subscribe(AccountById(account="a"))
     for round, cents in ((1, 1), (2, 3), (1, 2), (2, 3), (2, 4)):
         feed.take(Result(feed.question.id, True, {"balance": cents}, round=round))
     assert [balance(feed) for _ in range(4)] == [1, 3, 4, None]
 
 
 def test_conditions_that_nobody_understands_are_told(money: Lab) -> None:
-    feed = money.query_bus.subscribe("account", owl="a")
+    feed = money.query_bus.subscribe(AccountById(owl="a"))
     handler(money).step(0)
     with pytest.raises(UsageError, match="no condition 'owl'"):
         feed.poll()
@@ -440,9 +442,9 @@ def test_conditions_that_nobody_understands_are_told(money: Lab) -> None:
 def test_too_many_subscriptions_are_refused(money: Lab, monkeypatch: Any) -> None:
     monkeypatch.setattr(query_handler, "MAX_SUBSCRIPTIONS", 1)
     part = handler(money)
-    money.query_bus.subscribe("account", account="a")
+    money.query_bus.subscribe(AccountById(account="a"))
     part.step(0)
-    feed = money.query_bus.subscribe("account", account="b")
+    feed = money.query_bus.subscribe(AccountById(account="b"))
     part.step(0)
     with pytest.raises(UsageError, match="has 1 subscriptions already"):
         feed.poll()
@@ -451,7 +453,7 @@ def test_too_many_subscriptions_are_refused(money: Lab, monkeypatch: Any) -> Non
 def test_a_subscription_read_here(lab: Lab) -> None:
     lab.bus.execute(OpenAccount("a", "ann"))
     fresh = Fresh("version", (Version("bank", "a", 1),))
-    with closing(lab.subscribe("account", account="a", fresh=fresh)) as updates:
+    with closing(lab.subscribe(AccountById(account="a"), fresh=fresh)) as updates:
         first = updates.poll()
         assert first is not None
         assert first.answer["balance"] == 0
@@ -463,7 +465,7 @@ def test_a_subscription_read_here(lab: Lab) -> None:
 
 def test_only_the_first_answer_waits_for_freshness(money: Lab) -> None:
     fresh = Fresh("linearizable", timeout=0.05)
-    with closing(money.subscribe("account", account="a", fresh=fresh)) as updates:
+    with closing(money.subscribe(AccountById(account="a"), fresh=fresh)) as updates:
         assert updates.poll() is not None
         deposit(money, "a", 10)
         deposit(money, "a", 100, seen=False)
@@ -477,7 +479,7 @@ def test_only_the_first_answer_waits_for_freshness(money: Lab) -> None:
 
 def asked(lab: Lab, **more: Any) -> tuple[int, bool]:
     """The balance, and whether it was held."""
-    question = lab.query_bus.send("account", account="a", **more)
+    question = lab.query_bus.send(AccountById(account="a", **more))
     handler(lab).step(0)
     (result,) = lab.query_bus.hear(0)
     assert result.id == question.id
@@ -535,8 +537,8 @@ def test_a_question_a_dead_handler_and_a_subscription_on_real_servers(
             lab.start(queries=1)
             lab.bus.execute(OpenAccount("a", "ann"))
             bus: QueryBus = lab.query_bus
-            assert bus.ask("account", account="a", fresh=LINEARIZABLE)["balance"] == 0
-            with closing(bus.subscribe("account", account="a", lease=3)) as feed:
+            assert bus.ask(AccountById(account="a"), fresh=LINEARIZABLE)["balance"] == 0
+            with closing(bus.subscribe(AccountById(account="a"), lease=3)) as feed:
                 given = [following(feed)]
                 for _ in range(5):
                     lab.bus.execute(Deposit("a", 1))
@@ -546,7 +548,7 @@ def test_a_question_a_dead_handler_and_a_subscription_on_real_servers(
                 (worker,) = [w for w in lab.workers() if w.role == "query"]
                 os.kill(worker.pid, signal.SIGKILL)
                 lab.bus.execute(Deposit("a", 1))
-                assert bus.ask("account", account="a", fresh=LINEARIZABLE)["balance"] == 6
+                assert bus.ask(AccountById(account="a"), fresh=LINEARIZABLE)["balance"] == 6
                 assert following(feed) == 6, "the next life takes over at a renewal"
             bus.flush()
             deadline = time.monotonic() + 20
@@ -573,7 +575,7 @@ def test_the_first_question_by_hand_on_real_servers(servers: stack.Servers) -> N
             lab.bus.send(OpenAccount(account, "ann")).token()
         work(lab, "bank")
         project(lab, "bank")
-        question = lab.query_bus.send("account", account="a")
+        question = lab.query_bus.send(AccountById(account="a"))
         lab.query_bus.flush()
         assert [len(lab.topic(f"bank.{kind}")) for kind in ("queries", "results")] == [1, 0]
         assert handler(lab).step(10) == 1

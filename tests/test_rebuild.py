@@ -22,11 +22,12 @@ from labkit.experiments.verify.checkers import check_all
 from labkit.experiments.verify.history import History
 from labkit.lab import Lab
 from labkit.read.freshness import LINEARIZABLE, Fresh
+from labkit.read.projection import ServiceProjection
 from labkit.read.rebuild import Rebuild
 from labkit.read.sessions import Session
-from labkit.services.catalog import ListProduct
-from labkit.services.orders import PayOrder, PlaceOrder
-from labkit.services.views import PROJECTIONS, OrderViews
+from labkit.services.catalog import ListProduct, Products
+from labkit.services.orders import OrderById, OrdersSeen, PayOrder, PlaceOrder
+from tests.built_in import ORDER_DOCUMENTS, ORDER_VIEWS, PROJECTIONS
 from tests.test_cli import labkit, refused
 
 VIEW = "orders.view"
@@ -57,10 +58,9 @@ def show(lab: Lab) -> None:
 def shown(lab: Lab) -> dict[str, Any]:
     """All documents of the view that serves, without their instants."""
     found = {
-        name: {d["_id"]: d for d in lab.store.find(lab.where(name), {})}
-        for name in OrderViews.indexes
+        name: {d["_id"]: d for d in lab.store.find(lab.where(name), {})} for name in ORDER_VIEWS
     }
-    for document in found[OrderViews.orders].values():
+    for document in found[ORDER_DOCUMENTS].values():
         del document["trace"]
     return found
 
@@ -83,22 +83,22 @@ def test_the_new_generation_equals_the_old_one_and_serves(lab: Lab) -> None:
     show(lab)
     before = shown(lab)
     rebuild = built(lab)
-    assert lab.where(OrderViews.orders) == "orders.view.orders"
+    assert lab.where(ORDER_DOCUMENTS) == "orders.view.orders"
     lab.bus.send(PlaceOrder("late", "ann", DAY, 1, 7)).token()
     lab.handler.step(0.1)
     show(lab)
     rebuild.switch()
-    assert lab.where(OrderViews.orders) == "orders.view.orders@1"
-    assert lab.queries.order("late") is not None, "the old one showed it already"
-    assert lab.queries.orders_seen() == 21
+    assert lab.where(ORDER_DOCUMENTS) == "orders.view.orders@1"
+    assert lab.ask(OrderById("late")) is not None, "the old one showed it already"
+    assert lab.ask(OrdersSeen()) == 21
     rebuild.drop_old()
     rebuild.close()
     assert "orders.view.orders" not in lab.store.collections()
     after = shown(lab)
-    assert {k: v for k, v in after[OrderViews.orders].items() if k != "late"} == before[
-        OrderViews.orders
+    assert {k: v for k, v in after[ORDER_DOCUMENTS].items() if k != "late"} == before[
+        ORDER_DOCUMENTS
     ]
-    assert list(lab.collection(OrderViews.orders)["_id"]) == sorted(after[OrderViews.orders])
+    assert list(lab.collection(ORDER_DOCUMENTS)["_id"]) == sorted(after[ORDER_DOCUMENTS])
     checkpoints = {c.id for c in lab.store.checkpoints("orders.checkpoints")}
     assert "orders.view:0" not in checkpoints
     assert {"orders.view", "orders.view@1:0"} <= checkpoints
@@ -117,7 +117,7 @@ def test_the_owner_of_the_old_one_is_fenced_and_its_next_life_is_of_the_new_one(
     with pytest.raises(Fenced):
         step_on(rebuild)
     assert lab.projector.name == "orders.view@1"
-    assert set(shown(lab)[OrderViews.orders]) == {"o1", "o2"}
+    assert set(shown(lab)[ORDER_DOCUMENTS]) == {"o1", "o2"}
     assert lab.ignored_commits() == 0
 
 
@@ -138,12 +138,12 @@ def test_two_views_are_kept_apart(lab: Lab) -> None:
     place(lab, "o1")
     show(lab)
     lab.rebuild_view("catalog.view", keep=0)
-    assert lab.where(OrderViews.orders) == OrderViews.orders
+    assert lab.where(ORDER_DOCUMENTS) == ORDER_DOCUMENTS
     assert lab.where("catalog.view.entries") == "catalog.view.entries@1"
     lab.rebuild_view(VIEW, keep=0)
     lab.rebuild_view(VIEW, keep=0)
-    assert lab.where(OrderViews.orders) == "orders.view.orders@2"
-    assert lab.queries.orders_seen() == 1
+    assert lab.where(ORDER_DOCUMENTS) == "orders.view.orders@2"
+    assert lab.ask(OrdersSeen()) == 1
 
 
 def test_what_was_cancelled_goes_on_where_it_was(lab: Lab) -> None:
@@ -160,7 +160,7 @@ def test_what_was_cancelled_goes_on_where_it_was(lab: Lab) -> None:
     assert second.generation == 1
     assert at_once.applied + progress.applied == 13, "nothing was read twice"
     second.switch()
-    assert lab.queries.orders_seen() == 13
+    assert lab.ask(OrdersSeen()) == 13
     second.close()
     third = lab.rebuild(VIEW, anew=True)
     while (progress := third.step()).done < progress.total:
@@ -194,7 +194,7 @@ def test_of_two_rebuilds_the_later_one_goes_on(lab: Lab) -> None:
     with pytest.raises(Fenced, match=r"another rebuild of 'orders.view' was begun"):
         first.switch()
     second.switch()
-    assert lab.queries.orders_seen() == 1
+    assert lab.ask(OrdersSeen()) == 1
     first.close()
     second.close()
 
@@ -206,10 +206,10 @@ def test_the_switch_waits_for_what_the_old_one_has(lab: Lab) -> None:
     place(lab, "o2")
     show(lab)
     session = Session(lab.queries)
-    assert session.order("o2") is not None
+    assert session.ask(OrderById("o2")) is not None
     rebuild.switch()
-    assert session.order("o2") is not None
-    assert lab.queries.order("o2", Fresh(timeout=0)) is not None
+    assert session.ask(OrderById("o2")) is not None
+    assert lab.ask(OrderById("o2"), fresh=Fresh(timeout=0)) is not None
     rebuild.close()
 
 
@@ -219,20 +219,20 @@ def test_a_generation_that_parks_more_does_not_serve(
     place(lab, "o1", "o2")
     show(lab)
     with monkeypatch.context() as patch:
-        apply = OrderViews.apply
+        apply = ServiceProjection.apply
 
         def broken(self: Any, commit: Any, docs: Any, fetched: int, now: int) -> None:
             if commit.stream == "o1":
                 raise KeyError("a bug in the new fold")
             apply(self, commit, docs, fetched, now)
 
-        patch.setattr(OrderViews, "apply", broken)
+        patch.setattr(ServiceProjection, "apply", broken)
         rebuild = built(lab)
         with pytest.raises(CheckFailed, match="cannot apply 1 streams that the old"):
             rebuild.switch()
         rebuild.close()
-    assert lab.queries.order("o1", LINEARIZABLE) is not None
-    assert lab.where(OrderViews.orders) == OrderViews.orders
+    assert lab.ask(OrderById("o1"), fresh=LINEARIZABLE) is not None
+    assert lab.where(ORDER_DOCUMENTS) == ORDER_DOCUMENTS
 
 
 def test_an_unknown_view_is_refused(lab: Lab) -> None:
@@ -277,7 +277,7 @@ def test_a_rebuild_beside_workers_and_writers_loses_nothing() -> None:
             nonlocal reads
             most = 0
             while not stop.is_set():
-                seen = session.orders_seen()
+                seen = session.ask(OrdersSeen())
                 if seen < most:
                     trouble.append((seen, most))
                 most, reads = seen, reads + 1
@@ -301,12 +301,12 @@ def test_a_rebuild_beside_workers_and_writers_loses_nothing() -> None:
         history.settle()
         stop.set()
         reader.join()
-        lab.queries.order("o1", Fresh("linearizable", timeout=30))
+        lab.ask(OrderById("o1"), fresh=Fresh("linearizable", timeout=30))
         assert trouble == []
         assert reads > 100
         verdicts = check_all(lab, history)
         assert {name: v.violations for name, v in verdicts.items() if not v.ok} == {}
-        assert lab.queries.orders_seen() == 300
+        assert lab.ask(OrdersSeen()) == 300
         lab.drop()
 
 
@@ -328,7 +328,7 @@ def test_a_rebuild_by_the_command_line_is_cancelled_and_goes_on(
         for n in range(count):
             lab.bus.send(ListProduct(f"p{n}", "a pen", 5))
         lab.bus.flush()
-        lab.queries.products(fresh=Fresh("linearizable", timeout=90))
+        lab.ask(Products(), fresh=Fresh("linearizable", timeout=90))
         command = ["rebuild", "catalog.view", "--run", lab.run, "--json", str(file)]
         begun = subprocess.Popen(
             [sys.executable, "-m", "labkit", *command], stderr=subprocess.PIPE, text=True
@@ -348,7 +348,7 @@ def test_a_rebuild_by_the_command_line_is_cancelled_and_goes_on(
         assert lab.where("catalog.view.entries") == "catalog.view.entries"
         done = labkit(*command)
         assert done.returncode == 0, done.stderr
-        assert "went on after" in done.stdout
+        assert "resumed after" in done.stdout
         assert "catalog.view serves from generation 1" in done.stdout
         found = json.loads(file.read_bytes())
         assert found["generation"] == 1
@@ -356,10 +356,10 @@ def test_a_rebuild_by_the_command_line_is_cancelled_and_goes_on(
         assert lab.store.count(built) == count
         assert lab.where("catalog.view.entries") == built
         lab.bus.execute(ListProduct("late", "a pen", 5))
-        assert len(lab.queries.products(fresh=Fresh("linearizable", timeout=60))) == count + 1
+        assert len(lab.ask(Products(), fresh=Fresh("linearizable", timeout=60))) == count + 1
         assert lab.ignored_commits() == 0
         again = labkit(*command)
-        assert "went on" not in again.stdout
+        assert "resumed" not in again.stdout
         assert "generation 2" in again.stdout
         refused(labkit("rebuild", "owl", "--run", lab.run), "catalog.view", "'owl'")
         refused(labkit("rebuild", "catalog.view", "--run", "r0000000"), "has no topics")

@@ -15,7 +15,7 @@ from labkit.log.relay import Relay
 from labkit.ports.broker import Broker, Record
 from labkit.ports.failpoints import Crash, Failpoint, armed
 from labkit.run.worker import Worker
-from labkit.services.orders import PlaceOrder
+from labkit.services.orders import OrderById, PlaceOrder
 from tests.test_runtime import until
 
 COMMANDS = 12
@@ -151,7 +151,7 @@ def test_a_newer_relay_stops_the_older_one_before_it_sends(lab: Lab) -> None:
     decide(lab, 0, 1)
     older = relay(lab)
     publish(older, 1)
-    newer = lab.make(Worker("relay", "orders", 1))
+    newer = lab.parts.make(Worker("relay", "orders", 1))
     decide(lab, 1, COMMANDS)
     with pytest.raises(Fenced, match="another relay"):
         older.step(10)
@@ -209,7 +209,7 @@ def test_a_lab_on_the_mongodb_log_from_end_to_end(lab: Lab) -> None:
     assert lab.bus.answer(again).outcome == "refused"
     lab.queries.until([*tokens, again], timeout=30)
     for number in range(COMMANDS):
-        order = lab.queries.order(f"o{number}")
+        order = lab.ask(OrderById(f"o{number}"))
         assert order is not None
         assert (order["version"], order["customer"]) == (1, "ada")
     assert [lab.lag(role, "orders") for role in ("handler", "relay", "projector")] == [0, 0, 0]

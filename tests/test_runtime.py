@@ -136,7 +136,7 @@ def shares(lab: Lab, role: str) -> list[int]:
     assert lab.servers is not None
     admin = KafkaAdminClient(bootstrap_servers=lab.servers.bootstrap)
     try:
-        group = lab.group(role, "orders")
+        group = lab.of.group(role, "orders")
         found = admin.describe_groups([group])[group]
     finally:
         admin.close()
@@ -264,7 +264,7 @@ def test_a_killed_parent_leaves_no_process_behind(servers: stack.Servers) -> Non
 
 
 def start_worker(lab: Lab, log: Path, run: str, **environment: str) -> subprocess.Popen[bytes]:
-    command = lab.worker_command(Worker("handler", "orders", 0))
+    command = lab.of.worker_command(Worker("handler", "orders", 0))
     command[command.index(lab.run)] = run
     with log.open("wb") as output:
         return subprocess.Popen(
@@ -272,7 +272,7 @@ def start_worker(lab: Lab, log: Path, run: str, **environment: str) -> subproces
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=output,
-            env=lab.environment() | environment,
+            env=lab.of.environment() | environment,
         )
 
 

@@ -12,8 +12,8 @@ from labkit.lab import Lab
 from labkit.messages import Token
 from labkit.read.freshness import Fresh, Version
 from labkit.read.sessions import Session
-from labkit.services.bank import Deposit, OpenAccount
-from labkit.services.orders import PayOrder, PlaceOrder
+from labkit.services.bank import AccountById, Deposit, OpenAccount
+from labkit.services.orders import OrderById, OrdersOf, OrdersSeen, PayOrder, PlaceOrder
 from labkit.teaching import Copy
 
 SOON = Fresh(timeout=0.02)
@@ -50,14 +50,14 @@ def begin_anew(lab: Lab, service: str = "orders") -> None:
 @pytest.mark.parametrize("by", ["token", "version"])
 def test_a_session_reads_what_it_wrote(lab: Lab, by: str) -> None:
     session, other = Session(lab.queries), Session(lab.queries)
-    session.orders_seen(SOON)
+    session.ask(OrdersSeen(), fresh=SOON)
     token = lab.bus.send(place("o1")).token()
     session.wrote(token if by == "token" else Version("orders", "o1", 1))
     assert other.order("o1", SOON) is None, "nobody promised anything to others"
     with pytest.raises(TimedOut):
-        session.order("o1", SOON)
+        session.ask(OrderById("o1"), fresh=SOON)
     work(lab)
-    assert session.order("o1", SOON)
+    assert session.ask(OrderById("o1"), fresh=SOON)
 
 
 def test_every_write_counts_not_only_the_last(lab: Lab) -> None:
@@ -75,25 +75,25 @@ def test_every_write_counts_not_only_the_last(lab: Lab) -> None:
     }
     work(lab)
     with pytest.raises(TimedOut, match="version 2 of 'o1'"):
-        session.orders_seen(SOON)
+        session.ask(OrdersSeen(), fresh=SOON)
     lab.bus.send(PayOrder("o1", 100))
     work(lab)
-    assert session.orders_seen(SOON) == 12
+    assert session.ask(OrdersSeen(), fresh=SOON) == 12
 
 
 def test_a_session_never_goes_back(lab: Lab) -> None:
     session = Session(lab.queries)
     lab.bus.send(place("o1"))
     work(lab)
-    assert session.order("o1", SOON)
+    assert session.ask(OrderById("o1"), fresh=SOON)
     begin_anew(lab)
-    assert lab.queries.order("o1", SOON) is None, "without a session it is gone"
+    assert lab.ask(OrderById("o1"), fresh=SOON) is None, "without a session it is gone"
     with pytest.raises(TimedOut, match="did not reach position 2"):
-        session.order("o1", SOON)
+        session.ask(OrderById("o1"), fresh=SOON)
     with pytest.raises(TimedOut, match="did not reach position 2"):
-        session.orders_of("ann", fresh=SOON)
+        session.ask(OrdersOf("ann"), fresh=SOON)
     lab.projector.step(0)
-    assert session.order("o1", SOON)
+    assert session.ask(OrderById("o1"), fresh=SOON)
 
 
 def test_another_copy_must_have_what_was_shown_and_written(lab: Lab) -> None:
@@ -101,40 +101,40 @@ def test_another_copy_must_have_what_was_shown_and_written(lab: Lab) -> None:
     lab.bus.send(place("o1"))
     work(lab)
     copy.catch_up()
-    assert session.order("o1", SOON)
+    assert session.ask(OrderById("o1"), fresh=SOON)
     session.turn_to(copy.queries)
-    assert session.order("o1", SOON), "it is as far"
+    assert session.ask(OrderById("o1"), fresh=SOON), "it is as far"
     session.turn_to(lab.queries)
     session.wrote(lab.bus.send(PayOrder("o1", 100)).token())
     work(lab)
     session.turn_to(copy.queries)
     with pytest.raises(TimedOut, match="did not reach command 1"):
-        session.order("o1", SOON)
+        session.ask(OrderById("o1"), fresh=SOON)
     copy.catch_up()
-    order = session.order("o1", SOON)
+    order = session.ask(OrderById("o1"), fresh=SOON)
     assert order is not None
     assert order["payment"] == "paid"
     lab.bus.send(PayOrder("o1", 1))  # refused; a reader has seen the log that far all the same
     work(lab)
     session.turn_to(lab.queries)
-    session.order("o1", SOON)
+    session.ask(OrderById("o1"), fresh=SOON)
     session.turn_to(copy.queries)
     with pytest.raises(TimedOut, match="did not reach position"):
-        session.order("o1", SOON)
+        session.ask(OrderById("o1"), fresh=SOON)
 
 
 def test_a_session_does_not_wait_for_other_services(lab: Lab) -> None:
     session = Session(lab.queries)
     lab.bus.send(OpenAccount("a", "ann"))
     work(lab, "bank")
-    assert session.account("a", SOON)
+    assert session.ask(AccountById("a"), fresh=SOON)
     session.wrote(lab.bus.send(Deposit("a", 5)).token())
     begin_anew(lab, "bank")
-    assert session.orders_seen(SOON) == 0
+    assert session.ask(OrdersSeen(), fresh=SOON) == 0
     with pytest.raises(TimedOut, match="view of 'bank'"):
-        session.account("a", SOON)
+        session.ask(AccountById("a"), fresh=SOON)
     work(lab, "bank")
-    account = session.account("a", SOON)
+    account = session.ask(AccountById("a"), fresh=SOON)
     assert account is not None
     assert account["balance"] == 5
 
@@ -143,9 +143,9 @@ def test_a_strategy_comes_on_top(lab: Lab) -> None:
     session = Session(lab.queries)
     lab.bus.send(place("o1"))
     work(lab)
-    session.order("o1", SOON)
+    session.ask(OrderById("o1"), fresh=SOON)
     lab.bus.send(PayOrder("o1", 100))
     lab.handler.step(0)
-    assert session.order("o1", SOON)
+    assert session.ask(OrderById("o1"), fresh=SOON)
     with pytest.raises(TimedOut, match="did not reach position 4"):
-        session.order("o1", Fresh("linearizable", timeout=0.02))
+        session.ask(OrderById("o1"), fresh=Fresh("linearizable", timeout=0.02))

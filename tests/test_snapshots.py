@@ -17,9 +17,10 @@ from labkit.lab import Lab
 from labkit.log.event_log import EPOCH, EventLog
 from labkit.messages import Command, Event
 from labkit.ports.failpoints import Crash, Failpoint, armed
+from labkit.service import Service
 from labkit.services.catalog import ChangePrice, ListProduct
-from labkit.services.services import CONTEXTS, Context
 from labkit.write.handler import Handler
+from tests.built_in import SERVICES
 from tests.test_handlers import Rig
 from tests.test_waiting import START, Calendar
 
@@ -78,16 +79,21 @@ def evolve(state: Sum | None, event: Event) -> Sum:
     return Sum(state.count + 1, (state.mix * 31 + number) % 1_000_003)
 
 
-def sums(fold: int = 1, evolve: Callable[[Any, Event], Any] = evolve) -> Context:
-    return Context(
-        "sums", Add | Clear, Added | Cleared, Sum, {Add: add, Clear: clear}, evolve, fold=fold
+def sums(fold: int = 1, evolve: Callable[[Any, Event], Any] = evolve) -> Service:
+    return Service(
+        "sums",
+        decide={Add: add, Clear: clear},
+        events=[Added, Cleared],
+        state=Sum,
+        evolve=evolve,
+        fold=fold,
     )
 
 
 class Lives(Rig):
     """A rig whose handler may end in any way, and whose clock may go anywhere."""
 
-    def __init__(self, every: int, service: Context | None = None) -> None:
+    def __init__(self, every: int, service: Service | None = None) -> None:
         super().__init__(service or sums())
         self.every = every
         self.calendar = Calendar()
@@ -404,10 +410,10 @@ def test_a_fold_from_any_snapshot_is_the_fold_from_the_start(
 @pytest.mark.servers
 @pytest.mark.parametrize("client", ["kafka-python", "confluent"])
 def test_snapshots_on_real_servers(servers: stack.Servers, client: str) -> None:
-    service = CONTEXTS["catalog"]
+    service = SERVICES["catalog"]
     with Lab(services=["catalog"], client=client) as lab:
         commands, events = (lab.topic_name(f"catalog.{kind}") for kind in ("commands", "events"))
-        group = lab.group("handler", "catalog")
+        group = lab.of.group("handler", "catalog")
 
         def made() -> Handler:
             written = lab.broker.log(commands, events, group, f"{group}-0")

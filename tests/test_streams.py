@@ -107,13 +107,13 @@ def test_results_equal_pandas_to_the_cent_and_nothing_is_left(lab: Lab) -> None:
     assert len(documents(lab, "late")) > 30
     assert len(documents(lab, "rejects")) > 15
     assert [lab.streams.run(name) for name in ALL] == [0, 0, 0, 0]
-    assert not lab.streams_folder().exists()
+    assert not lab.of.streams_folder().exists()
     assert {process.pid for process in psutil.Process().children(recursive=True)} <= before
     mine = [topic for topic in lab.broker.topics() if lab.run in topic]
     assert sum(topic.startswith("changelog__") for topic in mine) == 3
     (lab.streams.folder / "left by a dead one").mkdir(parents=True)
     lab.drop()
-    assert not lab.streams_folder().exists()
+    assert not lab.of.streams_folder().exists()
     with Lab("lab", services=[]) as other:
         assert [topic for topic in other.broker.topics() if lab.run in topic] == []
         other.drop()
@@ -165,7 +165,7 @@ with Lab({lab.name!r}, run={lab.run!r}, services=[], partitions=2, start=False) 
 """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program)],
-        env=lab.environment(),
+        env=lab.of.environment(),
         capture_output=True,
         text=True,
         check=False,
@@ -193,7 +193,7 @@ def test_killed_in_the_middle_results_equal_pandas_and_nothing_is_twice(
     assert repeated(lab, "late", "id") == 0
     assert repeated(lab, "revenue", "id", "orders") == 0
     lab.drop()
-    assert not lab.streams_folder().exists()
+    assert not lab.of.streams_folder().exists()
 
 
 @pytest.mark.slow
@@ -295,7 +295,7 @@ def test_a_signal_stops_a_pipeline_and_the_next_run_goes_on(lab: Lab) -> None:
     ):
         lab.streams.run("validate", each)
     assert signal.getsignal(signal.SIGTERM) is handler
-    assert not lab.streams_folder().exists()
+    assert not lab.of.streams_folder().exists()
     run_all(lab)
     assert differences(lab) == set()
     assert repeated(lab, "orders", "id") == 0

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from labkit.services.services import ROUTES
 
 from labkit import stack
 from labkit.experiments.results import to_json
@@ -27,7 +28,6 @@ from labkit.ports.broker import Batch
 from labkit.ports.failpoints import Failpoint
 from labkit.process.outbox import Outbox
 from labkit.services.bank import Deposit, OpenAccount, SendMoney
-from labkit.services.services import ROUTES
 from labkit.teaching import settle, work
 from labkit.write.handler import Handler
 from tests.test_checkers import Skipping, plant_handler

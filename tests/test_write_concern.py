@@ -11,7 +11,7 @@ from labkit import stack
 from labkit.lab import Lab
 from labkit.read.freshness import Fresh, Version
 from labkit.run.worker import Worker
-from labkit.services.bank import Deposit, OpenAccount
+from labkit.services.bank import AccountById, Deposit, OpenAccount
 from labkit.services.orders import PlaceOrder
 
 
@@ -36,7 +36,7 @@ def test_it_is_the_projectors(
         asked.clear()
         assert lab.projector.step(10) == 1
         assert asked == [projectors]
-        assert lab.worker_command(Worker("projector", "orders", 0)).count("--write-concern") == (
+        assert lab.of.worker_command(Worker("projector", "orders", 0)).count("--write-concern") == (
             concern == "1"
         )
         lab.drop()
@@ -54,8 +54,8 @@ def test_a_projector_that_does_not_wait_sees_its_own_writes(servers: stack.Serve
         one_at_a_time._batch_size = 1
         while lab.lag("projector", "bank"):
             one_at_a_time.step(0.2)
-        assert lab.held_back() == []
-        shown = lab.queries.account("a", Fresh("version", (Version("bank", "a", 21),)))
+        assert lab.parts.held_back() == []
+        shown = lab.ask(AccountById("a"), fresh=Fresh("version", (Version("bank", "a", 21),)))
         assert shown is not None
         assert shown["balance"] == 20
         lab.drop()

@@ -63,7 +63,7 @@ class Backend:
         self._commands: dict[str, Source] = {}
         # Views are read by the threads of the requests; what Kafka has to say, by the desk alone.
         self.queries = Queries(
-            lab.store, self.pump, lambda service: self._ends(f"{service}.events")
+            lab.store, self.drive, lambda service: self._ends(f"{service}.events")
         )
 
     def start(self) -> None:
@@ -86,7 +86,7 @@ class Backend:
     def pump(self) -> None:
         """In memory, what the worker processes would do."""
         if self.lab.backend == "memory":
-            self.desk.call(self.lab.pump)
+            self.desk.call(self.lab.drive)
 
     def _ends(self, topic: str) -> Mapping[int, int]:
         return self.desk.call(lambda: self.lab.ends(topic))
@@ -94,7 +94,7 @@ class Backend:
     def lags(self) -> dict[tuple[str, str], int]:
         """How many offsets the workers are behind, by role and service."""
         lab = self.lab
-        places = [(role, host) for role in WORKING for host in lab.hosts(role)]
+        places = [(role, host) for role in WORKING for host in lab.instances_of(role)]
         return self.desk.call(lambda: {place: lab.lag(*place) for place in places}, PROBE_SECONDS)
 
     # --- commands
@@ -185,7 +185,7 @@ class Backend:
         name = f"{token.service}.commands"
         if name not in self._commands:
             topic = self.lab.topic_name(name)
-            self._commands[name] = self.lab.broker_of(name).source(topic)
+            self._commands[name] = self.lab.of.broker_of(name).source(topic)
         source = self._commands[name]
         record = None
         if 0 <= token.offset < source.ends().get(token.partition, 0):

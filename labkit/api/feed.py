@@ -56,7 +56,7 @@ class _Tail:
         self._queries = backend.queries
         lab = backend.lab
         self._commands, self._events = (
-            lab.broker_of(f"{service}.{kind}").source(lab.topic_name(f"{service}.{kind}"))
+            lab.of.broker_of(f"{service}.{kind}").source(lab.topic_name(f"{service}.{kind}"))
             for kind in ("commands", "events")
         )
         view = backend.queries.checkpoints(service)

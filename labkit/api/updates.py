@@ -59,7 +59,7 @@ async def updates(
         raise unreachable(Unreachable(f"{MAX_STREAMS} streams are open, no more fit"))
     limiter = here.streams.limiter
     subscription = await to_thread.run_sync(
-        lambda: Subscription(here.lab.store, of_views(watched), ask, here.pump), limiter=limiter
+        lambda: Subscription(here.lab.store, of_views(watched), ask, here.drive), limiter=limiter
     )
     ends = time.monotonic() + seconds if seconds is not None else float("inf")
 

@@ -26,6 +26,7 @@ from labkit.experiments.results import machine, versions
 from labkit.lab import Lab
 from labkit.messages import Token
 from labkit.run.worker import calm_gc
+from labkit.services.orders import BestCustomers, OrdersSeen, Revenue
 from labkit.stack.state import lab_folder
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def demo(
                 dry=False,
                 checked=False,
             )
-            seen = second.queries.orders_seen()
+            seen = second.queries.ask(OrdersSeen())
             ignored += second.ignored_commits()
             second.drop()
     result.rows.append(_row("orders of the open loop", seen, loaded.sent))
@@ -202,9 +203,9 @@ def _compare(lab: Lab, limit: int) -> Demo:
     import pandas as pd
 
     expected = cdnow.expected(limit)
-    customers = lab.queries.customers()
-    months = lab.queries.revenue_by_month()
-    orders = lab.queries.orders_seen()
+    customers = lab.ask(BestCustomers())
+    months = lab.ask(Revenue())
+    orders = lab.ask(OrdersSeen())
     revenue = sum(customer["cents"] for customer in customers)
     best = [(c["_id"], c["cents"]) for c in customers[:10]]
     by_month = [(m["_id"], m["orders"], m["cents"]) for m in months]

@@ -141,7 +141,7 @@ def kill(lab: Lab, pipeline: str, after: int) -> int:
     program = [sys.executable, "-m", "labkit.experiments.sales"]
     child = subprocess.Popen(
         [*program, pipeline, lab.name, lab.run, str(lab.partitions), str(after)],
-        env=lab.environment(),
+        env=lab.of.environment(),
         stderr=subprocess.PIPE,
         text=True,
     )

@@ -15,7 +15,7 @@ from labkit.log.snapshots import Snapshot
 from labkit.messages import Commit
 from labkit.ports.broker import Record, Source
 from labkit.ports.store import Store
-from labkit.services.services import Context
+from labkit.service import Service
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -31,7 +31,7 @@ MOST = 2**63 - 1
 class EventLog:
     """What one service's events topic says; ``store`` holds the snapshots that shorten the way."""
 
-    def __init__(self, service: Context, source: Source, store: Store | None = None) -> None:
+    def __init__(self, service: Service, source: Source, store: Store | None = None) -> None:
         self._service = service
         self._source = source
         self._store = store

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import msgspec
 from msgspec import Struct
 
-Document = dict[str, Any]
+from labkit.messages import Document as Document
 
 
 class Checkpoint(Struct, frozen=True):

@@ -12,17 +12,17 @@ it must read the log anew, from whatever place, the modules hear nothing again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
-from labkit.messages import Commit, Event
+from labkit.messages import Commit
 from labkit.ports.store import Document
 from labkit.read.projection import Indexes
 from labkit.read.unit_of_work import UnitOfWork
-from labkit.services.notices import Told
+from labkit.service import Notices
 
 
 class Notice(Struct, frozen=True):
@@ -47,7 +47,7 @@ class Notifier:
         SERVICE.notices.outbox   {_id: notice id, from: "service:partition", service, key, value}
     """
 
-    def __init__(self, service: str, notices: Callable[[Event], Iterable[Told]]) -> None:
+    def __init__(self, service: str, notices: Notices) -> None:
         self.service = service
         self._notices = notices
         self.name = f"{service}.notices"

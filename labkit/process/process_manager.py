@@ -1,6 +1,6 @@
 """Processes: a process between streams, run as a projection with an outbox.
 
-What a process does is pure (``domain/fulfilment.py``): a commit comes in, a new state and commands
+What a process does is pure (``Process.react``): a commit comes in, a new state and commands
 come out. Here these are kept::
 
     commit ──> state + checkpoint + outgoing commands, one MongoDB transaction ──> send ──> delete
@@ -26,7 +26,7 @@ from labkit.ports.store import Checkpoint, Document
 from labkit.read.projection import Indexes
 from labkit.read.projector import Projector
 from labkit.read.unit_of_work import UnitOfWork
-from labkit.services.fulfilment import Process, Send, command_id
+from labkit.service import Process, Send, command_id
 
 
 class ProcessProjection:
@@ -68,7 +68,7 @@ class ProcessProjection:
         if (instance := self.process.instance(self.service, commit)) is None:
             return
         kept = docs.get(self.instances, instance)
-        before = msgspec.convert(kept["state"], self.process.state_type) if kept else None
+        before = msgspec.convert(kept["state"], self.process.state) if kept else None
         state, sends = self.process.react(before, self.service, commit)
         if state is None:
             return

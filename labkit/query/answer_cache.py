@@ -13,17 +13,15 @@ import msgspec
 from msgspec import Struct
 
 from labkit.ports.store import Noticed
-from labkit.services.conditions import Plan
-
-#: The collection, and an id in it, or all of them.
-Place = tuple[str, str | None]
+from labkit.read.view_reads import Place
+from labkit.service import Query
 
 
 class Held(Struct):
     """An answer, and the places that it was read from."""
 
     answer: msgspec.Raw
-    places: list[Place]
+    places: frozenset[Place]
 
 
 class AnswerCache:
@@ -37,22 +35,17 @@ class AnswerCache:
     def __len__(self) -> int:
         return len(self._held)
 
-    def get(self, plan: Plan) -> Held | None:
+    def get(self, query: Query) -> Held | None:
         """What is held; ``None``: it must be read."""
-        key = _key(plan)
+        key = _key(query)
         if (held := self._held.get(key)) is not None:
             self._held.move_to_end(key)
         return held
 
-    def put(self, plan: Plan, answer: msgspec.Raw) -> None:
+    def put(self, query: Query, answer: msgspec.Raw, places: frozenset[Place]) -> None:
         """Hold an answer that was read after the changes that were noticed last."""
-        key = _key(plan)
+        key = _key(query)
         self._drop([key])
-        places: list[Place] = [
-            (collection, id)
-            for collection, ids in plan.watched.items()
-            for id in (ids if ids is not None else [None])
-        ]
         self._held[key] = Held(answer, places)
         for place in places:
             self._readers.setdefault(place, set()).add(key)
@@ -89,6 +82,5 @@ def _is_pointer(collection: str) -> bool:
     return collection.endswith(".checkpoints")
 
 
-def _key(plan: Plan) -> bytes:
-    """Two ways to write the same conditions are one query; what is picked belongs to it."""
-    return msgspec.json.encode([plan.method, plan.arguments, plan.watched, plan.picked])
+def _key(query: Query) -> bytes:
+    return msgspec.json.encode([type(query).__name__, query])

@@ -2,10 +2,10 @@
 
 ::
 
-    lab.query_bus.ask("orders_of", customer="ann", status="PAID", sort="-amount")
-    lab.query_bus.ask("order", order="o1", fresh=LINEARIZABLE, timeout=2)
+    lab.query_bus.ask(OrdersOf("ann", status="PAID", sort="-amount"))
+    lab.query_bus.ask(OrderById("o1"), fresh=LINEARIZABLE, timeout=2)
 
-    with closing(lab.query_bus.subscribe("stock", product="cd")) as updates:
+    with closing(lab.query_bus.subscribe(StockOf("cd"))) as updates:
         for update in updates: ...
 
 A requester draws one partition of the results and reads only that, from where it ends; the query
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -26,22 +26,14 @@ from msgspec import Struct
 
 from labkit import errors
 from labkit.errors import DecodeError, LabkitError, StackError, TimedOut, UsageError
-from labkit.messages import (
-    MAX_COMMAND_BYTES,
-    MAX_LEASE,
-    Purpose,
-    Query,
-    Result,
-    decode_result,
-    encode,
-    encode_value,
-    new_id,
-)
+from labkit.messages import MAX_COMMAND_BYTES, encode, encode_value, new_id
 from labkit.ports.broker import Sender, Source
 from labkit.ports.clock import Clock, SystemClock
+from labkit.query.wire import MAX_LEASE, Purpose, QueryEnvelope, Result, decode_result
 from labkit.read.freshness import EVENTUAL, Fresh
+from labkit.read.queries import Queries, answer_type
 from labkit.read.subscriptions import Update
-from labkit.services.conditions import Asked, asked
+from labkit.service import Query
 
 #: A subscription is renewed so many times within its lease.
 RENEWALS = 3
@@ -53,34 +45,34 @@ class Question(Struct, frozen=True):
     """A query on its way; ``deadline`` is monotonic seconds."""
 
     id: str
-    name: str
-    params: dict[str, Any]
+    query: Query
+    service: str
     timeout: float
     deadline: float
-    row: Asked
 
 
 class QueryBus:
     """Sends queries to their service's topic and takes the answers; belongs to one thread.
 
-    ``tail(service)`` opens a reader of the service's results.
+    ``queries`` knows the queries and their services; ``tail(service)`` opens a reader of the
+    service's results.
     """
 
     def __init__(
         self,
-        services: Sequence[str],
+        queries: Queries,
         topic: Callable[[str], str],
         sender: Sender,
         tail: Callable[[str], Source],
         clock: Clock | None = None,
-        pump: Callable[[], None] = lambda: None,
+        drive: Callable[[], None] = lambda: None,
     ) -> None:
-        self._services = services
+        self._queries = queries
         self._topic = topic
         self._sender = sender
         self._tail = tail
         self._clock = clock or SystemClock()
-        self._pump = pump
+        self._drive = drive
         self._tails: dict[str, Source] = {}
         self._replies: dict[str, int] = {}  # service -> the partition drawn
         self._open: set[str] = set()
@@ -89,37 +81,23 @@ class QueryBus:
         #: Results that were nobody's: of other requesters, repeated, too late, or no results.
         self.dropped = 0
 
-    def ask(
-        self,
-        name: str,
-        /,
-        *,
-        fresh: Fresh = EVENTUAL,
-        timeout: float = ANSWER_SECONDS,
-        **params: Any,
-    ) -> Any:
-        """The answer to a query: what the method of ``Queries`` gives that its conditions lead to.
+    def ask(self, query: Query, *, fresh: Fresh = EVENTUAL, timeout: float = ANSWER_SECONDS) -> Any:
+        """The answer to a query, as ``Queries.ask`` gives it.
 
-        Raises ``UsageError`` for a query or conditions that nobody knows, ``TimedOut`` where no
-        answer came within ``timeout`` seconds or the views were not that ``fresh`` in time, and
-        ``StackError`` where the handler could not read.
+        Raises ``UsageError`` for conditions that cannot be, ``TimedOut`` if no answer came within
+        ``timeout`` seconds or the views were not that ``fresh`` in time, and ``StackError`` if the
+        handler could not read.
         """
-        return self.answer(self.send(name, fresh=fresh, timeout=timeout, **params))
+        return self.answer(self.send(query, fresh=fresh, timeout=timeout))
 
     def send(
-        self,
-        name: str,
-        /,
-        *,
-        fresh: Fresh = EVENTUAL,
-        timeout: float = ANSWER_SECONDS,
-        **params: Any,
+        self, query: Query, *, fresh: Fresh = EVENTUAL, timeout: float = ANSWER_SECONDS
     ) -> Question:
         """Queue a query; ``answer`` waits for what it leads to. As many as you like are under way.
 
         Raises ``UsageError`` for what no handler could read.
         """
-        question = self._question(name, params, timeout)
+        question = self._question(query, timeout)
         deadline = self._clock.wall() + int(timeout * 1_000)
         self._put(question, "ask", fresh, deadline=deadline)
         self._open.add(question.id)
@@ -132,19 +110,19 @@ class QueryBus:
             if left <= 0 or question.id not in self._open:
                 self._open.discard(question.id)
                 raise TimedOut(
-                    f"no answer to {question.name} {question.params} within "
-                    f"{question.timeout:g} s; is a query handler of {question.row.service!r} "
-                    f"running? See `labkit status`"
+                    f"no answer to {question.query} within {question.timeout:g} s; is a query "
+                    f"handler of {question.service!r} running? lab.start(queries=1) starts one, "
+                    "and `labkit status` shows it"
                 )
-            self.hear(min(left, 0.05), question.row.service)
-        return value_of(result, question.row)
+            self.hear(min(left, 0.05), question.service)
+        return value_of(result, question.query)
 
     def hear(self, timeout: float, service: str | None = None) -> list[Result]:
         """The answers that come next, waiting up to ``timeout`` seconds for the first.
 
         To questions that are open; each is given once, and can still be taken by ``answer``.
         """
-        self._pump()
+        self._drive()
         found = []
         for name in [service] if service else list(self._tails):
             for record in self._tails[name].poll(5_000, timeout).records:
@@ -165,7 +143,7 @@ class QueryBus:
 
     def heard(self, question: Question) -> Result | None:
         """Its answer, if that has come; ``answer`` still takes it."""
-        self.hear(0.0, question.row.service)
+        self.hear(0.0, question.service)
         return self._heard.get(question.id)
 
     def forget(self, id: str) -> None:
@@ -173,9 +151,7 @@ class QueryBus:
         self._open.discard(id)
         self._heard.pop(id, None)
 
-    def subscribe(
-        self, name: str, /, *, fresh: Fresh = EVENTUAL, lease: float = 10.0, **params: Any
-    ) -> Feed:
+    def subscribe(self, query: Query, *, fresh: Fresh = EVENTUAL, lease: float = 10.0) -> Feed:
         """First the answer, then its updates; close it.
 
         The handler keeps it for ``lease`` seconds after it last heard of it, and whoever polls it
@@ -184,26 +160,24 @@ class QueryBus:
         """
         if not 0 < lease <= MAX_LEASE:
             raise UsageError(f"lease must be above 0 and at most {MAX_LEASE:g} s, got {lease}")
-        feed = Feed(self, self._question(name, params, lease), fresh)
+        feed = Feed(self, self._question(query, lease), fresh)
         self._feeds[feed.question.id] = feed
         feed.renew()
         return feed
 
     def listen(self, service: str) -> None:
         """Draw a partition of the service's results, and read it from its end."""
-        if service not in self._services:
-            known = ", ".join(self._services)
-            raise UsageError(f"this run has no service {service!r}, but {known}")
         if service not in self._tails:
             source = self._tail(service)
             partition, end = random.choice(list(source.ends().items()))
             source.start(partition, end)
             self._tails[service], self._replies[service] = source, partition
 
-    def _question(self, name: str, params: dict[str, Any], timeout: float) -> Question:
-        row = asked(name)
-        self.listen(row.service)
-        return Question(new_id(), name, params, timeout, time.monotonic() + timeout, row)
+    def _question(self, query: Query, timeout: float) -> Question:
+        asked = self._queries.asked(query)
+        self.listen(asked.service)
+        deadline = time.monotonic() + timeout
+        return Question(new_id(), asked.query, asked.service, timeout, deadline)
 
     def _put(
         self,
@@ -214,12 +188,12 @@ class QueryBus:
         deadline: int = 0,
         round: int = 0,
     ) -> None:
-        service = question.row.service
-        query = Query(
+        service, name = question.service, type(question.query).__name__
+        query = QueryEnvelope(
             id=question.id,
-            name=question.name,
+            name=name,
             reply=self._replies[service],
-            params=question.params,
+            params=msgspec.to_builtins(question.query),
             fresh=None if fresh == EVENTUAL else fresh,
             purpose=purpose,
             lease=question.timeout if purpose == "subscribe" else 10.0,
@@ -230,11 +204,9 @@ class QueryBus:
         try:
             value = encode(query)
         except (TypeError, ValueError, RecursionError) as error:
-            raise UsageError(f"{question.name} {question.params}: no JSON: {error}") from error
+            raise UsageError(f"{question.query}: no JSON: {error}") from error
         if len(value) > MAX_COMMAND_BYTES:
-            raise UsageError(
-                f"{question.name} has {len(value)} bytes, at most {MAX_COMMAND_BYTES} fit"
-            )
+            raise UsageError(f"{name} has {len(value)} bytes, at most {MAX_COMMAND_BYTES} fit")
         # Keyed by id: all that is about one subscription lies in one partition, in order.
         self._sender.send(self._topic(f"{service}.queries"), question.id.encode(), value)
 
@@ -284,7 +256,7 @@ class Feed:
             self._newest = result.round
             self._results.append(result)
 
-    def poll(self, timeout: float = 0.0) -> Update[Any] | None:
+    def poll(self, timeout: float = 0.0) -> Update | None:
         """The next answer that differs, waiting up to ``timeout`` seconds for it.
 
         Raises what the handler could not do; the subscription goes on.
@@ -293,18 +265,18 @@ class Feed:
         while True:
             while self._results:
                 result = self._results.pop(0)
-                value, seen = value_of(result, self.question.row), encode_value(result.value)
+                value, seen = value_of(result, self.question.query), encode_value(result.value)
                 if self._number == 0 or seen != self._given:
                     self._number, self._given = self._number + 1, seen
                     return Update(self._number, value)
             if time.monotonic() >= self._renew_at:
                 self.renew()
             left = deadline - time.monotonic()
-            self._bus.hear(max(0.0, min(left, 0.05)), self.question.row.service)
+            self._bus.hear(max(0.0, min(left, 0.05)), self.question.service)
             if left <= 0 and not self._results:
                 return None
 
-    def __iter__(self) -> Iterator[Update[Any]]:
+    def __iter__(self) -> Iterator[Update]:
         while not self._closed:
             if (update := self.poll(1.0)) is not None:
                 yield update
@@ -317,11 +289,11 @@ class Feed:
             self._bus._put(self.question, "unsubscribe", EVENTUAL)
 
 
-def value_of(result: Result, row: Asked) -> Any:
+def value_of(result: Result, query: Query) -> Any:
     """The value of a result, or its error raised as what it was at the handler."""
     if result.ok:
         try:
-            return msgspec.convert(result.value, row.answer)
+            return msgspec.convert(result.value, answer_type(type(query)))
         except msgspec.ValidationError as error:
             raise StackError(f"the handler gave an answer of another kind: {error}") from error
     kind = getattr(errors, result.error, None)

@@ -8,9 +8,8 @@ read anew. Offsets are committed after the answers are acknowledged: at least on
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any
 
 import msgspec
 from msgspec import Struct, structs
@@ -18,16 +17,16 @@ from msgspec import Struct, structs
 from labkit.errors import DecodeError, Fenced, LabkitError, TimedOut, UsageError
 from labkit.log.crash_only import CrashOnly
 from labkit.log.partition import join_group
-from labkit.messages import Query, Result, decode_return, encode, encode_value
+from labkit.messages import encode, encode_value
 from labkit.ports.broker import Acknowledgement, Batch, CommandLog, Record, Sender
 from labkit.ports.clock import Clock, SystemClock
 from labkit.ports.store import Changes, Noticed, Store
 from labkit.query.answer_cache import AnswerCache
+from labkit.query.wire import QueryEnvelope, Result, decode_reply_to
 from labkit.read.freshness import EVENTUAL, Fresh, Goal
-from labkit.read.queries import Queries
+from labkit.read.queries import Answered, Asked, Queries
 from labkit.read.subscriptions import of_views, touches
-from labkit.services.conditions import Plan, plan, watched_by
-from labkit.services.services import CONTEXTS
+from labkit.read.view_reads import Place
 
 #: What a result may have: below what Kafka takes (``adapters.kafka.MAX_RECORD_BYTES``).
 MAX_RESULT_BYTES = 4_000_000
@@ -42,22 +41,24 @@ FOLLOWING_SECONDS = 0.05
 #: Of one handler.
 MAX_SUBSCRIPTIONS = 10_000
 
-_queries = msgspec.json.Decoder(Query[Fresh])
+_queries = msgspec.json.Decoder(QueryEnvelope[Fresh])
 
 
 class Arrived(Struct):
-    """A query that is understood; ``until`` is when its requester gives up (monotonic seconds).
+    """A query that can be answered; ``until`` is when its requester gives up (monotonic seconds).
 
     ``goals`` are what the views must have reached, fixed at its arrival.
     """
 
-    query: Query[Fresh]
-    plan: Plan
+    query: QueryEnvelope[Fresh]
+    asked: Asked
     partition: int
     offset: int
     polled: int
     until: float
     goals: list[Goal]
+    #: What the last answer was read from.
+    places: frozenset[Place] = frozenset()
 
 
 class Followed(Struct):
@@ -73,10 +74,10 @@ class Settled(Queries):
     """Queries that must show ``goals``, whatever else is committed by now."""
 
     def __init__(self, queries: Queries) -> None:
-        super().__init__(queries._store)
+        super().__init__(queries._store, queries._services)
         self.goals: list[Goal] = []
 
-    def _goals(self, fresh: Fresh, services: list[str]) -> list[Goal]:
+    def _goals(self, fresh: Fresh, services: Iterable[str]) -> list[Goal]:
         return self.goals
 
 
@@ -204,7 +205,7 @@ class QueryHandler(CrashOnly):
     def _follow(self) -> None:
         """From before the first read on."""
         if self._changes is None:
-            watched = of_views(watched_by(self._service))
+            watched = of_views(self._queries.watched_by(self._service))
             self._changes = self._store.changes(watched, pause=0.001)
 
     def _notice(self) -> None:
@@ -247,7 +248,9 @@ class QueryHandler(CrashOnly):
         try:
             if left <= 0:
                 raise TimedOut(f"query {query.name!r} came after its deadline")
-            made = plan(query.name, query.params)
+            made = self._queries.named(query.name, query.params)
+            if made.service != self._service:
+                raise UsageError(f"{query.name} is a query of {made.service!r}")
             if query.purpose == "subscribe":
                 if len(self._followed) >= MAX_SUBSCRIPTIONS:
                     raise UsageError(f"this handler has {MAX_SUBSCRIPTIONS} subscriptions already")
@@ -260,16 +263,16 @@ class QueryHandler(CrashOnly):
             return None
         return Arrived(query, made, record.partition, record.offset, polled, until, goals)
 
-    def _goals(self, fresh: Fresh, made: Plan) -> list[Goal]:
-        for goal in fresh.goals:
-            if goal.service not in CONTEXTS:
-                raise UsageError(f"no service {goal.service[:60]!r} to wait for")
-        return self._queries._goals(fresh, made.services)
+    def _goals(self, fresh: Fresh, made: Asked) -> list[Goal]:
+        goals = self._queries._goals(fresh, made.services)
+        for goal in goals:
+            self._queries.check_views(goal.service)
+        return goals
 
     def _refuse(self, value: bytes, text: str) -> None:
         """Where a query tells at least its id and its place, it is answered."""
         try:
-            known = decode_return(value)
+            known = decode_reply_to(value)
         except DecodeError:
             self.ignored += 1
             return
@@ -301,7 +304,7 @@ class QueryHandler(CrashOnly):
         try:
             held = None
             if self._answers is not None and not arrived.goals:
-                held = self._answers.get(arrived.plan)
+                held = self._answers.get(arrived.asked.query)
             if held is not None:
                 value, cached = held.answer, True
             else:
@@ -312,21 +315,23 @@ class QueryHandler(CrashOnly):
         self._give(arrived, value, cached)
 
     def _read(self, arrived: Arrived) -> msgspec.Raw:
-        value = msgspec.Raw(encode_value(self._ask(arrived)))
+        found = self._ask(arrived)
+        value = msgspec.Raw(encode_value(found.value))
+        arrived.places = found.places
         if len(bytes(value)) > MAX_RESULT_BYTES:
             raise UsageError(
                 f"the answer has {len(bytes(value))} bytes, at most {MAX_RESULT_BYTES} fit: "
                 "ask for less, or in pages"
             )
         if self._answers is not None and arrived.query.purpose == "ask":
-            self._answers.put(arrived.plan, value)
+            self._answers.put(arrived.asked.query, value, found.places)
         return value
 
-    def _ask(self, arrived: Arrived) -> Any:
+    def _ask(self, arrived: Arrived) -> Answered:
         """Whoever has waited, waits no more; a stream that a view holds back is noticed there."""
         self._settled.goals = arrived.goals
         try:
-            return arrived.plan.ask(self._settled, Fresh(timeout=0.0))
+            return self._settled.answer(arrived.asked, Fresh(timeout=0.0))
         except TimedOut as late:
             seconds = (arrived.query.fresh or EVENTUAL).timeout
             raise TimedOut(str(late).replace("within 0 s", f"within {seconds:g} s")) from None
@@ -362,7 +367,7 @@ class QueryHandler(CrashOnly):
                     followed.given = seen
                     self._give(followed.arrived, value)
 
-    def _send(self, query: Query[Fresh], result: Result) -> None:
+    def _send(self, query: QueryEnvelope[Fresh], result: Result) -> None:
         self._put(query.reply, result)
 
     def _put(self, partition: int, result: Result) -> None:
@@ -393,10 +398,17 @@ class QueryHandler(CrashOnly):
 
 
 def _concerns(noticed: Noticed, followed: Followed) -> bool:
-    return touches(noticed, of_views(followed.arrived.plan.watched))
+    watched: dict[str, set[str] | None] = {}
+    for collection, id in followed.arrived.places:
+        ids = watched.setdefault(collection, set())
+        if id is None or ids is None:
+            watched[collection] = None
+        else:
+            ids.add(id)
+    return touches(noticed, of_views(watched))
 
 
-def _failed(query: Query[Fresh], error: Exception, polled: int) -> Result:
+def _failed(query: QueryEnvelope[Fresh], error: Exception, polled: int) -> Result:
     """Errors of ours go back as what they are; of others, only the handler's log knows."""
     kind = type(error).__name__ if isinstance(error, LabkitError) else "StackError"
     text = str(error) if isinstance(error, LabkitError) else f"the handler has a bug: {error!r}"

@@ -35,7 +35,7 @@ def of_reader(checkpoints: Iterable[Checkpoint], name: str) -> dict[int, Checkpo
     return {int(partition): c for (reader, _, partition), c in found if reader == name}
 
 
-class Views:
+class Serving:
     """Reads of views by the plain names of their collections, from the generations that serve.
 
     A view is named by the first two parts of its collections, its service by the first.

@@ -8,41 +8,30 @@ from __future__ import annotations
 
 import base64
 import binascii
+import zlib
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Any
 
 import msgspec
 from msgspec import Struct
 
 from labkit.errors import UsageError
-from labkit.messages import Count
-from labkit.ports.store import Document
-from labkit.read.generations import Views
-
-#: Rows of one page at most.
-MAX_PAGE = 1_000
-#: Fields that hold numbers; all others that anything is sorted by hold text.
-NUMBERS = frozenset({"cents", "on_hand", "version"})
+from labkit.messages import Document
+from labkit.read.generations import Serving
+from labkit.service import MAX_PAGE, Page
 
 Sorting = list[tuple[str, int]]
 
 
-class Page(Struct, frozen=True):
-    """``cursor`` is where the next page begins; empty: this was the last."""
-
-    rows: list[Document]
-    cursor: str = ""
-
-
 class _Cursor(Struct, frozen=True, array_like=True):
-    """The sorting that it belongs to, and the values of the last row."""
+    """The values of the last row, and a sum over them and what they are a place in."""
 
-    sort: list[tuple[str, int]]
-    after: list[Annotated[str, msgspec.Meta(max_length=1_000)] | Count]
+    after: list[str | int | float | bool | None]
+    sum: int
 
 
 def page(
-    views: Views,
+    views: Serving,
     collection: str,
     where: Document,
     sort: Sorting,
@@ -53,26 +42,30 @@ def page(
     """At most ``limit`` documents after ``cursor``; raises ``UsageError`` for a bad one."""
     if not 1 <= limit <= MAX_PAGE:
         raise UsageError(f"limit must be from 1 to {MAX_PAGE}, got {limit}")
-    after = _decode(cursor, sort) if cursor else []
+    of = msgspec.json.encode([collection, where, sort, at_most])
+    after = _decode(cursor, of) if cursor else []
     rows = views.find(collection, where, sort, limit + 1, at_most, after=after)
     more = len(rows) > limit
     rows = rows[:limit]
-    return Page(rows, _encode(sort, rows[-1]) if more else "")
+    return Page(rows, _encode([rows[-1][field] for field, _ in sort], of) if more else "")
 
 
-def _encode(sort: Sorting, row: Document) -> str:
-    after = [row[field] for field, _ in sort]
-    raw = msgspec.json.encode(_Cursor(sort, after), enc_hook=int)  # MongoDB has a large int, too
+def _encode(after: list[Any], of: bytes) -> str:
+    raw = msgspec.json.encode(_Cursor(after, _sum(after, of)), enc_hook=int)  # BSON has a large int
     return base64.urlsafe_b64encode(raw).decode().rstrip("=")
 
 
-def _decode(cursor: str, sort: Sorting) -> list[str | int]:
+def _decode(cursor: str, of: bytes) -> list[Any]:
     try:
         raw = base64.b64decode(cursor.encode() + b"=" * (-len(cursor) % 4), b"-_", validate=True)
         found = msgspec.json.decode(raw, type=_Cursor)
     except (msgspec.MsgspecError, binascii.Error, UnicodeError) as error:
         raise UsageError(f"cursor {cursor[:60]!r} is none that a page gave: {error}") from None
-    kinds = [int if field in NUMBERS else str for field, _ in sort]
-    if found.sort != sort or [type(value) for value in found.after] != kinds:
+    if found.sum != _sum(found.after, of):
         raise UsageError(f"cursor {cursor[:60]!r} is of another query; begin without one")
     return found.after
+
+
+def _sum(after: list[Any], of: bytes) -> int:
+    """Tells a cursor of another query, and one that was made by hand."""
+    return zlib.crc32(of + msgspec.json.encode(after, enc_hook=int))

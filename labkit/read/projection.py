@@ -1,13 +1,17 @@
-"""TODO."""
+"""Projections: what a commit does to documents.
+
+A service's views are one projection: they are written in one transaction, and have one checkpoint
+for each partition.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any, Protocol
 
-from labkit.messages import Commit
-from labkit.ports.store import Document
+from labkit.messages import Commit, Document
 from labkit.read.unit_of_work import UnitOfWork
+from labkit.service import At, KeyedView, Service, View
 
 #: Collection -> its indexes, each a list of (field, direction).
 Indexes = dict[str, list[list[tuple[str, int]]]]
@@ -37,7 +41,7 @@ class Projection(Protocol):
         """The (collection, id) that ``apply`` will ask for, besides the stream's own document."""
 
     def apply(self, commit: Commit[Any], docs: UnitOfWork, fetched: int, now: int) -> None:
-        """Change the documents. The runner has checked the version and will note the new one."""
+        """Change the documents. The projector has checked the version and will note the new one."""
 
 
 class Dispatch(Protocol):
@@ -46,7 +50,109 @@ class Dispatch(Protocol):
     collection: str
 
     def send(self, letters: list[Document]) -> None:
-        """Send them, wait until they are acknowledged, take them out. Twice does no harm."""
+        """Send them, wait until they are acknowledged, delete them. Twice does no harm."""
 
     def leftovers(self, partition: int) -> list[Document]:
         """What a dead owner of a partition left behind."""
+
+
+class ServiceProjection:
+    """The views of a service.
+
+    Its first view that keeps a document for each stream holds the streams' versions; if there is
+    none, a collection of its own does (``NAME.view.seen``).
+    """
+
+    def __init__(self, service: Service) -> None:
+        self.name = service.view
+        self.streams = streams_of(service)
+        by_stream = [view for view in service.views if not isinstance(view, KeyedView)]
+        self._first = by_stream[0] if by_stream else None
+        self._others = [(service.collection(view), view) for view in by_stream[1:]]
+        self._keyed = [
+            (service.collection(view), view)
+            for view in service.views
+            if isinstance(view, KeyedView)
+        ]
+        self._looked_up = [
+            (name, view) for name, view in self._keyed if type(view).keys is not KeyedView.keys
+        ]
+        self.indexes: Indexes = {service.collection(v): _indexes(v) for v in service.views}
+        self.indexes.setdefault(self.streams, [])
+
+    def touches(self, commit: Commit[Any], partition: int) -> Iterable[tuple[str, str]]:
+        for version, event in enumerate(commit.events, commit.first):
+            at = At(commit.stream, version, partition)
+            for collection, view in self._looked_up:
+                for id in view.keys(event, at):
+                    yield collection, id
+        if commit.first > 1:
+            for collection, _ in self._others:
+                yield collection, commit.stream
+
+    def apply(self, commit: Commit[Any], docs: UnitOfWork, fetched: int, now: int) -> None:
+        document = docs.get(self.streams, commit.stream)
+        for version, event in enumerate(commit.events, commit.first):
+            if self._first is not None:
+                document = _fold(self._first, self.streams, commit.stream, event, docs)
+            for collection, view in self._others:
+                _fold(view, collection, commit.stream, event, docs)
+            if self._keyed:
+                at = At(commit.stream, version, commit.partition, document)
+                for collection, view in self._keyed:
+                    view.change(_Documents(docs, collection), event, at)
+        if document is None:
+            docs.add(self.streams, {"_id": commit.stream, "version": 0})
+        elif self._first is not None:
+            document["trace"] = {
+                "id": commit.id,
+                "partition": commit.partition,
+                "command": commit.offset,
+                "intended": commit.intended,
+                "sent": commit.sent,
+                "polled": commit.polled,
+                "decided": commit.decided,
+                "fetched": fetched,
+                "applied": now,
+            }
+
+
+def streams_of(service: Service) -> str:
+    """The collection that holds the version of each stream."""
+    first = next((view for view in service.views if not isinstance(view, KeyedView)), None)
+    return service.collection(first) if first is not None else f"{service.view}.seen"
+
+
+class _Documents:
+    """The documents of one view, in a unit of work."""
+
+    def __init__(self, docs: UnitOfWork, collection: str) -> None:
+        self._docs = docs
+        self._collection = collection
+
+    def get(self, id: str) -> Document | None:
+        return self._docs.get(self._collection, id)
+
+    def add(self, document: Document) -> Document:
+        return self._docs.add(self._collection, document)
+
+    def remove(self, id: str) -> None:
+        self._docs.remove(self._collection, id)
+
+
+def _fold(view: View, collection: str, stream: str, event: Any, docs: UnitOfWork) -> Document:
+    before = docs.get(collection, stream)
+    after = view.apply(before, event)
+    if after is before and before is not None:
+        return before
+    if not isinstance(after, dict):
+        raise TypeError(f"{type(view).__name__}.apply must give a document, got {after!r:.100}")
+    version = before["version"] if before else 0
+    return docs.add(collection, {**after, "_id": stream, "version": version})
+
+
+def _indexes(view: View) -> list[list[tuple[str, int]]]:
+    return [
+        [(field.lstrip("-"), -1 if field.startswith("-") else 1) for field in index]
+        for index in view.indexes
+    ]

@@ -1,4 +1,8 @@
-"""The query path: what the views answer, and the one wait for freshness.
+"""The query path: be as fresh as asked, then read, all of it at one instant.
+
+::
+
+    queries.ask(OrdersOf("ann", status="paid"), fresh=LINEARIZABLE)
 
 Each query takes a ``Fresh`` (``freshness.py``), whose goals ``until`` waits for. One wait serves
 them all: a token, a version of a stream, and what the log holds at the call.
@@ -9,16 +13,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from typing import Literal, TypeVar
+from typing import Any, TypeVar, get_type_hints
+
+from msgspec import Struct
 
 from labkit.errors import Conflict, Parked, TimedOut, UsageError
 from labkit.messages import Token
-from labkit.ports.store import Checkpoint, Document, Store
+from labkit.ports.store import Checkpoint, Store, Watched
 from labkit.read.freshness import EVENTUAL, Fresh, Goal, Position, Version, words
-from labkit.read.generations import Views
-from labkit.read.pages import Page, Sorting, page
-from labkit.read.projection import parked_in
-from labkit.services.views import PROJECTIONS, BankViews, CatalogViews, InventoryViews, OrderViews
+from labkit.read.generations import Serving
+from labkit.read.projection import parked_in, streams_of
+from labkit.read.standard import STANDARD
+from labkit.read.view_reads import Place, ViewReads
+from labkit.service import Page, Query, Service, checked, kebab, made
+from labkit.service.declared import Empty
+from labkit.service.query import Which
 
 #: Between two looks at a checkpoint: at first often, then a twentieth of the time waited so far,
 #: since a look takes time from those who are waited for.
@@ -27,202 +36,181 @@ LONGEST_LOOK_SECONDS = 0.02
 T = TypeVar("T")
 
 
+class Readable(Struct, frozen=True):
+    """What queries of one type may read: ``reads`` are the collections that they name, or all of
+    their service; ``collections`` finds these by view."""
+
+    service: str
+    services: tuple[str, ...]
+    collections: dict[Which, str]
+    reads: tuple[str, ...]
+    declared: bool
+
+
+class Asked(Struct, frozen=True):
+    """A checked query: whose it is, the services whose views it reads, and the stream that it is
+    about, if it is about one."""
+
+    query: Query
+    service: str
+    services: tuple[str, ...]
+    collections: dict[Which, str]
+    stream: tuple[str, str] | None
+    #: What the answer may be read from, as far as that is known before the first read.
+    watched: Watched
+
+
+class Answered(Struct, frozen=True):
+    """An answer, and the documents that it was read from."""
+
+    value: Any
+    places: frozenset[Place]
+
+
 class Queries:
     """Answers from the views of one run.
 
-    ``ends(service)`` tells the high watermarks of a service's events, by partition: where the
-    commits are kept, open transactions included.
-
-    Each query takes ``fresh``; it raises ``TimedOut`` where the views are not that fresh in time.
+    ``ends(service)`` gives the high watermarks of a service's events, by partition: where the
+    commits are kept, open transactions included. ``drive`` is called while a query waits.
     """
 
     def __init__(
         self,
         store: Store,
-        pump: Callable[[], None] = lambda: None,
+        services: Mapping[str, Service],
+        drive: Callable[[], None] = lambda: None,
         ends: Callable[[str], Mapping[int, int]] = lambda service: {},
     ) -> None:
         self._store = store
-        self._pump = pump
+        self._services = services
+        self._drive = drive
         self._ends = ends
+        self._home: dict[type[Query], str] = {}
+        self._known: dict[tuple[type[Query], str], Readable] = {}
+        self._collections: dict[Which, tuple[str, str]] = {}
+        for service in services.values():
+            for query in service.queries.values():
+                if query in self._home:
+                    raise UsageError(
+                        f"{query.__name__} is a query of {self._home[query]!r} and of "
+                        f"{service.name!r}; leave it to one of them"
+                    )
+                self._home[query] = service.name
+            for view in service.views:
+                found = service.name, service.collection(view)
+                self._collections[type(view)] = self._collections[f"{service.name}.{view.name}"] = (
+                    found
+                )
 
-    # --- orders
+    # --- asking
 
-    def order(self, order_id: str, fresh: Fresh = EVENTUAL) -> Document | None:
-        """One order, or ``None`` where the view has not seen it."""
-        return self._one(fresh, "orders", OrderViews.orders, order_id)
+    def ask(self, query: Query, *, fresh: Fresh = EVENTUAL) -> Any:
+        """The answer to a query.
 
-    def orders(self, order_ids: Iterable[str], fresh: Fresh = EVENTUAL) -> dict[str, Document]:
-        """Those of the orders that the view has seen, in one read."""
-        wanted = list(order_ids)
-        return self._ask(fresh, ["orders"], lambda views: views.load(OrderViews.orders, wanted))
-
-    def orders_of(
-        self,
-        customer: str,
-        *,
-        status: str = "",
-        payment: str = "",
-        sort: Literal["day", "cents"] = "day",
-        descending: bool = False,
-        limit: int = 100,
-        cursor: str = "",
-        fresh: Fresh = EVENTUAL,
-    ) -> Page:
-        """A page of the orders of a customer: those of a status and a payment, if one is given.
-
-        By ``day`` or by ``cents``; those that are alike, by id. Raises ``UsageError``.
+        Raises ``UsageError`` for conditions that cannot be, ``TimedOut`` if the views are not that
+        fresh in time, and ``Parked`` if it is about a stream that the view holds back.
         """
-        if sort not in ("day", "cents"):
-            raise UsageError(f"sort must be day or cents, got {sort!r}")
-        where = {"customer": customer, "status": status, "payment": payment}
-        where = {field: value for field, value in where.items() if value or field == "customer"}
-        direction = -1 if descending else 1
-        sorting = [(sort, direction), ("_id", direction)]
-        return self._page(fresh, "orders", OrderViews.orders, where, sorting, limit, cursor)
+        return self.answer(self.asked(query), fresh).value
 
-    def customer(self, customer: str, fresh: Fresh = EVENTUAL) -> Document | None:
-        """One customer (``_id``) with ``orders``, ``quantity``, ``cents``; ``None``: unheard of."""
-        found = self._customers(fresh, 0, {"customer": customer})
-        return found[0] if found else None
+    def answer(self, asked: Asked, fresh: Fresh = EVENTUAL) -> Answered:
+        """The answer to a checked query, with the places that it was read from."""
 
-    def customers(self, limit: int = 0, fresh: Fresh = EVENTUAL) -> list[Document]:
-        """Customers (``_id``) with ``orders``, ``quantity``, ``cents``; the best first.
+        def read(serving: Serving) -> Answered:
+            views = ViewReads(serving, asked.collections)
+            value = asked.query.read(views)
+            return Answered(value, frozenset(views.places))
 
-        Their sums are made on read, and so is their order: it goes over all of the index.
-        """
-        return self._customers(fresh, limit, {})
+        return self._ask(asked, fresh, read)
 
-    def _customers(self, fresh: Fresh, limit: int, where: Document) -> list[Document]:
-        fields = ["orders", "quantity", "cents"]
-        name = OrderViews.customers
-        return self._ask(
-            fresh,
-            ["orders"],
-            lambda views: views.totals(name, "customer", fields, "cents", limit, where),
+    def asked(self, query: Query) -> Asked:
+        """A query with its conditions checked; raises ``UsageError``."""
+        return self._asked(checked(query))
+
+    def named(self, name: str, conditions: Mapping[str, Any]) -> Asked:
+        """A query by the name of its class or its address (``OrdersOf``, ``orders-of``)."""
+        every: tuple[type[Query], ...] = (*self._home, *STANDARD)
+        known = {kebab(kind.__name__): kind for kind in every}
+        if (kind := known.get(kebab(name))) is None:
+            names = ", ".join(sorted(kind.__name__ for kind in known.values()))
+            raise UsageError(f"no query {name[:60]!r}; known: {names}")
+        return self._asked(made(kind, conditions))
+
+    def service_of(self, query: Query) -> str:
+        """The service that a query belongs to; raises ``UsageError``."""
+        if isinstance(query, STANDARD):
+            if query.view not in self._collections:
+                views = ", ".join(sorted(k for k in self._collections if isinstance(k, str)))
+                raise UsageError(f"no view {query.view[:60]!r} in this run; known: {views}")
+            return self._collections[query.view][0]
+        if (service := self._home.get(type(query))) is None:
+            known = ", ".join(sorted(kind.__name__ for kind in self._home))
+            raise UsageError(
+                f"no service of this run has the query {type(query).__name__}; known: {known}"
+            )
+        return service
+
+    def _asked(self, query: Query) -> Asked:
+        readable = self._readable(type(query), self.service_of(query))
+        views = Empty()
+        with suppress(Exception):  # it shows at the real read
+            query.read(views)
+        return Asked(
+            query,
+            readable.service,
+            readable.services,
+            readable.collections,
+            self._stream(views, readable),
+            _watched(views, readable),
         )
 
-    def revenue_by_month(self, fresh: Fresh = EVENTUAL) -> list[Document]:
-        """Months (``_id``, as yyyy-mm) with ``orders`` and ``cents``, in order."""
-        fields = ["orders", "cents"]
-        return self._ask(
-            fresh, ["orders"], lambda views: views.totals(OrderViews.months, "month", fields)
+    def _readable(self, kind: type[Query], service: str) -> Readable:
+        """What a query may read: its own service's views, and those that it names."""
+        if (known := self._known.get((kind, service))) is not None:
+            return known
+        own = [type(view) for view in self._services[service].views]
+        named = [view for view in kind.reads if view in self._collections]
+        may: dict[Which, tuple[str, str]] = {v: self._collections[v] for v in (*own, *named)}
+        reads = tuple(self._collections[view] for view in (named if kind.reads else own))
+        may |= {n: place for n, place in self._collections.items() if place in may.values()}
+        found = self._known[kind, service] = Readable(
+            service,
+            tuple(dict.fromkeys(service for service, _ in reads)) or (service,),
+            {name: collection for name, (_, collection) in may.items()},
+            tuple(collection for _, collection in reads),
+            bool(kind.reads),
         )
+        return found
 
-    def orders_seen(self, fresh: Fresh = EVENTUAL) -> int:
-        """How many orders the view holds."""
-        return self._ask(fresh, ["orders"], lambda views: views.count(OrderViews.orders))
+    def _stream(self, views: Empty, readable: Readable) -> tuple[str, str] | None:
+        """The one stream that a query is about: it reads that document, and nothing else."""
+        if len(views.ids) != 1 or len(views.found) != 1:
+            return None
+        view, id = views.ids[0]
+        for service in readable.services:
+            if readable.collections.get(view) == streams_of(self._services[service]):
+                return service, id
+        return None
 
-    # --- catalog and inventory
-
-    def products(self, fresh: Fresh = EVENTUAL) -> list[Document]:
-        """The products that are listed."""
-        name, where = CatalogViews.entries, {"kind": "product"}
-        return self._ask(fresh, ["catalog"], lambda views: views.find(name, where, [("id", 1)]))
-
-    def entry(self, stream: str, fresh: Fresh = EVENTUAL) -> Document | None:
-        """A product or a customer of the catalog by its stream (``product-cd``), or ``None``."""
-        return self._one(fresh, "catalog", CatalogViews.entries, stream)
-
-    def stock(self, product_id: str, fresh: Fresh = EVENTUAL) -> Document | None:
-        """The stock of one product, or ``None`` where the view has not seen it."""
-        return self._one(fresh, "inventory", InventoryViews.stock, product_id)
-
-    def low_stock(
-        self, threshold: int, *, limit: int = 100, cursor: str = "", fresh: Fresh = EVENTUAL
-    ) -> Page:
-        """A page of the products of which at most ``threshold`` pieces are free, the fewest first.
-
-        Free is what is ``on_hand``: what orders hold is taken off already.
-        """
-        rising = [("on_hand", 1), ("_id", 1)]
-        most = {"on_hand": threshold}
-        name = InventoryViews.stock
-        return self._page(fresh, "inventory", name, {}, rising, limit, cursor, most)
-
-    def order_with_stock(self, order_id: str, fresh: Fresh = EVENTUAL) -> Document | None:
-        """An order across services: ``order`` (with its payment), ``held`` and ``stock``.
-
-        ``held`` is what it holds, or held, of each product; ``stock`` that of the product ordered.
-        Each part is of its own service: projectors of two services would undo each other's
-        transactions in one document, so it is joined here. Eventually read, one part may be ahead
-        of the other (goods are held, and the order not seen: ``order`` is ``None``); with a token
-        of each, or linearizable, none is behind what was asked for. ``None``: nobody knows it.
-        """
-
-        def read(views: Views) -> Document | None:
-            order = views.load(OrderViews.orders, [order_id]).get(order_id)
-            by_product = [("product", 1)]
-            held = views.find(InventoryViews.held, {"order": order_id}, by_product)
-            if order is None and not held:
-                return None
-            product = order["product"] if order else held[0]["product"]
-            stock = views.load(InventoryViews.stock, [product]).get(product)
-            return {"_id": order_id, "order": order, "held": held, "stock": stock}
-
-        return self._ask(fresh, ["orders", "inventory"], read)
-
-    # --- bank
-
-    def account(self, account_id: str, fresh: Fresh = EVENTUAL) -> Document | None:
-        """One account with its balance, or ``None`` where the view has not seen it."""
-        return self._one(fresh, "bank", BankViews.accounts, account_id)
-
-    def balances(self, *, limit: int = 100, cursor: str = "", fresh: Fresh = EVENTUAL) -> Page:
-        """A page of all accounts with their balances, by id."""
-        return self._page(fresh, "bank", BankViews.accounts, {}, [("_id", 1)], limit, cursor)
-
-    def statement(
-        self,
-        account_id: str,
-        *,
-        descending: bool = False,
-        limit: int = 100,
-        cursor: str = "",
-        fresh: Fresh = EVENTUAL,
-    ) -> Page:
-        """A page of the transactions of an account, by its versions."""
-        where, by_version = {"account": account_id}, [("version", -1 if descending else 1)]
-        name = BankViews.transactions
-        return self._page(fresh, "bank", name, where, by_version, limit, cursor)
-
-    def _one(self, fresh: Fresh, service: str, collection: str, stream: str) -> Document | None:
-        found = self._ask(
-            fresh, [service], lambda views: views.load(collection, [stream]), stream=stream
-        )
-        return found.get(stream)
-
-    def _page(
-        self,
-        fresh: Fresh,
-        service: str,
-        collection: str,
-        where: Document,
-        sort: Sorting,
-        limit: int,
-        cursor: str,
-        at_most: Mapping[str, int] | None = None,
-    ) -> Page:
-        def read(views: Views) -> Page:
-            return page(views, collection, where, sort, limit, cursor, at_most)
-
-        return self._ask(fresh, [service], read)
+    def watched_by(self, service: str) -> Watched:
+        """All that the answers to the queries of a service may be read from."""
+        found = self._services[service]
+        reads = [self._readable(kind, service).reads for kind in found.queries.values()]
+        own = [found.collection(view) for view in found.views]
+        return dict.fromkeys([*own, *(name for names in reads for name in names)])
 
     # --- freshness
 
-    def _ask(
-        self, fresh: Fresh, services: list[str], read: Callable[[Views], T], stream: str = ""
-    ) -> T:
-        """The way of every query: be as fresh as asked, then read, all of it at one instant.
+    def _ask(self, asked: Asked, fresh: Fresh, read: Callable[[Serving], T]) -> T:
+        """The way of every query.
 
-        A query about one ``stream`` that asks for more than what is there raises ``Parked`` where
-        the view holds that stream back.
+        A query about one stream that asks for more than what is there raises ``Parked`` if the view
+        holds that stream back.
         """
-        goals = self._goals(fresh, services)
-        streams = {(service, stream) for service in services if stream and goals}
+        goals = self._goals(fresh, asked.services)
+        streams = [asked.stream] if asked.stream and goals else []
         return self._wait(goals, fresh.timeout, read, streams=streams)
 
-    def _goals(self, fresh: Fresh, services: list[str]) -> list[Goal]:
+    def _goals(self, fresh: Fresh, services: Iterable[str]) -> list[Goal]:
         """What the views must have reached; linearizable: all that is in their logs by now."""
         if fresh.strategy != "linearizable":
             return list(fresh.goals)
@@ -234,8 +222,8 @@ class Queries:
         ]
 
     def checkpoints(self, service: str) -> dict[int, Checkpoint]:
-        """By partition, how far the view of a service is."""
-        return Views(self._store).checkpoints(PROJECTIONS[service].name)
+        """By partition, how far the views of a service are."""
+        return Serving(self._store).checkpoints(f"{service}.view")
 
     def reached(self, service: str) -> dict[int, int]:
         """By partition, the highest command offset that the views of a service have applied."""
@@ -254,31 +242,33 @@ class Queries:
         self._wait(list(goals), timeout, lambda views: None, meanwhile)
 
     def behind(self, goals: Iterable[Goal]) -> dict[Goal, int]:
-        """One look, for who must not wait here: the goals not reached, each with what is."""
+        """One look, for a caller that must not wait: the goals not reached, each with what is."""
         wanted = list(goals)
         with suppress(Conflict), self._store.snapshot() as reads:
-            return dict(_behind(Views(reads), wanted))
+            return dict(self._behind(Serving(reads), wanted))
         return dict.fromkeys(wanted, -1)
 
     def _wait(
         self,
         goals: list[Goal],
         timeout: float,
-        read: Callable[[Views], T],
+        read: Callable[[Serving], T],
         meanwhile: Callable[[], None] = lambda: None,
         streams: Iterable[tuple[str, str]] = (),
     ) -> T:
         """The one wait of all freshness: each look is at one instant, and so is what it reads."""
+        for goal in goals:
+            self.check_views(goal.service)
         streams = {*streams, *((g.service, g.stream) for g in goals if isinstance(g, Version))}
         began = time.monotonic()
         if goals:
-            self._pump()
+            self._drive()
         while True:
             behind: list[tuple[Goal, int]] = []
             with suppress(Conflict), self._store.snapshot() as reads:
-                views = Views(reads)
+                views = Serving(reads)
                 _check_parked(views, streams)
-                behind = _behind(views, goals)
+                behind = self._behind(views, goals)
                 if not behind:
                     return read(views)
             goals = [goal for goal, _ in behind] or goals
@@ -290,39 +280,78 @@ class Queries:
                     f"{timeout:g} s, it is at {at}; is its projector running?"
                 )
             meanwhile()
-            self._pump()
+            self._drive()
             time.sleep(min(max(waited / 20, SHORTEST_LOOK_SECONDS), LONGEST_LOOK_SECONDS))
 
+    def check_views(self, service: str) -> None:
+        """Raises ``UsageError`` if this run has no views of a service."""
+        known = self._services.get(service)
+        if known is None or not known.views:
+            views = ", ".join(s.name for s in self._services.values() if s.views) or "none"
+            raise UsageError(f"no views of {service[:60]!r} to wait for; this run has {views}")
 
-def _behind(views: Views, goals: list[Goal]) -> list[tuple[Goal, int]]:
-    """The goals that are not reached, each with what is."""
-    places = {g.service for g in goals if not isinstance(g, Version)}
-    checkpoints = {service: views.checkpoints(PROJECTIONS[service].name) for service in places}
-    streams: dict[str, set[str]] = {}
-    for goal in goals:
-        if isinstance(goal, Version):
-            streams.setdefault(goal.service, set()).add(goal.stream)
-    versions = {
-        service: views.load(PROJECTIONS[service].streams, ids) for service, ids in streams.items()
-    }
-    behind = []
-    for goal in goals:
-        if isinstance(goal, Version):
-            at = versions[goal.service].get(goal.stream, {}).get("version", 0)
-            wanted = goal.version
-        else:
-            checkpoint = checkpoints[goal.service].get(goal.partition, Checkpoint("", 0))
-            is_token = isinstance(goal, Token)
-            at, wanted = checkpoint.command if is_token else checkpoint.position, goal.offset
-        if at < wanted:
-            behind.append((goal, at))
-    return behind
+    def _behind(self, views: Serving, goals: list[Goal]) -> list[tuple[Goal, int]]:
+        """The goals that are not reached, each with what is."""
+        places = {g.service for g in goals if not isinstance(g, Version)}
+        checkpoints = {name: views.checkpoints(self._services[name].view) for name in places}
+        streams: dict[str, set[str]] = {}
+        for goal in goals:
+            if isinstance(goal, Version):
+                streams.setdefault(goal.service, set()).add(goal.stream)
+        versions = {
+            name: views.load(streams_of(self._services[name]), ids) for name, ids in streams.items()
+        }
+        behind = []
+        for goal in goals:
+            if isinstance(goal, Version):
+                at = versions[goal.service].get(goal.stream, {}).get("version", 0)
+                wanted = goal.version
+            else:
+                checkpoint = checkpoints[goal.service].get(goal.partition, Checkpoint("", 0))
+                is_token = isinstance(goal, Token)
+                at, wanted = checkpoint.command if is_token else checkpoint.position, goal.offset
+            if at < wanted:
+                behind.append((goal, at))
+        return behind
 
 
-def _check_parked(views: Views, streams: Iterable[tuple[str, str]]) -> None:
-    """Raises ``Parked`` where a view holds one of the streams back: no wait would end well."""
+def _watched(views: Empty, readable: Readable) -> Watched:
+    """What an answer is read from, as far as a read of empty views shows it.
+
+    What the query names and did not read there, it may read once it has found something.
+    """
+    found: dict[str, set[str] | None] = {}
+    by_id = {view for view, _ in views.ids}
+    for view, id in views.ids:
+        if (collection := readable.collections.get(view)) is not None:
+            ids = found.setdefault(collection, set())
+            assert ids is not None
+            ids.add(id)
+    for view, _ in views.found:
+        if view not in by_id and (collection := readable.collections.get(view)) is not None:
+            found[collection] = None
+    if readable.declared or not found:
+        for collection in readable.reads:
+            found.setdefault(collection, None)
+    return found
+
+
+def answer_type(query: type[Query]) -> Any:
+    """The type of a query's answers, from the annotation of its ``read``."""
+    with suppress(Exception):  # an annotation that cannot be read says nothing
+        return get_type_hints(query.read).get("return", Any)
+    return Any
+
+
+def is_page(query: type[Query]) -> bool:
+    """Whether a query answers in pages."""
+    return answer_type(query) is Page
+
+
+def _check_parked(views: Serving, streams: Iterable[tuple[str, str]]) -> None:
+    """Raises ``Parked`` if a view holds one of the streams back: no wait would end well."""
     for service, stream in streams:
-        view = PROJECTIONS[service].name
+        view = f"{service}.view"
         if not any(checkpoint.parked for checkpoint in views.checkpoints(view).values()):
             continue
         if letter := views.load(parked_in(view), [stream]).get(stream):

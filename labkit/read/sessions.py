@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from labkit.messages import Token
 from labkit.read.freshness import Fresh, Goal, Position, Version
-from labkit.read.generations import Views
-from labkit.read.queries import Queries
-from labkit.services.views import PROJECTIONS
+from labkit.read.generations import Serving
+from labkit.read.queries import Asked, Queries
 
 T = TypeVar("T")
 
@@ -24,7 +23,7 @@ class Session(Queries):
     """
 
     def __init__(self, queries: Queries) -> None:
-        super().__init__(queries._store, queries._pump, queries._ends)
+        super().__init__(queries._store, queries._services, queries._drive, queries._ends)
         self._floor: dict[tuple[str, int], Position] = {}
         self._writes: dict[tuple[str, int | str], Token | Version] = {}
 
@@ -38,22 +37,21 @@ class Session(Queries):
         """From now on another copy of the views answers. What was promised stays promised, since
         all copies count their positions in one log.
         """
-        self._store, self._pump, self._ends = queries._store, queries._pump, queries._ends
+        self._store, self._drive, self._ends = queries._store, queries._drive, queries._ends
 
-    def _ask(
-        self, fresh: Fresh, services: list[str], read: Callable[[Views], T], stream: str = ""
-    ) -> T:
-        def noted(views: Views) -> T:
-            for service in services:
-                for partition, checkpoint in views.checkpoints(PROJECTIONS[service].name).items():
+    def _ask(self, asked: Asked, fresh: Fresh, read: Callable[[Serving], T]) -> T:
+        def noted(views: Serving) -> T:
+            for service in asked.services:
+                for partition, checkpoint in views.checkpoints(f"{service}.view").items():
                     place = Position(service, partition, checkpoint.position)
                     known = self._floor.get((service, partition), place)
                     self._floor[service, partition] = max(known, place, key=lambda p: p.offset)
             return read(views)
 
-        return super()._ask(fresh, services, noted, stream)
+        return super()._ask(asked, fresh, noted)
 
-    def _goals(self, fresh: Fresh, services: list[str]) -> list[Goal]:
+    def _goals(self, fresh: Fresh, services: Iterable[str]) -> list[Goal]:
+        services = list(services)
         own: list[Goal] = [*self._writes.values(), *self._floor.values()]
         mine = [goal for goal in own if goal.service in services]
         return [*super()._goals(fresh, services), *mine]

@@ -2,71 +2,75 @@
 
 ::
 
-    with closing(Subscription(store, watched, lambda: queries.order("o1"))) as updates:
+    with closing(lab.subscribe(OrderById("o1"))) as updates:
         while True:
             if (update := updates.poll(1.0)) is not None:
                 print(update.number, update.answer)
 
 The changes are followed from before the first read, so nothing falls between the two. A change says
 only *that* something is different: the answer itself is always read anew, as any query is. So
-whatever was missed (the server forgot, a view was built anew), the way on is the same: ask again.
+whatever was missed (the server forgot, a view was rebuilt), the way on is the same: ask again.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from msgspec import Struct
 
 from labkit.messages import encode_value
 from labkit.ports.store import Changes, Noticed, Store, Watched
 from labkit.read.freshness import EVENTUAL, Fresh
-from labkit.read.sessions import Session
-from labkit.services.conditions import plan
+from labkit.read.queries import Queries
+from labkit.read.view_reads import Place
+from labkit.service import Query
 
-T = TypeVar("T")
 
-
-class Update(Struct, Generic[T], frozen=True):
+class Update(Struct, frozen=True):
     """An answer; the first one has the number 1."""
 
     number: int
-    answer: T
+    answer: Any
 
 
-class Subscription(Generic[T]):
-    """One answer, followed as it changes; belongs to one thread.
+class Subscription:
+    """The answers to one query as they change; belongs to one thread.
 
-    ``watched`` names what the answer is read from (``of_views`` helps), and ``ask`` reads it.
     Given are answers that differ from the one before. Each is read after the one before it, from
-    the primary, so none is older; where members of a replica set may take over, ask through a
-    ``Session``, which waits until the view has come as far as it was.
+    the primary, so none is older; if members of a replica set may take over, ask through a
+    ``Session``, which waits until the view has come as far as it was. ``fresh`` holds for the first
+    answer, which all others follow. Raises ``UsageError`` for conditions that cannot be.
     """
 
     def __init__(
         self,
         store: Store,
-        watched: Watched,
-        ask: Callable[[], T],
-        pump: Callable[[], None] = lambda: None,
+        queries: Queries,
+        query: Query,
+        fresh: Fresh = EVENTUAL,
+        drive: Callable[[], None] = lambda: None,
     ) -> None:
-        self._ask = ask
-        self._pump = pump
+        self._store = store
+        self._queries = queries
+        self._asked = queries.asked(query)
+        self._fresh = fresh
+        self._drive = drive
         self._number = 0
         self._given = b""
         self._due = True
-        self._changes: Changes = store.changes(watched)  # before the first read
+        self._watched = dict(self._asked.watched)
+        self._changes: Changes = store.changes(of_views(self._watched))  # before the first read
 
-    def poll(self, timeout: float = 0.0) -> Update[T] | None:
+    def poll(self, timeout: float = 0.0) -> Update | None:
         """The next answer that differs, waiting up to ``timeout`` seconds for it.
 
-        Raises what ``ask`` raises; the answer is then still due.
+        Raises what the query raises; the answer is then still due.
         """
         deadline = time.monotonic() + timeout
         while True:
-            self._pump()
+            self._drive()
             if not self._due:
                 self._due = bool(self._changes.poll(max(0.0, deadline - time.monotonic())))
             if self._due and (update := self._read()) is not None:
@@ -74,42 +78,34 @@ class Subscription(Generic[T]):
             if time.monotonic() >= deadline:
                 return None
 
-    def _read(self) -> Update[T] | None:
-        answer = self._ask()
+    def _read(self) -> Update | None:
+        found = self._queries.answer(self._asked, self._fresh)
+        self._fresh = EVENTUAL
+        if unwatched := self._unwatched(found.places):
+            self._changes.close()
+            self._watched |= dict.fromkeys(unwatched)
+            self._changes = self._store.changes(of_views(self._watched))
+            return self._read()  # now that its changes are followed
         self._due = False
-        seen = encode_value(answer)  # his to change, so that is kept
+        seen = encode_value(found.value)  # the caller may change the value itself
         if self._number and seen == self._given:
             return None
         self._number += 1
         self._given = seen
-        return Update(self._number, answer)
+        return Update(self._number, found.value)
+
+    def _unwatched(self, places: Iterable[Place]) -> set[str]:
+        """The collections that were read and are not followed, or not all of what was read."""
+        return {
+            collection
+            for collection, id in places
+            if collection not in self._watched
+            or ((ids := self._watched[collection]) is not None and id not in ids)
+        }
 
     def close(self) -> None:
         """Stop following."""
         self._changes.close()
-
-
-def follow(
-    store: Store,
-    session: Session,
-    name: str,
-    fresh: Fresh,
-    params: Mapping[str, Any],
-    pump: Callable[[], None],
-) -> Subscription[Any]:
-    """A query of ``conditions.py``; ``fresh`` holds for the first answer, which all others follow.
-
-    Raises ``UsageError`` for conditions that nobody knows.
-    """
-    made = plan(name, params)
-
-    def ask() -> Any:
-        nonlocal fresh
-        answer = made.ask(session, fresh)
-        fresh = EVENTUAL
-        return answer
-
-    return Subscription(store, of_views(made.watched), ask, pump)
 
 
 def of_views(watched: Watched) -> Watched:

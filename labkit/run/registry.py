@@ -41,9 +41,6 @@ class Registry(Struct):
     run: str
     supervisor: int
     born: float
-    client: str
-    log: str
-    partitions: int
     workers: list[Alive]
 
 

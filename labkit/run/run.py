@@ -1,7 +1,9 @@
-"""One run: its names and its connections.
+"""One run: its names, its connections and its settings.
 
-With its parts (``parts.py``) it is all that a worker process needs; a ``Lab`` (``lab.py``) has the
-tools of a notebook around both.
+The settings are kept once, in the run's database, and written when the run is made. Whoever joins
+the run reads them there::
+
+    collection run   {_id: "settings", services, processes, settings}
 """
 
 from __future__ import annotations
@@ -9,10 +11,12 @@ from __future__ import annotations
 import os
 import sys
 import uuid
-from collections.abc import Callable, Sequence
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
+
+import msgspec
+from msgspec import Struct, structs
 
 from labkit import stack
 from labkit.adapters.memory import MemoryBroker
@@ -20,25 +24,29 @@ from labkit.adapters.memory_store import MemoryStore
 from labkit.errors import Unreachable, UsageError
 from labkit.log import snapshots
 from labkit.ports.broker import Broker
-from labkit.ports.store import Store
+from labkit.ports.store import Store, Writes
 from labkit.process.process_manager import ProcessProjection
 from labkit.read.generations import named, serving
-from labkit.read.projection import PARKED_INDEX, Projection, parked_in
+from labkit.read.projection import PARKED_INDEX, Projection, ServiceProjection, parked_in
+from labkit.run import references
+from labkit.run.references import Reference
+from labkit.run.registry import runs_folder
 from labkit.run.settings import DEFAULTS, Settings
 from labkit.run.worker import Worker
-from labkit.services.fulfilment import PROCESSES, Fulfilment, Process
-from labkit.services.notices import NOTICES
-from labkit.services.services import CONTEXTS
-from labkit.services.views import PROJECTIONS
-
-if TYPE_CHECKING:
-    from labkit.streams.streams import Streams
-from labkit.run.registry import runs_folder
+from labkit.service import Process, Service, route
 
 Role = Literal["handler", "relay", "projector", "process", "notifier", "query"]
-
-
 ROLES: tuple[Role, ...] = get_args(Role)
+#: The collection that holds the settings, and their id.
+COLLECTION, SETTINGS_ID = "run", "settings"
+
+
+class Stored(Struct, frozen=True):
+    """The settings of a run, as its database keeps them."""
+
+    services: list[Reference]
+    processes: list[Reference]
+    settings: Settings
 
 
 class Reader(NamedTuple):
@@ -66,14 +74,15 @@ class Run:
     Args:
         name: of the servers (``labkit up --lab NAME``).
         backend: ``kafka`` (real Kafka and MongoDB) or ``memory``.
-        run: joins an existing run; the default is a new one with topics and a database of its own.
-        services: which services take part.
-        processes: which processes run between them; the services they need take part, too.
+        run: joins an existing run, with its services and settings; the default is a new one.
+        services: the services of a new run: names, references or objects.
+        processes: process managers between them, besides those that the services bring.
         start: start servers that are not up; otherwise that is ``Unreachable``.
         report: is given a line for each step of starting servers.
-        settings: how its parts work.
+        settings: how its parts work, by name: see ``Settings``. Who joins a run chooses its Kafka
+            client, and nothing else.
 
-    Raises ``UsageError`` for an unknown value and ``StackError`` where servers cannot be had.
+    Raises ``UsageError`` for an unknown value or run, and ``StackError`` if there are no servers.
     """
 
     def __init__(
@@ -82,29 +91,36 @@ class Run:
         *,
         backend: str = "kafka",
         run: str | None = None,
-        services: Sequence[str] = ("orders", "catalog"),
-        processes: Sequence[str] = (),
+        services: Sequence[str | Service],
+        processes: Sequence[str | Process] = (),
         start: bool = True,
         report: Callable[[str], None] = lambda _: None,
-        settings: Settings = DEFAULTS,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         if backend not in ("kafka", "memory"):
             raise UsageError(f"backend must be 'kafka' or 'memory', got {backend!r}")
-        if unknown := set(services) - set(CONTEXTS):
-            raise UsageError(f"unknown service {unknown.pop()!r}; known: {', '.join(CONTEXTS)}")
-        if unknown := set(processes) - set(PROCESSES):
-            raise UsageError(f"unknown process {unknown.pop()!r}; known: {', '.join(PROCESSES)}")
-        self.settings = settings.check()
-        if backend == "memory" and settings.log != "kafka":
-            raise UsageError(f"in memory there is one log; got log={settings.log!r}")
+        if backend == "memory" and run is not None:
+            raise UsageError(f"a run in memory ends with its lab and cannot be joined, got {run!r}")
         self.name = name
         self.run = run or f"r{uuid.uuid4().hex[:7]}"
         self.backend = backend
-        self.processes = tuple(processes)
-        needed = [source for process in processes for source in PROCESSES[process].sources]
-        self.services = tuple(dict.fromkeys([*services, *needed]))
+        given = dict(settings or {})
+        if run is not None and set(given) - {"client"}:
+            raise UsageError(
+                f"run {run!r} has its settings already; leave out {', '.join(sorted(given))}"
+            )
+        self.settings = Settings.of(given)
+        if backend == "memory" and self.settings.log != "kafka":
+            raise UsageError(f"in memory there is one log; got log={self.settings.log!r}")
+        self.services: dict[str, Service] = {}
+        self.processes: dict[str, Process] = {}
+        if run is None:
+            self._choose(
+                [references.service(s) for s in services],
+                [references.process(p) for p in processes],
+            )
         self.servers: stack.Servers | None = None
-        self._started_servers = False
+        self.started_servers = False
         self.broker: Broker  # where views, processes and clients read the commits
         self.log_broker: Broker  # where commands and commits are kept: the same, or MongoDB
         self.store: Store
@@ -114,23 +130,98 @@ class Run:
                 self.broker = self.log_broker = MemoryBroker()
                 self.store = self.view_store = MemoryStore()
             else:
-                self._connect(report, start)
+                self._find_servers(report, start)
+                self._open_store()
+                if run is not None:
+                    self._join(given)
+                self._connect()
             if run is None:
                 self._prepare()
         except BaseException:
             self.close()
             raise
 
-    def _connect(self, report: Callable[[str], None], start: bool) -> None:
-        from labkit.adapters.mongo import MongoStore
+    # --- what takes part
 
+    def _choose(self, services: Sequence[Service], processes: Sequence[Process]) -> None:
+        """The services and processes of the run; raises ``UsageError`` if they do not fit."""
+        every = {service.name: service for service in services}
+        named_processes = {process.name: process for process in processes}
+        for process in named_processes.values():
+            for source in process.sources:
+                if source not in every:  # a built-in one can be had by its name
+                    every[source] = references.service(source)
+        for service in services:
+            for process in service.processes:
+                if set(process.sources) <= set(every):
+                    named_processes.setdefault(process.name, process)
+        doubles = [s.name for s in services if every[s.name] is not s]
+        if doubles or (taken := sorted(set(every) & set(named_processes))):
+            name = doubles[0] if doubles else taken[0]
+            raise UsageError(f"two services or processes of this run are named {name!r}")
+        route(every.values())
+        self.services, self.processes = every, named_processes
+
+    def _join(self, given: Mapping[str, Any]) -> None:
+        """Take the services and settings that the run was made with, but for the client."""
+        found = self.store.load(COLLECTION, [SETTINGS_ID]).get(SETTINGS_ID)
+        if found is None:
+            raise UsageError(
+                f"lab {self.name!r} has no run {self.run!r}; `labkit status` lists those with "
+                "live workers"
+            )
+        del found["_id"]
+        stored = msgspec.convert(found, Stored)
+        self.settings = structs.replace(stored.settings, **given)
+        self._choose(
+            [references.service(r) for r in stored.services],
+            [references.process(r) for r in stored.processes],
+        )
+
+    def _save(self) -> None:
+        """Keep what every worker has to know. A service of ``__main__`` is kept by its name."""
+        stored = Stored(
+            [_reference(references.to_service, s) for s in self.services.values()],
+            [_reference(references.to_process, p) for p in self.processes.values()],
+            self.settings,
+        )
+        document = {"_id": SETTINGS_ID, **msgspec.to_builtins(stored)}
+        writes = Writes(inserts={COLLECTION: [document]})
+        self.store.advance(f"{COLLECTION}.checkpoints", [], writes)
+
+    def check_importable(self) -> None:
+        """Raises ``UsageError`` if a worker process could not import a service or a process."""
+        for service in self.services.values():
+            references.to_service(service)
+        for process in self.processes.values():
+            references.to_process(process)
+
+    # --- connections
+
+    def _find_servers(self, report: Callable[[str], None], start: bool) -> None:
         # A worker goes where it is told to, whatever the state of a lab on this host says.
         self.servers = (None if start else stack.given(self.name)) or stack.running(self.name)
         if self.servers is None and not start:
             raise Unreachable(f"the servers of lab {self.name!r} are not up; run `labkit up`")
         if self.servers is None:
             self.servers = stack.up(self.name, report=report)
-            self._started_servers = self.servers.kind == "native"
+            self.started_servers = self.servers.kind == "native"
+
+    @property
+    def database(self) -> str:
+        """The name of the run's database."""
+        return f"{self.name}_{self.run}"
+
+    def _open_store(self) -> None:
+        from labkit.adapters.mongo import MongoStore
+
+        assert self.servers is not None
+        self.store = self.view_store = MongoStore(self.servers.mongo_uri, self.database)
+
+    def _connect(self) -> None:
+        from labkit.adapters.mongo import MongoStore
+
+        assert self.servers is not None
         if self.settings.client == "confluent":
             from labkit.adapters.confluent import ConfluentBroker
 
@@ -139,35 +230,36 @@ class Run:
             from labkit.adapters.kafka_python import KafkaPythonBroker
 
             self.broker = KafkaPythonBroker(self.servers.bootstrap)
-        database = f"{self.name}_{self.run}"
-        self.store = self.view_store = MongoStore(self.servers.mongo_uri, database)
         if (concern := self.settings.write_concern) != DEFAULTS.write_concern:
-            self.view_store = MongoStore(self.servers.mongo_uri, database, concern)
+            self.view_store = MongoStore(self.servers.mongo_uri, self.database, concern)
         self.log_broker = self.broker
         if self.settings.log == "mongodb":
             from labkit.adapters.mongo_log import MongoBroker
 
-            self.log_broker = MongoBroker(self.servers.mongo_uri, database)
+            self.log_broker = MongoBroker(self.servers.mongo_uri, self.database)
 
     def _prepare(self) -> None:
         events, commands = (
-            {self.topic_name(f"{c}.{kind}"): self.settings.partitions for c in self.services}
+            {self.topic_name(f"{s}.{kind}"): self.partitions for s in self.services}
             for kind in ("events", "commands")
         )
         self.log_broker.create(events | commands)
         if self.log_broker is not self.broker:
             self.broker.create(events)
         # Collections exist before the first transaction: creating one inside is slow.
-        for service in self.services:
+        self.store.index(COLLECTION, [("_id", 1)])
+        for service in self.services.values():
             for field in ("waiting", "dead"):
-                self.store.index(CONTEXTS[service].states, [(field, 1)], sparse=True)
-            self.store.index(CONTEXTS[service].checkpoints, [("_id", 1)])
-            self.store.index(CONTEXTS[service].snapshots, snapshots.INDEX)
-            self.prepare(PROJECTIONS[service])
-        for process in self.processes:
-            self.store.index(f"{process}.checkpoints", [("_id", 1)])
-            for projection in self.process_projections(process):
+                self.store.index(service.states, [(field, 1)], sparse=True)
+            self.store.index(service.checkpoints, [("_id", 1)])
+            self.store.index(service.snapshots, snapshots.INDEX)
+            if service.views:
+                self.prepare(ServiceProjection(service))
+        for process in self.processes.values():
+            self.store.index(f"{process.name}.checkpoints", [("_id", 1)])
+            for projection in self.process_projections(process.name):
                 self.prepare(projection)
+        self._save()
 
     def prepare(self, projection: Projection, generation: int = 0) -> None:
         """Make sure of the collections of a projection, and of their indexes."""
@@ -175,11 +267,6 @@ class Run:
         for collection, indexes in projection.indexes.items():
             for keys in indexes or [[("_id", 1)]]:
                 self.store.index(named(collection, generation), keys)
-
-    @property
-    def client(self) -> str:
-        """The Kafka client."""
-        return self.settings.client
 
     @property
     def partitions(self) -> int:
@@ -196,22 +283,35 @@ class Run:
         """The consumer group of a role."""
         return self.topic_name(f"{service}.{role}")
 
-    def hosts(self, role: str) -> tuple[str, ...]:
+    def service(self, name: str) -> Service:
+        """A service of this run; raises ``UsageError`` if it has none of that name."""
+        if name not in self.services:
+            raise UsageError(f"this run has no service {name!r}, but {', '.join(self.services)}")
+        return self.services[name]
+
+    def instances_of(self, role: str) -> tuple[str, ...]:
         """What the workers of a role are named after: services, or processes."""
-        if role == "relay" and self.log_broker is self.broker:
-            return ()
-        if role == "notifier":
-            return tuple(service for service in self.services if service in NOTICES)
-        return self.processes if role == "process" else self.services
+        services = self.services.values()
+        match role:
+            case "relay" if self.log_broker is self.broker:
+                return ()
+            case "notifier":
+                return tuple(s.name for s in services if s.notices is not None)
+            case "projector" | "query":
+                return tuple(s.name for s in services if s.views)
+            case "process":
+                return tuple(self.processes)
+        return tuple(self.services)
 
     def readers(self, role: str, service: str) -> list[Reader]:
         """What the workers of a role read."""
         if role == "handler":
-            states = CONTEXTS[service].states
-            return [Reader(f"{service}.commands", CONTEXTS[service].checkpoints, states)]
+            found = self.services[service]
+            return [Reader(f"{service}.commands", found.checkpoints, found.states)]
         if role == "projector":
-            name = named(PROJECTIONS[service].name, self.serving(service))
-            return [Reader(f"{service}.events", CONTEXTS[service].checkpoints, name)]
+            found = self.services[service]
+            name = named(found.view, self.serving(service))
+            return [Reader(f"{service}.events", found.checkpoints, name)]
         if role in ("relay", "query"):
             return []
         if role == "notifier":
@@ -223,15 +323,13 @@ class Run:
         ]
 
     def serving(self, service: str) -> int:
-        """The generation of a service's view that serves."""
-        checkpoints = self.store.checkpoints(CONTEXTS[service].checkpoints)
-        return serving(checkpoints, PROJECTIONS[service].name)
+        """The generation of a service's views that serves."""
+        found = self.services[service]
+        return serving(self.store.checkpoints(found.checkpoints), found.view)
 
     def process_projections(self, name: str) -> list[ProcessProjection]:
         """A process, for each of the services that it listens to."""
-        process: Process = PROCESSES[name]
-        if isinstance(process, Fulfilment):
-            process = Fulfilment(self.settings.pay_within)
+        process = self.processes[name]
         return [ProcessProjection(process, source) for source in process.sources]
 
     def broker_of(self, name: str) -> Broker:
@@ -241,12 +339,11 @@ class Run:
     # --- its workers and files
 
     def worker_command(self, worker: Worker) -> list[str]:
-        """The command line of a worker of this run."""
+        """The command line of a worker of this run; ``-P``: not from the current folder."""
         return [
-            *(sys.executable, "-m", "labkit", "run", worker.role),
+            *(sys.executable, "-P", "-m", "labkit", "run", worker.role),
             *("--lab", self.name, "--run", self.run, "--service", worker.service),
             *("--slot", str(worker.slot)),
-            *self.settings.options(),
         ]
 
     def environment(self) -> dict[str, str]:
@@ -259,33 +356,6 @@ class Run:
             "LABKIT_MONGO_URI": self.servers.mongo_uri,
         }
 
-    @cached_property
-    def streams(self) -> Streams:
-        """Stream analysis beside this run (the extra ``streams``); its topics are made at once.
-
-        Raises ``UsageError`` in memory, or where Quix Streams is not installed.
-        """
-        if self.servers is None:
-            raise UsageError("streams run on real Kafka only; use backend='kafka'")
-        try:
-            from labkit.streams.streams import Streams
-        except ImportError as error:
-            raise UsageError(f"{error}; install cqrs-labkit[streams]") from error
-        streams = Streams(
-            self.servers.bootstrap,
-            self.topic_name("streams."),
-            self.broker,
-            self.store,
-            self.partitions,
-            self.streams_folder(),
-        )
-        streams.prepare()
-        return streams
-
-    def streams_folder(self) -> Path:
-        """Where the pipelines of this run keep their states as long as they run."""
-        return runs_folder(self.name) / f"{self.run}.streams"
-
     def owns(self, topic: str) -> bool:
         """Whether a topic is of this run: one of its own, or what Quix keeps of a state in it."""
         return topic.removeprefix("changelog__").startswith(self.topic_name(""))
@@ -293,6 +363,10 @@ class Run:
     def registry(self) -> Path:
         """The file that names the workers of this run."""
         return runs_folder(self.name) / f"{self.run}.json"
+
+    def streams_folder(self) -> Path:
+        """Where the stream pipelines of this run keep their states as long as they run."""
+        return runs_folder(self.name) / f"{self.run}.streams"
 
     def logs(self) -> Path:
         """Where workers write their logs."""
@@ -303,3 +377,11 @@ class Run:
         for end in ("broker", "log_broker", "store", "view_store"):
             if hasattr(self, end):
                 getattr(self, end).close()
+
+
+def _reference(to: Callable[[Any], Reference], of: Service | Process) -> Reference:
+    """A reference, as far as there is one: without, no worker process can join."""
+    try:
+        return to(of)
+    except UsageError:
+        return Reference(f"__main__:{of.name}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from msgspec import Struct
 
@@ -29,7 +31,6 @@ class Settings(Struct, frozen=True, kw_only=True):
         linger: seconds that a handler waits for a batch to fill.
         every: seconds between two batches in scheduled mode, at most ``MOST_SECONDS_BETWEEN``; 0 is
             batch mode.
-        pay_within: seconds that an order whose goods are reserved waits for its payment.
         cache: how many answers a query handler holds; 0: it reads each.
         write_concern: of a projector's transactions. ``majority`` waits until no election can undo
             a batch, which on one server is a flush of its journal. ``1`` does not wait: the next
@@ -45,7 +46,6 @@ class Settings(Struct, frozen=True, kw_only=True):
     batch_size: int = 4_000
     linger: float = 0.0
     every: float = 0.0
-    pay_within: float = 900.0
     cache: int = 0
     write_concern: str = "majority"
 
@@ -64,7 +64,7 @@ class Settings(Struct, frozen=True, kw_only=True):
             raise UsageError(
                 f"delivery must be one of {', '.join(DELIVERIES)}, got {self.delivery!r}"
             )
-        floors = {"partitions": 1, "batch_size": 1, "linger": 0, "every": 0, "pay_within": 0}
+        floors = {"partitions": 1, "batch_size": 1, "linger": 0, "every": 0}
         for name, least in {**floors, "cache": 0}.items():
             if not least <= getattr(self, name) < math.inf:
                 raise UsageError(f"{name} must be at least {least}, got {getattr(self, name)}")
@@ -75,13 +75,14 @@ class Settings(Struct, frozen=True, kw_only=True):
             )
         return self
 
-    def options(self) -> list[str]:
-        """As options of ``labkit run``, those that are not the default."""
-        found: list[str] = []
-        for name in self.__struct_fields__:
-            if (value := getattr(self, name)) != getattr(DEFAULTS, name):
-                found += [f"--{name.replace('_', '-')}", str(value)]
-        return found
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Settings:
+        """Settings by name; raises ``UsageError`` for one that there is not, or cannot be."""
+        if unknown := set(given) - set(cls.__struct_fields__):
+            raise UsageError(
+                f"unknown setting {unknown.pop()!r}; known: {', '.join(cls.__struct_fields__)}"
+            )
+        return cls(**given).check()
 
 
 DEFAULTS = Settings()

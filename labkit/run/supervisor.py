@@ -36,9 +36,6 @@ class Instructions(Struct):
     registry: str
     logs: str
     run: str
-    client: str
-    log: str
-    partitions: int
     workers: list[Worker]
     commands: list[list[str]]
 
@@ -80,9 +77,9 @@ class _Child:
 
 
 def supervise() -> None:
-    """The supervisor's main: reads its order, keeps the workers alive until its input ends."""
+    """The supervisor's main: it keeps the workers alive until its standard input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    order = msgspec.json.decode(sys.stdin.buffer.readline(), type=Instructions)
+    instructions = msgspec.json.decode(sys.stdin.buffer.readline(), type=Instructions)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
 
@@ -91,16 +88,16 @@ def supervise() -> None:
         stop.set()
 
     threading.Thread(target=watch, daemon=True).start()
-    registry, logs = Path(order.registry), Path(order.logs)
+    registry, logs = Path(instructions.registry), Path(instructions.logs)
     children = [
-        _Child(worker, command, logs / f"{order.run}-{worker.name}.log")
-        for worker, command in zip(order.workers, order.commands, strict=True)
+        _Child(worker, command, logs / f"{instructions.run}-{worker.name}.log")
+        for worker, command in zip(instructions.workers, instructions.commands, strict=True)
     ]
     try:
         while not stop.wait(0.05):
             born = [child.tend() for child in children]  # all of them, so no generator
             if any(born):
-                _register(registry, order, children)
+                _register(registry, instructions, children)
     finally:
         for child in children:
             if child.process is not None:
@@ -121,19 +118,16 @@ def _close(process: subprocess.Popen[bytes]) -> None:
     process.stdin.close()
 
 
-def _register(path: Path, order: Instructions, children: Sequence[_Child]) -> None:
+def _register(path: Path, instructions: Instructions, children: Sequence[_Child]) -> None:
     workers = [
         Alive(c.worker.role, c.worker.service, c.worker.slot, c.process.pid, c.restarts)
         for c in children
         if c.process is not None
     ]
     state = Registry(
-        order.run,
+        instructions.run,
         os.getpid(),
         _born(os.getpid()),
-        order.client,
-        order.log,
-        order.partitions,
         workers,
     )
     write_whole(path, msgspec.json.encode(state))
@@ -142,13 +136,13 @@ def _register(path: Path, order: Instructions, children: Sequence[_Child]) -> No
 class Workers:
     """The handle on a supervisor and its workers."""
 
-    def __init__(self, order: Instructions, environment: dict[str, str]) -> None:
-        self._registry = Path(order.registry)
+    def __init__(self, instructions: Instructions, environment: dict[str, str]) -> None:
+        self._registry = Path(instructions.registry)
         self._registry.parent.mkdir(parents=True, exist_ok=True)
-        Path(order.logs).mkdir(parents=True, exist_ok=True)
-        with (Path(order.logs) / f"{order.run}-supervisor.log").open("ab") as log:
+        Path(instructions.logs).mkdir(parents=True, exist_ok=True)
+        with (Path(instructions.logs) / f"{instructions.run}-supervisor.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", "from labkit.run.worker import supervise; supervise()"],
+                [sys.executable, "-c", "from labkit.run.supervisor import supervise; supervise()"],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
@@ -157,7 +151,7 @@ class Workers:
             )
         self._log = Path(log.name)
         assert self._process.stdin is not None
-        self._process.stdin.write(msgspec.json.encode(order) + b"\n")
+        self._process.stdin.write(msgspec.json.encode(instructions) + b"\n")
         self._process.stdin.flush()
 
     def alive(self) -> list[Alive]:

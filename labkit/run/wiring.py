@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -21,71 +21,78 @@ from labkit.process.process_manager import ProcessManager, ProcessProjection
 from labkit.query.bus import QueryBus
 from labkit.query.handler import QueryHandler
 from labkit.read.parking import parked_by
-from labkit.read.projection import Projection
+from labkit.read.projection import Projection, ServiceProjection
 from labkit.read.projector import Projector
 from labkit.read.queries import Queries
 from labkit.read.rebuild import Rebuild
 from labkit.run.run import ROLES, Run
-from labkit.run.settings import Settings
 from labkit.run.worker import Worker
-from labkit.services.notices import NOTICES
-from labkit.services.services import CONTEXTS
-from labkit.services.views import PROJECTIONS
 from labkit.write.handler import Handler, Recovered
 
+if TYPE_CHECKING:
+    from labkit.streams.streams import Streams
 
-class Parts(Run):
-    """A run, and how each of its parts is made."""
+
+class Parts:
+    """How each part of a run is made."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
 
     def make(
         self,
         worker: Worker,
         report: Callable[[Recovered], None] = lambda _: None,
         *,
-        beside: bool = False,
+        save_in_background: bool = False,
     ) -> Any:
-        """Wire one part; ``report`` and ``beside`` are a handler's."""
+        """Wire one part; ``report`` and ``save_in_background`` are a handler's."""
         if worker.role not in ROLES:
             raise UsageError(f"role must be one of {', '.join(ROLES)}, got {worker.role!r}")
+        if worker.service not in self.run.instances_of(worker.role):
+            known = ", ".join(self.run.instances_of(worker.role)) or "none"
+            raise UsageError(
+                f"run {self.run.run!r} has no {worker.role} of {worker.service!r}: {known}"
+            )
         if worker.role == "process":
             return self._make_process(worker.service)
         if worker.role == "notifier":
             return self._make_notifier(worker.service)
         if worker.role == "query":
             return self._make_query_handler(worker)
-        service = CONTEXTS[worker.service]
+        service = self.run.services[worker.service]
         commands, events = (
-            self.topic_name(f"{worker.service}.{kind}") for kind in ("commands", "events")
+            self.run.topic_name(f"{worker.service}.{kind}") for kind in ("commands", "events")
         )
-        group = self.group(worker.role, worker.service)
+        group = self.run.group(worker.role, worker.service)
         if worker.role == "handler":
             return Handler(
                 service,
-                self.log_broker.log(
-                    commands, events, group, f"{group}-{worker.slot}", self.settings.delivery
+                self.run.log_broker.log(
+                    commands, events, group, f"{group}-{worker.slot}", self.run.settings.delivery
                 ),
-                self.store,
-                batch_size=self.settings.batch_size,
-                linger=self.settings.linger,
-                beside=beside,
+                self.run.store,
+                batch_size=self.run.settings.batch_size,
+                linger=self.run.settings.linger,
+                save_in_background=save_in_background,
                 report=report,
             )
         if worker.role == "relay":
-            if not isinstance(self.log_broker, Publisher):
+            if not isinstance(self.run.log_broker, Publisher):
                 raise UsageError("a relay is for log='mongodb'; this run's log is Kafka")
-            return Relay(self.log_broker, self.broker, events)
-        return self._projector(worker.service, self.serving(worker.service), group)
+            return Relay(self.run.log_broker, self.run.broker, events)
+        return self._projector(worker.service, self.run.serving(worker.service), group)
 
     def _projector(
         self, service: str, generation: int, group: str | None, batch_size: int = 4_000
     ) -> Projector:
-        """Of a view: as a member of a group, or beside it."""
+        """Of a service's views: as a member of a group, or in none."""
         return Projector(
-            PROJECTIONS[service],
-            CONTEXTS[service].codec,
-            self.broker.source(self.topic_name(f"{service}.events"), group),
-            self.view_store,
-            CONTEXTS[service].checkpoints,
+            ServiceProjection(self.run.services[service]),
+            self.run.services[service].codec,
+            self.run.broker.source(self.run.topic_name(f"{service}.events"), group),
+            self.run.view_store,
+            self.run.services[service].checkpoints,
             batch_size=batch_size,
             generation=generation,
         )
@@ -96,17 +103,19 @@ class Parts(Run):
         ``batch_size`` is how many commits a step takes at most. Raises ``UsageError`` for a view
         that this run has not.
         """
-        views = {PROJECTIONS[service].name: service for service in self.services}
+        views = {found.view: name for name, found in self.run.services.items() if found.views}
         if (service := views.get(view)) is None:
             raise UsageError(f"view must be one of {', '.join(sorted(views))}, got {view!r}")
-        checkpoints = CONTEXTS[service].checkpoints
+        checkpoints = self.run.services[service].checkpoints
 
         def build(generation: int) -> Projector:
-            self.prepare(PROJECTIONS[service], generation)
+            self.run.prepare(ServiceProjection(self.run.services[service]), generation)
             return self._projector(service, generation, None, batch_size)
 
         def begin() -> Rebuild:
-            return Rebuild(PROJECTIONS[service], self.store, checkpoints, build)
+            return Rebuild(
+                ServiceProjection(self.run.services[service]), self.run.store, checkpoints, build
+            )
 
         if anew:
             before = begin()
@@ -116,67 +125,71 @@ class Parts(Run):
 
     def query_topics(self, service: str) -> tuple[str, str]:
         """Queries and results of a service; they are made when somebody needs them."""
-        queries, results = (self.topic_name(f"{service}.{kind}") for kind in ("queries", "results"))
-        self.broker.create({queries: self.partitions, results: self.partitions})
+        queries, results = (
+            self.run.topic_name(f"{service}.{kind}") for kind in ("queries", "results")
+        )
+        self.run.broker.create({queries: self.run.partitions, results: self.run.partitions})
         return queries, results
 
     def _make_query_handler(self, worker: Worker) -> QueryHandler:
         queries, results = self.query_topics(worker.service)
-        group = self.group("query", worker.service)
+        group = self.run.group("query", worker.service)
 
         def events(service: str) -> Source:
-            return self.log_broker.source(self.topic_name(f"{service}.events"))
+            return self.run.log_broker.source(self.run.topic_name(f"{service}.events"))
 
         watermarks = Watermarks(events)
         return QueryHandler(
             worker.service,
-            self.broker.log(queries, results, group, f"{group}-{worker.slot}", "at_least_once"),
+            self.run.broker.log(queries, results, group, f"{group}-{worker.slot}", "at_least_once"),
             results,
-            self.partitions,
-            self.broker.sender(),
-            Queries(self.store, ends=watermarks),
-            self.store,
-            cache=self.settings.cache,
+            self.run.partitions,
+            self.run.broker.sender(),
+            Queries(self.run.store, self.run.services, ends=watermarks),
+            self.run.store,
+            cache=self.run.settings.cache,
             close=watermarks.close,
         )
 
-    def make_query_bus(self, pump: Callable[[], None]) -> QueryBus:
+    def make_query_bus(self, queries: Queries, drive: Callable[[], None]) -> QueryBus:
         """A requester of this run's services."""
-        for service in self.services:
+        for service in self.run.services:
             self.query_topics(service)
         return QueryBus(
-            self.services,
-            self.topic_name,
-            self.broker.sender(),
-            lambda service: self.broker.source(self.topic_name(f"{service}.results")),
-            pump=pump,
+            queries,
+            self.run.topic_name,
+            self.run.broker.sender(),
+            lambda service: self.run.broker.source(self.run.topic_name(f"{service}.results")),
+            drive=drive,
         )
 
     def reader(self, name: str) -> Projector:
         """One of ``readers``, in no group: for replays. Raises ``UsageError`` where it is not."""
-        known = {PROJECTIONS[c].name: c for c in self.services}
+        known = {found.view: name for name, found in self.run.services.items() if found.views}
         if (service := known.get(name)) is not None:
-            return self._projector(service, self.serving(service), None)
-        for process in self.processes:
-            for projection in self.process_projections(process):
+            return self._projector(service, self.run.serving(service), None)
+        for process in self.run.processes:
+            for projection in self.run.process_projections(process):
                 if projection.name == name:
                     return self._process_projector(
-                        process, projection, self.log_broker.sender(), None
+                        process, projection, self.run.log_broker.sender(), None
                     )
                 known[projection.name] = process
-        for service in self.hosts("notifier"):
+        for service in self.run.instances_of("notifier"):
             if f"{service}.notices" == name:
-                return self._notifier(service, self.broker.sender(), None)
-        raise UsageError(f"no reader {name!r} in run {self.run!r}; there are {', '.join(known)}")
+                return self._notifier(service, self.run.broker.sender(), None)
+        raise UsageError(
+            f"no reader {name!r} in run {self.run.run!r}; there are {', '.join(known)}"
+        )
 
     def held_back(self) -> list[DeadLetter]:
         """The streams that readers have parked."""
         return [
             letter
             for role in ("projector", "process", "notifier")
-            for host in self.hosts(role)
-            for reader in self.readers(role, host)
-            for letter in parked_by(self.store, reader.name, reader.service, reader.parked)
+            for host in self.run.instances_of(role)
+            for reader in self.run.readers(role, host)
+            for letter in parked_by(self.run.store, reader.name, reader.service, reader.parked)
         ]
 
     def replay_reader(self, name: str, stream: str) -> int:
@@ -192,40 +205,64 @@ class Parts(Run):
             return reader.replay(letter.partition, stream)
 
     def _make_process(self, process: str) -> ProcessManager:
-        sender = self.log_broker.sender()
+        sender = self.run.log_broker.sender()
         projectors = [
-            self._process_projector(process, p, sender, self.group("process", p.name))
-            for p in self.process_projections(process)
+            self._process_projector(process, p, sender, self.run.group("process", p.name))
+            for p in self.run.process_projections(process)
         ]
         return ProcessManager(
-            projectors, sender, lambda: self.store.checkpoints(f"{process}.checkpoints")
+            projectors, sender, lambda: self.run.store.checkpoints(f"{process}.checkpoints")
         )
 
     def _make_notifier(self, service: str) -> ProcessManager:
         """It runs like a process with one side, and what it sends are notices."""
-        sender = self.broker.sender()
-        projector = self._notifier(service, sender, self.group("notifier", service))
+        sender = self.run.broker.sender()
+        projector = self._notifier(service, sender, self.run.group("notifier", service))
         return ProcessManager(
-            [projector], sender, lambda: self.store.checkpoints(f"{service}.notices.checkpoints")
+            [projector],
+            sender,
+            lambda: self.run.store.checkpoints(f"{service}.notices.checkpoints"),
         )
 
     def _notifier(self, service: str, sender: Sender, group: str | None) -> Projector:
-        notifier = Notifier(service, NOTICES[service])
-        topic = self.topic_name(notifier.name)
-        self.broker.create({topic: self.partitions})
-        self.prepare(notifier)
+        notices = self.run.services[service].notices
+        assert notices is not None
+        notifier = Notifier(service, notices)
+        topic = self.run.topic_name(notifier.name)
+        self.run.broker.create({topic: self.run.partitions})
+        self.run.prepare(notifier)
         checkpoints = f"{notifier.name}.checkpoints"
-        box = Outbox(notifier, self.store, checkpoints, sender, lambda _: topic)
+        box = Outbox(notifier, self.run.store, checkpoints, sender, lambda _: topic)
         return self._with_box(notifier, service, group, checkpoints, box)
+
+    def make_streams(self) -> Streams:
+        """Stream analysis beside this run; raises ``UsageError`` without servers or Quix."""
+        run = self.run
+        if run.servers is None:
+            raise UsageError("streams run on real Kafka only; use backend='kafka'")
+        try:
+            from labkit.streams.streams import Streams
+        except ImportError as error:
+            raise UsageError(f"{error}; install cqrs-labkit[streams]") from error
+        streams = Streams(
+            run.servers.bootstrap,
+            run.topic_name("streams."),
+            run.broker,
+            run.store,
+            run.partitions,
+            run.streams_folder(),
+        )
+        streams.prepare()
+        return streams
 
     def module(self, name: str, service: str) -> Module:
         """The inbox of a business module; it hears what the notifier of the service tells."""
-        topic = self.topic_name(f"{service}.notices")
-        self.broker.create({topic: self.partitions})
+        topic = self.run.topic_name(f"{service}.notices")
+        self.run.broker.create({topic: self.run.partitions})
         for collection in (f"{name}.inbox", f"{name}.checkpoints"):
-            self.store.index(collection, [("_id", 1)])
-        source = self.broker.source(topic, self.topic_name(f"{service}.{name}"))
-        return Module(name, service, source, self.store)
+            self.run.store.index(collection, [("_id", 1)])
+        source = self.run.broker.source(topic, self.run.topic_name(f"{service}.{name}"))
+        return Module(name, service, source, self.run.store)
 
     def _process_projector(
         self, process: str, projection: ProcessProjection, sender: Sender, group: str | None
@@ -233,9 +270,9 @@ class Parts(Run):
         checkpoints = f"{process}.checkpoints"
 
         def topic(service: str) -> str:
-            return self.topic_name(f"{service}.commands")
+            return self.run.topic_name(f"{service}.commands")
 
-        box = Outbox(projection, self.store, checkpoints, sender, topic)
+        box = Outbox(projection, self.run.store, checkpoints, sender, topic)
         return self._with_box(projection, projection.service, group, checkpoints, box)
 
     def _with_box(
@@ -246,10 +283,10 @@ class Parts(Run):
         checkpoints: str,
         box: Outbox,
     ) -> Projector:
-        source = self.broker.source(self.topic_name(f"{service}.events"), group)
-        codec = CONTEXTS[service].codec
+        source = self.run.broker.source(self.run.topic_name(f"{service}.events"), group)
+        codec = self.run.services[service].codec
         return Projector(
-            projection, codec, source, self.store, checkpoints, outbox=box, refusals=True
+            projection, codec, source, self.run.store, checkpoints, outbox=box, refusals=True
         )
 
 
@@ -263,13 +300,19 @@ def _log_recovery(recovered: Recovered) -> None:
 
 
 def make_worker(
-    name: str, run: str, settings: Settings, worker: Worker
-) -> tuple[Parts, Callable[[], Any]]:
-    """What ``labkit run ROLE`` needs: the run it belongs to, and how to make its part."""
-    if worker.role == "process":
-        joined = Parts(
-            name, run=run, services=[], processes=[worker.service], start=False, settings=settings
+    lab: str, run: str, role: str, service: str | None, slot: int
+) -> tuple[Worker, Run, Callable[[], Any]]:
+    """What ``labkit run ROLE`` needs: the worker, the run that it joins, and how to make its part.
+
+    Raises ``UsageError`` if the run has no such part, or several and none is named.
+    """
+    joined = Run(lab, run=run, services=(), start=False)
+    known = joined.instances_of(role)
+    if service is None and len(known) != 1:
+        raise UsageError(
+            f"run {run!r} has several parts {role!r}, or none; name one of them by --service: "
+            f"{', '.join(known) or 'none'}"
         )
-    else:
-        joined = Parts(name, run=run, services=[worker.service], start=False, settings=settings)
-    return joined, lambda: joined.make(worker, _log_recovery, beside=True)
+    worker = Worker(role, service or known[0], slot)
+    parts = Parts(joined)
+    return worker, joined, lambda: parts.make(worker, _log_recovery, save_in_background=True)

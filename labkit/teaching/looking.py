@@ -19,6 +19,10 @@ class Looked(Protocol):
     def collection(self, name: str) -> pd.DataFrame:
         """The documents of a collection."""
 
+    @property
+    def first(self) -> str:
+        """The service that is meant if none is named."""
+
     def lag(self, role: str, service: str) -> int:
         """How far a role is behind."""
 

@@ -11,10 +11,10 @@ from labkit.adapters.memory_store import MemoryStore
 from labkit.errors import Fenced, TimedOut
 from labkit.messages import Command
 from labkit.read.freshness import Position
+from labkit.read.projection import ServiceProjection
 from labkit.read.projector import Projector
 from labkit.read.queries import Queries
-from labkit.services.services import CONTEXTS
-from labkit.services.views import PROJECTIONS
+from labkit.service import Query
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,18 +22,18 @@ from labkit.teaching.looking import Looked
 
 
 def catch_up(lab: Looked, timeout: float = 30.0) -> None:
-    """Wait until the handler and the projector of orders have read all there is.
+    """Wait until the handler and the projector of the first service have read all there is.
 
     Raises ``TimedOut`` where they do not.
     """
     deadline = time.monotonic() + timeout
-    while behind := lab.lag("handler", "orders") + lab.lag("projector", "orders"):
+    while behind := lab.lag("handler", lab.first) + lab.lag("projector", lab.first):
         if time.monotonic() > deadline:
             raise TimedOut(f"the workers are still {behind} records behind after {timeout:g} s")
         time.sleep(0.05)
 
 
-def work(lab: Any, service: str = "orders", wait: float = 1.0) -> int:
+def work(lab: Any, service: str | None = None, wait: float = 1.0) -> int:
     """Step a handler by hand until nothing is left to do, and let it save its states.
 
     Returns how many commands it decided on.
@@ -45,13 +45,13 @@ def work(lab: Any, service: str = "orders", wait: float = 1.0) -> int:
     return done
 
 
-def project(lab: Any, service: str = "orders", wait: float = 0.3) -> int:
+def project(lab: Any, service: str | None = None, wait: float = 0.3) -> int:
     """Step a projector by hand until its views have all there is in the log.
 
     Returns how many commits it applied. Where somebody else took its partitions it begins a new
     life, as a worker process does.
     """
-    done = 0
+    done, service = 0, service or lab.first
     while lab.lag("projector", service):
         with suppress(Fenced):
             done += lab.by_hand("projector", service).step(wait)
@@ -68,7 +68,7 @@ def settle(lab: Any, wait: float = 0.3) -> int:
     while moved:
         moved = False
         for role in ("handler", "process", "projector"):
-            for host in lab.hosts(role):
+            for host in lab.instances_of(role):
                 part = lab.by_hand(role, host)
                 while part.step(0) or lab.lag(role, host):
                     moved = True
@@ -78,7 +78,7 @@ def settle(lab: Any, wait: float = 0.3) -> int:
     return steps
 
 
-def step_while_waiting(lab: Any, service: str = "orders") -> Queries:
+def step_while_waiting(lab: Any, service: str | None = None) -> Queries:
     """Queries of a lab whose parts are stepped by hand: whoever waits steps them, and is told."""
     work = {"handler": "decided on", "projector": "put into the view"}
 
@@ -88,24 +88,23 @@ def step_while_waiting(lab: Any, service: str = "orders") -> Queries:
             if count := made if role == "projector" else len(made):
                 print(f"   while the query waits, the {role} steps: {count} {what}")
 
-    return Queries(lab.store, step, lab.queries._ends)
+    return Queries(lab.store, lab.services, step, lab.queries._ends)
 
 
-def answer_all(
-    lab: Any, count: int, name: str, *, take: bool = False, wait: float = 1.0, **params: Any
-) -> Any:
+def answer_all(lab: Any, count: int, query: Query, *, take: bool = False, wait: float = 1.0) -> Any:
     """Ask the same so many times at once, and step the query handler by hand until all is answered.
 
     Returns how many of the answers were held and not read, and the seconds that these steps took;
-    or, with ``take``, the last answer. Questions go to orders.
+    or, with ``take``, the last answer.
     """
     bus, seconds = lab.query_bus, 0.0
-    questions = [bus.send(name, **params) for _ in range(count)]
+    service = lab.queries.asked(query).service
+    questions = [bus.send(query) for _ in range(count)]
     bus.flush()
     results: list[Any] = []
     while len(results) < count:
         began = time.perf_counter()
-        if lab.by_hand("query").step(0.1 if results else wait):
+        if lab.by_hand("query", service).step(0.1 if results else wait):
             seconds += time.perf_counter() - began
         results += bus.hear(0.05)
     if take:
@@ -119,19 +118,19 @@ class Copy:
     Its projector runs only when told to. ``queries`` ask this copy.
     """
 
-    def __init__(self, lab: Any, service: str = "orders") -> None:
-        self._lab, self._service = lab, service
+    def __init__(self, lab: Any, service: str | None = None) -> None:
+        self._lab, self._service = lab, lab.of.service(service or lab.first)
         self._store = MemoryStore()
-        self.queries = Queries(self._store, ends=lab.queries._ends)
+        self.queries = Queries(self._store, lab.services, ends=lab.queries._ends)
 
     def catch_up(self, timeout: float = 30.0) -> None:
         """Project all that is in the log by now. Raises ``TimedOut``."""
-        service = CONTEXTS[self._service]
+        service = self._service
         source = self._lab.broker.source(
             self._lab.topic_name(f"{service.name}.events"),
-            self._lab.group("projector", f"{service.name}.copy"),
+            self._lab.of.group("projector", f"{service.name}.copy"),
         )
-        projection = PROJECTIONS[service.name]
+        projection = ServiceProjection(service)
         projector = Projector(projection, service.codec, source, self._store, service.checkpoints)
 
         def step() -> None:

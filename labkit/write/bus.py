@@ -22,7 +22,7 @@ from labkit.messages import (
 )
 from labkit.ports.broker import Acknowledgement, Sender, Source
 from labkit.ports.clock import Clock, SystemClock
-from labkit.services.services import Context
+from labkit.service import Service
 from labkit.write.decisions import DAY_MS, MAX_AHEAD_MS
 
 #: How many answers the bus keeps for those who ask late.
@@ -55,12 +55,12 @@ class CommandBus:
 
     def __init__(
         self,
-        routes: dict[type[Command], Context],
+        routes: dict[type[Command], Service],
         topic: Callable[[str], str],
         sender: Sender,
         tail: Callable[[str], Source],
         clock: Clock | None = None,
-        pump: Callable[[], None] | None = None,
+        drive: Callable[[], None] | None = None,
     ) -> None:
         self._routes = routes
         self._topic = topic
@@ -70,9 +70,9 @@ class CommandBus:
         self._services = {service.name: service for service in routes.values()}
         self._heard: dict[Token, Answer] = {}
         self._clock = clock or SystemClock()
-        self._pump = pump or (lambda: None)
+        self._drive = drive or (lambda: None)
 
-    def service_of(self, command: Command, service: str | None = None) -> Context:
+    def service_of(self, command: Command, service: str | None = None) -> Service:
         """Who decides on this command; raises ``UsageError`` where nobody does."""
         found = self._services.get(service) if service else self._routes.get(type(command))
         if found is None:
@@ -151,7 +151,7 @@ class CommandBus:
 
     def hear(self, service: str, timeout: float) -> list[Commit[Any]]:
         """The commits that the tail brings next, waiting up to ``timeout`` seconds."""
-        self._pump()
+        self._drive()
         found = []
         for record in self._tails[service].poll(5_000, timeout).records:
             try:
@@ -197,7 +197,7 @@ class CommandBus:
             source.close()
 
 
-def _wire(envelope: Envelope[Any], to: Context) -> tuple[bytes, str]:
+def _wire(envelope: Envelope[Any], to: Service) -> tuple[bytes, str]:
     """The JSON of a command and its stream, read with the eyes of the handler.
 
     What it cannot read would park the stream, and all that others send to it would wait.

@@ -19,7 +19,7 @@ from labkit.log.partition import fetch_records
 from labkit.messages import Answer, Envelope, ReleaseParked, Token, encode, new_id
 from labkit.ports.broker import Record, Sender, Source
 from labkit.ports.store import Document, Store
-from labkit.services.services import Context
+from labkit.service import Service
 from labkit.write.bus import CommandBus
 
 #: Of a command that cannot be read, so much is shown.
@@ -47,7 +47,7 @@ class DeadLetters:
 
     def __init__(
         self,
-        service: Context,
+        service: Service,
         store: Store,
         commands: Source,
         topic: str,

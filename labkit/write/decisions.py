@@ -22,7 +22,7 @@ from labkit.messages import (
 )
 from labkit.ports.broker import Record
 from labkit.ports.clock import Clock
-from labkit.services.services import Context
+from labkit.service import Service
 from labkit.write.stream_state import MAX_WAITING, StreamState
 
 #: Reasons repeat what was sent, and are kept with the stream.
@@ -47,7 +47,7 @@ class Arrival(Struct, frozen=True):
     ``again``: this place in the log has its commit already (the group's offsets went back).
     """
 
-    service: Context
+    service: Service
     stream: StreamState
     key: str
     record: Record
@@ -164,7 +164,8 @@ def _decide(arrival: Arrival, clock: Clock) -> Commit[Any]:
         return arrival.commit(command, "refused", reason, digest=body)
     try:
         command.body.validate()
-        events = arrival.service.decide[type(command.body)](stream.state, command.body)
+        decide = arrival.service.decide[type(command.body)]
+        events = arrival.service.decided(decide(stream.state, command.body))
     except Refused as no:
         return arrival.commit(command, "refused", str(no), digest=body)
     except Exception as error:

@@ -22,7 +22,7 @@ from labkit.ports.clock import Clock, SystemClock
 from labkit.ports.executor import AtOnce
 from labkit.ports.failpoints import Failpoint, hit
 from labkit.ports.store import Checkpoint, Store, Writes
-from labkit.services.services import Context
+from labkit.service import Service
 from labkit.write.decisions import Arrival, decide
 from labkit.write.stream_state import StreamState
 from labkit.write.timers import Timers
@@ -48,14 +48,14 @@ class Handler(CrashOnly):
 
     ``batch_size`` commands at most go into one transaction; who can wait gathers them for
     ``linger`` seconds. Changed states are flushed when ``flush_streams`` of them have gathered, or
-    after ``flush_seconds``; ``max_streams`` clean ones stay in memory. With ``beside`` they are
-    written in a thread of their own, while the next batch is decided. Each ``snapshot_every``
-    versions a stream gets a snapshot (0: never). ``report`` is told what each take-over took.
+    after ``flush_seconds``; ``max_streams`` clean ones stay in memory. With ``save_in_background``
+    a thread writes them while the next batch is decided. Each ``snapshot_every`` versions a stream
+    gets a snapshot (0: never). ``report`` is told what each take-over took.
     """
 
     def __init__(
         self,
-        service: Context,
+        service: Service,
         log: CommandLog,
         store: Store,
         clock: Clock | None = None,
@@ -66,7 +66,7 @@ class Handler(CrashOnly):
         flush_seconds: float = 0.2,
         max_streams: int = 100_000,
         snapshot_every: int = 1_000,
-        beside: bool = False,
+        save_in_background: bool = False,
         report: Callable[[Recovered], None] = lambda _: None,
     ) -> None:
         self.service = service
@@ -89,7 +89,7 @@ class Handler(CrashOnly):
         self._checkpoints: dict[int, Checkpoint] = {}
         self._reached: dict[int, Checkpoint] = {}
         self._flushed = time.monotonic()
-        self._saver: Executor = ThreadPoolExecutor(1, "saver") if beside else AtOnce()
+        self._saver: Executor = ThreadPoolExecutor(1, "saver") if save_in_background else AtOnce()
         self._saving: tuple[Future[None], dict[int, Checkpoint]] | None = None
 
     def step(self, timeout: float = 0.5) -> list[Commit[Any]]:

@@ -90,7 +90,7 @@ def _look(
     visible = sum(checkpoint.command + 1 for checkpoint in checkpoints)
     if before is None:
         topic = lab.topic_name(f"{service}.commands")
-        reached = lab.log_broker.committed(topic, lab.group("handler", service))
+        reached = lab.log_broker.committed(topic, lab.of.group("handler", service))
         in_topic, committed = sum(lab.ends(f"{service}.commands").values()), sum(reached.values())
         position = sum(checkpoint.position for checkpoint in checkpoints)
         written = sum(lab.ends(f"{service}.events").values())

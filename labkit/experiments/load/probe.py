@@ -24,6 +24,7 @@ from labkit.experiments.load.offer import Loaded, Visible, offer
 from labkit.experiments.processes import hear, process, settings_of
 from labkit.lab import Lab
 from labkit.run.worker import calm_gc
+from labkit.services.orders import OrdersById
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,7 +72,7 @@ def probe(pipe: Connection, settings: dict[str, Any], plan: Plan) -> None:
             new = {id: number for number, id in itertools.islice(coming, ASKED - len(asked))}
             asked |= new
             now = time.monotonic_ns()
-            found = lab.queries.orders(asked)
+            found = lab.ask(OrdersById(list(asked)))
             after = float(time.monotonic_ns())
             rows += [(asked.pop(id), np.nan if id in new else before, after) for id in found]
             before = float(now)

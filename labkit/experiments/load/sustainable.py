@@ -177,7 +177,7 @@ def kept(name: str, crew: Crew, plan: Plan, p99_ms: float) -> Sustainable | None
 def _conditions(name: str, crew: Crew, plan: Plan, p99_ms: float) -> dict[str, Any]:
     """What a sustainable rate is about."""
     with Lab(name, services=[], **crew.settings) as lab:
-        known = versions(lab.server_versions(), lab.client)
+        known = versions(lab.server_versions(), lab.settings.client)
         settings = structs.asdict(lab.settings)
     shape = arrivals.shape(plan)
     for field in ("pattern", "rate", "seconds", "warm_up", "seed"):

@@ -93,7 +93,7 @@ class FaultyWorker:
             self._stop()
 
     def _start(self, lab: Lab, folder: Path, armed: bool) -> None:
-        environment = lab.environment()
+        environment = lab.of.environment()
         if armed and self._blow is not None and self._at is not None:
             environment |= {
                 "LABKIT_FAILPOINT": str(self._at),
@@ -101,10 +101,10 @@ class FaultyWorker:
                 "LABKIT_FAILPOINT_PASSES": str(self._passes),
                 "LABKIT_FAILPOINT_SIGNAL": self._blow.name,
             }
-        lab.logs().mkdir(parents=True, exist_ok=True)
-        with (lab.logs() / f"{lab.run}-{self.worker.name}.log").open("ab") as log:
+        lab.of.logs().mkdir(parents=True, exist_ok=True)
+        with (lab.of.logs() / f"{lab.run}-{self.worker.name}.log").open("ab") as log:
             self._process = subprocess.Popen(
-                lab.worker_command(self.worker),
+                lab.of.worker_command(self.worker),
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
@@ -136,9 +136,9 @@ class FaultyWorker:
 
     def _claims(self, lab: Lab) -> int:
         """The sum of the epochs: it rises when partitions go to others."""
-        readers = lab.readers(self.worker.role, self.worker.service)
+        readers = lab.of.readers(self.worker.role, self.worker.service)
         names = {reader.name for reader in readers}
-        return sum(c.epoch for c in lab.checkpoints() if c.id.rpartition(":")[0] in names)
+        return sum(c.epoch for c in lab.positions.checkpoints() if c.id.rpartition(":")[0] in names)
 
     def _moved_on(self, lab: Lab) -> bool:
         assert self._stopped is not None

@@ -23,8 +23,8 @@ from msgspec import Struct
 
 from labkit import stack
 from labkit.errors import CheckFailed, UsageError
-from labkit.experiments.bench.freshness import RANGE, percentiles
 from labkit.experiments.demo import Progress
+from labkit.experiments.percentiles import RANGE, percentiles
 from labkit.experiments.processes import PATIENCE_SECONDS
 from labkit.experiments.results import machine, versions
 from labkit.experiments.verify.planted_bugs import planted
@@ -133,7 +133,7 @@ def verify_queries(
                     "handlers": HANDLERS,
                     "partitions": lab.partitions,
                 },
-                "versions": versions(lab.server_versions(), lab.client),
+                "versions": versions(lab.server_versions(), lab.settings.client),
                 "machine": machine(),
                 "stack": servers.kind,
             }

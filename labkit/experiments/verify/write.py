@@ -116,7 +116,7 @@ def verify_write(
                 "seed": seed,
                 "client": client,
                 "run": lab.run,
-                "versions": versions(lab.server_versions(), lab.client),
+                "versions": versions(lab.server_versions(), lab.settings.client),
                 "machine": machine(),
             }
             found["ok"] = (

@@ -29,7 +29,8 @@ from labkit.plots.style import BLUE
 def draw_stations(canvas: Canvas) -> None:
     _header(canvas)
     _boxes(canvas)
-    for left, topic in ((COMMANDS, "orders.commands"), (EVENTS, "orders.events")):
+    name = canvas.trace.service
+    for left, topic in ((COMMANDS, f"{name}.commands"), (EVENTS, f"{name}.events")):
         _topic(canvas, left, topic)
     _view(canvas)
 
@@ -94,7 +95,7 @@ def _view(canvas: Canvas) -> None:
         seen = "applied" in trace.instants
         now, time = (f"version {trace.version:,}", time) if seen else ("not yet", 0)
     canvas.text(VIEW + WIDE / 2, TOP - 21, "MongoDB view", BOLD + MIDDLE, 13)
-    canvas.text(VIEW + WIDE / 2, TOP - 6, "orders.view.orders", MUTED + MIDDLE, 11)
+    canvas.text(VIEW + WIDE / 2, TOP - 6, f"{canvas.trace.service}.view", MUTED + MIDDLE, 11)
     canvas.text(VIEW + 8, TOP + 17, fit(f"_id: {trace.stream}", WIDE - 14, 11), "", 11)
     was = f"version {before:,}" if before > 0 else "absent"
     canvas.text(VIEW + 8, TOP + 32, f"was: {was}", MUTED, 11)

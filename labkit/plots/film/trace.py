@@ -16,6 +16,7 @@ class Trace(msgspec.Struct, frozen=True):
     missing. ``version`` is the version of the stream after the command.
     """
 
+    service: str
     stream: str
     command: str
     events: tuple[str, ...]
@@ -30,24 +31,26 @@ class Trace(msgspec.Struct, frozen=True):
     @classmethod
     def of(
         cls,
-        order: dict[str, Any],
+        service: str,
+        document: dict[str, Any],
         sent: list[dict[str, Any]],
         made: list[dict[str, Any]],
         partitions: int,
     ) -> Trace:
-        """The trace of the latest command in the view document of an order.
+        """The trace of the latest command in the view document of a stream.
 
         ``sent`` and ``made`` are the rows of the commands and events topics, as ``Lab.peek``
         returns them. A commit is found by the partition and offset of its command, because
         repeated commands share an id.
         """
-        at = order["trace"]
+        at = document["trace"]
         place = (at["partition"], at["command"])
         (command,) = [r["value"] for r in sent if (r["partition"], r["offset"]) == place]
         (row,) = [r for r in made if (r["value"]["partition"], r["value"]["offset"]) == place]
         commit = row["value"]
         return cls(
-            stream=order["_id"],
+            service=service,
+            stream=document["_id"],
             command=command["body"]["type"],
             events=tuple(event["type"] for event in commit["events"]),
             outcome=commit["outcome"],
@@ -55,6 +58,6 @@ class Trace(msgspec.Struct, frozen=True):
             partition=at["partition"],
             command_offset=at["command"],
             event_offset=row["offset"],
-            version=order["version"],
+            version=document["version"],
             instants={stage: at[stage] for stage in INSTANTS},
         )

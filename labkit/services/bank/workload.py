@@ -1,0 +1,82 @@
+"""What clients send to the bank."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import accumulate
+from random import Random
+
+from labkit.messages import Command
+from labkit.service import Workload
+from labkit.services import cdnow
+from labkit.services.bank.messages import Deposit, OpenAccount, SendMoney, Withdraw
+
+HOT, COLD = 8, 200
+#: Zipf's deposits are drawn so many at a time.
+DRAWS = 1_000
+
+
+def zipf_opening(random: Random, *, skew: float = 1.0, accounts: int = 1_000) -> Iterator[Command]:
+    """The accounts."""
+    for number in range(accounts):
+        yield OpenAccount(f"a{number + 1}", "load")
+
+
+def zipf(random: Random, *, skew: float = 1.0, accounts: int = 1_000) -> Iterator[Command]:
+    """Deposits to ``accounts`` accounts; account k gets a share of k ** -``skew``."""
+    names = [f"a{number + 1}" for number in range(accounts)]
+    weights = list(accumulate((number + 1) ** -skew for number in range(accounts)))
+    while True:
+        for name in random.choices(names, cum_weights=weights, k=DRAWS):
+            yield Deposit(name, 1)
+
+
+def real_opening(random: Random, *, lap: int | None = None) -> Iterator[Command]:
+    """An account for each customer of the CDNOW file."""
+    for customer in dict.fromkeys(bought.customer for bought in cdnow.by_day()[:lap]):
+        yield OpenAccount(customer, "load")
+
+
+def real(random: Random, *, lap: int | None = None) -> Iterator[Command]:
+    """The purchases of the CDNOW file by day, as deposits to their customers' accounts."""
+    for _, bought in cdnow.forever(lap):
+        yield Deposit(bought.customer, max(1, bought.cents))
+
+
+def busy_opening(random: Random) -> Iterator[Command]:
+    """Accounts with money."""
+    for account in (*(f"hot-a{n}" for n in range(HOT)), *(f"a{n}" for n in range(COLD))):
+        yield OpenAccount(account, f"owner of {account}")
+        yield Deposit(account, 10_000_000)
+
+
+def busy(random: Random) -> Iterator[Command]:
+    """Money is paid in, paid out and sent, half of it at hot accounts; one in 45 commands breaks a
+    rule."""
+    number = 0
+    while True:
+        number += 1
+        account, cents = _account(random), random.randrange(1, 5_000)
+        match random.choices(("cash", "send", "bad"), (36, 8, 1))[0]:
+            case "cash":
+                way = random.choice((Deposit, Deposit, Withdraw))
+                yield way(account, cents)
+            case "send":
+                to = _account(random) if random.random() < 0.9 else "nobody"
+                to = "nobody" if to == account else to
+                yield SendMoney(account, cents, to, f"t{number}")
+            case _:
+                yield random.choice((Deposit(account, -1), Withdraw(account, 10**13)))
+
+
+def _account(random: Random) -> str:
+    if random.random() < 0.5:
+        return f"hot-a{random.randrange(HOT)}"
+    return f"a{random.randrange(COLD)}"
+
+
+WORKLOADS = {
+    "zipf": Workload(zipf, zipf_opening),
+    "real": Workload(real, real_opening),
+    "busy": Workload(busy, busy_opening),
+}
