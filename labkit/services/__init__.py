@@ -2,3 +2,6 @@
 
 #: The services of a lab that names none.
 DEFAULT = ("orders", "catalog")
+#: All that are built in.
+BUILT_IN = ("orders", "catalog", "inventory", "bank")
+PROCESSES = ("fulfilment", "transfer")
