@@ -22,8 +22,8 @@ from labkit.messages import (
     decode_return,
     encode,
     encode_value,
-    new_id,
 )
+from labkit.ports.ids import new_id
 from labkit.query.wire import QueryEnvelope, Result
 from labkit.read.freshness import Fresh, Version
 from labkit.services import orders
