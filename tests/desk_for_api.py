@@ -1,4 +1,4 @@
-"""A service of somebody's own, with all that the API must cope with: bounds, nested values, keys."""
+"""A service of somebody's own, with what the API must cope with: bounds, nested values, keys."""
 
 from __future__ import annotations
 

@@ -408,6 +408,6 @@ def test_a_declared_query_may_take_the_place_of_a_view() -> None:
         def read(self, views: Views) -> int:
             return 7
 
-    with Lab(backend="memory", services=[things(queries=[Mine])]) as lab:
-        with TestClient(create_app(lab)) as api:
-            assert api.get("/things/things").json() == {"value": 7}
+    mine = things(queries=[Mine])
+    with Lab(backend="memory", services=[mine]) as lab, TestClient(create_app(lab)) as api:
+        assert api.get("/things/things").json() == {"value": 7}
