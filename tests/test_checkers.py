@@ -286,7 +286,7 @@ def states_are_saved_without_their_streams(patch: pytest.MonkeyPatch) -> None:
 def a_rule_is_broken(patch: pytest.MonkeyPatch) -> None:
     """What is not paid is shipped."""
 
-    def ship(order: orders.Order | None, c: ShipOrder) -> tuple[Any, ...]:
+    def ship(order: orders.OrderState | None, c: ShipOrder) -> tuple[Any, ...]:
         if order is None or order.status != "placed":
             raise Refused("no")
         return (orders.OrderShipped(c.order_id, order.customer_id, order.day, order.cents),)
@@ -295,7 +295,7 @@ def a_rule_is_broken(patch: pytest.MonkeyPatch) -> None:
 
 
 def a_rule_refuses_for_no_reason(patch: pytest.MonkeyPatch) -> None:
-    def pay(order: orders.Order | None, c: PayOrder) -> tuple[Any, ...]:
+    def pay(order: orders.OrderState | None, c: PayOrder) -> tuple[Any, ...]:
         raise Refused("not today")
 
     patch.setitem(DECIDE, PayOrder, pay)

@@ -129,7 +129,7 @@ def test_c3_sees_a_view_of_what_was_never_committed(lab: Lab) -> None:
 
 
 def test_c7_sees_negative_stock(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    def greedy(stock: inventory.Stock | None, c: ReserveStock) -> tuple[Any, ...]:
+    def greedy(stock: inventory.StockState | None, c: ReserveStock) -> tuple[Any, ...]:
         on_hand = stock.on_hand if stock else 0
         return (
             inventory.StockReserved(c.product_id, c.quantity, on_hand - c.quantity, c.order_id),
@@ -151,7 +151,7 @@ def test_c7_sees_goods_that_come_from_nowhere(lab: Lab) -> None:
 
 
 def test_c8_sees_money_that_is_made(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    def generous(account: bank.Account | None, c: Deposit) -> tuple[Any, ...]:
+    def generous(account: bank.AccountState | None, c: Deposit) -> tuple[Any, ...]:
         assert account is not None
         return (bank.Deposited(c.account_id, c.cents, account.balance + c.cents + 1),)
 
