@@ -4,24 +4,38 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from labkit.services.conditions import Plan, plan
 
+from labkit.adapters.memory_store import MemoryStore
 from labkit.ports.store import Change, Noticed
 from labkit.query.answer_cache import AnswerCache
+from labkit.read.queries import Asked, Queries
+from labkit.services.orders import CustomerTotals, OrderById, OrdersById, OrdersOf, Revenue
+from tests.built_in import SERVICES
+
+LAB = Queries(MemoryStore(), SERVICES)
 
 
-def order(id: str) -> Plan:
-    return plan("order", {"order": id})
+def order(id: str) -> Asked:
+    return LAB.asked(OrderById(id))
 
 
 def raw(text: str) -> msgspec.Raw:
     return msgspec.Raw(msgspec.json.encode(text))
 
 
-def holding(*plans: Plan, size: int = 10) -> AnswerCache:
+def put(answers: AnswerCache, made: Asked) -> None:
+    places = {
+        (collection, id)
+        for collection, ids in made.watched.items()
+        for id in (ids if ids is not None else [None])
+    }
+    answers.put(made.query, raw("x"), frozenset(places))
+
+
+def holding(*plans: Asked, size: int = 10) -> AnswerCache:
     answers = AnswerCache(size)
     for made in plans:
-        answers.put(made, raw("x"))
+        put(answers, made)
     return answers
 
 
@@ -29,8 +43,8 @@ def noticed(*places: tuple[str, str]) -> Noticed:
     return Noticed(frozenset(Change(*place) for place in places))
 
 
-def held(answers: AnswerCache, *plans: Plan) -> list[bool]:
-    return [answers.get(made) is not None for made in plans]
+def held(answers: AnswerCache, *plans: Asked) -> list[bool]:
+    return [answers.get(made.query) is not None for made in plans]
 
 
 ORDERS = "orders.view.orders"
@@ -38,24 +52,24 @@ ORDERS = "orders.view.orders"
 
 def test_what_is_held_is_given() -> None:
     answers = holding(order("o1"))
-    found = answers.get(order("o1"))
+    found = answers.get(order("o1").query)
     assert found is not None
     assert found.answer == raw("x")
-    assert answers.get(order("o2")) is None
+    assert answers.get(order("o2").query) is None
 
 
 def test_two_ways_to_write_the_same_are_one() -> None:
-    paid = [plan("orders_of", {"customer": "a", "status": s}) for s in ("PAID", " paid")]
-    assert held(holding(paid[0]), paid[1]) == [True]
-    unpaid = plan("orders_of", {"customer": "a", "status": "unpaid"})
-    assert held(holding(paid[0]), unpaid) == [False]
-    months = [plan("revenue", {"month": m} if m else {}) for m in ("1997-01", "1997-02", None)]
+    few = [LAB.named("LowStock", {"at_most": n}) for n in (3, "3")]
+    assert held(holding(few[0]), few[1]) == [True]
+    paid, unpaid = (LAB.asked(OrdersOf("a", status=s)) for s in ("paid", "unpaid"))
+    assert held(holding(paid), unpaid) == [False]
+    months = [LAB.asked(Revenue(month)) for month in ("1997-01", "1997-02", None)]
     assert held(holding(months[0]), *months) == [True, False, False]
 
 
 def test_a_change_drops_what_was_read_from_it() -> None:
-    page = plan("orders_of", {"customer": "a"})
-    plans = [order("o1"), order("o2"), page, plan("customer", {"customer": "a"})]
+    page = LAB.asked(OrdersOf("a"))
+    plans = [order("o1"), order("o2"), page, LAB.asked(CustomerTotals("a"))]
     answers = holding(*plans)
     answers.notice(noticed((ORDERS, "o1")))
     assert held(answers, *plans) == [False, True, False, True]
@@ -69,7 +83,7 @@ def test_a_change_drops_what_was_read_from_it() -> None:
     ids=["a lost token", "another generation"],
 )
 def test_all_is_dropped_when_it_must_be(all_of_it: Noticed) -> None:
-    plans = [order("o1"), plan("revenue", {})]
+    plans = [order("o1"), LAB.asked(Revenue())]
     answers = holding(*plans)
     answers.notice(all_of_it)
     assert held(answers, *plans) == [False, False]
@@ -77,7 +91,7 @@ def test_all_is_dropped_when_it_must_be(all_of_it: Noticed) -> None:
 
 
 def test_a_collection_that_is_gone_takes_its_answers_along() -> None:
-    plans = [order("o1"), order("o2"), plan("revenue", {})]
+    plans = [order("o1"), order("o2"), LAB.asked(Revenue())]
     answers = holding(*plans)
     answers.notice(noticed((ORDERS, "")))
     assert held(answers, *plans) == [False, False, True]
@@ -85,14 +99,14 @@ def test_a_collection_that_is_gone_takes_its_answers_along() -> None:
 
 def test_those_that_were_used_last_stay() -> None:
     answers = holding(order("o1"), order("o2"), size=2)
-    answers.get(order("o1"))
-    answers.put(order("o3"), raw("x"))
+    answers.get(order("o1").query)
+    put(answers, order("o3"))
     assert held(answers, order("o1"), order("o2"), order("o3")) == [True, False, True]
     assert len(answers) == 2
 
 
 def test_nothing_is_left_of_what_was_dropped() -> None:
-    answers = holding(order("o1"), order("o1"), plan("orders", {"orders": "o1,o2"}))
+    answers = holding(order("o1"), order("o1"), LAB.asked(OrdersById("o1,o2")))
     assert len(answers) == 2
     answers.notice(noticed((ORDERS, "o1")))
     assert (answers._held, answers._readers) == ({}, {})

@@ -10,14 +10,12 @@ import pytest
 from hypothesis import given as any_of
 from hypothesis import settings
 from hypothesis import strategies as st
-from labkit.services.services import CONTEXTS
 
 from labkit.errors import Refused
 from labkit.messages import Command, Event
 from labkit.services import bank
 from labkit.services.bank import (
     MAX_BALANCE,
-    Account,
     AccountOpened,
     ConfirmSent,
     Deposit,
@@ -28,16 +26,17 @@ from labkit.services.bank import (
     OpenAccount,
     ReceiveMoney,
     SendMoney,
-    Sent,
     TakeBack,
     TransferConfirmed,
     Withdraw,
     Withdrawn,
 )
+from labkit.services.bank.rules import AccountState, OpenTransfer
 from labkit.services.bounds import MAX_CENTS, MAX_KEY
 from labkit.testing import fold, specification
+from tests.built_in import SERVICES
 
-BANK = CONTEXTS["bank"]
+BANK = SERVICES["bank"]
 given = specification(BANK)
 
 OPENED = AccountOpened("a", "ann")
@@ -77,7 +76,7 @@ def test_the_first_leg_debits_and_leaves_the_transfer_open() -> None:
     given(*RICH).when(SendMoney("a", 30, "b", "t1")).then(SENT[-1])
     given(*RICH).when(SendMoney("a", 101, "b", "t1")).then_refused("has 100 cents, got 101")
     given(*SENT).when(SendMoney("a", 1, "c", "t1")).then_refused("'t1' is open already")
-    assert fold(BANK, *SENT) == Account("ann", 70, 30, {"t1": Sent("b", 30)})
+    assert fold(BANK, *SENT) == AccountState("ann", 70, 30, {"t1": OpenTransfer("b", 30)})
 
 
 def test_the_second_leg_credits() -> None:
@@ -91,8 +90,8 @@ def test_a_transfer_is_closed_once_one_way_or_the_other() -> None:
     for end in (CONFIRMED, TAKEN_BACK):
         for command in (ConfirmSent("a", "t1"), TakeBack("a", 30, "t1")):
             given(*SENT, end).when(command).then_refused("transfer 't1' is not open at account 'a'")
-    assert fold(BANK, *SENT, CONFIRMED) == Account("ann", 70), "what is closed is forgotten"
-    assert fold(BANK, *SENT, TAKEN_BACK) == Account("ann", 100)
+    assert fold(BANK, *SENT, CONFIRMED) == AccountState("ann", 70), "what is closed is forgotten"
+    assert fold(BANK, *SENT, TAKEN_BACK) == AccountState("ann", 100)
 
 
 def test_exactly_what_was_sent_comes_back() -> None:
@@ -116,8 +115,11 @@ def test_only_so_many_transfers_are_open(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_the_largest_state_fits_into_a_document() -> None:
-    sent = {f"{n:0{MAX_KEY}}": Sent("b" * MAX_KEY, MAX_CENTS) for n in range(bank.MAX_OPEN)}
-    state = msgspec.to_builtins(Account("ann", MAX_BALANCE, open=sent))
+    sent = {
+        f"{n:0{MAX_KEY}}": OpenTransfer("b" * MAX_KEY, MAX_CENTS)
+        for n in range(bank.rules.MAX_OPEN)
+    }
+    state = msgspec.to_builtins(AccountState("ann", MAX_BALANCE, open=sent))
     assert len(bson.encode(state)) < 2_000_000, "far below MongoDB's 16 MB"
 
 
@@ -165,7 +167,7 @@ COMMANDS = st.one_of(
 @settings(deadline=None, max_examples=300)
 @any_of(st.lists(COMMANDS, max_size=40))
 def test_an_account_adds_up_and_is_never_below_nothing(commands: list[Command]) -> None:
-    state: Account | None = fold(BANK, *RICH)
+    state: AccountState | None = fold(BANK, *RICH)
     given_away = 0  # confirmed
     total = 100
     for command in commands:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from labkit.services.services import CONTEXTS
 
 from labkit.messages import Command, Event
 from labkit.services import catalog
@@ -18,8 +17,9 @@ from labkit.services.catalog import (
     RegisterCustomer,
 )
 from labkit.testing import fold, specification
+from tests.built_in import SERVICES
 
-CATALOG = CONTEXTS["catalog"]
+CATALOG = SERVICES["catalog"]
 given = specification(CATALOG)
 
 LISTED = ProductListed("cd", "A compact disc", 1_499)

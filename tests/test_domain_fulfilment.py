@@ -16,14 +16,14 @@ import pytest
 from hypothesis import given as any_of
 from hypothesis import settings
 from hypothesis import strategies as st
-from labkit.services.services import CONTEXTS
 from msgspec import Struct
 
 from labkit.errors import Refused, UsageError
 from labkit.messages import MAX_ID, Command, Commit
+from labkit.service import MAX_WAIT, Process, Send, command_id
 from labkit.services import inventory
 from labkit.services.bank import (
-    Account,
+    AccountState,
     ConfirmSent,
     Deposit,
     MoneyReceived,
@@ -36,16 +36,7 @@ from labkit.services.bank import (
     TransferConfirmed,
 )
 from labkit.services.bounds import MAX_KEY
-from labkit.services.fulfilment import (
-    MAX_WAIT,
-    PROCESSES,
-    Fulfilling,
-    Fulfilment,
-    Process,
-    Send,
-    Transfer,
-    command_id,
-)
+from labkit.services.fulfilment import Fulfilling, Fulfilment
 from labkit.services.inventory import (
     AdjustStock,
     ReceiveStock,
@@ -64,6 +55,8 @@ from labkit.services.orders import (
     ReturnOrder,
     ShipOrder,
 )
+from labkit.services.transfer import Transfer
+from tests.built_in import PROCESSES, SERVICES
 
 
 class Letter(Struct, frozen=True):
@@ -106,7 +99,7 @@ class World:
 
     def decide(self, letter: Letter) -> None:
         """As the handler does; a repeat and a scheduled command leave their commits too."""
-        service = CONTEXTS[letter.service]
+        service = SERVICES[letter.service]
         place = (letter.service, letter.command.stream)
         version = self.versions[place]
         facts: dict[str, Any] = {
@@ -141,7 +134,7 @@ class World:
 
     def note(self, place: tuple[str, str], commit: Commit[Any]) -> None:
         """On the wire and back, as everybody else reads it."""
-        codec = CONTEXTS[place[0]].codec
+        codec = SERVICES[place[0]].codec
         commit = codec.decode_commit(msgspec.json.encode(commit))
         self.log.setdefault(place, []).append(commit)
         if place[0] in self.process.sources:
@@ -231,7 +224,7 @@ def test_every_order_ends_and_nothing_is_left_behind(data: st.DataObject) -> Non
 
     placed = {event.order_id for event in world.events(OrderPlaced)}
     assert world.instances.keys() == placed
-    stock = world.states.get(("inventory", "cd")) or inventory.Stock()
+    stock = world.states.get(("inventory", "cd")) or inventory.StockState()
     assert stock.reserved == {}, "what is set aside is shipped or given back"
     assert stock.on_hand + stock.shipped == stock.received + stock.adjusted
     assert stock.on_hand >= 0
@@ -284,7 +277,7 @@ def test_an_order_that_nobody_pays_is_cancelled_and_its_goods_come_back() -> Non
     drain(world)
     world.decide(world.scheduled.pop())
     drain(world)
-    assert world.states["inventory", "cd"] == inventory.Stock(3, 0, 3, 0)
+    assert world.states["inventory", "cd"] == inventory.StockState(3, 0, 3, 0)
     assert world.sent[-1][1] == Send("inventory", ReleaseStock("cd", "o1"), "release")
     assert [e.reason for e in world.events(OrderCancelled)] == ["not paid in time"]
     assert world.state("o1") == Fulfilling("cd", 2, "cancelled", "gone")
@@ -387,7 +380,7 @@ def test_every_transfer_ends_and_the_money_stays_the_same(data: st.DataObject) -
     transfers = st.lists(st.builds(SendMoney, st.sampled_from("ab"), cents, account, ids))
     world.run(data, [("bank", c) for c in data.draw(transfers)])
 
-    accounts: list[Account] = list(world.states.values())
+    accounts: list[AccountState] = list(world.states.values())
     assert sum(a.balance for a in accounts) == 200
     assert all(a.balance >= 0 and a.open == {} and a.under_way == 0 for a in accounts)
     begun = list(world.events(MoneySent))
@@ -433,7 +426,7 @@ def test_a_transfer_to_an_account_that_is_not_there_comes_back() -> None:
         Send("bank", ReceiveMoney("c", 30, "a", "t1"), "receive"),
         Send("bank", TakeBack("a", 30, "t1"), "take-back"),
     ]
-    assert world.states["bank", "a"] == Account("ann", 100)
+    assert world.states["bank", "a"] == AccountState("ann", 100)
     assert world.state("t1").status == "taken back"
 
 
@@ -473,4 +466,4 @@ def test_the_table_of_processes() -> None:
         "transfer": ("bank",),
     }
     for process in PROCESSES.values():
-        assert set(process.sources) <= CONTEXTS.keys()
+        assert set(process.sources) <= SERVICES.keys()

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given as any_of
 from hypothesis import settings
 from hypothesis import strategies as st
-from labkit.services.services import CONTEXTS
 
 from labkit.errors import Refused
 from labkit.messages import Command, Event
@@ -30,8 +29,9 @@ from labkit.services.inventory import (
     StockShipped,
 )
 from labkit.testing import fold, specification
+from tests.built_in import SERVICES
 
-INVENTORY = CONTEXTS["inventory"]
+INVENTORY = SERVICES["inventory"]
 given = specification(INVENTORY)
 
 RECEIVED = StockReceived("cd", 10, 10)
@@ -86,7 +86,7 @@ def test_only_so_many_orders_hold_a_product(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_largest_state_fits_into_a_document() -> None:
-    held = {f"{n:0{MAX_KEY}}": MAX_QUANTITY for n in range(inventory.MAX_RESERVATIONS)}
+    held = {f"{n:0{MAX_KEY}}": MAX_QUANTITY for n in range(inventory.rules.MAX_RESERVATIONS)}
     state = msgspec.to_builtins(Stock(reserved=held))
     assert len(bson.encode(state)) < 1_000_000, "far below MongoDB's 16 MB"
 

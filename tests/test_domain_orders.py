@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given as any_of
 from hypothesis import settings
 from hypothesis import strategies as st
-from labkit.services.services import CONTEXTS
 
 from labkit.errors import Refused, UsageError
 from labkit.messages import Command, Commit, Event, encode
@@ -32,8 +31,9 @@ from labkit.services.orders import (
     ShipOrder,
 )
 from labkit.testing import fold, specification
+from tests.built_in import SERVICES
 
-ORDERS = CONTEXTS["orders"]
+ORDERS = SERVICES["orders"]
 given = specification(ORDERS)
 
 DAY = "1997-01-31"
@@ -193,7 +193,7 @@ BEFORE, SINCE = "1998-06-30", "1998-07-01"
 
 
 def placed(day: str, quantity: int = 2, cents: int = 1_499) -> OrderPlaced:
-    (event,) = orders.place(None, place(day=day, quantity=quantity, cents=cents))
+    (event,) = orders.rules.rules.place(None, place(day=day, quantity=quantity, cents=cents))
     assert isinstance(event, OrderPlaced)
     return event
 
@@ -260,7 +260,7 @@ def test_nothing_changes_for_the_days_of_the_demo(day: datetime.date) -> None:
 
 def test_a_later_rule_does_not_alter_what_was_promised(monkeypatch: pytest.MonkeyPatch) -> None:
     past = shipped(SINCE)
-    monkeypatch.setattr(orders, "RULES", (orders.Rules(since="0001-01-01", return_days=1),))
+    monkeypatch.setattr(orders, "RULES", (orders.rules.Rules(since="0001-01-01", return_days=1),))
     given(*past).when(ReturnOrder("o1", day="1998-07-31")).then(
         OrderReturned("o1", "ann", SINCE, 1_499, 1_499, "", "1998-07-31")
     )
@@ -297,7 +297,7 @@ def test_an_old_log_is_read_with_the_rules_of_its_time() -> None:
 
 def test_a_stored_state_of_before_is_read() -> None:
     kept = {"customer_id": "ann", "day": SINCE, "cents": 5, "status": "shipped", "payment": "paid"}
-    assert msgspec.convert(kept, orders.Order).return_days is None
+    assert msgspec.convert(kept, orders.OrderState).return_days is None
 
 
 def test_what_is_written_today_says_which_schema_it_is() -> None:

@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
-from labkit.services.services import CONTEXTS
 
 from labkit.adapters.memory import MemoryBroker
 from labkit.errors import TimedOut, UsageError
@@ -17,10 +16,11 @@ from labkit.messages import Event, encode
 from labkit.ports.broker import Batch
 from labkit.services.catalog import ListProduct
 from labkit.services.orders import OrderPaid, OrderPlaced, OrderShipped, PayOrder, ShipOrder
+from tests.built_in import SERVICES
 from tests.test_handlers import Rig, place
 from tests.test_waiting import START, Waiting
 
-ORDERS = CONTEXTS["orders"]
+ORDERS = SERVICES["orders"]
 
 
 @pytest.fixture

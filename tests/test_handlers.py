@@ -11,8 +11,6 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from labkit.services.services import CONTEXTS, Context, route
-from labkit.services.views import PROJECTIONS
 
 from labkit.adapters.memory import MemoryBroker
 from labkit.adapters.memory_store import MemoryStore
@@ -24,14 +22,16 @@ from labkit.messages import Answer, Command, Commit, Envelope, encode
 from labkit.ports import failpoints
 from labkit.ports.failpoints import ALL, Crash, Failpoint, armed
 from labkit.read.projector import Projector
+from labkit.service import Service, route
 from labkit.services import catalog, orders
 from labkit.services.catalog import ListProduct
 from labkit.services.orders import CancelOrder, PayOrder, PlaceOrder, ShipOrder
 from labkit.write import stream_state
 from labkit.write.handler import Handler
+from tests.built_in import PROJECTIONS, SERVICES
 from tests.test_checkers import assert_green, mixed, send
 
-ORDERS = CONTEXTS["orders"]
+ORDERS = SERVICES["orders"]
 DAY = "1997-01-31"
 
 
@@ -42,7 +42,7 @@ def place(order: str, cents: int = 5) -> PlaceOrder:
 class Rig:
     """Topics, a store, and handlers with whatever limits a test needs."""
 
-    def __init__(self, service: Context = ORDERS, partitions: int = 2) -> None:
+    def __init__(self, service: Service = ORDERS, partitions: int = 2) -> None:
         self.service = service
         self.partitions = partitions
         self.broker = MemoryBroker()
@@ -303,11 +303,10 @@ def test_a_bug_in_a_rule_parks_its_stream() -> None:
     def ship(order: Any, c: ShipOrder) -> tuple[Any, ...]:
         raise ZeroDivisionError("a bug")
 
-    buggy = Context(
+    buggy = Service(
         "orders",
-        commands=orders.COMMANDS,
         events=orders.EVENTS,
-        state=orders.Order,
+        state=orders.OrderState,
         decide={**orders.DECIDE, ShipOrder: ship},
         evolve=orders.evolve,
     )
@@ -389,11 +388,10 @@ def test_a_new_fold_reads_the_log_from_its_start(rig: Rig) -> None:
     handler.step(0)
     handler.flush()
     handler.close()
-    second = Context(
+    second = Service(
         "orders",
-        commands=orders.COMMANDS,
         events=orders.EVENTS,
-        state=orders.Order,
+        state=orders.OrderState,
         decide=orders.DECIDE,
         evolve=orders.evolve,
         fold=2,
@@ -819,12 +817,11 @@ def test_the_schedules_reach_every_failpoint_dead_and_paused() -> None:
 
 
 def test_a_context_needs_one_decision_for_each_command() -> None:
-    def service(decide: Any) -> Context:
-        return Context(
+    def service(decide: Any) -> Service:
+        return Service(
             "orders",
-            commands=orders.COMMANDS,
             events=orders.EVENTS,
-            state=orders.Order,
+            state=orders.OrderState,
             decide=decide,
             evolve=orders.evolve,
         )
@@ -832,22 +829,22 @@ def test_a_context_needs_one_decision_for_each_command() -> None:
     with pytest.raises(UsageError, match="not exactly one decision for ShipOrder"):
         service({c: d for c, d in orders.DECIDE.items() if c is not ShipOrder})
     with pytest.raises(UsageError, match="not exactly one decision for ListProduct"):
-        service({**orders.DECIDE, ListProduct: catalog.list_product})
+        service({**orders.DECIDE, ListProduct: catalog.rules.list_product})
 
 
 def test_a_command_has_one_context() -> None:
     with pytest.raises(UsageError, match="claimed by 'orders' and by 'orders'"):
         route([ORDERS, ORDERS])
-    assert set(route(CONTEXTS.values())) == {c for x in CONTEXTS.values() for c in x.decide}
+    assert set(route(SERVICES.values())) == {c for x in SERVICES.values() for c in x.decide}
 
 
 def test_a_decision_is_pure() -> None:
     """Twice the same question, twice the same answer: replay and the fences rest on it."""
-    for service in CONTEXTS.values():
+    for service in SERVICES.values():
         for decide in service.decide.values():
             assert decide.__closure__ is None
     with pytest.raises(Refused):
-        orders.ship(None, ShipOrder("o1"))
+        orders.rules.rules.ship(None, ShipOrder("o1"))
 
 
 # --- a second delivery of what was answered, longer ago than a stream remembers
@@ -869,7 +866,7 @@ def set_back(rig: Rig) -> None:
 @pytest.mark.parametrize("saved", [True, False], ids=["flushed", "replayed"])
 def test_offsets_set_back_repeat_nothing(monkeypatch: Any, saved: bool) -> None:
     monkeypatch.setattr(stream_state, "SEEN_WINDOW", 10)
-    rig = Rig(CONTEXTS["catalog"])
+    rig = Rig(SERVICES["catalog"])
     many(rig, 50)
     handler = rig.handler()
     handler.step(0)

@@ -7,7 +7,6 @@ from typing import Any
 
 import pymongo
 import pytest
-from labkit.services.views import PROJECTIONS
 from pymongo.monitoring import CommandListener
 
 from labkit import stack
@@ -17,6 +16,7 @@ from labkit.read.freshness import EVENTUAL
 from labkit.services.bank import Balances, Statement
 from labkit.services.inventory import LowStock
 from labkit.services.orders import BestCustomers, OrdersOf, OrderWithStock
+from tests.built_in import PROJECTIONS, SERVICES
 from tests.test_freshness import QUERIES
 
 COUNT = 300
@@ -79,7 +79,7 @@ def documents() -> dict[str, list[Document]]:
 
 @pytest.fixture(scope="module")
 def lab(servers: stack.Servers) -> Iterator[Lab]:
-    with Lab(services=CONTEXTS) as made:
+    with Lab(services=SERVICES) as made:
         made.store.advance("t.checkpoints", [], Writes(documents()))
         yield made
         made.drop()

@@ -10,15 +10,12 @@ import pytest
 from bson import Int64
 from hypothesis import given
 from hypothesis import strategies as st
-from labkit.services.services import CONTEXTS
 
 from labkit.errors import DecodeError
 from labkit.messages import (
     Answer,
     Commit,
     Envelope,
-    Query,
-    Result,
     Return,
     Token,
     decode_result,
@@ -27,11 +24,13 @@ from labkit.messages import (
     encode_value,
     new_id,
 )
+from labkit.query.wire import QueryEnvelope, Result
 from labkit.read.freshness import Fresh, Version
 from labkit.services import orders
 from labkit.services.orders import OrderPaid, PayOrder, PlaceOrder, ShipOrder
+from tests.built_in import SERVICES
 
-CODEC = CONTEXTS["orders"].codec
+CODEC = SERVICES["orders"].codec
 PLACE = PlaceOrder("o1", "ann", "1997-01-31", 2, 1_499)
 
 
@@ -139,9 +138,9 @@ def test_messages_cannot_be_changed() -> None:
         PLACE.cents = 0  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("service", CONTEXTS)
+@pytest.mark.parametrize("service", SERVICES)
 def test_every_command_names_its_stream(service: str) -> None:
-    for command in CONTEXTS[service].decide:
+    for command in SERVICES[service].decide:
         assert isinstance(command.stream, property)
     names = [t.__name__ for t in (*get_args(orders.COMMANDS), *get_args(orders.EVENTS))]
     assert len(set(names)) == len(names), "the name is the type on the wire"
@@ -157,7 +156,7 @@ def test_ids_and_tokens() -> None:
 
 def test_a_query_on_the_wire_is_one_json_object() -> None:
     goals = (Version("bank", "a", 3),)
-    query = Query("q", "account", 2, {"account": "a"}, Fresh("version", goals, 2.0), sent=5)
+    query = QueryEnvelope("q", "account", 2, {"account": "a"}, Fresh("version", goals, 2.0), sent=5)
     value = encode(query)
     assert json.loads(value) == {
         "id": "q",
@@ -171,7 +170,7 @@ def test_a_query_on_the_wire_is_one_json_object() -> None:
         },
         "sent": 5,
     }
-    assert msgspec.json.decode(value, type=Query[Fresh]) == query
+    assert msgspec.json.decode(value, type=QueryEnvelope[Fresh]) == query
 
 
 def test_a_result_says_what_it_is() -> None:

@@ -7,7 +7,6 @@ from contextlib import closing
 from typing import Any
 
 import pytest
-from labkit.services.notices import FEW, NOTICES, of_inventory, of_orders
 
 from labkit import stack
 from labkit.lab import Lab
@@ -22,7 +21,11 @@ from labkit.services.inventory import (
     StockReceived,
     StockReserved,
 )
+from labkit.services.inventory.notices import FEW
+from labkit.services.inventory.notices import notices as of_inventory
 from labkit.services.orders import CancelOrder, OrderCancelled, OrderPlaced, PlaceOrder
+from labkit.services.orders.notices import notices as of_orders
+from tests.built_in import SERVICES
 
 DAY = "1997-01-31"
 POINTS = [
@@ -197,4 +200,4 @@ def test_on_real_servers_with_a_notifier_that_is_killed(servers: stack.Servers) 
 def test_the_contexts_that_tell_are_known() -> None:
     with Lab(backend="memory") as lab:
         assert lab.instances_of("notifier") == ("orders",)
-    assert set(NOTICES) == {"orders", "inventory"}
+    assert {s.name for s in SERVICES.values() if s.notices} == {"orders", "inventory"}

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from labkit.services.views import OrderViews
 
 from labkit import stack
 from labkit.errors import Fenced, Parked, UsageError
 from labkit.lab import Lab
 from labkit.ports.store import Document
 from labkit.read.freshness import LINEARIZABLE, Fresh, Version
-from labkit.read.projection import parked_in
+from labkit.read.projection import ServiceProjection, parked_in
 from labkit.read.queries import Queries
 from labkit.services.orders import OrderById, OrderPlaced, OrdersOf, PayOrder, PlaceOrder
+from tests.built_in import ORDER_DOCUMENTS
 from tests.test_cli import labkit, refused
 from tests.test_projections import VIEW, Rig, paid, placed
 
@@ -34,15 +34,15 @@ def rig() -> Rig:
 @pytest.fixture
 def bug(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """The projection cannot take an order of 13 cents; ``undo()`` mends it."""
-    apply = OrderViews.apply
+    apply = ServiceProjection.apply
 
-    def broken(self: OrderViews, commit: Any, docs: Any, fetched: int, now: int) -> None:
+    def broken(self: ServiceProjection, commit: Any, docs: Any, fetched: int, now: int) -> None:
         apply(self, commit, docs, fetched, now)  # it has changed documents by then
         if any(isinstance(e, OrderPlaced) and e.cents == BAD for e in commit.events):
             raise ZeroDivisionError("13 is no number")
 
     with monkeypatch.context() as patch:
-        patch.setattr(OrderViews, "apply", broken)
+        patch.setattr(ServiceProjection, "apply", broken)
         yield patch
 
 
@@ -51,7 +51,7 @@ def letters(rig: Rig) -> dict[str, Document]:
 
 
 def orders(rig: Rig) -> dict[str, int]:
-    return {d["_id"]: d["version"] for d in rig.view()[OrderViews.orders]}
+    return {d["_id"]: d["version"] for d in rig.view()[ORDER_DOCUMENTS]}
 
 
 def test_what_is_no_commit_parks_its_key(rig: Rig) -> None:
@@ -186,7 +186,7 @@ def test_a_query_for_a_parked_stream_says_so_and_does_not_wait() -> None:
         lab.handler.step(0)
         lab.projector.step(0)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(OrderViews, "apply", lambda *_: 1 / 0)
+            patch.setattr(ServiceProjection, "apply", lambda *_: 1 / 0)
             token = lab.bus.send(PayOrder("o1", 100)).token()
             lab.handler.step(0)
             lab.projector.step(0)

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from labkit.services.services import CONTEXTS
-from labkit.services.views import PROJECTIONS, OrderViews
 from msgspec import structs
 
 from labkit.adapters.memory import MemoryBroker
@@ -19,8 +17,16 @@ from labkit.ports.store import Checkpoint, Document, Writes
 from labkit.read.projector import Projector
 from labkit.read.unit_of_work import UnitOfWork
 from labkit.services.orders import OrderCancelled, OrderPaid, OrderPlaced
+from tests.built_in import (
+    CUSTOMER_SUMS,
+    MONTH_SUMS,
+    ORDER_DOCUMENTS,
+    ORDER_VIEWS,
+    PROJECTIONS,
+    SERVICES,
+)
 
-ORDERS = CONTEXTS["orders"]
+ORDERS = SERVICES["orders"]
 VIEW = PROJECTIONS["orders"]
 DAY = "1997-01-31"
 
@@ -73,8 +79,8 @@ class Rig:
 
     def view(self) -> dict[str, list[Document]]:
         """The documents, without the instants."""
-        found = {name: self.store.find(name, {}, [("_id", 1)]) for name in OrderViews.indexes}
-        for document in found[OrderViews.orders]:
+        found = {name: self.store.find(name, {}, [("_id", 1)]) for name in ORDER_VIEWS}
+        for document in found[ORDER_DOCUMENTS]:
             del document["trace"]
         return found
 
@@ -99,17 +105,17 @@ def test_a_commit_changes_its_order_its_customer_and_its_month(rig: Rig) -> None
     rig.commit("o3", 1, placed("o3", cents=11), partition=1)
     assert rig.projector().step(0) == 4
     view = rig.view()
-    assert [(d["_id"], d["version"], d["payment"]) for d in view[OrderViews.orders]] == [
+    assert [(d["_id"], d["version"], d["payment"]) for d in view[ORDER_DOCUMENTS]] == [
         ("o1", 2, "paid"),
         ("o2", 1, "unpaid"),
         ("o3", 1, "unpaid"),
     ]
     # A document for each partition: two projectors never write the same one.
-    assert [(d["_id"], d["orders"], d["cents"]) for d in view[OrderViews.customers]] == [
+    assert [(d["_id"], d["orders"], d["cents"]) for d in view[CUSTOMER_SUMS]] == [
         ("ann:0", 2, 12),
         ("ann:1", 1, 11),
     ]
-    assert [(d["_id"], d["orders"], d["cents"]) for d in view[OrderViews.months]] == [
+    assert [(d["_id"], d["orders"], d["cents"]) for d in view[MONTH_SUMS]] == [
         ("1997-01:0", 2, 12),
         ("1997-01:1", 1, 11),
     ]
@@ -123,18 +129,18 @@ def test_what_is_cancelled_leaves_the_sums_and_stays_as_an_order(rig: Rig) -> No
     rig.commit("o1", 3, OrderCancelled("o1", "ann", DAY, 5, 5, ""))
     projector.step(0)
     view = rig.view()
-    assert (view[OrderViews.orders][0]["status"], view[OrderViews.orders][0]["payment"]) == (
+    assert (view[ORDER_DOCUMENTS][0]["status"], view[ORDER_DOCUMENTS][0]["payment"]) == (
         "cancelled",
         "refunded",
     )
     customer = {"_id": "ann:0", "customer": "ann", "orders": 0, "quantity": 0, "cents": 0}
-    assert view[OrderViews.customers] == [customer]
+    assert view[CUSTOMER_SUMS] == [customer]
 
 
 def test_several_events_of_one_commit_are_taken_whole(rig: Rig) -> None:
     rig.commit("o1", 1, placed("o1"), paid("o1"))
     rig.projector().step(0)
-    (order,) = rig.view()[OrderViews.orders]
+    (order,) = rig.view()[ORDER_DOCUMENTS]
     assert (order["version"], order["payment"]) == (2, "paid")
 
 
@@ -145,7 +151,7 @@ def test_a_commit_without_events_moves_the_checkpoint_only(rig: Rig, outcome: st
     made = rig.commit("o1", 1, outcome=outcome)
     assert made.offset == 1
     assert rig.projector().step(0) == 1
-    assert [d["_id"] for d in rig.view()[OrderViews.orders]] == ["o0"]
+    assert [d["_id"] for d in rig.view()[ORDER_DOCUMENTS]] == ["o0"]
     at = rig.checkpoint()
     assert (at.position, at.command, at.ignored) == (1, made.offset, 0)
 
@@ -179,9 +185,9 @@ def test_the_commit_of_a_zombie_is_ignored_and_counted(rig: Rig, how: str) -> No
     rig.commit("o1", 1, placed("o1"))  # and one as of nothing
     rig.commit("o2", 1, placed("o2"))
     projector.step(0)
-    order = rig.view()[OrderViews.orders][0]
+    order = rig.view()[ORDER_DOCUMENTS][0]
     assert (order["version"], order["status"]) == (2, "placed")
-    assert rig.view()[OrderViews.customers][0]["orders"] == 2
+    assert rig.view()[CUSTOMER_SUMS][0]["orders"] == 2
     assert rig.checkpoint().ignored == 2
 
 
@@ -198,12 +204,12 @@ def test_a_first_commit_that_comes_twice_is_ignored_too(rig: Rig, how: str) -> N
     rig.commit("o1", 2, paid("o1"))
     projector.step(0)
     view = rig.view()
-    assert [(d["_id"], d["version"], d["customer"]) for d in view[OrderViews.orders]] == [
+    assert [(d["_id"], d["version"], d["customer"]) for d in view[ORDER_DOCUMENTS]] == [
         ("o1", 2, "ann"),
         ("o2", 1, "ann"),
     ]
-    assert [d["_id"] for d in view[OrderViews.customers]] == ["ann:0"]
-    assert view[OrderViews.customers][0]["orders"] == 2
+    assert [d["_id"] for d in view[CUSTOMER_SUMS]] == ["ann:0"]
+    assert view[CUSTOMER_SUMS][0]["orders"] == 2
     assert rig.checkpoint().ignored == 1
 
 
@@ -220,7 +226,7 @@ def test_first_commits_need_no_look_up(rig: Rig, monkeypatch: pytest.MonkeyPatch
     for n in range(5):
         rig.commit(f"o{n}", 1, placed(f"o{n}"))
     rig.projector().step(0)
-    assert sorted(looked_up) == [OrderViews.customers, OrderViews.months]
+    assert sorted(looked_up) == [CUSTOMER_SUMS, MONTH_SUMS]
 
 
 # --- checkpoints and epochs
@@ -238,7 +244,7 @@ def test_a_position_moves_past_markers_without_a_record(rig: Rig) -> None:
     assert projector.step(0) == 0
     at = rig.checkpoint()
     assert (at.position, at.command, at.ignored) == (2, -1, 0)
-    assert rig.view()[OrderViews.orders] == []
+    assert rig.view()[ORDER_DOCUMENTS] == []
 
 
 def test_a_new_owner_goes_on_where_the_view_stands(rig: Rig) -> None:
@@ -264,9 +270,9 @@ def test_a_zombie_writes_nothing(rig: Rig) -> None:
     zombie._source.poll = lambda *_: structs.replace(batch)  # type: ignore[method-assign]
     with pytest.raises(Fenced):
         zombie.step(0)
-    assert rig.view()[OrderViews.orders] == []
+    assert rig.view()[ORDER_DOCUMENTS] == []
     assert successor.step(0) == 2
-    assert rig.view()[OrderViews.customers][0]["orders"] == 2
+    assert rig.view()[CUSTOMER_SUMS][0]["orders"] == 2
 
 
 def test_an_owner_that_has_nothing_to_do_finds_out_that_it_is_none(
@@ -293,13 +299,13 @@ def test_a_partition_that_moves_is_shown_once(rig: Rig) -> None:
         rig.commit(f"o{n}", 2, paid(f"o{n}"), partition=n % 2)
     assert sum(p.step(0) for p in (first, second, first, second)) == 10
     assert len(first._checkpoints) == len(second._checkpoints) == 1
-    assert {d["version"] for d in rig.view()[OrderViews.orders]} == {2}
+    assert {d["version"] for d in rig.view()[ORDER_DOCUMENTS]} == {2}
     second.close()
     first.step(0)
     rig.commit("o0", 3, OrderCancelled("o0", "ann", DAY, 5, 5, ""))
     rig.commit("o1", 3, OrderCancelled("o1", "ann", DAY, 5, 5, ""), partition=1)
     assert first.step(0) == 2
-    assert sum(d["orders"] for d in rig.view()[OrderViews.customers]) == 8
+    assert sum(d["orders"] for d in rig.view()[CUSTOMER_SUMS]) == 8
 
 
 @pytest.mark.parametrize("point", [p for p in ALL if p.startswith("projector.")])

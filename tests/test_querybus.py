@@ -16,11 +16,12 @@ from labkit import stack
 from labkit.adapters.memory import MemoryLog
 from labkit.errors import Fenced, StackError, TimedOut, UsageError
 from labkit.lab import Lab
-from labkit.messages import Result, Token, encode
+from labkit.messages import Token, encode
 from labkit.ports.failpoints import Failpoint
 from labkit.query import handler as query_handler
 from labkit.query.bus import Feed, QueryBus
 from labkit.query.handler import QueryHandler
+from labkit.query.wire import Result
 from labkit.read.freshness import LINEARIZABLE, Fresh, Version
 from labkit.read.pages import Page
 from labkit.read.queries import Queries

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from labkit.services.views import PROJECTIONS, OrderViews
 from msgspec import structs
 
 from labkit import stack
@@ -23,10 +22,12 @@ from labkit.experiments.verify.checkers import check_all
 from labkit.experiments.verify.history import History
 from labkit.lab import Lab
 from labkit.read.freshness import LINEARIZABLE, Fresh
+from labkit.read.projection import ServiceProjection
 from labkit.read.rebuild import Rebuild
 from labkit.read.sessions import Session
 from labkit.services.catalog import ListProduct, Products
 from labkit.services.orders import OrderById, OrdersSeen, PayOrder, PlaceOrder
+from tests.built_in import ORDER_DOCUMENTS, ORDER_VIEWS, PROJECTIONS
 from tests.test_cli import labkit, refused
 
 VIEW = "orders.view"
@@ -57,10 +58,9 @@ def show(lab: Lab) -> None:
 def shown(lab: Lab) -> dict[str, Any]:
     """All documents of the view that serves, without their instants."""
     found = {
-        name: {d["_id"]: d for d in lab.store.find(lab.where(name), {})}
-        for name in OrderViews.indexes
+        name: {d["_id"]: d for d in lab.store.find(lab.where(name), {})} for name in ORDER_VIEWS
     }
-    for document in found[OrderViews.orders].values():
+    for document in found[ORDER_DOCUMENTS].values():
         del document["trace"]
     return found
 
@@ -83,22 +83,22 @@ def test_the_new_generation_equals_the_old_one_and_serves(lab: Lab) -> None:
     show(lab)
     before = shown(lab)
     rebuild = built(lab)
-    assert lab.where(OrderViews.orders) == "orders.view.orders"
+    assert lab.where(ORDER_DOCUMENTS) == "orders.view.orders"
     lab.bus.send(PlaceOrder("late", "ann", DAY, 1, 7)).token()
     lab.handler.step(0.1)
     show(lab)
     rebuild.switch()
-    assert lab.where(OrderViews.orders) == "orders.view.orders@1"
+    assert lab.where(ORDER_DOCUMENTS) == "orders.view.orders@1"
     assert lab.ask(OrderById("late")) is not None, "the old one showed it already"
     assert lab.ask(OrdersSeen()) == 21
     rebuild.drop_old()
     rebuild.close()
     assert "orders.view.orders" not in lab.store.collections()
     after = shown(lab)
-    assert {k: v for k, v in after[OrderViews.orders].items() if k != "late"} == before[
-        OrderViews.orders
+    assert {k: v for k, v in after[ORDER_DOCUMENTS].items() if k != "late"} == before[
+        ORDER_DOCUMENTS
     ]
-    assert list(lab.collection(OrderViews.orders)["_id"]) == sorted(after[OrderViews.orders])
+    assert list(lab.collection(ORDER_DOCUMENTS)["_id"]) == sorted(after[ORDER_DOCUMENTS])
     checkpoints = {c.id for c in lab.store.checkpoints("orders.checkpoints")}
     assert "orders.view:0" not in checkpoints
     assert {"orders.view", "orders.view@1:0"} <= checkpoints
@@ -117,7 +117,7 @@ def test_the_owner_of_the_old_one_is_fenced_and_its_next_life_is_of_the_new_one(
     with pytest.raises(Fenced):
         step_on(rebuild)
     assert lab.projector.name == "orders.view@1"
-    assert set(shown(lab)[OrderViews.orders]) == {"o1", "o2"}
+    assert set(shown(lab)[ORDER_DOCUMENTS]) == {"o1", "o2"}
     assert lab.ignored_commits() == 0
 
 
@@ -138,11 +138,11 @@ def test_two_views_are_kept_apart(lab: Lab) -> None:
     place(lab, "o1")
     show(lab)
     lab.rebuild_view("catalog.view", keep=0)
-    assert lab.where(OrderViews.orders) == OrderViews.orders
+    assert lab.where(ORDER_DOCUMENTS) == ORDER_DOCUMENTS
     assert lab.where("catalog.view.entries") == "catalog.view.entries@1"
     lab.rebuild_view(VIEW, keep=0)
     lab.rebuild_view(VIEW, keep=0)
-    assert lab.where(OrderViews.orders) == "orders.view.orders@2"
+    assert lab.where(ORDER_DOCUMENTS) == "orders.view.orders@2"
     assert lab.ask(OrdersSeen()) == 1
 
 
@@ -219,20 +219,20 @@ def test_a_generation_that_parks_more_does_not_serve(
     place(lab, "o1", "o2")
     show(lab)
     with monkeypatch.context() as patch:
-        apply = OrderViews.apply
+        apply = ServiceProjection.apply
 
         def broken(self: Any, commit: Any, docs: Any, fetched: int, now: int) -> None:
             if commit.stream == "o1":
                 raise KeyError("a bug in the new fold")
             apply(self, commit, docs, fetched, now)
 
-        patch.setattr(OrderViews, "apply", broken)
+        patch.setattr(ServiceProjection, "apply", broken)
         rebuild = built(lab)
         with pytest.raises(CheckFailed, match="cannot apply 1 streams that the old"):
             rebuild.switch()
         rebuild.close()
     assert lab.ask(OrderById("o1"), fresh=LINEARIZABLE) is not None
-    assert lab.where(OrderViews.orders) == OrderViews.orders
+    assert lab.where(ORDER_DOCUMENTS) == ORDER_DOCUMENTS
 
 
 def test_an_unknown_view_is_refused(lab: Lab) -> None:
@@ -348,7 +348,7 @@ def test_a_rebuild_by_the_command_line_is_cancelled_and_goes_on(
         assert lab.where("catalog.view.entries") == "catalog.view.entries"
         done = labkit(*command)
         assert done.returncode == 0, done.stderr
-        assert "went on after" in done.stdout
+        assert "resumed after" in done.stdout
         assert "catalog.view serves from generation 1" in done.stdout
         found = json.loads(file.read_bytes())
         assert found["generation"] == 1
@@ -359,7 +359,7 @@ def test_a_rebuild_by_the_command_line_is_cancelled_and_goes_on(
         assert len(lab.ask(Products(), fresh=Fresh("linearizable", timeout=60))) == count + 1
         assert lab.ignored_commits() == 0
         again = labkit(*command)
-        assert "went on" not in again.stdout
+        assert "resumed" not in again.stdout
         assert "generation 2" in again.stdout
         refused(labkit("rebuild", "owl", "--run", lab.run), "catalog.view", "'owl'")
         refused(labkit("rebuild", "catalog.view", "--run", "r0000000"), "has no topics")

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from labkit.services.services import CONTEXTS, Context
 from msgspec import Struct
 
 from labkit import stack
@@ -18,8 +17,10 @@ from labkit.lab import Lab
 from labkit.log.event_log import EPOCH, EventLog
 from labkit.messages import Command, Event
 from labkit.ports.failpoints import Crash, Failpoint, armed
+from labkit.service import Service
 from labkit.services.catalog import ChangePrice, ListProduct
 from labkit.write.handler import Handler
+from tests.built_in import SERVICES
 from tests.test_handlers import Rig
 from tests.test_waiting import START, Calendar
 
@@ -78,16 +79,21 @@ def evolve(state: Sum | None, event: Event) -> Sum:
     return Sum(state.count + 1, (state.mix * 31 + number) % 1_000_003)
 
 
-def sums(fold: int = 1, evolve: Callable[[Any, Event], Any] = evolve) -> Context:
-    return Context(
-        "sums", Add | Clear, Added | Cleared, Sum, {Add: add, Clear: clear}, evolve, fold=fold
+def sums(fold: int = 1, evolve: Callable[[Any, Event], Any] = evolve) -> Service:
+    return Service(
+        "sums",
+        decide={Add: add, Clear: clear},
+        events=[Added, Cleared],
+        state=Sum,
+        evolve=evolve,
+        fold=fold,
     )
 
 
 class Lives(Rig):
     """A rig whose handler may end in any way, and whose clock may go anywhere."""
 
-    def __init__(self, every: int, service: Context | None = None) -> None:
+    def __init__(self, every: int, service: Service | None = None) -> None:
         super().__init__(service or sums())
         self.every = every
         self.calendar = Calendar()
@@ -404,7 +410,7 @@ def test_a_fold_from_any_snapshot_is_the_fold_from_the_start(
 @pytest.mark.servers
 @pytest.mark.parametrize("client", ["kafka-python", "confluent"])
 def test_snapshots_on_real_servers(servers: stack.Servers, client: str) -> None:
-    service = CONTEXTS["catalog"]
+    service = SERVICES["catalog"]
     with Lab(services=["catalog"], client=client) as lab:
         commands, events = (lab.topic_name(f"catalog.{kind}") for kind in ("commands", "events"))
         group = lab.of.group("handler", "catalog")

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from labkit.services.services import Context
 
 from labkit.errors import Transient
 from labkit.log import partition
 from labkit.log.partition import fetch_records
 from labkit.messages import MAX_COMMAND_BYTES, Command, Envelope, ReleaseParked, encode
+from labkit.service import Service
 from labkit.services import orders
 from labkit.services.orders import PayOrder, ShipOrder
 from labkit.write import decisions, handler
@@ -43,7 +43,7 @@ class Calendar:
 class Waiting(Rig):
     """A rig with a calendar, whose handler may get a new life at any time."""
 
-    def __init__(self, service: Context | None = None) -> None:
+    def __init__(self, service: Service | None = None) -> None:
         super().__init__(*([service] if service else []))
         self.calendar = Calendar()
         self.now = self.made()
@@ -245,7 +245,7 @@ def test_replay_after_a_mended_rule(how: str) -> None:
     def ship(order: Any, c: ShipOrder) -> tuple[Any, ...]:
         if broken[0]:
             raise ZeroDivisionError("a bug")
-        return orders.ship(order, c)
+        return orders.rules.rules.ship(order, c)
 
     rig = Waiting(with_ship(ship))
     rig.send(place("o1"))
@@ -260,12 +260,11 @@ def test_replay_after_a_mended_rule(how: str) -> None:
     assert rig.step() == [("ship", "accepted"), ("again", "refused")]
 
 
-def with_ship(ship: Callable[..., Any]) -> Context:
-    return Context(
+def with_ship(ship: Callable[..., Any]) -> Service:
+    return Service(
         "orders",
-        commands=orders.COMMANDS,
         events=orders.EVENTS,
-        state=orders.Order,
+        state=orders.OrderState,
         decide={**orders.DECIDE, ShipOrder: ship},
         evolve=orders.evolve,
     )
@@ -324,7 +323,7 @@ def test_a_command_that_is_too_large_is_parked(rig: Waiting) -> None:
 
 def test_a_commit_that_is_too_large_parks_its_stream() -> None:
     def ship(order: Any, c: ShipOrder) -> tuple[Any, ...]:
-        (event,) = orders.ship(order, c)
+        (event,) = orders.rules.rules.ship(order, c)
         return (event,) * 200_000
 
     rig = Waiting(with_ship(ship))
@@ -342,7 +341,7 @@ def test_a_fold_that_fails_parks_its_stream_and_changes_nothing() -> None:
             raise KeyError("no such field")
         return orders.evolve(state, event)
 
-    service = with_ship(orders.ship)
+    service = with_ship(orders.rules.rules.ship)
     service.evolve = evolve
     rig = Waiting(service)
     rig.send(place("o1"))
@@ -358,14 +357,14 @@ def test_a_fold_that_fails_parks_its_stream_and_changes_nothing() -> None:
 # --- what may pass
 
 
-def flaky(failures: int) -> tuple[Context, list[int]]:
+def flaky(failures: int) -> tuple[Service, list[int]]:
     tries: list[int] = []
 
     def ship(order: Any, c: ShipOrder) -> tuple[Any, ...]:
         tries.append(1)
         if len(tries) <= failures:
             raise Transient("the carrier does not answer")
-        return orders.ship(order, c)
+        return orders.rules.rules.ship(order, c)
 
     return with_ship(ship), tries
 

@@ -52,23 +52,23 @@ def findings(book: TestbookNotebookClient) -> dict[str, bool]:
 IMPURE_DECIDE = """
 from itertools import count
 from msgspec import structs
-from labkit.services import orders
-_pay, _calls = orders.pay, count()
+from labkit.services.orders import ORDERS as _ORDERS, PayOrder as _PayOrder
+_pay, _calls = _ORDERS.decide[_PayOrder], count()
 def pay(order, command):
     (event,) = _pay(order, command)
     return (structs.replace(event, cents=event.cents + next(_calls)),)
-orders.pay = orders.DECIDE[orders.PayOrder] = pay
+_ORDERS.decide[_PayOrder] = pay
 """
 
 IMPURE_EVOLVE = """
 from itertools import count
 from msgspec import structs
-from labkit.services.services import CONTEXTS
-_evolve, _calls = CONTEXTS["bank"].evolve, count()
+from labkit.services.bank import BANK
+_evolve, _calls = BANK.evolve, count()
 def evolve(account, event):
     evolved = _evolve(account, event)
     return structs.replace(evolved, balance=evolved.balance + next(_calls) % 2)
-CONTEXTS["bank"].evolve = evolve
+BANK.evolve = evolve
 """
 
 SHIPPED_IS_CANCELLED = """
@@ -76,22 +76,23 @@ from labkit.services import orders
 def cancel(order, command):
     facts = (command.order_id, order.customer_id, order.day, order.cents)
     return (orders.OrderCancelled(*facts, order.cents, command.reason),)
-orders.DECIDE[orders.CancelOrder] = cancel
+orders.ORDERS.decide[orders.CancelOrder] = cancel
 """
 
 NO_NEW_RULE = """
-from labkit.services import orders
-orders.RULES = orders.RULES[:1]
+from labkit.services.orders import rules as _rules
+_rules.RULES = _rules.RULES[:1]
 """
 
 LOOKS_AT_THE_TABLE = """
 from msgspec import structs
 from labkit.services import orders
-_send_back = orders.send_back
+from labkit.services.orders import rules as _rules
+_send_back = _rules.send_back
 def send_back(order, command):
-    rules = orders.rules(order.day)
+    rules = _rules.rules(order.day)
     return _send_back(structs.replace(order, return_days=rules.return_days), command)
-orders.DECIDE[orders.ReturnOrder] = send_back
+orders.ORDERS.decide[orders.ReturnOrder] = send_back
 """
 
 UPCAST_BY_GUESS = """
@@ -104,14 +105,14 @@ orders.UPCASTS[orders.OrderPlacedV1] = lambda old: structs.replace(
 
 REWRITES_THE_LOG = """
 from labkit.adapters.memory import MemoryBroker
-from labkit.services.services import CONTEXTS
+from labkit.services.orders import ORDERS as _ORDERS
 from labkit.messages import encode
 _append = MemoryBroker.append
 def append(broker, topic, partition, *record):
     if topic.endswith("orders.events"):
         for slot in broker.partitions(topic)[partition]:
             if slot.record:
-                today = CONTEXTS["orders"].codec.decode_commit(slot.record.value)
+                today = _ORDERS.codec.decode_commit(slot.record.value)
                 slot.record.value = encode(today)
     return _append(broker, topic, partition, *record)
 MemoryBroker.append = append

@@ -96,10 +96,15 @@ MemoryStore.advance = advance
 """
 
 ONE_SUM_FOR_ALL = """
-from labkit.services.views import OrderViews
-_add, _touches = OrderViews._add, OrderViews.touches
-OrderViews._add = lambda view, docs, event, partition, *more: _add(view, docs, event, 0, *more)
-OrderViews.touches = lambda view, commit, partition: _touches(view, commit, 0)
+from msgspec import structs as _structs
+from labkit.services.orders import Customers, Months
+def _all_in_one(at):
+    return _structs.replace(at, partition=0)
+for _view in (Customers, Months):
+    _view.keys = lambda view, event, at, keys=_view.keys: keys(view, event, _all_in_one(at))
+    _view.change = lambda view, docs, event, at, change=_view.change: change(
+        view, docs, event, _all_in_one(at)
+    )
 """
 
 ASKS_NOBODY = """

@@ -58,13 +58,11 @@ _Bus.__init__ = init
 """
 
 IN_ANY_ORDER = """
-from labkit.services.conditions import OrdersOf as _OrdersOf
-_plan = _OrdersOf.plan
-def planned(conditions):
-    made = _plan(conditions)
-    made.arguments["descending"] = False
-    return made
-_OrdersOf.plan = planned
+from labkit.read.view_reads import ViewReads as _Reads
+_page = _Reads.page
+def page(reads, view, *, sort=(), **asked):
+    return _page(reads, view, sort=str(sort).removeprefix("-"), **asked)
+_Reads.page = page
 """
 
 HEARS_NOTHING = """
@@ -73,8 +71,8 @@ _Changes.hear = lambda *_: None
 """
 
 HOLDS_NOTHING = """
-from labkit.query.answer_cache import Answers as _Answers
-_Answers.put = lambda *_: None
+from labkit.query.answer_cache import AnswerCache as _Cache
+_Cache.put = lambda *_: None
 """
 
 NO_VERSIONS = """

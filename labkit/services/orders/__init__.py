@@ -38,7 +38,7 @@ from labkit.services.orders.queries import (
     OrderWithStock,
     Revenue,
 )
-from labkit.services.orders.rules import DECIDE, RULES, OrderState, evolve, place, rules
+from labkit.services.orders.rules import DECIDE, OrderState, evolve
 from labkit.services.orders.views import Customers, Months, Orders, order_document
 from labkit.services.orders.workload import WORKLOADS, placed
 
@@ -71,7 +71,6 @@ __all__ = [
     "ORDERS",
     "PAYMENTS",
     "QUERIES",
-    "RULES",
     "SORTS",
     "STATUSES",
     "UPCASTS",
@@ -106,8 +105,6 @@ __all__ = [
     "check_date",
     "evolve",
     "order_document",
-    "place",
     "placed",
     "placed_v1",
-    "rules",
 ]
