@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Annotated, Any
 
 import pytest
+import typer
+from typer.testing import CliRunner
+
+from labkit.cli import options, verify
+from labkit.cli.measure import measure
+from labkit.errors import CheckFailed, UsageError
+from labkit.experiments.verify import queries as verify_queries
+from labkit.experiments.verify import write as verify_write
 
 
 def labkit(
@@ -78,3 +89,66 @@ def test_no_command_shows_the_help() -> None:
     done = labkit()
     assert done.returncode == 2
     assert "Usage" in done.stdout + done.stderr
+
+
+# --- options and results, in this process
+
+app = typer.Typer()
+
+
+@app.command()
+def parse(
+    word: Annotated[str, options.chosen(("a", "b"))] = "a",
+    count: Annotated[int, options.option("", options.whole(1, 9), "-c", "--count")] = 5,
+    share: Annotated[float, options.option("", options.number(0, 1))] = 1,
+    none: Annotated[int | None, options.option("", options.whole(1, 9))] = None,
+    lab: options.LabName = "lab",
+    json_file: options.JsonFile = None,
+) -> None:
+    print([word, count, share, none, lab, json_file and json_file.name])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "values"),
+    [
+        ([], ["a", 5, 1.0, None, "lab", None]),
+        (["b", "-c", "9", "--share", "1e-1"], ["b", 9, 0.1, None, "lab", None]),
+        (["--count", "1", "--none", "2", "--lab", "x-1"], ["a", 1, 1.0, 2, "x-1", None]),
+        (["--json", "new/r.json"], ["a", 5, 1.0, None, "lab", "r.json"]),
+    ],
+)
+def test_a_command_gets_values(
+    arguments: list[str], values: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert (done.exit_code, done.stdout.strip()) == (0, str(values))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["c"], "word must be one of a, b, got 'c'"),
+        (["-c", "0"], "--count must be a whole number from 1 to 9, got '0'"),
+        (["--count", "1.0"], "--count must be a whole number from 1 to 9, got '1.0'"),
+        (["--share", "nan"], "--share must be a number from 0 to 1, got 'nan'"),
+        (["--none="], "--none must be a whole number from 1 to 9, got ''"),
+        (["--lab", "X"], "--lab: a lab's name is 1 to 32 characters of a-z, 0-9 and '-', got 'X'"),
+        (["--json", "/"], "--json '/' cannot be written: it is a folder"),
+    ],
+)
+def test_a_bad_option_is_named_with_its_value(arguments: list[str], says: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(says)):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
+
+
+def test_the_json_is_whole_though_the_check_failed(tmp_path: Path) -> None:
+    file = tmp_path / "r.json"
+    with pytest.raises(CheckFailed, match="too few"):
+        measure(lambda progress, say: {"n": 1}, file, lambda found: "too few")
+    assert json.loads(file.read_text()) == {"n": 1}
+
+
+def test_the_help_names_all_planted_bugs() -> None:
+    assert verify.WRITE_PLANTS == verify_write.PLANTS
+    assert verify.QUERY_PLANTS == verify_queries.PLANTS

@@ -1,1 +1,1 @@
-"""TODO."""
+"""The command line: options, tables and exit codes."""

@@ -1,81 +1,68 @@
-"""``labkit dead-letters``: look at parked streams of a run, and let them go on."""
+"""``labkit dead-letters``: inspect, replay or drop what parked streams hold."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 import typer
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from labkit.cli.measure import table
+from labkit.cli.options import JsonFile, LabName, RunName, number, option
 from labkit.cli.runs import joined
 from labkit.errors import CheckFailed, Parked, Refused, UsageError
-from labkit.experiments.results import check_writable, save, to_json
+from labkit.experiments.results import save, to_json
 from labkit.log.dead_letter import DeadLetter
 from labkit.write.dead_letters import DeadLetters, printable
 
 app = typer.Typer(help="Parked streams: list, show, replay, drop.", no_args_is_help=True)
 
-RunOption = Annotated[str, typer.Option("--run", help="The run; `labkit status` lists them.")]
-LabOption = Annotated[str, typer.Option("--lab", help="The lab (its servers).")]
 ServiceOption = Annotated[str, typer.Option("--service", help="The service.")]
-Stream = Annotated[str, typer.Argument(help="As `list` shows it.")]
-Patience = Annotated[
-    float, typer.Option("--timeout", min=0, help="Seconds to wait for a handler's answer.")
-]
+Stream = Annotated[str, typer.Argument(help="The stream, as `list` shows it.")]
+Timeout = Annotated[float, option("Seconds to wait for the handler's answer.", number(0, 3_600))]
 
 
 @app.command("list")
 def list_(
-    run: RunOption,
-    lab: LabOption = "lab",
+    run: RunName,
+    lab: LabName = "lab",
     service: Annotated[str | None, typer.Option(help="One service; all by default.")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write them as JSON.")] = None,
+    json_file: JsonFile = None,
 ) -> None:
-    """The parked streams of a run, those that have waited longest first.
+    """List the parked streams of a run, the longest waiting first.
 
-    Handlers save what they know some tenths of a second after they have decided.
+    A handler saves its list some tenths of a second after it has parked a stream.
     """
-    check_writable("--json", json_file)
     with joined(lab, run, service) as held:
         found = held.parked(service)
     save("--json", json_file, to_json(found))
     if not found:
         print(f"no stream of run {run} is parked")
         return
-    _print(
-        ["service", "stream", "by", "partition", "waiting", "since (UTC)", "reason"],
+    columns = ("service", "stream", "by", "partition", "waiting", "since (UTC)", "reason")
+    rows = (
         [
-            (
-                letter.service,
-                _shown(letter.stream),
-                letter.by,
-                f"{letter.partition}",
-                f"{letter.waiting:,}",
-                f"{letter.since:%Y-%m-%d %H:%M:%S}",
-                letter.reason,
-            )
-            for letter in found
-        ],
+            *(letter.service, _shown(letter.stream), letter.by, f"{letter.partition}"),
+            *(f"{letter.waiting:,}", f"{letter.since:%Y-%m-%d %H:%M:%S}", letter.reason),
+        ]
+        for letter in found
     )
+    _print(columns, rows)
 
 
 @app.command()
 def show(
     stream: Stream,
-    run: RunOption,
-    lab: LabOption = "lab",
+    run: RunName,
+    lab: LabName = "lab",
     service: ServiceOption = "orders",
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write it as JSON.")] = None,
+    json_file: JsonFile = None,
 ) -> None:
-    """What waits in a parked stream, in order."""
-    check_writable("--json", json_file)
+    """Show the waiting commands of a parked stream, in order."""
     with _letters(lab, run, service) as letters:
         letter = _find(letters, stream)
         waiting = letters.waiting(letter.stream)
@@ -92,15 +79,15 @@ def show(
 
 @app.command()
 def replay(
-    run: RunOption,
-    stream: Annotated[str | None, typer.Argument(help="As `list` shows it.")] = None,
+    run: RunName,
+    stream: Annotated[str | None, typer.Argument(help="The stream, as `list` shows it.")] = None,
     every: Annotated[bool, typer.Option("--all", help="All streams of the service.")] = False,
-    lab: LabOption = "lab",
+    lab: LabName = "lab",
     service: ServiceOption = "orders",
-    by: Annotated[str, typer.Option(help="Who parked it: the handler, or a reader.")] = "handler",
-    timeout: Patience = 30.0,
+    by: Annotated[str, typer.Option(help="What parked it: the handler, or a reader.")] = "handler",
+    timeout: Timeout = 30.0,
 ) -> None:
-    """Let a parked stream go on with all that waits; the next that is stuck parks it again."""
+    """Resume a parked stream with all its waiting commands; a failing one parks it again."""
     if (stream is None) != every:
         raise UsageError(f"name one stream or give --all, got {stream!r} and --all={every}")
     if by != "handler":
@@ -112,7 +99,7 @@ def replay(
         for letter in chosen:
             try:
                 letters.release(letter.stream, head=letter.head, timeout=timeout)
-            except (Refused, UsageError) as no:  # by now it is another one, or none
+            except (Refused, UsageError) as no:  # another command waits there by now, or none
                 refused.append(f"{no}")
             else:
                 print(f"{_shown(letter.stream)} goes on")
@@ -123,7 +110,7 @@ def replay(
 
 
 def _replay_reader(lab: str, run: str, by: str, stream: str | None) -> None:
-    """The reader applies them here; its owner is fenced, and rejoins."""
+    """Apply the parked commits in this process; the owner of the reader is fenced, and rejoins."""
     with joined(lab, run) as held:
         parked = [letter.stream for letter in held.parked() if letter.by == by]
         stuck = []
@@ -143,13 +130,13 @@ def _replay_reader(lab: str, run: str, by: str, stream: str | None) -> None:
 @app.command()
 def drop(
     stream: Stream,
-    run: RunOption,
-    lab: LabOption = "lab",
+    run: RunName,
+    lab: LabName = "lab",
     service: ServiceOption = "orders",
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    timeout: Patience = 30.0,
+    timeout: Timeout = 30.0,
 ) -> None:
-    """Let a parked stream go on without the first command, which never takes effect."""
+    """Resume a parked stream without its first waiting command, which never takes effect."""
     with _letters(lab, run, service) as letters:
         letter = _find(letters, stream)
         first = letters.waiting(letter.stream, 1)[0]
@@ -172,12 +159,12 @@ def _letters(lab: str, run: str, service: str) -> Iterator[DeadLetters]:
 
 
 def _shown(stream: str) -> str:
-    """A stream that no key can name has a name that begins with NUL, and is long: its beginning."""
+    """A printable name. A stream without a valid key has a long name that begins with NUL."""
     return f"~{stream[1:13]}" if stream.startswith("\0") else printable(stream)
 
 
 def _find(letters: DeadLetters, shown: str) -> DeadLetter:
-    """The parked stream of this name, or else the one that is shown like this."""
+    """The parked stream with this name, or else the one that `list` shows under this name."""
     parked = letters.parked()
     named = {_shown(letter.stream): letter for letter in parked}
     named |= {letter.stream: letter for letter in parked}
@@ -185,10 +172,6 @@ def _find(letters: DeadLetters, shown: str) -> DeadLetter:
 
 
 def _print(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table of plain text: what others have sent is no markup and no code of the terminal."""
-    table = Table()
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(printable(cell)) for cell in row))
-    Console().print(table)
+    """Print a table of untrusted text: markup and terminal codes are not interpreted."""
+    texts = ([Text(printable(cell)) for cell in row] for row in rows)
+    table(None, columns, texts, left=len(columns))

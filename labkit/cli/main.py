@@ -9,46 +9,44 @@ import os
 import secrets
 import signal
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from labkit.cli.bench import bars, bench, known, verify, whole
-from labkit.cli.dead_letters import app as dead_letters_app
-from labkit.cli.lag import lag
+from labkit.cli import bench, dead_letters, servers, verify
+from labkit.cli.demo import demo
 from labkit.cli.load import load
+from labkit.cli.new import new
+from labkit.cli.options import (
+    Client,
+    LabName,
+    Partitions,
+    Processes,
+    Services,
+    option,
+    whole,
+)
 from labkit.cli.rebuild import rebuild
 from labkit.cli.runs import worker_status
 from labkit.cli.servers import WORKERS, say
-from labkit.cli.servers import app as stack_app
-from labkit.cli.sweep import sweep
-from labkit.errors import CheckFailed, LabkitError, UsageError
-from labkit.experiments.results import check_writable, save, to_json
+from labkit.errors import LabkitError, UsageError
 from labkit.ports import failpoints
 from labkit.run.run import ROLES
-from labkit.run.settings import CLIENTS, DEFAULTS, Settings
+from labkit.run.settings import DEFAULTS, Settings
 from labkit.run.wiring import make_worker
 from labkit.run.worker import work
-
-if TYPE_CHECKING:
-    from labkit.experiments.demo import Demo
 
 app = typer.Typer(
     help="Learn, run and measure CQRS on real Kafka and real MongoDB.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-app.add_typer(stack_app)
-bench.command("lag")(lag)
-bench.command("sweep")(sweep)
-app.add_typer(bench, name="bench")
-app.add_typer(verify, name="verify")
-app.add_typer(dead_letters_app, name="dead-letters")
-app.command()(rebuild)
-app.command()(load)
+app.add_typer(servers.app)
+app.add_typer(bench.app, name="bench")
+app.add_typer(verify.app, name="verify")
+app.add_typer(dead_letters.app, name="dead-letters")
+for command in (demo, load, new, rebuild):
+    app.command()(command)
 WORKERS.append(worker_status)
 
 
@@ -82,99 +80,24 @@ def run(
 
 
 @app.command()
-def demo(
-    limit: Annotated[
-        str | None,
-        typer.Option(metavar="N", help="The first so many purchases; all 69,659 by default."),
-    ] = None,
-    client: Annotated[str, typer.Option(help=" or ".join(CLIENTS))] = "kafka-python",
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the result as JSON.")
-    ] = None,
-    plot_file: Annotated[
-        Path | None, typer.Option("--plot", help="Write the plot as PNG or SVG.")
-    ] = None,
-    lab: Annotated[str, typer.Option(help="The lab (its servers).")] = "lab",
-    keep: Annotated[bool, typer.Option("--keep", help="Leave topics and database.")] = False,
-) -> None:
-    """Replay 69,659 real purchases through Kafka into MongoDB, and check every cent."""
-    from labkit.experiments.cdnow import ORDERS
-    from labkit.experiments.demo import demo
-
-    known(client)
-    purchases = whole("--limit", limit, 1, ORDERS) if limit is not None else ORDERS
-    for option, file in (("--json", json_file), ("--plot", plot_file)):
-        check_writable(option, file)
-    if plot_file and plot_file.suffix not in (".png", ".svg"):
-        raise UsageError(f"--plot must end in .png or .svg, got {str(plot_file)!r}")
-    with bars() as (progress, say):
-        found = demo(lab, client, purchases, progress, say, keep)
-    _show(found)
-    save("--json", json_file, to_json(found.report))
-    if plot_file:
-        _draw(found, plot_file)
-    if keep:
-        print(f"kept: topics {lab}.{found.run}.*, database {lab}_{found.run}")
-    if not found.matches:
-        raise CheckFailed("the views differ from pandas over the raw file; see the table")
-
-
-@app.command()
 def api(
     run: Annotated[
-        str | None, typer.Option(help="The run to join; by default one of its own, with workers.")
+        str | None, typer.Option(help="The run to join; by default a new one, with workers.")
     ] = None,
-    lab: Annotated[str, typer.Option(help="The lab (its servers).")] = "lab",
-    host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0 is any free one.")] = 8000,
-    client: Annotated[str, typer.Option(help=" or ".join(CLIENTS))] = DEFAULTS.client,
-    partitions: Annotated[int, typer.Option(help="Of the run's topics.")] = DEFAULTS.partitions,
+    lab: LabName = "lab",
+    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, option("Port to listen at; 0: any free port.", whole(0, 65_535))] = 8000,
+    services: Services = None,
+    processes: Processes = None,
+    client: Client = DEFAULTS.client,
+    partitions: Partitions = DEFAULTS.partitions,
 ) -> None:
-    """The HTTP API, and a live page at /: commands, queries, updates, metrics. Ctrl-C ends it."""
+    """Serve the HTTP API and a live page at /: commands, queries, updates, metrics."""
     from labkit.api import serve
 
-    settings = Settings(client=client, partitions=partitions).check()
     with serve.listen(host, port) as at:
-        serve.api(lab, run, at, settings, say)
-
-
-def _show(found: Demo) -> None:
-    table = Table(title="The views in MongoDB against pandas over the raw file")
-    for column, justify in (("", "left"), ("views", "right"), ("pandas", "right"), ("", "left")):
-        table.add_column(column, justify=justify)  # type: ignore[arg-type]
-    for row in found.rows:
-        mark = "[green]same[/]" if row.same else "[bold red]DIFFERENT[/]"
-        table.add_row(row.what, row.views, row.pandas, mark)
-    Console().print(table)
-    report = found.report
-    print(
-        f"{report['commands_per_second']:,.0f} commands a second from the first send to the last "
-        f"visible order, with {report['client']}."
-    )
-    reply, lag = report["reply_ms"], report["lag_ms"]
-    if lag["p50"] is not None:
-        print(
-            f"At half that rate: answered after {reply['p50']:.0f} ms (median; p99 "
-            f"{reply['p99']:.0f} ms), visible {lag['p50']:.0f} ms after the answer "
-            f"(p99 {lag['p99']:.0f} ms; {report['probes']} probes)."
-        )
-
-
-def _draw(found: Demo, file: Path) -> None:
-    import pandas as pd
-
-    from labkit.plots.demo import demo_figure
-
-    figure = demo_figure(
-        pd.DataFrame(found.months),
-        found.lags,
-        client=found.report["client"],
-        commands_per_second=found.report["commands_per_second"],
-    )
-    temporary = file.with_name(f".{file.name}.{os.getpid()}{file.suffix}")
-    figure.savefig(temporary)
-    temporary.replace(file)
-    print(f"the plot is {file}")
+        settings = Settings(client=client, partitions=partitions)
+        serve.api(lab, run, at, settings, say, services, processes or ())
 
 
 def main() -> NoReturn:

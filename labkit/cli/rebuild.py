@@ -1,34 +1,31 @@
-"""``labkit rebuild``: build a view of a run anew while it serves."""
+"""``labkit rebuild``: rebuild a view of a run while it serves."""
 
 from __future__ import annotations
 
 import time
 from contextlib import closing
-from pathlib import Path
 from typing import Annotated
 
 import rich.progress
 import typer
 from rich.console import Console
 
+from labkit.cli.options import JsonFile, LabName, RunName
 from labkit.cli.runs import joined
-from labkit.experiments.results import check_writable, save, to_json
+from labkit.experiments.results import save, to_json
 from labkit.read.rebuild import KEEP_SECONDS, Progress
 
 
 def rebuild(
-    view: Annotated[str, typer.Argument(help="Such as orders.view.")],
-    run: Annotated[str, typer.Option(help="The run; `labkit status` lists them.")],
-    lab: Annotated[str, typer.Option(help="The lab (its servers).")] = "lab",
+    view: Annotated[str, typer.Argument(help="A view, such as orders.view.")],
+    run: RunName,
+    lab: LabName = "lab",
     anew: Annotated[
-        bool, typer.Option("--anew", help="Drop what a cancelled rebuild has built.")
+        bool, typer.Option("--anew", help="Discard what an interrupted rebuild has built.")
     ] = False,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the result as JSON.")
-    ] = None,
+    json_file: JsonFile = None,
 ) -> None:
-    """Build a view anew while it serves. Ctrl-C keeps what is built; the next time goes on."""
-    check_writable("--json", json_file)
+    """Rebuild a view while it serves. Ctrl-C keeps what is built, and the next rebuild resumes."""
     began = time.monotonic()
     seen: list[Progress] = []
     with joined(lab, run) as held, _bar() as bar:
@@ -42,10 +39,10 @@ def rebuild(
             at = rebuilding.run(report=report)
     estimate = next((p.seconds + p.remaining for p in seen if p.remaining), None)
     if rebuilding.went_on_at:
-        print(f"went on after {rebuilding.went_on_at:,} offsets of {seen[0].total:,}")
+        print(f"resumed after {rebuilding.went_on_at:,} offsets of {seen[0].total:,}")
     print(
         f"{view} serves from generation {rebuilding.generation}: {at.applied:,} commits in "
-        f"{at.seconds:.1f} s; the old one was kept for {KEEP_SECONDS:g} s more and is dropped"
+        f"{at.seconds:.1f} s; the old generation was kept {KEEP_SECONDS:g} s longer, then dropped"
     )
     found = {
         "view": view,

@@ -36,9 +36,9 @@ def process(target: Callable[..., None], *args: Any) -> Iterator[Connection]:
         process.join()
 
 
-def settings_of(lab: Lab) -> dict[str, str]:
-    """What another process needs to join the run of a lab."""
-    return {"name": lab.name, "run": lab.run}
+def settings_of(lab: Lab) -> dict[str, Any]:
+    """The arguments with which another process joins the run of a lab."""
+    return {"name": lab.name, "run": lab.run, "client": lab.settings.client}
 
 
 def steadily(pipe: Connection, rate: float, send: Callable[[int], object]) -> int:

@@ -8,3 +8,6 @@ MEASURED = ("orders", "bank")
 #: after seconds, so that every instance ends.
 VERIFIED = ("orders", "inventory", "bank")
 VERIFIED_PROCESSES = ("labkit.services.fulfilment:IMPATIENT", "transfer")
+#: All that are built in.
+BUILT_IN = ("orders", "catalog", "inventory", "bank")
+PROCESSES = ("fulfilment", "transfer")

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labkit.errors import UsageError
-from labkit.experiments.bench.freshness import RANGE, percentiles
+from labkit.experiments.backlog import behind
 from labkit.experiments.load import arrivals, steady
 from labkit.experiments.load.consistency import histogram
+from labkit.experiments.percentiles import RANGE, percentiles
 from labkit.experiments.verify.checkers import check, gather
 from labkit.experiments.verify.history import Heard, History
 from labkit.experiments.verify.verdict import red, to_report
@@ -152,9 +153,3 @@ def _settle(lab: Lab) -> None:
     deadline = time.monotonic() + SETTLE_SECONDS
     while behind(lab) and time.monotonic() < deadline:
         time.sleep(0.05)
-
-
-def behind(lab: Lab) -> bool:
-    """Whether a handler, a relay or a projector has something to do."""
-    roles = ("handler", "relay", "projector")
-    return any(lab.lag(role, name) for role in roles for name in lab.instances_of(role))

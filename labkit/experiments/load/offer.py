@@ -28,9 +28,10 @@ from msgspec import Struct, structs
 from numpy.typing import NDArray
 
 from labkit.errors import TimedOut, UsageError
+from labkit.experiments.backlog import behind
 from labkit.experiments.load import arrivals, steady
 from labkit.experiments.load.arrivals import Plan
-from labkit.experiments.load.figures import behind, figures, judge, judge_by_checkers
+from labkit.experiments.load.figures import figures, judge, judge_by_checkers
 from labkit.experiments.load.generator import Ready, acknowledged, generate
 from labkit.experiments.load.observer import Watch, cost, observe, samples
 from labkit.experiments.processes import hear, process, settings_of

@@ -221,7 +221,7 @@ def passed_over() -> None:
 
 
 def held() -> None:
-    """So that a measurement begins when everybody is there: see ``drains.py``."""
+    """So that a measurement begins when everybody is there: see ``bench/drain.py``."""
     from labkit.read.projector import Projector
     from labkit.write.handler import Handler
 

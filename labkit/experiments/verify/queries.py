@@ -26,8 +26,8 @@ from msgspec import Struct
 
 from labkit import stack
 from labkit.errors import CheckFailed, LabkitError, UsageError
-from labkit.experiments.bench.freshness import RANGE, percentiles
 from labkit.experiments.demo import Progress
+from labkit.experiments.percentiles import RANGE, percentiles
 from labkit.experiments.processes import PATIENCE_SECONDS
 from labkit.experiments.results import machine, versions
 from labkit.experiments.verify.checkers import check_run, gather
