@@ -541,7 +541,7 @@ def test_words(name: str) -> None:
         assert f"*{part}*" in prose[0]
     for heading in ("## On your own", "## In practice", "## Further reading"):
         assert text.count(f"\n{heading}\n") == 1
-    assert text.count("A common misbelief") == 1
+    assert text.count("A common misconception") == 1
     assert text.count("*Predict:*") >= 4
     (stated,) = re.findall(r"some ([\d,]+) words", prose[0])
     assert abs(int(stated.replace(",", "")) / len(text.split()) - 1) < 0.1
