@@ -291,12 +291,12 @@ def test_an_open_exercise_fails_a_strict_check(name: str, monkeypatch: pytest.Mo
 # --- the twins: a bug, and exactly the findings that it turns red
 
 FORGETS_IDS = """
-from labkit.write.stream_state import Stream
-_take = Stream.take
+from labkit.write.stream_state import StreamState
+_take = StreamState.take
 def take(stream, commit, evolve):
     _take(stream, commit, evolve)
     stream.seen.clear()
-Stream.take = take
+StreamState.take = take
 """
 
 SERVER_MAKES_THE_IDS = """
