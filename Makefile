@@ -29,7 +29,7 @@ demo: install ## replay 69,659 real purchases through Kafka into MongoDB, check 
 check: install ## formatting, lint, types, import rules
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy --strict labkit
+	$(BIN)/mypy --strict labkit benchmarks
 	$(BIN)/lint-imports --no-cache
 
 test: check ## the test suite, on real servers that it starts itself

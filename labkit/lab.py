@@ -80,7 +80,8 @@ class Lab:
             take part, too.
         start: start servers that are not up; otherwise that is ``Unreachable``.
         report: is given a line for each step of starting servers.
-        settings: how the parts work, by name: see ``run.settings.Settings``.
+        settings: how the parts work, by name: see ``run.settings.Settings``. Who joins a run may
+            choose its ``client``, and nothing else.
 
     Raises ``UsageError`` for an unknown value or run, and ``StackError`` if there are no servers.
     """
@@ -97,10 +98,9 @@ class Lab:
         report: Callable[[str], None] = lambda _: None,
         **settings: Any,
     ) -> None:
-        if run is not None and (services is not None or processes or settings):
+        if run is not None and (services is not None or processes):
             raise UsageError(
-                f"run {run!r} has its services and settings already; leave out services, processes "
-                "and settings to join it"
+                f"run {run!r} has its services already; leave out services and processes to join it"
             )
         self.of = Run(
             name,

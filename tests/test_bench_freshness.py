@@ -16,8 +16,10 @@ from labkit.cli import main
 from labkit.errors import StackError, UsageError
 from labkit.experiments import processes
 from labkit.experiments.bench import freshness
-from labkit.experiments.bench.freshness import Report, Tally, judge
+from labkit.experiments.bench.freshness import judge
+from labkit.experiments.bench.freshness_client import Report, Tally, deposits
 from labkit.experiments.bench.sessions import Read, Write
+from labkit.experiments.percentiles import RANGE
 from labkit.lab import Lab
 from labkit.read.freshness import STRATEGIES
 from tests.test_cli import labkit, refused
@@ -27,7 +29,7 @@ KEYS = {"tries", "stale", "timeouts", "p50_ms", "p99_ms"}
 
 
 def tally(tries: int = 1_000, times: tuple[int, ...] = (1_000,), **more: int) -> Tally:
-    histogram = HdrHistogram(*freshness.RANGE)
+    histogram = HdrHistogram(*RANGE)
     for time in times:
         histogram.record_value(time)
     return Tally(tries, times=base64.b64encode(histogram.encode()).decode(), **more)
@@ -166,7 +168,7 @@ def test_a_process_that_dies_ends_the_bench(home: Path) -> None:
     """It says why on its own; who waits for it does not wait on."""
     with (
         Lab(backend="memory") as lab,
-        processes.process(freshness.deposits, {"name": "owl"}, 1) as pipe,
+        processes.process(deposits, {"name": "owl"}, 1) as pipe,
         pytest.raises(StackError, match="died; its reason is above"),
     ):
         processes.hear(lab, pipe)

@@ -17,7 +17,8 @@ from labkit.cli import main
 from labkit.errors import TimedOut
 from labkit.experiments.bench import bulk, growth, memory
 from labkit.experiments.bench.bulk import Bulk
-from labkit.experiments.bench.preloaded import NEW_ORDERS, Look
+from labkit.experiments.bench.observer import Look
+from labkit.experiments.bench.preload import NEW_ORDERS
 from labkit.experiments.load import arrivals
 from labkit.experiments.verify.planted_bugs import planted
 from labkit.lab import Lab

@@ -14,15 +14,16 @@ import pandas as pd
 import pytest
 from msgspec import structs
 
+from benchmarks import peers
+from benchmarks.peers import bare, contestants, job, running
+from benchmarks.peers.contestants import CONTESTANTS
+from benchmarks.peers.job import Job
+from benchmarks.peers.running import Ran
 from labkit import stack
 from labkit.adapters.kafka_python import KafkaPythonBroker
 from labkit.cli import main
 from labkit.errors import UsageError
-from labkit.experiments import peers
-from labkit.experiments.peers import bare, contestants, job, running
-from labkit.experiments.peers.contestants import CONTESTANTS
-from labkit.experiments.peers.job import Job
-from labkit.experiments.peers.running import Ran
+from labkit.experiments.bench.job import event_of
 from labkit.ports.store import Document
 from labkit.stack import home as labs_home
 from tests.test_cli import labkit, refused
@@ -69,6 +70,20 @@ def test_without_the_extra_it_says_what_to_install(
         peers.choose(["labkit-confluent"])
 
 
+def test_a_wheel_says_where_the_bench_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The wheel holds no ``benchmarks``: importing it fails as it does here."""
+    monkeypatch.setitem(sys.modules, "benchmarks.peers", None)
+    monkeypatch.setattr(sys, "argv", ["labkit", "bench", "peers"])
+    with pytest.raises(SystemExit) as ended:
+        main.main()
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "not in the wheel" in said
+    assert "clone the repository" in said
+
+
 def test_all_that_the_issue_names_take_part() -> None:
     assert set(CONTESTANTS) == NAMES
     assert {name for pair in peers.TARGETS for name in pair[:2]} == NAMES
@@ -79,7 +94,7 @@ def test_all_that_the_issue_names_take_part() -> None:
 
 
 def test_the_document_is_that_of_the_view_without_its_trace() -> None:
-    assert job.document(job.event_of(running.order(11))) == {
+    assert job.document(event_of(running.order(11))) == {
         "_id": "order-0000011",
         "version": 1,
         "customer": "customer-2109",
@@ -93,7 +108,7 @@ def test_the_document_is_that_of_the_view_without_its_trace() -> None:
         "payment": "unpaid",
     }
     assert {running.order(n).day >= "1998-07-01" for n in range(24)} == {True, False}
-    assert any(job.event_of(running.order(n)).discount for n in range(24)), "both rules are met"
+    assert any(event_of(running.order(n)).discount for n in range(24)), "both rules are met"
 
 
 # --- the figures

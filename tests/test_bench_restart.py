@@ -13,7 +13,8 @@ from labkit import stack
 from labkit.cli import main
 from labkit.errors import UsageError
 from labkit.experiments.bench import restart
-from labkit.experiments.bench.restart import Sizes
+from labkit.experiments.bench.restart_sizes import Sizes
+from labkit.experiments.bench.takeover import tail_streams
 from labkit.lab import Lab
 from labkit.log.snapshots import Snapshot
 from labkit.ports.store import Document
@@ -36,7 +37,7 @@ def test_sizes_shrink_together() -> None:
 
 def test_the_tail_is_spread_over_the_streams() -> None:
     for sizes in (Sizes(), Sizes().scaled(0.001), Sizes().scaled(0.37)):
-        tail = restart._tail(sizes)
+        tail = tail_streams(sizes)
         assert len(tail) == sizes.tail
         assert 0.7 * sizes.streams < tail[-1] < sizes.streams
 

@@ -232,7 +232,7 @@ def test_quick_ones_are_slowed_down_and_slow_ones_speeded_up() -> None:
     [
         (trace(0, 1), "a film needs sent, polled, decided"),
         (trace(0, 1, 0.5, 2, 3), "must not run backwards"),
-        (trace(*USUAL, partition=4), "no partition 4 of 4"),
+        (trace(*USUAL, partition=4), "partition must be 0 to 3, got 4"),
     ],
 )
 def test_a_trace_that_cannot_be_true_is_refused(broken: Trace, message: str) -> None:

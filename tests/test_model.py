@@ -7,7 +7,7 @@ import pytest
 from msgspec import structs
 
 from labkit.errors import UsageError
-from labkit.experiments.load import model
+from labkit.experiments.load import model, station
 from labkit.experiments.load.arrivals import Plan
 from labkit.experiments.load.batches import HANDLER, PROJECTOR, batches, marked, owners
 from labkit.experiments.load.consistency import known
@@ -18,8 +18,8 @@ PLAN = Plan(rate=2_000.0, seconds=12.0, warm_up=1.0)
 
 def test_a_line_is_fitted() -> None:
     sizes = np.array([1, 10, 100, 1000])
-    assert model.Line.fit(sizes, 5 + 0.25 * sizes) == pytest.approx((5, 0.25))
-    assert model.Line.fit(sizes, np.array([9.0, 9, 9, 1])).each == 0, "not below zero"
+    assert station.Line.fit(sizes, 5 + 0.25 * sizes) == pytest.approx((5, 0.25))
+    assert station.Line.fit(sizes, np.array([9.0, 9, 9, 1])).each == 0, "not below zero"
 
 
 def test_batches_are_found_again() -> None:
@@ -54,7 +54,7 @@ def test_the_stations_are_found_again(rate: float) -> None:
 def test_what_came_together_is_one_arrival() -> None:
     """The projector here is slower than the handler, whose transactions reach it seldom."""
     one = stations()
-    slow = structs.replace(one.projector, busy=model.Line(30.0, 0.0), out=model.Line(30.0, 0.0))
+    slow = structs.replace(one.projector, busy=station.Line(30.0, 0.0), out=station.Line(30.0, 0.0))
     commands = imagine(PLAN, structs.replace(one, projector=slow))[0].commands
     found = batches(marked(known(commands)), PROJECTOR)
     assert found["pressed"].mean() > 0.5

@@ -12,10 +12,10 @@ from msgspec import structs
 from pymongo.errors import ExecutionTimeout, OperationFailure
 
 from labkit import stack
-from labkit.adapters import mongo_log, mongo_records
+from labkit.adapters import mongo_command_log, mongo_records, mongo_sender
 from labkit.adapters.mongo import translated
 from labkit.adapters.mongo_log import MongoBroker, MongoLog
-from labkit.adapters.mongo_records import MongoDelivery
+from labkit.adapters.mongo_sender import MongoDelivery
 from labkit.errors import Fenced, OutcomeUnknown, Unreachable
 from labkit.lab import Lab
 from labkit.messages import MAX_COMMAND_BYTES, Commit, encode
@@ -62,11 +62,11 @@ def owner(topics: Topics, id: str = "handler-0") -> tuple[MongoLog, Batch]:
     ("again", "says"),
     [
         # Another decision on the same version, as a zombie would write it.
-        (structs.replace(COMMIT, id="d", offset=1), "somebody else has done it"),
+        (structs.replace(COMMIT, id="d", offset=1), "another owner has already committed it"),
         # The same command for the second time, whatever it came to.
         (
             structs.replace(COMMIT, stream="p", outcome="refused", last=0, events=()),
-            "somebody else has done it",
+            "another owner has already committed it",
         ),
     ],
     ids=["version", "command"],
@@ -141,7 +141,7 @@ def test_nobody_takes_a_partition_over_in_the_middle_of_a_commit(
         else:
             tried.append("done")
 
-    monkeypatch.setattr(mongo_log, "hit", take_over)
+    monkeypatch.setattr(mongo_command_log, "hit", take_over)
     log.commit(batch, [record(structs.replace(COMMIT, offset=1, first=2, last=2))])
     assert tried == ["has to wait"]
 
@@ -201,7 +201,7 @@ def test_many_large_records_go_out_in_several_transactions(
         return written(*args)
 
     written = mongo_records.append
-    monkeypatch.setattr(mongo_records, "append", append)
+    monkeypatch.setattr(mongo_sender, "append", append)
     sender = topics.broker.sender()
     sent = [sender.send(topics.commands, b"k", LARGE) for _ in range(24)]
     queued.set()

@@ -51,10 +51,10 @@ def test_the_stages_are_stacked_and_the_reply_stands_where_it_comes() -> None:
     assert ends == [1, 3, 6, 15, 21, 29]
     assert "decided → fetched: 9 ms" in labels(ax)
     assert np.asarray(ax.lines[1].get_xdata()).tolist() == [10, 10]
-    assert line(ax, "its ends")[0] == [27, 31]
+    assert line(ax, "its bounds")[0] == [27, 31]
     assert ax.get_title() == (
-        "66 % of the way to the view come after the reply;\n"
-        "the stages add up to 29 ms, a reader saw 29 ms (0.0 % apart)"
+        "66 % of the time to the view comes after the reply;\n"
+        "the stages add up to 29 ms, the probe measured 29 ms (0.0 % difference)"
     )
 
 
@@ -63,7 +63,7 @@ def test_visibility_is_a_band_and_the_model_lies_over_it() -> None:
     assert line(ax, "first look that saw it")[1] == pytest.approx([10, 40, 60, 99])
     assert line(ax, "last look that missed it")[1] == pytest.approx([20, 50, 99, 100])
     assert line(ax, "the model")[1] == pytest.approx([10, 40, 60, 100])
-    assert "stages apart" not in labels(ax)
+    assert "independent stages" not in labels(ax)
     assert ax.get_title() == (
         "At once, 10 to 20 % of the reads see the write;\n"
         "half of them do after 5 to 10 ms, 99 % after 10 to 15 ms"
@@ -97,15 +97,15 @@ def test_three_lags_are_set_side_by_side() -> None:
     assert line(ax, "offsets ÷ rate")[1] == [8, 12, 4]
     assert line(ax, "age of the oldest unseen")[1] == [3, 5, 0]
     assert line(ax, "commit to visible")[1] == [9, 10, 11]
-    assert ax.get_title().startswith("1.67 offsets stand for one commit that nobody sees yet")
+    assert ax.get_title().startswith("1.67 offsets stand for one invisible commit")
     assert ax.get_title().endswith("median by offsets 8 ms, by age 3 ms, by the probe 10 ms")
 
 
 def test_two_clocks_count_what_a_stall_held_up() -> None:
     title = plots.two_clocks(WAITS, axes()).get_title()
     assert title == (
-        "The stall held up 2 of 3 requests by more than 250 ms;\n"
-        "who looks at the clock only when he sends sees 1"
+        "The stall delayed 2 of 3 requests by more than 250 ms;\n"
+        "a clock that starts at the sending shows only 1"
     )
 
 
@@ -115,8 +115,8 @@ def test_what_is_foretold_stands_beside_what_was_measured() -> None:
     assert share[np.searchsorted(at, 4.1)] == 100
     assert line(ax, "the model")[1][np.searchsorted(at, 4.1)] == 50
     assert at[-1] > 8
-    assert "At 600 commands a second half of the writes would be visible" in ax.get_title()
-    assert ax.get_title().endswith("the model believes in 2.0 times what was measured")
+    assert "At 600 commands a second the model predicts a median lag" in ax.get_title()
+    assert ax.get_title().endswith("2.0 times the measured one")
 
 
 Draw = Callable[[pd.DataFrame, Axes], Axes]
@@ -131,7 +131,7 @@ DRAWS: list[tuple[Draw, pd.DataFrame]] = [
 
 @pytest.mark.parametrize(("draw", "data"), DRAWS)
 def test_nothing_cannot_be_drawn(draw: Draw, data: pd.DataFrame) -> None:
-    with pytest.raises(ValueError, match="cannot be drawn"):
+    with pytest.raises(ValueError, match="to draw: pass at least one"):
         draw(data.iloc[:0], axes())
 
 

@@ -67,7 +67,7 @@ def test_the_curve_is_the_law() -> None:
     assert speeds == pytest.approx([law.at(n) for n in workers])
     workers, speeds = line(ax, "ideal")
     assert speeds == pytest.approx([1_000 * n for n in workers])
-    assert "6.7 workers bring most" in ax.get_title()
+    assert "The peak is at 6.7 workers" in ax.get_title()
     assert "peak" in words(ax)
 
 
@@ -75,7 +75,7 @@ def test_the_curve_is_the_law() -> None:
     ("law", "says"),
     [
         (Law(1_000, 0.0, 0.0), "no peak"),
-        (Law(1_000, 0.25, 0.0), "at most 4.0 times one"),
+        (Law(1_000, 0.25, 0.0), "at most 4.0 times one worker"),
         (Law(1_000, 0.9, 0.5), "One worker is best"),
         (Law(1_000, 0.0, 0.001), "31.6 workers, lies beyond"),
     ],
@@ -110,7 +110,7 @@ LAWS = pd.DataFrame(
 def test_littles_law_is_a_point_a_run() -> None:
     ax = littles_law(LAWS, axes())
     assert line(ax, "a steady run") == ([4.0, 61.0], [4.1, 60.0])
-    assert ax.get_title() == "Little's law holds: of 2 runs the worst is 2.0% off"
+    assert ax.get_title() == "Little's law holds: the worst of 2 runs is 2.0% off"
     assert "500 a second × 8.0 ms" in words(ax)
 
 

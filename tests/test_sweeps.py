@@ -14,9 +14,12 @@ import pytest
 from labkit import stack
 from labkit.cli import sweep as sweep_cli
 from labkit.errors import UsageError
-from labkit.experiments.bench import preloaded, sweeps
-from labkit.experiments.bench.preloaded import Arm, Look, drain, orders, rate, window
+from labkit.experiments.bench import sweeps
+from labkit.experiments.bench.drain import Arm, Drained, drain
+from labkit.experiments.bench.observer import Look
+from labkit.experiments.bench.preload import orders
 from labkit.experiments.bench.sweeps import FACTORS, arms_of, summary, sweep
+from labkit.experiments.bench.window import rate, window
 from labkit.experiments.verify.history import History
 from labkit.messages import Answer, Commit, Token
 from labkit.run.settings import CLIENTS
@@ -245,7 +248,7 @@ def test_a_tiny_sweep(servers: stack.Servers, home: Path, monkeypatch: pytest.Mo
     assert len(pd.read_parquet(found.folder / "looks.parquet")) >= 4
 
 
-def told(drawn: list[str], name: str, arm: Arm, *rest: Any) -> preloaded.Drained:
+def told(drawn: list[str], name: str, arm: Arm, *rest: Any) -> Drained:
     drawn.append(arm.name)
     return drain(name, arm, *rest)
 

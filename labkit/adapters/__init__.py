@@ -1,1 +1,1 @@
-"""The only modules that import a client."""
+"""The implementations of the ports: Kafka, MongoDB, and their in-memory twins."""

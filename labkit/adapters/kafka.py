@@ -1,4 +1,4 @@
-"""What the Kafka clients have in common: limits, the settings of a topic, the partitioner."""
+"""What the Kafka clients share: limits, topic settings, the partitioner, bounded calls."""
 
 from __future__ import annotations
 
@@ -17,19 +17,18 @@ from labkit.errors import Fenced, OutcomeUnknown
 from labkit.ports.broker import Batch, Record
 
 T = TypeVar("T")
-#: A dead worker's open transaction ends by itself after this time; a delivery gives up before.
+#: The broker aborts an open transaction of a dead worker after this time. A delivery fails earlier.
 TRANSACTION_MS = 10_000
 DELIVERY_MS = 8_000
 SESSION_MS = 6_000
 POLL_INTERVAL_MS = 60_000
 CLOSE_SECONDS = 2.0
 
-#: Of the JSON of a batch zstd leaves a tenth, at a speed that gzip, which every client has, is far
-#: from.
+#: zstd compresses the JSON of a batch to a tenth, much faster than gzip.
 COMPRESSION = "zstd"
-#: A command has at most 1 MB; its commit repeats some of it and must fit as well.
+#: A command has at most 1 MB. Its commit repeats parts of the command and must fit too.
 MAX_RECORD_BYTES = 8 << 20
-#: A lab never forgets, whatever the broker's defaults are.
+#: A lab keeps all records, whatever the defaults of the broker are.
 TOPIC_CONFIG = {
     "retention.ms": "-1",
     "retention.bytes": "-1",
@@ -45,12 +44,12 @@ _NO_COORDINATOR_YET = (
 
 
 def partition_of(key: bytes, partitions: int) -> int:
-    """Where Kafka's default partitioner puts a key."""
+    """The partition that Kafka's default partitioner chooses for a key."""
     return int(murmur2(key) & 0x7FFFFFFF) % partitions
 
 
 def spread(keys: Sequence[bytes], partitions: int) -> list[int]:
-    """Where the default partitioner puts each of many keys: by numpy, at a tenth of the time."""
+    """``partition_of`` for many keys; numpy takes a tenth of the time."""
     found = np.empty(len(keys), np.int64)
     lengths = np.fromiter(map(len, keys), np.int64, len(keys))
     for length in np.unique(lengths).tolist():
@@ -62,7 +61,7 @@ def spread(keys: Sequence[bytes], partitions: int) -> list[int]:
 
 
 def _murmur2(keys: NDArray[np.uint8]) -> NDArray[np.uint32]:
-    """MurmurHash2 as in Kafka's Java client, of keys (a row each) of one length."""
+    """MurmurHash2 as in Kafka's Java client; each row is a key, all of one length."""
     count, length = keys.shape
     m, r13, r15, r24 = (np.uint32(n) for n in (0x5BD1E995, 13, 15, 24))
     h = np.full(count, 0x9747B28C ^ length, np.uint32)
@@ -81,17 +80,17 @@ def _murmur2(keys: NDArray[np.uint8]) -> NDArray[np.uint32]:
 def offsets_of(
     batch: Batch, commits: Iterable[Record], standing: Mapping[int, int]
 ) -> dict[int, int]:
-    """What a transaction commits for each partition: of one without records, where it stands."""
+    """The offsets to commit; for a partition without records in the batch, its ``standing`` one."""
     found = dict(batch.positions)
     for partition in {r.partition for r in commits} - set(found):
         if partition not in standing:
-            raise Fenced(f"partition {partition} has gone to another owner")
+            raise Fenced(f"partition {partition} has another owner")
         found[partition] = standing[partition]
     return found
 
 
 def once_there(call: Callable[[], Any], seconds: float = 20.0) -> Any:
-    """What a call about a group returns, once the broker has made the topic of the offsets."""
+    """Retry a call about a group until the broker has created its offsets topic."""
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -103,10 +102,9 @@ def once_there(call: Callable[[], Any], seconds: float = 20.0) -> Any:
 
 
 def bounded(call: Callable[..., T], *args: Any, seconds: float = TRANSACTION_MS / 1000) -> T:
-    """What a call returns that has no time-out of its own.
+    """Give a timeout to a call that has none; raise ``OutcomeUnknown`` after ``seconds``.
 
-    It runs in a daemon thread, which may hang on to the end of the process. Raises
-    ``OutcomeUnknown`` after ``seconds``.
+    The call runs in a daemon thread, which may hang until the process ends.
     """
     done: Future[T] = Future()
 
@@ -120,7 +118,7 @@ def bounded(call: Callable[..., T], *args: Any, seconds: float = TRANSACTION_MS 
     try:
         return done.result(seconds)
     except TimeoutError:
-        if done.done():  # its own
+        if done.done():  # the call itself raised TimeoutError
             raise
         raise OutcomeUnknown(
             f"{call.__name__.strip('_')}: no answer within {seconds:g} s"

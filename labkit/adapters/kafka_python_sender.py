@@ -1,4 +1,4 @@
-"""Sending through kafka-python, and its errors as ours."""
+"""Sending commands through kafka-python, and the translation of its errors."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ _FENCED = (
 
 @contextmanager
 def translated(doing: str, bootstrap: str) -> Iterator[None]:
-    """Client errors as ours."""
+    """Translate client errors."""
     try:
         yield
     except _FENCED as error:
         raise Fenced(f"{doing}: another owner took over ({type(error).__name__})") from error
     except errors.KafkaError as error:
         raise Unreachable(
-            f"{doing}: Kafka at {bootstrap} did not do it: {type(error).__name__}: {error}; "
+            f"{doing}: Kafka at {bootstrap} failed: {type(error).__name__}: {error}; "
             "see `labkit status`"
         ) from error
 
 
 def close_producer(producer: KafkaProducer) -> None:
-    """Closing flushes first, and that raises where the broker is gone: give up then."""
+    """Close a producer, without its queued records if the broker does not answer."""
     with suppress(errors.KafkaError):
         producer.close(timeout=CLOSE_SECONDS)
         return
@@ -54,7 +54,6 @@ class KafkaPythonDelivery:
         self._bootstrap = bootstrap
 
     def result(self, timeout: float) -> tuple[int, int]:
-        """Partition and offset."""
         with translated("send a command", self._bootstrap):
             sent = self._future.get(timeout=timeout)
         return sent.partition, sent.offset
@@ -84,16 +83,13 @@ class KafkaPythonSender:
     def send(
         self, topic: str, key: bytes, value: bytes, partition: int | None = None
     ) -> KafkaPythonDelivery:
-        """Queue one record."""
         with translated(f"send to {topic!r}", self._bootstrap):
             future = self._producer.send(topic, key=key, value=value, partition=partition)
         return KafkaPythonDelivery(future, self._bootstrap)
 
     def flush(self, timeout: float) -> None:
-        """Wait for all acknowledgements."""
         with translated("flush", self._bootstrap):
             self._producer.flush(timeout)
 
     def close(self) -> None:
-        """Bounded."""
         close_producer(self._producer)

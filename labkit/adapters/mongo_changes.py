@@ -1,4 +1,4 @@
-"""The change stream of a topic of the MongoDB log, for the relay."""
+"""The change stream of a topic of the log on MongoDB, for the relay."""
 
 from __future__ import annotations
 
@@ -7,29 +7,30 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from pymongo import MongoClient, ReturnDocument
+from pymongo import MongoClient
 from pymongo.change_stream import CollectionChangeStream
 from pymongo.database import Database
 from pymongo.errors import OperationFailure, PyMongoError
 
-from labkit.adapters.mongo import translated
-from labkit.adapters.mongo_log import MongoSource
+from labkit.adapters.mongo_client import raise_epoch, translated
+from labkit.adapters.mongo_records import as_record
+from labkit.adapters.mongo_source import MongoSource
 from labkit.errors import Fenced
 from labkit.ports.broker import MAX_BATCH_BYTES, Record
 from labkit.ports.store import Document
 
-#: The server has forgotten what came after a token (ChangeStreamHistoryLost, and its kin).
-_FORGOTTEN = (280, 286)
-#: How long the server waits for something new before it says that there is nothing.
+#: The oplog no longer reaches back to the token (ChangeStreamHistoryLost and related errors).
+_TOKEN_EXPIRED = (280, 286)
+#: How long the server waits for a change before it returns none.
 AWAIT_MS = 100
 
 
 class MongoChanges:
     """The insertions of a topic. Collection ``log.relays``: {_id: topic, epoch, token, positions}.
 
-    Without a token, with one that the server has forgotten, or one that is ahead of what was
-    published, it first reads what lies in the collection; the change stream is opened before that,
-    so nothing falls between.
+    The resume token may be missing, expired, or ahead of the published records. Then the reader
+    first catches up from the collection. It opens the change stream before that, so it misses no
+    record.
     """
 
     def __init__(self, client: MongoClient[Document], db: Database[Document], topic: str) -> None:
@@ -37,21 +38,15 @@ class MongoChanges:
         self._reader = MongoSource(client, db, topic, None)
         self._stream: CollectionChangeStream[Document] | None = None
         self._positions: dict[int, int] = {}
-        self._behind: dict[int, int] = {}  # partition -> where the collection ended
+        self._behind: dict[int, int] = {}  # partition -> end of the collection at the start
         with translated(f"follow {topic!r}"):
-            found = db["log.relays"].find_one_and_update(
-                {"_id": topic},
-                {"$inc": {"epoch": 1}},
-                upsert=True,
-                return_document=ReturnDocument.AFTER,
-            )
-        assert found is not None, "an upsert returns a document"
+            found = raise_epoch(db["log.relays"], topic)
         self._epoch = found["epoch"]
         self._token: Any = found.get("token")
         self._saved: list[list[int]] = found.get("positions", [])
 
     def start(self, ends: Mapping[int, int]) -> None:
-        """After the token, or from ``ends`` on."""
+        """Continue after the token, or from ``ends`` (the published offsets)."""
         self._positions = dict(ends)
         if any(ends[partition] < position for partition, position in self._saved):
             self._token = None
@@ -67,7 +62,7 @@ class MongoChanges:
         try:
             return self._watch()
         except OperationFailure as error:
-            if error.code not in _FORGOTTEN:
+            if error.code not in _TOKEN_EXPIRED:
                 raise
             self._token = None
             return self._watch()
@@ -80,7 +75,7 @@ class MongoChanges:
         )
 
     def poll(self, limit: int, timeout: float) -> list[Record]:
-        """The next records, waiting up to ``timeout`` seconds for the first."""
+        """The next records; waits up to ``timeout`` seconds for the first."""
         if self._behind:
             return self._catch_up(limit)
         assert self._stream is not None, "start comes first"
@@ -91,11 +86,11 @@ class MongoChanges:
         with translated(f"follow {self._topic!r}"):
             while len(found) < limit and size < MAX_BATCH_BYTES:
                 if (change := self._stream.try_next()) is not None:
-                    record = _record(change["fullDocument"])
+                    record = as_record(change["fullDocument"])
                     found.append(record)
                     size += len(record.value)
                     self._reached(record.partition, record.offset + 1)
-                    # To ask for more than there is would wait for it.
+                    # At the end of the topic, another request would only wait.
                     ends = ends or self._reader.ends()
                     if all(self._positions[p] >= end for p, end in ends.items()):
                         break
@@ -117,14 +112,14 @@ class MongoChanges:
         self._positions[partition] = max(position, self._positions[partition])
 
     def check(self) -> None:
-        """Whether the epoch is still ours."""
+        """Raise ``Fenced`` if another relay has claimed the topic."""
         with translated(f"look after the relay of {self._topic!r}"):
             found = self._db["log.relays"].find_one({"_id": self._topic})
         if found is None or found["epoch"] != self._epoch:
             raise self._taken_over()
 
     def save(self) -> None:
-        """Save the resume token; not before all that lay behind was read."""
+        """Save the resume token, unless the reader still catches up."""
         if self._behind or self._token is None:
             return
         with translated(f"save the token of {self._topic!r}"):
@@ -141,12 +136,7 @@ class MongoChanges:
         return Fenced(f"another relay of {self._topic!r} took over")
 
     def close(self) -> None:
-        """Close the cursor; of a server that is gone there is none."""
+        """Close the cursor, if the server still has one."""
         with suppress(PyMongoError):
             if self._stream is not None:
                 self._stream.close()
-
-
-def _record(document: Document) -> Record:
-    place = document["_id"]
-    return Record(place["p"], place["o"], bytes(document["key"]), bytes(document["value"]))

@@ -1,4 +1,4 @@
-"""The change stream of views, for subscriptions and for the cache of the query handler."""
+"""The change stream of views, for subscriptions and the cache of the query handler."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from pymongo.change_stream import DatabaseChangeStream
 from pymongo.database import Database
 from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
 
-from labkit.adapters.mongo import translated
+from labkit.adapters.mongo_client import translated
 from labkit.ports.store import Change, Document, Noticed, Watched
 
-#: Writers may never pause, so a burst is told in parts: of so many changes, or so many seconds.
+#: The limits of one poll during a burst of writes.
 MOST_CHANGES = 10_000
 MOST_SECONDS = 0.05
-#: Of a change no more is needed than what it is about.
+#: A change carries only the identity of its document.
 FIELDS = {"operationType": 1, "ns": 1, "documentKey": 1}
-#: All of a collection has gone; the last two end the stream.
+#: The whole collection is gone; the last two also end the stream.
 GONE = ("drop", "rename", "dropDatabase", "invalidate")
 
 
 class MongoWatch:
-    """What changes in some collections of a database, from a majority's point of view.
+    """The majority-committed changes of some collections of a database.
 
-    It begins at an instant that a majority had seen when it was opened, and reads by majority are
-    never behind that: what a read does not show, the stream tells. pymongo mends a stream whose
-    server or cursor has gone; where that is not possible (the server has forgotten what came after
-    the token, say) it is begun anew, and the next poll says that something may be lost.
+    The stream starts at a time that a majority had already seen. Majority reads are never behind
+    that time, so the stream reports every change that an earlier read did not show. pymongo resumes
+    the stream when its server or cursor fails. If it cannot resume (for example because the oplog
+    no longer reaches back to the token), the stream restarts, and the poll reports ``lost``.
     """
 
     def __init__(
@@ -49,9 +49,8 @@ class MongoWatch:
 
     def _open(self) -> DatabaseChangeStream[Document]:
         with self._client.start_session() as session:
-            # The time of a read by majority is one that a majority has seen; that of any other
-            # command may lie ahead of it, and what is written between would be in no read, yet
-            # before the stream.
+            # A majority read returns a time that a majority has seen. The time of another command
+            # may be later, and changes between the two would be in no read and not in the stream.
             self._db["watch"].find_one({"_id": 0}, session=session)
             now = session.operation_time
         return self._db.watch(
@@ -61,7 +60,7 @@ class MongoWatch:
         )
 
     def poll(self, timeout: float) -> Noticed:
-        """What changed; after the first change it goes on until there is a pause."""
+        """See the port; after the first change it continues until the stream pauses."""
         deadline = time.monotonic() + timeout
         found: set[Change] = set()
         with translated(self._doing):
@@ -89,13 +88,13 @@ class MongoWatch:
         return Noticed(frozenset(found))
 
     def close(self) -> None:
-        """Close the cursor; of a server that is gone there is none."""
+        """Close the cursor, if the server still has one."""
         with suppress(PyMongoError):
             self._stream.close()
 
 
 def _wanted(watched: Watched) -> Document:
-    """As the server matches it, on its way through its log."""
+    """The filter that the server applies to its change stream."""
     ways: list[Document] = [{"operationType": {"$in": ["dropDatabase", "invalidate"]}}]
     for name, ids in watched.items():
         within: Document = {"ns.coll": {"$regex": f"^{re.escape(name)}(@[0-9]+)?$"}}

@@ -24,7 +24,10 @@ answer. Queries say how fresh they must be. Errors are problems (RFC 9457).
 
 
 def create_app(lab: Lab) -> FastAPI:
-    """The API of a lab, which stays the caller's, and is not to be used beside it meanwhile."""
+    """The API of a lab, which stays the caller's, and is not to be used beside it meanwhile.
+
+    Raises ``UsageError`` if two routes of its services have one address.
+    """
     backend = Backend(lab)
 
     @asynccontextmanager
@@ -48,7 +51,7 @@ def create_app(lab: Lab) -> FastAPI:
     app.add_middleware(problems.Limited)
     app.add_middleware(Measured, metrics=lambda: backend.metrics)
     problems.install(app)
-    for part in (live, commands, queries, health):
-        app.include_router(part.router)
-    openapi.describe(app)
+    for router in (live.router, health.router, commands.routes(backend), queries.routes(backend)):
+        app.include_router(router)
+    openapi.describe(app, backend.schemas)
     return app

@@ -7,13 +7,14 @@ import threading
 import time
 from collections.abc import Mapping
 from typing import Annotated, Any
-from urllib.parse import quote
 
 import msgspec
 from fastapi import Depends, Request, Response
 from fastapi.responses import JSONResponse
 
+from labkit.api.addresses import Addresses
 from labkit.api.feed import Live
+from labkit.api.fields import Schemas
 from labkit.api.lab_thread import LabThread
 from labkit.api.metrics import Metrics
 from labkit.api.problems import Problem
@@ -29,7 +30,7 @@ from labkit.ports.store import Writes
 from labkit.read.freshness import Fresh, Position, Version
 from labkit.read.queries import Queries
 from labkit.run.run import Role
-from labkit.services.services import CONTEXTS
+from labkit.service.declared import key_of
 from labkit.write.stream_state import StreamState
 
 #: Who asks whether it is ready waits no longer.
@@ -40,14 +41,6 @@ CHECKPOINTS = "api.checkpoints"
 
 #: Without these nothing goes on.
 WORKING: tuple[Role, ...] = ("handler", "relay", "projector", "process")
-
-#: The fields of the commands that name what is made or changed, and where that is found.
-RESOURCES = {
-    "order_id": "/orders",
-    "product_id": "/stock",
-    "account_id": "/accounts",
-    "customer_id": "/customers",
-}
 
 
 class Backend:
@@ -63,7 +56,14 @@ class Backend:
         self._commands: dict[str, Source] = {}
         # Views are read by the threads of the requests; what Kafka has to say, by the desk alone.
         self.queries = Queries(
-            lab.store, self.drive, lambda service: self._ends(f"{service}.events")
+            lab.store, lab.services, self.drive, lambda service: self._ends(f"{service}.events")
+        )
+        self.addresses = Addresses(lab.services, self.queries)
+        self.schemas = Schemas(
+            [
+                *(route.kind for route in self.addresses.commands),
+                *(route.kind for route in self.addresses.queries),
+            ]
         )
 
     def start(self) -> None:
@@ -83,7 +83,7 @@ class Backend:
         for source in self._commands.values():
             source.close()
 
-    def pump(self) -> None:
+    def drive(self) -> None:
         """In memory, what the worker processes would do."""
         if self.lab.backend == "memory":
             self.desk.call(self.lab.drive)
@@ -167,7 +167,7 @@ class Backend:
         envelope = self.desk.call(lambda: self._envelope(token))
         answer = self.desk.heard(token)
         if answer is None:
-            service = CONTEXTS[token.service]
+            service = self.lab.services[token.service]
             stream = envelope.body.stream
             found = self.lab.store.load(service.states, [stream]).get(stream)
             if found is not None:
@@ -192,18 +192,18 @@ class Backend:
             record = fetch_records(source, token.partition, [token.offset])[token.offset]
         if record is None:
             raise Problem(404, "not-found", f"no command has the token {written(token)!r}")
-        return CONTEXTS[token.service].codec.decode_command(record.value)
+        return self.lab.services[token.service].codec.decode_command(record.value)
 
     def _status(
         self, token: Token, command: Command, command_id: str, answer: Answer | None
     ) -> CommandStatus:
-        id, resource = resource_of(command)
+        resource = self.addresses.resource(command, f"/commands/{written(token)}")
         return CommandStatus(
             token=written(token),
             command_id=command_id,
             command=type(command).__name__,
             status=answer.outcome if answer else "pending",
-            id=id,
+            id=str(getattr(command, key_of(type(command)))),
             resource=resource,
             version=answer.version if answer else None,
             reason=answer.reason if answer else "",
@@ -261,22 +261,10 @@ def derived(what: str, key: str, principal: str = "anonymous") -> str:
     return hashlib.sha256(parts.encode()).hexdigest()[:32]
 
 
-def new_stream(given: str | None, wishes: Options) -> str:
-    """The id of what is created: as given, or derived from the key, or new."""
-    if given is not None:
-        return given
+def new_stream(wishes: Options) -> str:
+    """The id of what is created: derived from the key, or new."""
     key = wishes.idempotency_key
     return new_id() if key is None else derived("stream", key)
-
-
-def resource_of(command: Command) -> tuple[str, str]:
-    """The id of what a command is about, and its address."""
-    field = next(iter(command.__struct_fields__))
-    id = str(getattr(command, field))
-    where = RESOURCES.get(field, "/")
-    if command.stream.startswith("product-") and command.stream != id:
-        where = "/products"
-    return id, f"{where}/{quote(id, safe='')}"
 
 
 def backend_of(request: Request) -> Backend:

@@ -25,10 +25,10 @@ from fastapi.sse import format_sse_event
 
 from labkit.api.schema import written
 from labkit.errors import DecodeError, LabkitError
-from labkit.messages import Commit, Token
+from labkit.messages import Commit, Document, Token
 from labkit.ports.broker import Source
-from labkit.ports.store import Document
-from labkit.services.services import CONTEXTS
+from labkit.read.generations import Serving
+from labkit.read.projection import streams_of
 
 if TYPE_CHECKING:
     from labkit.api.backend import Backend
@@ -52,9 +52,10 @@ class _Tail:
 
     def __init__(self, backend: Backend, service: str) -> None:
         self.name = service
-        self._codec = CONTEXTS[service].codec
-        self._queries = backend.queries
         lab = backend.lab
+        self._service = lab.services[service]
+        self._codec = self._service.codec
+        self._queries, self._store = backend.queries, lab.store
         self._commands, self._events = (
             lab.of.broker_of(f"{service}.{kind}").source(lab.topic_name(f"{service}.{kind}"))
             for kind in ("commands", "events")
@@ -111,7 +112,10 @@ class _Tail:
             self._decided[at] = max(self._decided[at], commit.offset)
             self._sent[at] = max(self._sent[at], commit.offset + 1)
             token = Token(self.name, at, commit.offset)
-            self._unseen[token] = commit
+            if self._service.views:
+                self._unseen[token] = commit
+            else:
+                self._applied[at] = self._decided[at]
             found.append(
                 {
                     "stage": "commit",
@@ -130,7 +134,7 @@ class _Tail:
         return found
 
     def _look_at_view(self) -> list[Stage]:
-        """By its checkpoint; an order says itself when it was applied."""
+        """By its checkpoint; the document of a stream says itself when it was applied."""
         if not self._unseen:
             return []
         reached = {p: c.command for p, c in self._queries.checkpoints(self.name).items()}
@@ -140,10 +144,7 @@ class _Tail:
             for token, commit in self._unseen.items()
             if reached.get(token.partition, -1) >= token.offset
         }
-        traces: dict[str, Document] = {}
-        if self.name == "orders":
-            documents = self._queries.orders({c.stream for c in shown.values()})
-            traces = {d["trace"]["id"]: d["trace"] for d in documents.values()}
+        traces = self._traces({commit.stream for commit in shown.values()})
         found = []
         for token, commit in shown.items():
             del self._unseen[token]
@@ -158,6 +159,13 @@ class _Tail:
                 }
             )
         return found
+
+    def _traces(self, streams: set[str]) -> dict[str, Document]:
+        """By command id, the instants of the newest message of each stream."""
+        if not streams:
+            return {}
+        found = Serving(self._store).load(streams_of(self._service), streams)
+        return {d["trace"]["id"]: d["trace"] for d in found.values() if "trace" in d}
 
     def close(self) -> None:
         """Close the readers."""

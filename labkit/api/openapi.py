@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI, Response
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
+from labkit.api import answers
+from labkit.api.addresses import Addresses, CommandRoute, QueryRoute, fields_in
+from labkit.api.fields import Schema, Schemas, without_null
 from labkit.api.problems import MEDIA_TYPE
 from labkit.api.schema import CommandStatus, ProblemDetails
+from labkit.read.queries import is_page
+from labkit.service import kebab
 
 Responses = dict[int | str, dict[str, Any]]
 
@@ -32,6 +38,12 @@ class EventStream(Response):
     """Server-sent events."""
 
     media_type = "text/event-stream"
+
+
+class Json(Response):
+    """An answer; its schema is that of its query."""
+
+    media_type = "application/json"
 
 
 #: One event as OpenAPI 3.2 sees it: ``data`` is JSON.
@@ -67,14 +79,17 @@ def problems(*statuses: int) -> Responses:
     return found
 
 
-#: What every query may be answered.
-QUERY = problems(404, 422, 503, 504)
-LIST = {200: {"headers": NEXT}, **problems(404, 422, 503, 504)}
-ONE: Responses = {
-    200: {"headers": ETAG},
-    304: {"description": WHY[304], "headers": ETAG},
-    **QUERY,
-}
+def query(route: QueryRoute) -> Responses:
+    """What a query may be answered."""
+    content = {"application/json": {"schema": answers.schema(route)}}
+    done: dict[str, Any] = {"description": "The answer.", "content": content}
+    found: Responses = {200: done, **problems(404, 422, 503, 504)}
+    if route.one:
+        done["headers"] = ETAG
+        found[304] = {"description": WHY[304], "headers": ETAG}
+    elif is_page(route.kind):
+        done["headers"] = NEXT
+    return found
 
 
 def stream(of: str) -> Responses:
@@ -83,45 +98,74 @@ def stream(of: str) -> Responses:
     return {200: {"description": of, "content": content}, **problems(404, 422, 503)}
 
 
-def command(
-    get: str, parameter: str, *, creates: bool = False, then: tuple[str, ...] = ()
-) -> Responses:
-    """What a command may be answered, with links to what it made or changed (operation ``get``),
-    and to the commands that come ``then``."""
+def path_parameters(schemas: Mapping[str, Schema]) -> list[Schema]:
+    """The parts of a path that have names."""
+    return [
+        {"name": name, "in": "path", "required": True, "schema": schema}
+        for name, schema in schemas.items()
+    ]
+
+
+def query_parameters(schemas: Mapping[str, tuple[Schema, bool]]) -> list[Schema]:
+    """The conditions of a query, each with whether it is needed."""
+    return [
+        {"name": name, "in": "query", "required": required, "schema": schema}
+        for name, (schema, required) in schemas.items()
+    ]
+
+
+def words(kind: type, before: str = "") -> str:
+    """``PlaceOrder`` -> ``Place order``."""
+    name = f"{before} {kebab(kind.__name__).replace('-', ' ')}".strip()
+    return name[0].upper() + name[1:].lower()
+
+
+def _links(addresses: Addresses, route: CommandRoute) -> dict[str, Any]:
+    """From a command to what it made or changed, and to what can be done with that."""
+    id, version = "$response.body#/id", "$response.body#/version"
+    links: dict[str, Any] = {}
+    for other in addresses.commands:
+        if other.service is route.service and fields_in(other.path) == {route.key}:
+            links[other.operation] = {route.key: id}
+    home = addresses.home(route.kind)
+    if home is not None and not home.fixed:
+        named = fields_in(home.path)
+        (field,) = named
+        for query in addresses.queries:
+            if (
+                query.service is route.service
+                and not query.fixed
+                and fields_in(query.path) == named
+            ):
+                links[query.operation] = {field: id}
+        links[home.operation]["version"] = version
+    return {name: {"operationId": name, "parameters": found} for name, found in links.items()}
+
+
+def command(addresses: Addresses, route: CommandRoute) -> Responses:
+    """What a command may be answered, with links to what it made or changed."""
     status = {"application/json": {"schema": {"$ref": "#/components/schemas/CommandStatus"}}}
-    links: dict[str, Any] = {
-        get: {
-            "operationId": get,
-            "parameters": {
-                parameter: "$response.body#/id",
-                "version": "$response.body#/version",
-            },
-        },
-        "getCommand": {
-            "operationId": "getCommand",
-            "parameters": {"token": "$response.body#/token"},
-        },
+    look = {
+        "operationId": "getCommand",
+        "parameters": {"token": "$response.body#/token"},
     }
-    for operation in then:
-        of_this = {parameter: "$response.body#/id"}
-        links[operation] = {"operationId": operation, "parameters": of_this}
     done = {
         "description": "Done, after a wait for it.",
         "content": status,
-        "headers": TOKEN | APPLIED | ETAG | (LOCATION if creates else {}),
-        "links": links,
+        "headers": TOKEN | APPLIED | ETAG | (LOCATION if route.creates else {}),
+        "links": _links(addresses, route) | {"getCommand": look},
     }
     accepted = {
         "description": "Acknowledged by the broker; it will be handled.",
         "content": status,
         "headers": TOKEN | LOCATION,
-        "links": {"getCommand": links["getCommand"]},
+        "links": {"getCommand": look},
     }
-    statuses = (400, 409, 413, 422, 503) if creates else (400, 409, 412, 413, 422, 503)
-    return {201 if creates else 200: done, 202: accepted, **problems(*statuses)}
+    statuses = (400, 409, 413, 422, 503) if route.creates else (400, 409, 412, 413, 422, 503)
+    return {201 if route.creates else 200: done, 202: accepted, **problems(*statuses)}
 
 
-def describe(app: FastAPI) -> None:
+def describe(app: FastAPI, schemas: Schemas) -> None:
     """Make ``/openapi.json`` complete: the models that only references name are added."""
 
     def made() -> dict[str, Any]:
@@ -136,20 +180,13 @@ def describe(app: FastAPI) -> None:
                 [(CommandStatus, "serialization"), (ProblemDetails, "serialization")],
                 ref_template="#/components/schemas/{model}",
             )
-            document.setdefault("components", {}).setdefault("schemas", {}).update(extra["$defs"])
+            known = document.setdefault("components", {}).setdefault("schemas", {})
+            known.update(schemas.nested | extra["$defs"])
             for path in document["paths"].values():
                 for operation in path.values():
                     for parameter in operation.get("parameters", ()):
-                        parameter["schema"] = _without_null(parameter["schema"])
+                        parameter["schema"] = without_null(parameter["schema"])
             app.openapi_schema = document
         return app.openapi_schema
 
     app.openapi = made  # type: ignore[method-assign]
-
-
-def _without_null(of: dict[str, Any]) -> dict[str, Any]:
-    """A parameter that is not needed is left out; it is never ``null``."""
-    choices = [choice for choice in of.get("anyOf", ()) if choice.get("type") != "null"]
-    if len(choices) != 1:
-        return of
-    return {**{k: v for k, v in of.items() if k != "anyOf"}, **choices[0]}

@@ -78,6 +78,12 @@ def not_found(what: str) -> Problem:
     return Problem(404, "not-found", f"there is no {what}, or the view has not seen it yet")
 
 
+def invalid(where: str, what: str) -> Problem:
+    """The request is not as OpenAPI says."""
+    errors = [{"where": where[:200], "what": what[:500]}]
+    return Problem(422, "invalid", f"{where}: {what}"[:1_000], errors=errors)
+
+
 class Limited:
     """Middleware: reads no more of a body than any command can need."""
 

@@ -1,396 +1,158 @@
 """Queries over HTTP: what the views hold, as fresh as the caller asks, and its updates.
 
-The ``ETag`` of a single resource is the version of its stream. Pages go on at ``Link: rel="next"``.
+The ``ETag`` of an answer about one stream is the stream's version. Pages go on at
+``Link: rel="next"``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated, Any, Literal, TypeVar
-from urllib.parse import urlencode
+import inspect
+import re
+import reprlib
+from typing import Any
+from urllib.parse import quote, urlencode
 
-from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import JSONResponse
-from pydantic import BaseModel
+from fastapi import APIRouter, Request, Response
+from msgspec import structs
 
-from labkit.api import openapi, schema
+from labkit.api import answers, fields, openapi
+from labkit.api.addresses import QueryRoute, fields_in
 from labkit.api.backend import Backend, Here
-from labkit.api.problems import not_found
-from labkit.api.request_options import Many, One, OneOptions
-from labkit.api.schema import (
-    AccountId,
-    AtMost,
-    Cursor,
-    CustomerId,
-    Direction,
-    LastEventId,
-    Limit,
-    OrderId,
-    ProductId,
-    Seconds,
-)
+from labkit.api.fields import Schema
+from labkit.api.problems import invalid, not_found
+from labkit.api.request_options import FreshOptions, Many, One, OneOptions
+from labkit.api.schema import LastEventId, Seconds
 from labkit.api.updates import updates
-from labkit.ports.store import Document
-from labkit.read.freshness import Fresh, Version
-from labkit.read.pages import Page
-from labkit.services.views import BankViews, InventoryViews, OrderViews
+from labkit.errors import UsageError
+from labkit.messages import encode_value
+from labkit.read.freshness import Version
+from labkit.service import Page, Query, made
 
-M = TypeVar("M", bound=BaseModel)
-
-router = APIRouter()
-
-
-def _shaped(model: type[M], d: Document, key: str = "") -> M:
-    """The fields of a model from those of a document; ``key`` is its ``_id``."""
-    return model(**{name: d["_id" if name == key else name] for name in model.model_fields})
+#: Parameters that every query has besides its conditions.
+OPTIONS = {"freshness", "token", "timeout"}
 
 
-def order(d: Document) -> schema.Order:
-    """Of the view's document."""
-    return _shaped(schema.Order, d, "order_id")
+def routes(backend: Backend) -> APIRouter:
+    """The queries and views of a run's services."""
+    router = APIRouter()
+    for route in backend.addresses.queries:
+        _add(router, backend, route)
+    return router
 
 
-def stock(d: Document) -> schema.Stock:
-    """Of the view's document."""
-    return _shaped(schema.Stock, d, "product_id")
+def _add(router: APIRouter, backend: Backend, route: QueryRoute) -> None:
+    conditions = Conditions(route, backend.schemas.of(route.kind))
 
+    def one(request: Request, here: Here, wishes: One) -> Response:
+        query = conditions.query(here, request, {*OPTIONS, "version"})
+        return _answer(here, request, route, query, wishes, wishes.version)
 
-def account(d: Document) -> schema.Account:
-    """Of the view's document."""
-    return _shaped(schema.Account, d, "account_id")
+    def many(request: Request, here: Here, wishes: Many) -> Response:
+        query = conditions.query(here, request, OPTIONS)
+        return _answer(here, request, route, query, wishes)
 
+    async def follow(
+        request: Request, here: Here, last_event_id: LastEventId = None, seconds: Seconds = None
+    ) -> Response:
+        query = conditions.query(here, request, {"seconds"})
+        return await updates(here, route, query, last_event_id, seconds)
 
-def totals(d: Document) -> schema.Totals:
-    """Of the view's sums."""
-    return _shaped(schema.Totals, d, "customer_id")
-
-
-def customer(d: Document) -> schema.Customer:
-    """Of the view's document."""
-    return schema.Customer(customer_id=d["id"], version=d["version"], name=d["name"])
-
-
-def product(d: Document) -> schema.Product:
-    """Of the view's document."""
-    return schema.Product(
-        product_id=d["id"], version=d["version"], name=d["name"], cents=d["cents"]
+    about = inspect.cleandoc(route.kind.__doc__ or "")
+    parameters = openapi.path_parameters(conditions.in_path)
+    parameters += openapi.query_parameters(conditions.others)
+    router.add_api_route(
+        route.path,
+        follow if route.updates else one if route.one else many,
+        methods=["GET"],
+        operation_id=route.operation,
+        response_class=openapi.EventStream if route.updates else openapi.Json,
+        responses=openapi.stream(about) if route.updates else openapi.query(route),
+        description=about,
+        summary=openapi.words(route.kind, "Follow" if route.updates else ""),
+        tags=[route.service.name],
+        openapi_extra={"parameters": parameters},
     )
 
 
-def _one(
+class Conditions:
+    """Makes a query of a request; ``in_path`` and ``others`` are the schemas of its parts."""
+
+    def __init__(self, route: QueryRoute, schema: Schema) -> None:
+        self._route = route
+        named = fields_in(route.path)
+        known: dict[str, Schema] = schema["properties"]
+        self.in_path = {n: fields.in_path(s) for n, s in known.items() if n in named}
+        self.others = {
+            n: (fields.as_condition(s), n in schema["required"])
+            for n, s in known.items()
+            if n not in named and n not in route.fixed
+        }
+        self._schemas = self.in_path | {n: s for n, (s, _) in self.others.items()}
+        self._lists = {
+            f.name for f in structs.fields(route.kind) if fields.takes_lists_only(f.type)
+        }
+
+    def query(self, here: Backend, request: Request, options: set[str]) -> Query:
+        """The query with its conditions; raises a problem."""
+        given: dict[str, Any] = {n: request.path_params[n] for n in self.in_path}
+        for name in request.query_params:
+            if name in options:
+                continue
+            if name not in self.others:
+                takes = ", ".join([*self.others, *sorted(options)])
+                what = f"is unknown; {self._route.kind.__name__} takes {takes}"
+                raise invalid(f"query.{name[:60]}", what)
+            values = request.query_params.getlist(name)
+            given[name] = values if len(values) > 1 or name in self._lists else values[0]
+        for name, value in given.items():
+            if isinstance(value, str) and not fields.written(value, self._schemas[name]):
+                raise invalid(self._where(name), f"is of another type, got {value[:60]!r}")
+        try:
+            query = made(self._route.kind, {**given, **self._route.fixed})
+        except UsageError as error:
+            found = re.search(r"`\$\.(\w+)|field `(\w+)`", str(error))
+            name = (found[1] or found[2]) if found else ""
+            raise invalid(self._where(name), str(error)) from None
+        for name in given:
+            value = getattr(query, name)
+            if wrong := here.schemas.wrong(value, self._schemas[name]):
+                if wrong != fields.OTHER:
+                    raise invalid(self._where(name), wrong)
+        return query
+
+    def _where(self, name: str) -> str:
+        return f"path.{name}" if name in self.in_path else f"query.{name}"
+
+
+def _answer(
     here: Backend,
-    wishes: OneOptions,
-    service: str,
-    stream: str,
-    ask: Callable[[Fresh], Document | None],
-    shape: Callable[[Document], BaseModel],
+    request: Request,
+    route: QueryRoute,
+    query: Query,
+    wishes: FreshOptions,
+    version: int | None = None,
 ) -> Response:
-    """One resource with its ETag; 304 where the caller has it, 404 where there is none."""
-    version = None if wishes.version is None else Version(service, stream, wishes.version)
-    found = ask(here.fresh(wishes, version))
+    """The answer to a query: 304 where the caller has it, 404 where there is none."""
+    asked = here.queries.asked(query)
+    goal = None
+    if version is not None:
+        if asked.stream is None:
+            raise UsageError(f"version is of one stream, and {query!r:.200} is not about one")
+        goal = Version(*asked.stream, version)
+    found = here.queries.answer(asked, here.fresh(wishes, goal)).value
     if found is None:
-        raise not_found(f"{shape.__name__} {stream!r}")
-    etag = f'"{found["version"]}"'
-    if wishes.holds(etag):
-        return Response(status_code=304, headers={"ETag": etag})
-    return JSONResponse(shape(found).model_dump(), headers={"ETag": etag})
-
-
-def _many(request: Request, page: Page, name: str, shape: Callable[[Document], Any]) -> Response:
-    """A page, with the way to the next one."""
-    rows = [shape(row).model_dump() for row in page.rows]
+        raise not_found(f"answer to {reprlib.repr(query)}")
     headers = {}
-    if page.cursor:
-        kept = [(k, v) for k, v in request.query_params.multi_items() if k != "cursor"]
-        query = urlencode([*kept, ("cursor", page.cursor)])
-        headers["Link"] = f'<{request.url.path}?{query}>; rel="next"'
-    return JSONResponse({name: rows}, headers=headers)
+    if asked.stream is not None and (at := answers.version(found)) is not None:
+        headers["ETag"] = f'"{at}"'
+        if isinstance(wishes, OneOptions) and wishes.holds(headers["ETag"]):
+            return Response(status_code=304, headers=headers)
+    if isinstance(found, Page) and found.cursor:
+        headers["Link"] = f'<{_next(request, found.cursor)}>; rel="next"'
+    body = encode_value(answers.shown(found, route))
+    return Response(body, headers=headers, media_type="application/json")
 
 
-# --- orders
-
-
-@router.get(
-    "/orders/{order_id}",
-    operation_id="getOrder",
-    response_model=schema.Order,
-    responses=openapi.ONE,
-    tags=["orders"],
-)
-def get_order(order_id: OrderId, here: Here, wishes: One) -> Response:
-    """One order."""
-    ask = here.queries.order
-    return _one(here, wishes, "orders", order_id, lambda fresh: ask(order_id, fresh), order)
-
-
-@router.get(
-    "/orders/{order_id}/fulfilment",
-    operation_id="getFulfilment",
-    response_model=schema.Fulfilment,
-    responses=openapi.QUERY,
-    tags=["orders"],
-)
-def get_fulfilment(order_id: OrderId, here: Here, wishes: Many) -> schema.Fulfilment:
-    """An order with the goods that it holds, and their stock."""
-    found = here.queries.order_with_stock(order_id, here.fresh(wishes))
-    if found is None:
-        raise not_found(f"order {order_id!r}")
-    held = [
-        schema.Held(product=h["product"], quantity=h["quantity"], status=h["status"])
-        for h in found["held"]
-    ]
-    return schema.Fulfilment(
-        order=order(found["order"]) if found["order"] else None,
-        held=held,
-        stock=stock(found["stock"]) if found["stock"] else None,
-    )
-
-
-@router.get(
-    "/orders/{order_id}/updates",
-    operation_id="followOrder",
-    response_class=openapi.EventStream,
-    responses=openapi.stream("The order as it is, then whenever it changes."),
-    tags=["orders"],
-)
-async def follow_order(
-    order_id: OrderId, here: Here, last_event_id: LastEventId = None, seconds: Seconds = None
-) -> Response:
-    """First the order (`null`: not seen yet), then its updates."""
-    watched = {OrderViews.orders: {order_id}}
-    ask = here.queries.order
-    return await updates(here, watched, lambda: ask(order_id), order, last_event_id, seconds)
-
-
-@router.get(
-    "/customers/{customer_id}/orders",
-    operation_id="listOrdersOfCustomer",
-    response_model=schema.Orders,
-    responses=openapi.LIST,
-    tags=["orders"],
-)
-def orders_of(
-    request: Request,
-    customer_id: CustomerId,
-    here: Here,
-    wishes: Many,
-    status: Annotated[Literal["placed", "shipped", "cancelled", "returned"] | None, Query()] = None,
-    payment: Annotated[Literal["unpaid", "paid", "refunded"] | None, Query()] = None,
-    sort: Annotated[Literal["day", "cents"], Query()] = "day",
-    direction: Direction = "rising",
-    limit: Limit = 100,
-    cursor: Cursor = None,
-) -> Response:
-    """The orders of a customer, by day or by cents."""
-    page = here.queries.orders_of(
-        customer_id,
-        status=status or "",
-        payment=payment or "",
-        sort=sort,
-        descending=direction == "falling",
-        limit=limit,
-        cursor=cursor or "",
-        fresh=here.fresh(wishes),
-    )
-    return _many(request, page, "orders", order)
-
-
-# --- stock
-
-
-@router.get(
-    "/stock",
-    operation_id="listLowStock",
-    response_model=schema.Stocks,
-    responses=openapi.LIST,
-    tags=["stock"],
-)
-def low_stock(
-    request: Request,
-    here: Here,
-    wishes: Many,
-    at_most: AtMost = 10,
-    limit: Limit = 100,
-    cursor: Cursor = None,
-) -> Response:
-    """The products of which at most so many pieces are free, the fewest first."""
-    page = here.queries.low_stock(
-        at_most, limit=limit, cursor=cursor or "", fresh=here.fresh(wishes)
-    )
-    return _many(request, page, "stock", stock)
-
-
-@router.get(
-    "/stock/{product_id}",
-    operation_id="getStock",
-    response_model=schema.Stock,
-    responses=openapi.ONE,
-    tags=["stock"],
-)
-def get_stock(product_id: ProductId, here: Here, wishes: One) -> Response:
-    """The stock of one product."""
-    ask = here.queries.stock
-    return _one(here, wishes, "inventory", product_id, lambda fresh: ask(product_id, fresh), stock)
-
-
-@router.get(
-    "/stock/{product_id}/updates",
-    operation_id="followStock",
-    response_class=openapi.EventStream,
-    responses=openapi.stream("The stock as it is, then whenever it changes."),
-    tags=["stock"],
-)
-async def follow_stock(
-    product_id: ProductId, here: Here, last_event_id: LastEventId = None, seconds: Seconds = None
-) -> Response:
-    """First the stock (`null`: not seen yet), then its updates."""
-    watched = {InventoryViews.stock: {product_id}}
-    ask = here.queries.stock
-    return await updates(here, watched, lambda: ask(product_id), stock, last_event_id, seconds)
-
-
-# --- accounts
-
-
-@router.get(
-    "/accounts",
-    operation_id="listAccounts",
-    response_model=schema.Accounts,
-    responses=openapi.LIST,
-    tags=["accounts"],
-)
-def balances(
-    request: Request, here: Here, wishes: Many, limit: Limit = 100, cursor: Cursor = None
-) -> Response:
-    """All accounts with their balances, by id."""
-    page = here.queries.balances(limit=limit, cursor=cursor or "", fresh=here.fresh(wishes))
-    return _many(request, page, "accounts", account)
-
-
-@router.get(
-    "/accounts/{account_id}",
-    operation_id="getAccount",
-    response_model=schema.Account,
-    responses=openapi.ONE,
-    tags=["accounts"],
-)
-def get_account(account_id: AccountId, here: Here, wishes: One) -> Response:
-    """One account."""
-    ask = here.queries.account
-    return _one(here, wishes, "bank", account_id, lambda fresh: ask(account_id, fresh), account)
-
-
-@router.get(
-    "/accounts/{account_id}/transactions",
-    operation_id="listTransactions",
-    response_model=schema.Statement,
-    responses=openapi.LIST,
-    tags=["accounts"],
-)
-def statement(
-    request: Request,
-    account_id: AccountId,
-    here: Here,
-    wishes: Many,
-    direction: Direction = "rising",
-    limit: Limit = 100,
-    cursor: Cursor = None,
-) -> Response:
-    """What changed the balance of an account, in order."""
-    page = here.queries.statement(
-        account_id,
-        descending=direction == "falling",
-        limit=limit,
-        cursor=cursor or "",
-        fresh=here.fresh(wishes),
-    )
-    return _many(request, page, "transactions", _transaction)
-
-
-def _transaction(d: Document) -> schema.Transaction:
-    return _shaped(schema.Transaction, d)
-
-
-@router.get(
-    "/accounts/{account_id}/updates",
-    operation_id="followAccount",
-    response_class=openapi.EventStream,
-    responses=openapi.stream("The account as it is, then whenever it changes."),
-    tags=["accounts"],
-)
-async def follow_account(
-    account_id: AccountId, here: Here, last_event_id: LastEventId = None, seconds: Seconds = None
-) -> Response:
-    """First the account (`null`: not seen yet), then its updates."""
-    watched = {BankViews.accounts: {account_id}}
-    ask = here.queries.account
-    return await updates(here, watched, lambda: ask(account_id), account, last_event_id, seconds)
-
-
-# --- customers and products
-
-
-@router.get(
-    "/customers",
-    operation_id="listCustomers",
-    response_model=schema.Customers,
-    responses=openapi.problems(404, 422, 503, 504),
-    tags=["catalog"],
-)
-def customers(here: Here, wishes: Many, limit: Limit = 100) -> schema.Customers:
-    """Customers by what their orders add up to, the best first."""
-    found = here.queries.customers(limit, here.fresh(wishes))
-    return schema.Customers(customers=[totals(d) for d in found])
-
-
-@router.get(
-    "/customers/{customer_id}",
-    operation_id="getCustomer",
-    response_model=schema.Customer,
-    responses=openapi.ONE,
-    tags=["catalog"],
-)
-def get_customer(customer_id: CustomerId, here: Here, wishes: One) -> Response:
-    """One registered customer."""
-    ask, stream = here.queries.entry, f"customer-{customer_id}"
-    return _one(here, wishes, "catalog", stream, lambda fresh: ask(stream, fresh), customer)
-
-
-@router.get(
-    "/customers/{customer_id}/totals",
-    operation_id="getTotals",
-    response_model=schema.Totals,
-    responses=openapi.QUERY,
-    tags=["catalog"],
-)
-def get_totals(customer_id: CustomerId, here: Here, wishes: Many) -> schema.Totals:
-    """What the orders of one customer add up to, registered or not."""
-    found = here.queries.customer(customer_id, here.fresh(wishes))
-    if found is None:
-        raise not_found(f"order of customer {customer_id!r}")
-    return totals(found)
-
-
-@router.get(
-    "/products",
-    operation_id="listProducts",
-    response_model=schema.Products,
-    responses=openapi.problems(404, 422, 503, 504),
-    tags=["catalog"],
-)
-def products(here: Here, wishes: Many) -> schema.Products:
-    """All products."""
-    return schema.Products(products=[product(d) for d in here.queries.products(here.fresh(wishes))])
-
-
-@router.get(
-    "/products/{product_id}",
-    operation_id="getProduct",
-    response_model=schema.Product,
-    responses=openapi.ONE,
-    tags=["catalog"],
-)
-def get_product(product_id: ProductId, here: Here, wishes: One) -> Response:
-    """One product."""
-    ask, stream = here.queries.entry, f"product-{product_id}"
-    return _one(here, wishes, "catalog", stream, lambda fresh: ask(stream, fresh), product)
+def _next(request: Request, cursor: str) -> str:
+    kept = [(k, v) for k, v in request.query_params.multi_items() if k != "cursor"]
+    return f"{quote(request.url.path)}?{urlencode([*kept, ('cursor', cursor)])}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import uvicorn
 from fastapi import FastAPI
@@ -14,12 +14,8 @@ from labkit.errors import StackError, UsageError
 from labkit.lab import Lab
 from labkit.run.registry import read_registry, runs_folder
 from labkit.run.settings import Settings
-from labkit.services.fulfilment import PROCESSES
-from labkit.services.inventory import ReceiveStock
-from labkit.services.services import CONTEXTS
+from labkit.services import BUILT_IN, PROCESSES
 
-#: What a run of its own has in stock, so that the first orders can be shipped.
-STOCK = ReceiveStock("cd", 1_000)
 #: Requests that are under way when the server ends get so long; streams end at once.
 GRACE_SECONDS = 5
 
@@ -74,47 +70,58 @@ def server(app: FastAPI) -> Server:
 
 
 def api(
-    name: str, run: str | None, at: socket.socket, settings: Settings, report: Callable[[str], None]
+    name: str,
+    run: str | None,
+    at: socket.socket,
+    settings: Settings,
+    report: Callable[[str], None],
+    services: Sequence[str] | None = None,
+    processes: Sequence[str] = (),
 ) -> None:
     """Serve a run that is there, or one of its own with workers, which is dropped afterwards.
 
-    One that is there has its own settings. Raises ``UsageError`` where it has no live workers.
+    ``services`` and ``processes`` of a run of its own are names or ``module:ATTRIBUTE``; without
+    them, all that are built in take part. One that is there has its own, and its own settings;
+    raises ``UsageError`` where it has no live workers.
     """
-    with _own(name, settings, report) if run is None else _joined(name, run) as lab:
+    if run is None:
+        lab = _own(name, settings, report, services, processes)
+    else:
+        lab = _joined(name, run, services, processes)
+    with lab:
         try:
             if run is None:
                 lab.start()
-                lab.bus.send(STOCK).token()
+            app = create_app(lab)
             print(f"{address(at)} is the live page of run {lab.run}; /docs is the API", flush=True)
-            server(create_app(lab)).run(sockets=[at])
+            server(app).run(sockets=[at])
         finally:
             if run is None:
                 lab.drop()
 
 
-def _own(name: str, settings: Settings, report: Callable[[str], None]) -> Lab:
+def _own(
+    name: str,
+    settings: Settings,
+    report: Callable[[str], None],
+    services: Sequence[str] | None,
+    processes: Sequence[str],
+) -> Lab:
+    chosen = services is not None or bool(processes)
     return Lab(
         name,
-        services=tuple(CONTEXTS),
-        processes=tuple(PROCESSES),
+        services=(services or ()) if chosen else BUILT_IN,
+        processes=processes if chosen else PROCESSES,
         report=report,
         **structs.asdict(settings),
     )
 
 
-def _joined(name: str, run: str) -> Lab:
-    found = read_registry(runs_folder(name) / f"{run}.json")
-    if found is None:
+def _joined(name: str, run: str, services: Sequence[str] | None, processes: Sequence[str]) -> Lab:
+    if services or processes:
+        raise UsageError(f"run {run!r} has its services and processes already; leave them out")
+    if read_registry(runs_folder(name) / f"{run}.json") is None:
         raise UsageError(
             f"run {run!r} of lab {name!r} has no live workers; `labkit status` lists the runs"
         )
-    return Lab(
-        name,
-        run=run,
-        client=found.client,
-        log=found.log,
-        partitions=found.partitions,
-        services=sorted({w.service for w in found.workers if w.role != "process"}),
-        processes=sorted({w.service for w in found.workers if w.role == "process"}),
-        start=False,
-    )
+    return Lab(name, run=run, start=False)

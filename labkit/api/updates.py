@@ -7,21 +7,25 @@ after its client has gone or the server ends.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
+import zlib
+from collections.abc import AsyncIterator
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from anyio import to_thread
 from fastapi import Response
 from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
-from pydantic import BaseModel
 
+from labkit.api import answers
+from labkit.api.addresses import QueryRoute
 from labkit.api.problems import unreachable
 from labkit.errors import LabkitError, Unreachable
-from labkit.ports.store import Document, Watched
-from labkit.read.subscriptions import Subscription, Update, of_views
+from labkit.messages import encode_value
+from labkit.read.sessions import Session
+from labkit.read.subscriptions import Subscription, Update
+from labkit.service import Query
 
 if TYPE_CHECKING:
     from labkit.api.backend import Backend
@@ -35,8 +39,6 @@ RETRY_MS = 1_000
 
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
-Answer = Document | None
-
 
 class OpenStreams:
     """How many there are, and their threads."""
@@ -48,9 +50,8 @@ class OpenStreams:
 
 async def updates(
     here: Backend,
-    watched: Watched,
-    ask: Callable[[], Answer],
-    shape: Callable[[Document], BaseModel],
+    route: QueryRoute,
+    query: Query,
     last_event_id: str | None,
     seconds: float | None,
 ) -> Response:
@@ -59,7 +60,8 @@ async def updates(
         raise unreachable(Unreachable(f"{MAX_STREAMS} streams are open, no more fit"))
     limiter = here.streams.limiter
     subscription = await to_thread.run_sync(
-        lambda: Subscription(here.lab.store, of_views(watched), ask, here.drive), limiter=limiter
+        lambda: Subscription(here.lab.store, Session(here.queries), query, drive=here.drive),
+        limiter=limiter,
     )
     ends = time.monotonic() + seconds if seconds is not None else float("inf")
 
@@ -70,12 +72,12 @@ async def updates(
             yield format_sse_event(retry=RETRY_MS)
             while not here.closing.is_set():
                 patience = min(POLL_SECONDS, max(0.0, ends - time.monotonic()))
-                update: Update[Answer] | None = None
+                update: Update | None = None
                 with suppress(LabkitError):  # asked again: the answer is still due
                     update = await to_thread.run_sync(subscription.poll, patience, limiter=limiter)
-                if update is not None and (id := _version(update.answer)) != seen:
+                if update is not None and (id := _id(update.answer, route)) != seen:
                     seen, told = id, time.monotonic()
-                    yield format_sse_event(data_str=_json(update.answer, shape), id=id)
+                    yield format_sse_event(data_str=_json(update.answer, route), id=id)
                 if time.monotonic() - told > PING_SECONDS:
                     told = time.monotonic()
                     yield format_sse_event(comment="still here")
@@ -88,9 +90,13 @@ async def updates(
     return StreamingResponse(events(), media_type="text/event-stream", headers=HEADERS)
 
 
-def _version(answer: Answer) -> str:
-    return "0" if answer is None else str(answer["version"])
+def _id(answer: Any, route: QueryRoute) -> str:
+    """The version of a stream's document; of anything else, a sum that changes with it."""
+    if answer is None:
+        return "0"
+    at = answers.version(answer) if route.one else None
+    return f"{zlib.crc32(encode_value(answer)):08x}" if at is None else str(at)
 
 
-def _json(answer: Answer, shape: Callable[[Document], BaseModel]) -> str:
-    return "null" if answer is None else shape(answer).model_dump_json()
+def _json(answer: Any, route: QueryRoute) -> str:
+    return "null" if answer is None else encode_value(answers.shown(answer, route)).decode()

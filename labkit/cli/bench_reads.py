@@ -21,8 +21,9 @@ def restart(
 ) -> None:
     """Measure how much time snapshots save, and whether a longer log slows a restart."""
     from labkit.experiments.bench import restart as experiment
+    from labkit.experiments.bench.restart_sizes import Sizes
 
-    sizes = experiment.Sizes().scaled(scale)
+    sizes = Sizes().scaled(scale)
     measure(partial(experiment.restart, lab, client, sizes), json_file, _show_restart)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
@@ -25,12 +26,25 @@ def peers(
     lab: LabName = "lab",
 ) -> None:
     """Compare labkit, FastStream, Quix Streams and bare clients on one job, with their promises."""
-    from labkit.experiments import peers as experiment
+    experiment = _peers()
 
     sizes = experiment.Sizes(commands, fast_commands, rounds)
     names = [name.strip() for name in only.split(",") if name.strip()]
     experiment.choose(names)
     measure(partial(experiment.peers, lab, sizes, names, seed), json_file, _show_peers)
+
+
+def _peers() -> Any:
+    """``benchmarks.peers`` of a clone. Raises ``UsageError`` in a wheel, which does not hold it."""
+    try:
+        return import_module("benchmarks.peers")
+    except ModuleNotFoundError as error:
+        if error.name not in ("benchmarks", "benchmarks.peers"):
+            raise
+    raise UsageError(
+        "the bench of peers is not in the wheel; clone the repository, install the extra `peers` "
+        "(pip install -e '.[peers]'), and run it there"
+    )
 
 
 def _show_peers(found: dict[str, Any]) -> str | None:

@@ -19,6 +19,7 @@ from labkit.cli.options import (
     Log,
     Partitions,
     Seed,
+    Services,
     bug_of,
     choice,
     number,
@@ -30,6 +31,7 @@ from labkit.experiments.results import archive
 from labkit.messages import MAX_ID
 from labkit.run.settings import DEFAULTS
 from labkit.run.worker import calm_gc
+from labkit.services import MEASURED
 
 if TYPE_CHECKING:
     from labkit.experiments.load.sustainable import Crew
@@ -57,10 +59,14 @@ def load(
     rate: Annotated[float, option(RATE, number(0.001, 1_000_000))] = 0.7,
     seconds: Annotated[float, option("Measured seconds.", number(0.1, 3_600))] = 60,
     warm_up: Annotated[float, option("Seconds before them.", number(0, 3_600))] = 5,
+    services: Services = None,
     keys: Annotated[
-        arrivals.Keys, choice("New orders, or deposits by skew", arrivals.KEYS)
-    ] = "new",
-    skew: Annotated[float, option("Exponent of zipf.", number(0, 10))] = 1,
+        str,
+        typer.Option(metavar="WORKLOAD", help="Name of a workload; default: the first."),
+    ] = "",
+    skew: Annotated[
+        float | None, option("Exponent, if the workload takes one.", number(0, 10))
+    ] = None,
     payload: Annotated[int, option("Extra bytes in each command.", whole(0, MAX_ID))] = 0,
     seed: Seed = 1,
     client: Client = DEFAULTS.client,
@@ -87,6 +93,7 @@ def load(
         rate=rate if share is None else 1.0,
         seconds=seconds,
         warm_up=warm_up,
+        services=tuple(services or MEASURED),
         keys=keys,
         skew=skew,
         payload=payload,

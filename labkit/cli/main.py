@@ -16,14 +16,23 @@ import typer
 from labkit.cli import bench, dead_letters, servers, verify
 from labkit.cli.demo import demo
 from labkit.cli.load import load
-from labkit.cli.options import Client, LabName, Partitions, option, whole
+from labkit.cli.new import new
+from labkit.cli.options import (
+    Client,
+    LabName,
+    Partitions,
+    Processes,
+    Services,
+    option,
+    whole,
+)
 from labkit.cli.rebuild import rebuild
 from labkit.cli.runs import worker_status
 from labkit.cli.servers import WORKERS, say
 from labkit.errors import LabkitError, UsageError
 from labkit.ports import failpoints
 from labkit.run.run import ROLES
-from labkit.run.settings import CLIENTS, DEFAULTS, Settings
+from labkit.run.settings import DEFAULTS, Settings
 from labkit.run.wiring import make_worker
 from labkit.run.worker import work
 
@@ -36,7 +45,7 @@ app.add_typer(servers.app)
 app.add_typer(bench.app, name="bench")
 app.add_typer(verify.app, name="verify")
 app.add_typer(dead_letters.app, name="dead-letters")
-for command in (demo, load, rebuild):
+for command in (demo, load, new, rebuild):
     app.command()(command)
 WORKERS.append(worker_status)
 
@@ -78,6 +87,8 @@ def api(
     lab: LabName = "lab",
     host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
     port: Annotated[int, option("Port to listen at; 0: any free port.", whole(0, 65_535))] = 8000,
+    services: Services = None,
+    processes: Processes = None,
     client: Client = DEFAULTS.client,
     partitions: Partitions = DEFAULTS.partitions,
 ) -> None:
@@ -85,7 +96,8 @@ def api(
     from labkit.api import serve
 
     with serve.listen(host, port) as at:
-        serve.api(lab, run, at, Settings(client=client, partitions=partitions), say)
+        settings = Settings(client=client, partitions=partitions)
+        serve.api(lab, run, at, settings, say, services, processes or ())
 
 
 def main() -> NoReturn:

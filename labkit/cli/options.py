@@ -115,4 +115,14 @@ BatchSize = Annotated[int, option("Commands in one transaction, at most.", whole
 Linger = Annotated[float, option("Seconds to wait for a batch to fill.", number(0, 60))]
 Rounds = Annotated[int, option("Rounds; each runs every arm.", whole(2, 1_000))]
 Seed = Annotated[int, option("Seed of all random choices.", whole(0, MOST_SEED))]
+Services = Annotated[
+    list[str] | None,
+    typer.Option("--service", metavar="NAME|MODULE:ATTRIBUTE", help="A service; may be repeated."),
+]
+Processes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--process", metavar="NAME|MODULE:ATTRIBUTE", help="A process manager; may be repeated."
+    ),
+]
 JsonFile = Annotated[Path | None, option("Write the result as JSON.", result_file(), "--json")]

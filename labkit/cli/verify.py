@@ -8,7 +8,17 @@ from typing import Annotated, Any
 import typer
 
 from labkit.cli.measure import cells, measure, table
-from labkit.cli.options import Client, JsonFile, LabName, Seed, bug_of, option, whole
+from labkit.cli.options import (
+    Client,
+    JsonFile,
+    LabName,
+    Processes,
+    Seed,
+    Services,
+    bug_of,
+    option,
+    whole,
+)
 
 app = typer.Typer(help="Run load and faults, then check the results.", no_args_is_help=True)
 
@@ -19,6 +29,8 @@ QUERY_PLANTS = ("swapped-answers", "lost-answers")
 
 @app.command()
 def write(
+    services: Services = None,
+    processes: Processes = None,
     commands: Annotated[int, option("Number of commands.", whole(100, 10_000_000))] = 100_000,
     bug: Annotated[str | None, bug_of(WRITE_PLANTS)] = None,
     client: Client = "kafka-python",
@@ -26,15 +38,21 @@ def write(
     json_file: JsonFile = None,
     lab: LabName = "lab",
 ) -> None:
-    """Run three services under load and faults; check that no command is lost or repeated."""
+    """Run services under load and faults; check that no command is lost or repeated."""
     from labkit.experiments.verify import write as experiment
 
-    run = partial(experiment.verify_write, lab, client, commands, bug, seed)
+    run = partial(
+        experiment.verify_write,
+        *(lab, client, commands, bug, seed),
+        services=services or (),
+        processes=processes or (),
+    )
     measure(run, json_file, _show_write)
 
 
 @app.command()
 def queries(
+    services: Services = None,
     queries: Annotated[int, option("Number of queries.", whole(100, 10_000_000))] = 10_000,
     bug: Annotated[str | None, bug_of(QUERY_PLANTS)] = None,
     client: Client = "kafka-python",
@@ -45,8 +63,16 @@ def queries(
     """Send queries over Kafka while query handlers are killed; check that each answer fits."""
     from labkit.experiments.verify import queries as experiment
 
-    run = partial(experiment.verify_queries, lab, client, queries, bug, seed)
+    run = partial(
+        experiment.verify_queries, lab, client, queries, bug, seed, services=services or ()
+    )
     measure(run, json_file, _show_queries)
+
+
+def _verdict(verdict: dict[str, Any]) -> str:
+    if verdict["ok"] is None:
+        return "[yellow]unknown[/]"
+    return "[green]holds[/]" if verdict["ok"] else f"[bold red]{verdict['found']} WRONG[/]"
 
 
 def _show_write(found: dict[str, Any]) -> str | None:
@@ -56,7 +82,7 @@ def _show_write(found: dict[str, Any]) -> str | None:
     rows = (
         [
             *(name, MEANINGS[name]),
-            "[green]holds[/]" if verdict["ok"] else f"[bold red]{verdict['found']} WRONG[/]",
+            _verdict(verdict),
             *cells(verdict, ",", "checked"),
         ]
         for name, verdict in found["checkers"].items()

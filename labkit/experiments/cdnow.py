@@ -1,22 +1,13 @@
-"""The CDNOW purchases: every order of 23,570 customers of a CD shop, 1997-01 to 1998-06.
-
-69,659 lines: customer, day, number of CDs, dollars. 255 lines are exact duplicates of others, so an
-order's id comes from its line number. 80 orders cost nothing, which is valid. Amounts go through
-``Decimal``: a float loses cents.
-"""
+"""The CDNOW purchases as orders, and what pandas says about the raw file."""
 
 from __future__ import annotations
 
 from decimal import Decimal
-from importlib import metadata
-from pathlib import Path
 
 from msgspec import Struct
 
-from labkit.errors import StackError
-from labkit.services.orders import PlaceOrder
-
-ORDERS = 69_659
+from labkit.services.cdnow import ORDERS, file, purchases
+from labkit.services.orders import PlaceOrder, placed
 
 
 class Expected(Struct, frozen=True):
@@ -32,31 +23,9 @@ class Expected(Struct, frozen=True):
     months: list[tuple[str, int, int]]
 
 
-def file() -> Path:
-    """The raw file, as the Lifetimes distribution ships it."""
-    for found in metadata.files("Lifetimes") or []:
-        if found.name == "CDNOW_master.txt":
-            return Path(str(found.locate()))
-    raise StackError("the Lifetimes distribution holds no CDNOW_master.txt; run `make install`")
-
-
 def commands(limit: int = ORDERS) -> list[PlaceOrder]:
     """The first ``limit`` purchases as commands."""
-    found = []
-    with file().open(encoding="ascii") as lines:
-        next(lines)
-        for number, line in zip(range(1, limit + 1), lines, strict=False):
-            customer, day, quantity, dollars = line.split()
-            found.append(
-                PlaceOrder(
-                    order_id=f"cdnow-{number:05d}",
-                    customer_id=customer,
-                    day=f"{day[:4]}-{day[4:6]}-{day[6:]}",
-                    quantity=int(quantity),
-                    cents=int(Decimal(dollars) * 100),
-                )
-            )
-    return found
+    return [placed(bought, f"cdnow-{bought.number:05d}") for bought in purchases(limit)]
 
 
 def expected(limit: int = ORDERS) -> Expected:
@@ -76,3 +45,6 @@ def expected(limit: int = ORDERS) -> Expected:
         best=[(str(c), int(v)) for c, v in zip(best["customer_id"], best["cents"], strict=True)],
         months=[(str(m), int(n), int(v)) for m, n, v in months.itertuples(index=False)],
     )
+
+
+__all__ = ["ORDERS", "Expected", "commands", "expected"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,9 @@ from labkit.experiments.load.offer import offer
 from labkit.experiments.results import machine, versions
 from labkit.lab import Lab
 from labkit.messages import Token
+from labkit.read.standard import All
 from labkit.run.worker import calm_gc
+from labkit.service import MAX_PAGE
 from labkit.services.orders import BestCustomers, OrdersSeen, Revenue
 from labkit.stack.state import lab_folder
 
@@ -90,7 +93,7 @@ def demo(
             report(f"run {first.run}: {len(commands):,} purchases, as fast as they go")
             speed = _replay(first, commands, progress)
             result = _compare(first, len(commands))
-            stack_versions = versions(first.server_versions(), first.client)
+            stack_versions = versions(first.server_versions(), client)
             ignored = first.ignored_commits()
             if not keep:
                 first.drop()
@@ -203,15 +206,15 @@ def _compare(lab: Lab, limit: int) -> Demo:
     import pandas as pd
 
     expected = cdnow.expected(limit)
-    customers = lab.ask(BestCustomers())
+    totals = _totals(lab)
     months = lab.ask(Revenue())
     orders = lab.ask(OrdersSeen())
-    revenue = sum(customer["cents"] for customer in customers)
-    best = [(c["_id"], c["cents"]) for c in customers[:10]]
+    revenue = sum(totals.values())
+    best = [(c["_id"], c["cents"]) for c in lab.ask(BestCustomers(limit=10))]
     by_month = [(m["_id"], m["orders"], m["cents"]) for m in months]
     rows = [
         _row("orders", orders, expected.orders),
-        _row("customers", len(customers), expected.customers),
+        _row("customers", len(totals), expected.customers),
         _row("revenue", revenue, expected.revenue_cents, _money),
         _row("ten best customers", best, expected.best, lambda b: f"{b[0][0]}: {_money(b[0][1])}"),
         _row(
@@ -223,7 +226,7 @@ def _compare(lab: Lab, limit: int) -> Demo:
     ]
     report = {
         "orders": orders,
-        "customers": len(customers),
+        "customers": len(totals),
         "revenue_cents": revenue,
         "expected": {
             "orders": expected.orders,
@@ -244,6 +247,17 @@ def _compare(lab: Lab, limit: int) -> Demo:
     ]
     lags = pd.DataFrame(columns=["stale_ms", "fresh_ms"], dtype=float)
     return Demo(report, rows, table, lags, lab.run)
+
+
+def _totals(lab: Lab) -> Counter[str]:
+    """What each customer has spent: all of them, page by page."""
+    found, cursor, more = Counter[str](), "", True
+    while more:
+        page = lab.ask(All("orders.customers", limit=MAX_PAGE, cursor=cursor))
+        for part in page.rows:
+            found[part["customer"]] += part["cents"]
+        cursor, more = page.cursor, bool(page.cursor)
+    return found
 
 
 def _row(what: str, views: Any, pandas: Any, show: Any = None) -> Row:

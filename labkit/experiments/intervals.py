@@ -1,8 +1,8 @@
-"""How sure a figure of a few runs is: the interval by bootstrap over the runs.
+"""Bootstrap intervals over a few runs.
 
-A run is drawn whole, since the samples inside one run are not independent of each other. The
-interval is the bias-corrected and accelerated one (BCa; Efron, "Better Bootstrap Confidence
-Intervals", JASA 82, 1987), as ``scipy.stats.bootstrap`` makes it.
+Whole runs are resampled, since the samples within a run are not independent. The interval is the
+bias-corrected and accelerated one (BCa; Efron, "Better Bootstrap Confidence Intervals", JASA 82,
+1987), as ``scipy.stats.bootstrap`` computes it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from labkit.errors import UsageError
 
-#: So often the runs are drawn anew. More move the ends by less than one run more would.
+#: Bootstrap samples. More would move the ends by less than one additional run does.
 RESAMPLES = 9_999
 
 
@@ -25,10 +25,10 @@ def interval(
     seed: int = 1,
     level: float = 0.95,
 ) -> tuple[float, float]:
-    """Low and high end of a statistic of runs, in the unit of ``values``: one value a run.
+    """The ends of the interval of a statistic, in the unit of ``values``: one value for each run.
 
-    ``statistic`` takes a sequence and gives one number. Runs that all say the same give that
-    number twice. Raises ``UsageError`` for fewer than two runs, or a level not between 0 and 1.
+    Equal values give that value twice. Raises ``UsageError`` for fewer than two runs, for a value
+    that is not finite, or for a level not between 0 and 1.
     """
     import numpy as np
     from scipy.stats import DegenerateDataWarning, bootstrap
@@ -43,7 +43,7 @@ def interval(
     if len(set(runs)) == 1:
         return statistic(runs), statistic(runs)
 
-    def of_each(drawn: Any, axis: int = -1) -> Any:  # the runs lie along the last axis
+    def of_each(drawn: Any, axis: int = -1) -> Any:  # the runs are along the last axis
         rows = drawn.reshape(-1, drawn.shape[-1]).tolist()
         return np.array([statistic(row) for row in rows]).reshape(drawn.shape[:-1])
 
@@ -58,7 +58,7 @@ def interval(
         ).confidence_interval
         return float(found.low), float(found.high)
 
-    # BCa leaves each run out in turn; a statistic that none of them moves has no acceleration.
+    # BCa leaves out each run in turn; if that never changes the statistic, it has no acceleration.
     with warnings.catch_warnings(), np.errstate(invalid="ignore"):
         warnings.simplefilter("ignore", DegenerateDataWarning)
         low, high = ends("BCa")

@@ -37,10 +37,8 @@ def process(target: Callable[..., None], *args: Any) -> Iterator[Connection]:
 
 
 def settings_of(lab: Lab) -> dict[str, Any]:
-    """With which a process joins the run of a lab."""
-    settings: dict[str, Any] = {"name": lab.name, "run": lab.run, "client": lab.settings.client}
-    settings |= {"services": list(lab.services), "partitions": lab.partitions}
-    return settings | {"log": lab.settings.log}
+    """The arguments with which another process joins the run of a lab."""
+    return {"name": lab.name, "run": lab.run, "client": lab.settings.client}
 
 
 def steadily(pipe: Connection, rate: float, send: Callable[[int], object]) -> int:

@@ -1,4 +1,4 @@
-"""TODO."""
+"""The two plots of the demo: orders a month, and the distribution of the consistency lag."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from labkit.plots.style import (
     digits,
     finish,
     in_ms,
+    require,
 )
 
 Lags = NDArray[np.float64]
 
 
-#: The percentiles that are marked, each with a marker of its own: colour alone says nothing.
+#: The marked percentiles, each with its own marker: readers need more than a colour.
 PERCENTILES = {50: "o", 95: "s", 99: "^"}
 
 
 def orders_by_month(months: pd.DataFrame, ax: Axes) -> Axes:
-    """Orders a month as the views tell them, against the raw file.
+    """Orders a month in the views, against the raw file.
 
     ``months`` has a row for each month: ``month`` ("1997-01"), ``orders`` (from the views),
     ``expected_orders`` (counted in the file) and ``cents`` (revenue, from the views). A month that
-    one side does not know counts 0 there. Raises :class:`ValueError` for no months.
+    is missing on one side counts as 0 there.
     """
-    if months.empty:
-        raise ValueError("orders of no month cannot be drawn")
+    require(months, "month")
     months = months.sort_values("month").fillna({"orders": 0, "expected_orders": 0, "cents": 0})
     names = [str(month) for month in months["month"]]
     orders, expected = months["orders"].to_numpy(), months["expected_orders"].to_numpy()
@@ -50,14 +50,14 @@ def orders_by_month(months: pd.DataFrame, ax: Axes) -> Axes:
         ax.plot(at[wrong], high[wrong], "x", color=VERMILLION, ms=14, mew=3, label="they differ")
     every = -(-len(names) // 7)
     ax.set_xticks(at[::every], names[::every])
-    # A single month stays a bar and does not become a wall.
+    # The limit keeps the bar of a single month narrow.
     ax.set_xlim(-0.7, max(len(names), 6) - 0.3)
     ax.set_ylim(0, 1.1 * max(float(high.max()), 1))
     ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     ax.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     ax.set_xlabel("month of the purchase")
     ax.set_ylabel("orders a month")
-    agree = "every month as in the raw file"
+    agree = "every month equals the raw file"
     if wrong.any():
         agree = f"{wrong.sum()} of {len(names)} months differ from the raw file"
     best = int(orders.argmax())
@@ -70,22 +70,20 @@ def orders_by_month(months: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def lag_distribution(lag_ms: Sequence[float] | pd.DataFrame, ax: Axes) -> Axes:
-    """How long a committed write stays unseen: the distribution of the consistency lag.
+    """The distribution of the consistency lag: how long a committed write stays invisible.
 
-    ``lag_ms`` is in_ms, one for each write, or a frame with ``stale_ms`` and ``fresh_ms``:
-    the last read that missed the write and the first that saw it. The truth lies between the two,
-    so their distributions bound a band; the title tells the later end. A write that was never seen
-    (``fresh_ms`` infinite or missing) counts as later than any other. Raises :class:`ValueError`
-    for no writes.
+    ``lag_ms`` has one lag in ms for each write, or it is a frame with ``stale_ms`` (the last read
+    that missed the write) and ``fresh_ms`` (the first that saw it). The true lag lies between the
+    two, so their distributions bound a band; the title gives the upper bound. A write that was
+    never seen (``fresh_ms`` infinite or missing) counts as later than any other.
     """
     if framed := isinstance(lag_ms, pd.DataFrame):
-        # A write that no read missed may have been visible at once.
+        # A write that no read missed may have been visible immediately.
         stale = _sorted(lag_ms["stale_ms"], missing=0)
         fresh = _sorted(lag_ms["fresh_ms"], missing=np.inf)
     else:
         stale = fresh = _sorted(lag_ms, missing=np.inf)
-    if not len(fresh):
-        raise ValueError("the lag of no write cannot be drawn")
+    require(fresh, "write")
     _scale(ax, stale, fresh)
     line: Any = {"color": BLUE, "lw": 1.8, "drawstyle": "steps-post"}
     share = 100 * np.arange(len(fresh) + 1) / len(fresh)
@@ -106,7 +104,7 @@ def lag_distribution(lag_ms: Sequence[float] | pd.DataFrame, ax: Axes) -> Axes:
         ax.plot([last], [p], marker, color=ORANGE, mec=INK, ms=9, zorder=3, label=name)
     ax.set_ylim(0, 104)
     scale = ", log scale" if ax.get_xscale() == "log" else ""
-    ax.set_xlabel(f"from the answer “committed” to visible in a query (ms{scale})")
+    ax.set_xlabel(f"from the reply “committed” to visible in a query (ms{scale})")
     ax.set_ylabel(f"writes visible by then (% of {len(fresh):,})")
     ax.set_title(_finding(fresh), fontsize=11)
     return finish(ax)
@@ -120,7 +118,7 @@ def demo_figure(
     commands_per_second: float,
     customers: int | None = None,
 ) -> Picture:
-    """The two plots of the demo side by side; its ``savefig`` writes PNG or SVG."""
+    """The two plots of the demo, side by side."""
     figure = Picture(figsize=(13, 5.6), dpi=120, layout="constrained")
     left, right = figure.subplots(1, 2)
     orders_by_month(months, left)
@@ -141,7 +139,7 @@ def _sorted(values: Sequence[float] | pd.Series[float], missing: float) -> Lags:
 
 
 def _percentile(lags: Lags, p: int) -> float:
-    """A lag that was measured, never a mean of two (which infinite ones would spoil)."""
+    """A measured lag; interpolation would fail for infinite lags."""
     return float(lags[-(-len(lags) * p // 100) - 1])
 
 
@@ -159,12 +157,12 @@ def _finding(fresh: Lags) -> str:
 
 
 def _steps(lags: Lags) -> Lags:
-    """A distribution starts at 0 %, below its smallest lag."""
+    """Repeat the smallest lag, so that the distribution starts at 0 %."""
     return np.concatenate([lags[:1], lags])
 
 
 def _scale(ax: Axes, stale: Lags, fresh: Lags) -> None:
-    """Logarithmic where the slow writes would squeeze the usual ones into a corner."""
+    """Use a logarithmic axis if a few slow writes would compress the others."""
     seen = fresh[np.isfinite(fresh) & (fresh > 0)]
     if not len(seen):
         seen = np.ones(1)
@@ -174,7 +172,7 @@ def _scale(ax: Axes, stale: Lags, fresh: Lags) -> None:
     positive = stale[stale > 0]
     left = min(positive[0], seen[0]) if len(positive) else seen[0]
     ax.set_xscale("log", nonpositive="clip")
-    # A stale read just after zero must not stretch the axis by decades.
+    # A stale read near zero would stretch the axis by decades.
     left = max(left, seen[0] / 5)
     ax.set_xlim(0.8 * left, 1.3 * seen[-1])
     wide = seen[-1] > 1000 * left

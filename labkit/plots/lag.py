@@ -1,7 +1,4 @@
-"""Consistency lag drawn: stages, what a read sees after how long, versions behind, three lags.
-
-Like ``plots``: data and an ``ax`` in, a labelled ``ax`` out, a title that says what the data show.
-"""
+"""Plots of the consistency lag: its stages, its distribution, staleness, and its definitions."""
 
 from __future__ import annotations
 
@@ -14,25 +11,35 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
-from labkit.plots.style import BLUE, INK, ORANGE, SKY, VERMILLION, digits, finish, in_ms
+from labkit.plots.style import (
+    BLUE,
+    GREEN,
+    INK,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILLION,
+    digits,
+    finish,
+    in_ms,
+    require,
+)
 
-#: Okabe and Ito's, one more than ``plots`` needs.
-GREEN, PURPLE = "#009E73", "#CC79A7"
 LOOKS = ((SKY, "//"), (ORANGE, ""), (PURPLE, "xx"), (BLUE, ""), (GREEN, ".."), (VERMILLION, "\\\\"))
-#: Reads that are further behind are drawn as one.
+#: One bar stands for all reads that are further behind.
 MOST_VERSIONS = 9
-#: What is drawn one after the other; the reply comes somewhere in the fourth.
+#: The instants on the way to the view; the reply comes during the fourth stage.
 WAY = ("intended", "sent", "polled", "decided", "fetched", "applied", "visible")
 
 
 def stages_of_the_way(sums: pd.DataFrame, ax: Axes) -> Axes:
-    """Where the time goes: the stages one after the other, and under them what the probe saw.
+    """The duration of each stage, and below them the total that the probe measured.
 
-    ``sums`` is that of ``consistency.adds_up``. The reply is marked where it comes: the projector
-    reads the log beside the one who waits for it. Raises :class:`ValueError` for no stages.
+    ``sums`` is the result of ``consistency.adds_up``. The reply does not end a stage, because the
+    projector reads the log independently of the client.
     """
     if sums.empty or sums.isna().to_numpy().any():
-        raise ValueError("the stages of no command cannot be drawn")
+        raise ValueError("got no command with all stages to draw: pass at least one")
     middle: Any = sums.mean(axis=1)
     heard = float(middle.to_numpy(float)[:4].sum())
     widths = middle.drop(["decided → heard", "heard → fetched", "sum", "whole"])
@@ -51,8 +58,8 @@ def stages_of_the_way(sums: pd.DataFrame, ax: Axes) -> Axes:
         )
         left += width
     ends = [float(sums[end]["whole"]) for end in ("at_least", "at_most")]
-    ax.barh(1, middle["whole"], height=0.3, color="#dddddd", label="the whole, by the probe")
-    ax.plot(ends, [1, 1], "|-", color=INK, ms=14, label="its ends")
+    ax.barh(1, middle["whole"], height=0.3, color="#dddddd", label="the total, by the probe")
+    ax.plot(ends, [1, 1], "|-", color=INK, ms=14, label="its bounds")
     ax.plot([heard, heard], [-0.42, 0.42], color=INK, lw=1.5, ls="--")
     ax.text(heard, -0.45, "the reply", ha="center", va="bottom", fontsize=9, color=INK)
     arrow = {"arrowstyle": "<->", "color": INK}
@@ -72,35 +79,37 @@ def stages_of_the_way(sums: pd.DataFrame, ax: Axes) -> Axes:
     off = abs(middle["sum"] / middle["whole"] - 1)
     share = 100 * (left - heard) / left
     ax.set_title(
-        f"{share:.0f} % of the way to the view come after the reply;\n"
-        f"the stages add up to {in_ms(left)}, a reader saw {in_ms(float(middle['whole']))} "
-        f"({100 * off:.1f} % apart)",
+        f"{share:.0f} % of the time to the view comes after the reply;\n"
+        f"the stages add up to {in_ms(left)}, the probe measured {in_ms(float(middle['whole']))} "
+        f"({100 * off:.1f} % difference)",
         fontsize=11,
     )
     return finish(ax, grid="x")
 
 
 def t_visibility(seen: pd.DataFrame, ax: Axes) -> Axes:
-    """The chance that a read so long after the reply sees the write, from both ends.
+    """The probability that a read sees the write, by its time after the reply, with both bounds.
 
-    ``seen`` has ``t_ms``, ``at_least`` and ``at_most`` (``consistency.t_visibility``), and, where
-    they are to be compared, ``model`` and ``independent``. Raises :class:`ValueError` for no times.
+    ``seen`` has ``t_ms``, ``at_least`` and ``at_most`` (``consistency.t_visibility``), and
+    optionally ``model`` and ``independent`` for comparison.
     """
-    if seen.empty:
-        raise ValueError("the visibility at no time cannot be drawn")
+    require(seen, "time")
     t, low, high = (100 * seen[c].to_numpy(float) for c in ("t_ms", "at_least", "at_most"))
     t /= 100
-    ax.fill_between(t, low, high, color=SKY, alpha=0.5, lw=0, label="measured: in here")
+    ax.fill_between(t, low, high, color=SKY, alpha=0.5, lw=0, label="measured range")
     ax.plot(t, low, "-", color=BLUE, lw=1.6, label="first look that saw it")
     ax.plot(t, high, "--", color=BLUE, lw=1.2, label="last look that missed it")
-    lines = {"model": (VERMILLION, "-.", "the model"), "independent": (INK, ":", "stages apart")}
+    lines = {
+        "model": (VERMILLION, "-.", "the model"),
+        "independent": (INK, ":", "independent stages"),
+    }
     for name, (color, style, label) in lines.items():
         if name in seen:
             ax.plot(t, 100 * seen[name], style, color=color, lw=2, label=label)
     ax.set_xlim(t[0], t[-1])
     ax.set_ylim(0, 104)
     ax.yaxis.set_major_formatter(PercentFormatter(decimals=0))
-    ax.set_xlabel("the read comes so long after “committed” (ms)")
+    ax.set_xlabel("time from the reply “committed” to the read (ms)")
     ax.set_ylabel("reads that see the write")
     half, most = (
         f"{_first(t, high, percent)} to {_first(t, low, percent)} ms" for percent in (50, 99)
@@ -118,12 +127,11 @@ def _first(t: NDArray[np.float64], share: NDArray[np.float64], percent: float) -
 
 
 def versions_behind(shares: pd.DataFrame, ax: Axes) -> Axes:
-    """How many versions behind reads are: two bars a number, one for each end.
+    """How many versions behind the reads are: two bars for each number, one for each bound.
 
-    ``shares`` is that of ``consistency.k_staleness``. Raises :class:`ValueError` for no reads.
+    ``shares`` is the result of ``consistency.k_staleness``.
     """
-    if shares.empty:
-        raise ValueError("the versions of no read cannot be drawn")
+    require(shares, "read")
     kept = shares.iloc[:MOST_VERSIONS].copy()
     kept.iloc[-1] += shares.iloc[MOST_VERSIONS:].sum()
     at, looks = np.asarray(kept.index, float), ((SKY, "//", BLUE), (ORANGE, "", INK))
@@ -141,7 +149,7 @@ def versions_behind(shares: pd.DataFrame, ax: Axes) -> Axes:
     more = " or more" if len(shares) > len(kept) else ""
     ax.set_xticks(at, [f"{k:g}" for k in at[:-1]] + [f"{at[-1]:g}{more}"])
     ax.yaxis.set_major_formatter(PercentFormatter(decimals=0))
-    ax.set_xlabel("versions that a read is behind")
+    ax.set_xlabel("number of versions that a read is behind")
     ax.set_ylabel("reads")
     stale = [100 * (1 - shares[column].iloc[0]) for column in ("share_at_best", "share")]
     k = int((shares["share"].cumsum() < 0.99).sum())
@@ -154,12 +162,11 @@ def versions_behind(shares: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def three_lags(lags: pd.DataFrame, ax: Axes) -> Axes:
-    """The same view's lag over time: by its offsets, by the age of what it misses, by a probe.
+    """The lag of a view over time: by offsets, by the age of the oldest unseen commit, by a probe.
 
-    ``lags`` is that of ``consistency.three_lags``. Raises :class:`ValueError` for no looks.
+    ``lags`` is the result of ``consistency.three_lags``.
     """
-    if lags.empty:
-        raise ValueError("the lag at no time cannot be drawn")
+    require(lags, "time")
     at = lags["at"]
     ax.plot(at, lags["by_offsets_ms"], "^", color=ORANGE, mec=INK, ms=5, label="offsets ÷ rate")
     ax.plot(at, lags["age_ms"], "s", color=SKY, mec=BLUE, ms=4, label="age of the oldest unseen")
@@ -167,13 +174,13 @@ def three_lags(lags: pd.DataFrame, ax: Axes) -> Axes:
     shown = lags[["by_offsets_ms", "age_ms", "probe_ms"]].to_numpy(float)
     ax.set_ylim(0, 1.15 * float(np.nanpercentile(shown, 99.5)))
     ax.set_xlim(0, float(at.max()))
-    ax.set_xlabel("since the begin of the window (s)")
-    ax.set_ylabel("what somebody calls lag (ms)")
+    ax.set_xlabel("time since the start of the window (s)")
+    ax.set_ylabel("lag, by three definitions (ms)")
     behind = lags[lags["commits"] > 0]
     each = behind["offsets"].sum() / max(behind["commits"].sum(), 1)
     medians = (in_ms(float(lags[c].median())) for c in ("by_offsets_ms", "age_ms", "probe_ms"))
     ax.set_title(
-        f"{each:.2f} offsets stand for one commit that nobody sees yet, the rest are markers;\n"
+        f"{each:.2f} offsets stand for one invisible commit, because markers take offsets too;\n"
         "median by offsets {}, by age {}, by the probe {}".format(*medians),
         fontsize=11,
     )
@@ -181,28 +188,27 @@ def three_lags(lags: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def two_clocks(waits: pd.DataFrame, ax: Axes) -> Axes:
-    """How long each request waited: by the clock of who sent it late, and by the timetable.
+    """The latency of each request: from its (late) sending, and from its scheduled time.
 
-    ``waits`` has ``at`` (when it was intended, s), ``from_sent_ms`` and ``from_intended_ms``.
-    Raises :class:`ValueError` for no requests.
+    ``waits`` has ``at`` (the scheduled time, s), ``from_sent_ms`` and ``from_intended_ms``.
+
     """
-    if waits.empty:
-        raise ValueError("the waits of no request cannot be drawn")
+    require(waits, "request")
     honest: Any = {"color": VERMILLION, "lw": 1.5, "ms": 5, "mec": INK}
-    ax.plot(waits["at"], waits["from_intended_ms"], "s-", label="from the timetable", **honest)
+    ax.plot(waits["at"], waits["from_intended_ms"], "s-", label="from the scheduled time", **honest)
     ax.plot(
         waits["at"], waits["from_sent_ms"], "o", color=SKY, mec=BLUE, ms=5, label="from sending"
     )
     ax.set_ylim(0, 1.1 * float(waits["from_intended_ms"].max()))
-    ax.set_xlabel("when it was to be sent (s)")
-    ax.set_ylabel("until the reply (ms)")
+    ax.set_xlabel("scheduled time (s)")
+    ax.set_ylabel("latency until the reply (ms)")
     longest = waits["from_intended_ms"].max()
     naive, true = (
         int((waits[c] > longest / 2).sum()) for c in ("from_sent_ms", "from_intended_ms")
     )
     ax.set_title(
-        f"The stall held up {true} of {len(waits)} requests by more than {in_ms(longest / 2)};\n"
-        f"who looks at the clock only when he sends sees {naive}",
+        f"The stall delayed {true} of {len(waits)} requests by more than {in_ms(longest / 2)};\n"
+        f"a clock that starts at the sending shows only {naive}",
         fontsize=11,
     )
     return finish(ax)
@@ -211,12 +217,9 @@ def two_clocks(waits: pd.DataFrame, ax: Axes) -> Axes:
 def foretold(
     lag_ms: NDArray[np.float64], measured_ms: NDArray[np.float64], rate: float, ax: Axes
 ) -> Axes:
-    """What a model says of another load, beside what was measured: both to the later end, in ms.
-
-    Raises :class:`ValueError` for no lags.
-    """
+    """The prediction of a model for another load, against the measurement (upper bounds, in ms)."""
     if not len(lag_ms) or not len(measured_ms):
-        raise ValueError("the visibility at no time cannot be drawn")
+        raise ValueError("got no lags to draw: pass at least one of each")
     looks = ((measured_ms, BLUE, "-", "measured"), (lag_ms, VERMILLION, "-.", "the model"))
     most = max(float(np.quantile(ms[np.isfinite(ms)], 0.99)) for ms, *_ in looks)
     t_ms = np.linspace(0, 1.2 * most, 300)
@@ -226,12 +229,12 @@ def foretold(
     ax.set_xlim(t_ms[0], t_ms[-1])
     ax.set_ylim(0, 104)
     ax.yaxis.set_major_formatter(PercentFormatter(decimals=0))
-    ax.set_xlabel("the read comes so long after “committed” (ms)")
+    ax.set_xlabel("time from the reply “committed” to the read (ms)")
     ax.set_ylabel("reads that see the write")
     half, was = float(np.median(lag_ms)), float(np.median(measured_ms))
     ax.set_title(
-        f"At {digits(rate)} commands a second half of the writes would be visible after "
-        f"{in_ms(half)};\nthe model believes in {half / was:.1f} times what was measured",
+        f"At {digits(rate)} commands a second the model predicts a median lag of {in_ms(half)},\n"
+        f"{half / was:.1f} times the measured one",
         fontsize=11,
     )
     return finish(ax)

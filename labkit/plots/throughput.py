@@ -1,7 +1,4 @@
-"""Plots of speed: throughput against a factor, the scalability law, Little's law.
-
-As in ``plots.py``: data and an ``ax`` in, a labelled ``ax`` out, and a title says what they show.
-"""
+"""Plots of speed: throughput against a factor, the scalability law, Little's law."""
 
 from __future__ import annotations
 
@@ -13,21 +10,31 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
-from labkit.experiments.bench.scaling import Law, Scaling
-from labkit.plots.style import BLUE, INK, OFFSET, ORANGE, SKY, VERMILLION, Picture, digits, finish
+from labkit.plots.law import Law, Scaling
+from labkit.plots.style import (
+    BLUE,
+    INK,
+    OFFSET,
+    ORANGE,
+    SKY,
+    VERMILLION,
+    Picture,
+    digits,
+    finish,
+    require,
+)
 
-#: Little's law is held to so much.
+#: The accepted relative difference in Little's law.
 TOLERANCE = 0.05
 
 
 def throughput(runs: pd.DataFrame, arms: pd.DataFrame, ax: Axes) -> Axes:
-    """Commands a second of each arm of a sweep: a row an arm, its runs, median and interval.
+    """Commands a second in each arm of a sweep: its runs, their median and interval.
 
-    ``runs`` and ``arms`` are those of a sweep (``experiments.sweeps.Swept``). A run with a red
-    checker is drawn as a cross and counts for nothing. Raises :class:`ValueError` for no runs.
+    ``runs`` and ``arms`` are those of ``Swept``. A run with a red checker is a cross and does not
+    count.
     """
-    if runs.empty:
-        raise ValueError("the throughput of no run cannot be drawn")
+    require(runs, "run")
     places = {name: place for place, name in enumerate(arms["arm"])}
     at = runs["arm"].map(places).to_numpy(float)
     speed, green = runs["visible_per_second"].to_numpy(float), runs["green"].to_numpy(bool)
@@ -56,17 +63,14 @@ def throughput(runs: pd.DataFrame, arms: pd.DataFrame, ax: Axes) -> Axes:
     ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     ax.set_xlabel("commands a second, from the topic to the view")
     ax.set_title(_fastest(arms), fontsize=11)
-    finish(ax)
-    ax.grid(axis="y", visible=False)
-    ax.grid(axis="x", color="#dddddd")
-    return ax
+    return finish(ax, grid="x")
 
 
 MEDIAN = "median and 95 % interval"
 
 
 def _fastest(arms: pd.DataFrame) -> str:
-    """What the intervals allow to be said."""
+    """The finding that the intervals allow."""
     counted = arms.dropna(subset=["commands_per_second"]).sort_values("commands_per_second")
     thrown = int(arms["thrown_out"].sum())
     lines = [f"{thrown} of {arms['runs'].sum()} runs thrown out by a checker"] if thrown else []
@@ -86,13 +90,13 @@ def _fastest(arms: pd.DataFrame) -> str:
 def scalability(
     law: Law | Scaling, ax: Axes, runs: pd.DataFrame | None = None, most: int | None = None
 ) -> Axes:
-    """The Universal Scalability Law: its curve, the ideal line, and the runs, where there are some.
+    """The Universal Scalability Law: its curve, the ideal line, and the runs, if given.
 
-    Of a ``Scaling`` (a fit) the band of its curve is drawn, too. ``runs`` has ``value`` (workers)
-    and ``commands_per_second``; ``most`` is how many workers the axis shows.
+    A ``Scaling`` (a fit) also has a band. ``runs`` has ``value`` (workers) and
+    ``commands_per_second``; ``most`` is the number of workers on the axis.
     """
     fitted = law if isinstance(law, Scaling) else None
-    curve: Law = fitted.law if fitted else law  # type: ignore[assignment]
+    curve = law.law if isinstance(law, Scaling) else law
     shown = None if runs is None else runs.dropna(subset=["commands_per_second"])
     measured = 1 if shown is None or shown.empty else int(shown["value"].max())
     end = most or max(4, math.ceil(1.35 * measured))
@@ -102,7 +106,7 @@ def scalability(
     if fitted:
         low, high = zip(*(fitted.band(workers) for workers in n), strict=True)
         top = max(top, *high)
-        name = f"{fitted.level:.0%} of the fits to runs drawn anew"
+        name = f"{fitted.level:.0%} of the fits to resampled runs"
         ax.fill_between(n, low, high, color=SKY, alpha=0.4, lw=0, label=name)
     if shown is not None and len(shown):
         speed = shown["commands_per_second"].to_numpy(float)
@@ -117,39 +121,38 @@ def scalability(
     ax.set_ylim(0, 1.25 * top)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    ax.set_xlabel("workers N (handlers, and as many projectors)")
+    ax.set_xlabel("workers N (N handlers and N projectors)")
     ax.set_ylabel("commands a second")
     ax.set_title(
-        _what_more_bring(curve, fitted, measured if shown is not None else end), fontsize=11
+        _effect_of_workers(curve, fitted, measured if shown is not None else end), fontsize=11
     )
     return finish(ax)
 
 
-def _what_more_bring(law: Law, fitted: Scaling | None, measured: int) -> str:
+def _effect_of_workers(law: Law, fitted: Scaling | None, measured: int) -> str:
     factors = f"σ = {law.sigma:.2f}, κ = {law.kappa:.3f}"
     if law.peak is None:
-        found = "More workers always bring more: no peak"
+        found = "Throughput grows with every worker: no peak"
         if law.sigma > 0:
-            found = f"More workers bring less and less: at most {1 / law.sigma:.1f} times one"
+            found = f"The gain of each worker falls: at most {1 / law.sigma:.1f} times one worker"
     elif law.peak <= 1.05:
-        found = "One worker is best: each more makes it slower"
+        found = "One worker is best: each additional worker reduces the throughput"
     elif law.peak > measured:
-        found = f"The peak, {law.peak:.1f} workers, lies beyond what was measured"
+        found = f"The peak, {law.peak:.1f} workers, lies beyond the measured range"
     else:
         gain = law.at(law.peak) / law.rate
-        found = f"{law.peak:.1f} workers bring most, {gain:.1f} times one; beyond, more bring less"
-    off = f"; a run is {fitted.error:.0%} off the curve" if fitted else ""
+        found = f"The peak is at {law.peak:.1f} workers: {gain:.1f} times one worker"
+    off = f"; the runs are {fitted.error:.0%} off the curve" if fitted else ""
     return f"{found}\n({factors}{off})"
 
 
 def littles_law(laws: pd.DataFrame, ax: Axes) -> Axes:
-    """Whether L = lambda W: what an observer counted against rate times time, a point a run.
+    """L = lambda W: the counted commands against rate times time, one point for each run.
 
-    ``laws`` has a row a run: ``L`` and ``lambda_W`` (commands in the system), ``lambda`` (a
-    second), ``W_ms`` and ``difference`` (a share of L). Raises :class:`ValueError` for no runs.
+    ``laws`` has one row for each run: ``L`` and ``lambda_W`` (commands in the system), ``lambda``
+    (commands a second), ``W_ms`` and ``difference`` (as a fraction of L).
     """
-    if laws.empty:
-        raise ValueError("Little's law of no run cannot be drawn")
+    require(laws, "run")
     product, number = laws["lambda_W"].to_numpy(float), laws["L"].to_numpy(float)
     ends = np.array([0.5 * min(product.min(), number.min()), 2 * max(product.max(), number.max())])
     low, high = (1 - TOLERANCE) * ends, (1 + TOLERANCE) * ends
@@ -177,11 +180,11 @@ def littles_law(laws: pd.DataFrame, ax: Axes) -> Axes:
     worst = float(np.nanmax(off))
     found = f"Little's law holds in {kept.sum()} of {len(laws)} runs"
     if kept.all():
-        found = f"Little's law holds: of {len(laws)} runs the worst is {worst:.1%} off"
+        found = f"Little's law holds: the worst of {len(laws)} runs is {worst:.1%} off"
     ax.set_title(found, fontsize=11)
     return finish(ax)
 
 
 def new_ax(width: float = 8.5, height: float = 4.8) -> Axes:
-    """An empty ``ax`` on a picture of its own; a notebook shows its ``figure``."""
+    """An empty ``ax`` on a new picture; a notebook shows its ``figure``."""
     return Picture(figsize=(width, height), layout="constrained").add_subplot()

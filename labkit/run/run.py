@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from labkit import stack
 from labkit.adapters.memory import MemoryBroker
@@ -79,7 +79,8 @@ class Run:
         processes: process managers between them, besides those that the services bring.
         start: start servers that are not up; otherwise that is ``Unreachable``.
         report: is given a line for each step of starting servers.
-        settings: how its parts work, by name: see ``Settings``.
+        settings: how its parts work, by name: see ``Settings``. Who joins a run chooses its Kafka
+            client, and nothing else.
 
     Raises ``UsageError`` for an unknown value or run, and ``StackError`` if there are no servers.
     """
@@ -103,7 +104,12 @@ class Run:
         self.name = name
         self.run = run or f"r{uuid.uuid4().hex[:7]}"
         self.backend = backend
-        self.settings = Settings.of(settings or {})
+        given = dict(settings or {})
+        if run is not None and set(given) - {"client"}:
+            raise UsageError(
+                f"run {run!r} has its settings already; leave out {', '.join(sorted(given))}"
+            )
+        self.settings = Settings.of(given)
         if backend == "memory" and self.settings.log != "kafka":
             raise UsageError(f"in memory there is one log; got log={self.settings.log!r}")
         self.services: dict[str, Service] = {}
@@ -127,7 +133,7 @@ class Run:
                 self._find_servers(report, start)
                 self._open_store()
                 if run is not None:
-                    self._join()
+                    self._join(given)
                 self._connect()
             if run is None:
                 self._prepare()
@@ -156,8 +162,8 @@ class Run:
         route(every.values())
         self.services, self.processes = every, named_processes
 
-    def _join(self) -> None:
-        """Take the services and settings that the run was made with."""
+    def _join(self, given: Mapping[str, Any]) -> None:
+        """Take the services and settings that the run was made with, but for the client."""
         found = self.store.load(COLLECTION, [SETTINGS_ID]).get(SETTINGS_ID)
         if found is None:
             raise UsageError(
@@ -166,7 +172,7 @@ class Run:
             )
         del found["_id"]
         stored = msgspec.convert(found, Stored)
-        self.settings = stored.settings
+        self.settings = structs.replace(stored.settings, **given)
         self._choose(
             [references.service(r) for r in stored.services],
             [references.process(r) for r in stored.processes],

@@ -142,7 +142,7 @@ class Workers:
         Path(instructions.logs).mkdir(parents=True, exist_ok=True)
         with (Path(instructions.logs) / f"{instructions.run}-supervisor.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", "from labkit.run.worker import supervise; supervise()"],
+                [sys.executable, "-c", "from labkit.run.supervisor import supervise; supervise()"],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,

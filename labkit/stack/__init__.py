@@ -1,4 +1,4 @@
-"""Real servers for a lab: Kafka and MongoDB, native, external, or in containers."""
+"""The Kafka and MongoDB servers of a lab: native, external, or in containers."""
 
 from labkit.stack.servers import KINDS, Servers, borrowed, down, given, running, status, up
 from labkit.stack.state import home

@@ -1,4 +1,4 @@
-"""One Kafka process: broker and KRaft controller in one."""
+"""One Kafka process that is both broker and KRaft controller."""
 
 import base64
 import contextlib
@@ -14,8 +14,8 @@ from labkit.stack.ports import HOST
 from labkit.stack.processes import environment, last_line, launch, marked, stop
 from labkit.stack.state import writing
 
-# All paths in it are relative to the folder of the lab, in which the broker is started: so it is
-# plain ASCII whatever the folder is called, and a comma there does not make two folders of one.
+# The broker starts in the folder of the lab, and all paths are relative to it. So this file stays
+# plain ASCII, and a comma in the name of the folder does not split `log.dirs` in two.
 _PROPERTIES = """\
 process.roles=broker,controller
 node.id=1
@@ -27,11 +27,11 @@ inter.broker.listener.name=PLAINTEXT
 log.dirs=kafka
 
 auto.create.topics.enable=false
-# The log is the truth: it is kept for ever, and so are the positions in it.
+# The log is the source of truth: records and committed offsets never expire.
 log.retention.ms=-1
 offsets.retention.minutes=2147483647
 
-# One node, quick to start: few partitions, small files.
+# A single node that starts fast: few partitions, small files.
 offsets.topic.replication.factor=1
 offsets.topic.num.partitions=8
 transaction.state.log.replication.factor=1
@@ -46,11 +46,11 @@ log.cleaner.dedupe.buffer.size=16777216
 num.network.threads=2
 num.io.threads=4
 
-# Quick to hand over: no wait for more members, short sessions allowed, and the open transaction
-# of a dead worker is ended a second after its time-out (the default looks every 10 s).
+# Fast failover: rebalances start at once, short sessions are allowed, and the broker aborts the
+# transaction of a dead worker within 1 s of its timeout (the default check runs every 10 s).
 group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=1000
-# A broker that was killed is let in again only when the session of the dead one has ended.
+# A killed broker can register again only after its old session has expired.
 broker.session.timeout.ms=4000
 broker.heartbeat.interval.ms=500
 transaction.abort.timed.out.transaction.cleanup.interval.ms=1000
@@ -58,15 +58,15 @@ transaction.abort.timed.out.transaction.cleanup.interval.ms=1000
 
 
 def mark(lab: Path) -> str:
-    """Return the argument by which this lab's JVMs are known among all processes."""
+    """Return the command-line argument that identifies the JVMs of this lab."""
     return f"-Dlabkit.lab={lab}"
 
 
 def start(lab: Path, port: int, controller_port: int) -> psutil.Process:
-    """Start Kafka with its data in ``lab / "kafka"``; returns at once.
+    """Start Kafka with its data in ``lab / "kafka"``, without waiting until it is ready.
 
     Raises:
-        StackError: no Java, or the data folder cannot be formatted.
+        StackError: Java is missing, or the data folder cannot be formatted.
     """
     command = _java(lab)
     with writing(lab):
@@ -85,9 +85,9 @@ def _java(lab: Path) -> list[str]:
     return [
         str(java.find().path),
         mark(lab),
-        "-XX:-UsePerfData",  # it would leave a file in /tmp/hsperfdata_USER
+        "-XX:-UsePerfData",  # avoids a file in /tmp/hsperfdata_USER
         f"-XX:ErrorFile={lab}/logs/kafka-crash.log",
-        f"-Djava.io.tmpdir={lab}/tmp",  # where the compression libraries unpack themselves
+        f"-Djava.io.tmpdir={lab}/tmp",  # the compression libraries unpack here
         "-Djava.net.preferIPv4Stack=true",
         "-Djava.awt.headless=true",
         "-Dorg.slf4j.simpleLogger.showDateTime=true",
@@ -95,17 +95,17 @@ def _java(lab: Path) -> list[str]:
         "-Dorg.slf4j.simpleLogger.showThreadName=false",
         "-Dorg.slf4j.simpleLogger.showShortLogName=true",
         "-cp",
-        # Relative too: a colon in the folder's name would end the entry.
+        # Relative, because a colon in a folder name would end the entry.
         f"../../jars/{jars.folder().name}/*",
     ]
 
 
 def _format(lab: Path, command: list[str]) -> None:
-    # What a killed `up` left half formatted holds no data, and Kafka refuses to format over it.
+    # A half-formatted folder of a killed `up` holds no data, but Kafka refuses to format it again.
     with writing(lab):
         for name in ("bootstrap.checkpoint", "meta.properties.tmp"):
             (lab / "kafka" / name).unlink(missing_ok=True)
-    # A leading dash would be read as an option by the storage tool.
+    # The storage tool parses a leading dash as an option.
     cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode().replace("-", "A")
     log = lab / "logs" / "kafka.log"
     try:
@@ -131,17 +131,17 @@ def _format(lab: Path, command: list[str]) -> None:
                 timeout=60,
             )
     except BaseException:
-        # Ctrl-C, or the time-out: its session is its own, so nobody else ends it.
+        # On Ctrl-C or timeout: the process has its own session, so no signal reaches it.
         stop(marked([mark(lab)]))
         raise
     if done.returncode:
         raise StackError(
-            f"Kafka's data folder could not be formatted: {last_line(log)} (log: {log})"
+            f"cannot format the data folder of Kafka: {last_line(log)}; see the log {log}"
         )
 
 
 def answers(port: int, timeout: float = 2.0) -> bool:
-    """Return whether the broker takes requests and names itself in its metadata."""
+    """Return whether the broker answers and lists itself in the cluster metadata."""
     from kafka import KafkaAdminClient
     from kafka.errors import KafkaError
 

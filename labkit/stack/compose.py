@@ -18,12 +18,13 @@ def start(lab: str, state: State, kafka_port: int, mongo_port: int, report: Repo
     """Start the containers of profile ``core`` and wait until they are healthy.
 
     Raises:
-        StackError: no Docker client, no engine, no compose plug-in, or a container that fails.
+        StackError: the Docker client, its engine or the compose plug-in is missing, or a
+            container fails.
     """
     if not FILE.is_file():
         raise StackError(
-            f"{FILE} is not there (it is in the source tree, not in the installed package): clone "
-            "the repository and install it with `make install`"
+            f"{FILE} does not exist (only the source tree has it, not the installed package): "
+            "clone the repository and run `make install`"
         )
     engine()
     state.kafka_port = kafka_port or KAFKA_PORT
@@ -34,12 +35,12 @@ def start(lab: str, state: State, kafka_port: int, mongo_port: int, report: Repo
     )
     _compose(lab, state, "up", "-d", "--wait")
     state.bootstrap = f"{HOST}:{state.kafka_port}"
-    # Direct, since inside its container mongod knows itself by another port.
+    # A direct connection, because the replica set names the port inside the container.
     state.mongo_uri = f"mongodb://{HOST}:{state.mongo_port}/?directConnection=true"
 
 
 def shut_down(lab: str, state: State, purge: bool) -> bool:
-    """Stop and remove the containers; with ``purge`` their volumes as well."""
+    """Stop and remove the containers; with ``purge``, remove their volumes too."""
     _compose(lab, state, "down", *(["--volumes"] if purge else []))
     return True
 
@@ -48,10 +49,10 @@ def engine() -> str:
     """Return the version of the Docker engine.
 
     Raises:
-        StackError: no client, no engine that answers, or no compose plug-in.
+        StackError: the client is missing, or the engine does not answer.
     """
     docker = shutil.which("docker")
-    todo = "start it, or leave out `--kind compose` (the native servers need no Docker)"
+    todo = "start it, or omit `--kind compose` (the native servers need no Docker)"
     if docker is None:
         raise StackError(f"no `docker` in the PATH: install Docker and {todo}")
     try:
@@ -65,8 +66,8 @@ def engine() -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise StackError(f"the Docker client {docker} does not run ({error}): {todo}") from error
     if done.returncode:
-        said = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
-        raise StackError(f"{docker} has no engine to talk to ({said}): {todo}")
+        said = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        raise StackError(f"{docker} reaches no engine ({said}): {todo}")
     return done.stdout.strip()
 
 
@@ -93,5 +94,5 @@ def _compose(lab: str, state: State, *arguments: str) -> None:
         errors="replace",
     )
     if done.returncode:
-        said = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
+        said = (done.stderr.strip().splitlines() or ["no output"])[-1]
         raise StackError(f"docker compose {arguments[0]} failed: {said}")

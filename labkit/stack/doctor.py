@@ -1,10 +1,9 @@
-"""What this machine has of what a lab needs, and what to do about the rest."""
+"""Check that this machine has what a lab needs, and say how to fix what is missing."""
 
 import os
 import platform
 import shutil
 from collections.abc import Callable
-from pathlib import Path
 
 import msgspec
 import psutil
@@ -13,16 +12,14 @@ from labkit.errors import LabkitError
 from labkit.stack import compose, external, jars, java, mongod, native, ports
 from labkit.stack.state import home
 
-# Kafka's heap and mongod's cache take at least 1 GB; the workers and a notebook want theirs.
+# Kafka's heap and mongod's cache take at least 1 GB; the rest is for workers and a notebook.
 LEAST_MEMORY_MB = 1500
-# A home folder that is written to for the first time must exist up to here.
-_ROOT = Path("/")
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One thing that was looked at: what was found and, if it is not well, what to do.
+    """The result of one check, and how to fix a problem.
 
-    ``ok`` is False only if a lab cannot run without it.
+    ``ok`` is False only if a lab cannot run without the fix.
     """
 
     what: str
@@ -32,17 +29,17 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 def doctor() -> list[Finding]:
-    """Look at everything a lab needs; starts, downloads and changes nothing."""
+    """Run all checks. They start, download and change nothing."""
     findings = [_python()]
     try:
         addresses = external.addresses()
     except LabkitError as error:
         addresses = None
-        findings.append(Finding("addresses", False, "of no use", str(error)))
+        findings.append(Finding("addresses", False, "unusable", str(error)))
     if addresses is not None:
         findings.append(_tried("Kafka", True, lambda: _external_kafka(addresses[0])))
         findings.append(_tried("MongoDB", True, lambda: _external_mongo(addresses[1])))
-    # With servers of somebody else none of this is needed.
+    # With external servers, the native ones are not needed.
     needed = addresses is None
     findings += [
         _tried("Java", needed, _java),
@@ -75,7 +72,7 @@ def _java() -> str:
 
 def _mongod() -> str:
     found = mongod.find()
-    return f"{found.version} from {found.origin}, all its libraries found ({found.path})"
+    return f"{found.version} from {found.origin}, all libraries found ({found.path})"
 
 
 def _external_kafka(bootstrap: str) -> str:
@@ -92,8 +89,8 @@ def _jars() -> Finding:
     name = f"Kafka {jars.KAFKA_VERSION}"
     if jars.present():
         return Finding("jars", True, f"{name} in {jars.folder()}")
-    todo = f"the first `labkit up` downloads about {jars.DOWNLOAD_MB} MB: be online for it"
-    return Finding("jars", True, f"{name} is not here yet", todo)
+    todo = f"the first `labkit up` downloads about {jars.DOWNLOAD_MB} MB and needs the network"
+    return Finding("jars", True, f"{name} is not downloaded yet", todo)
 
 
 def _memory() -> Finding:
@@ -107,11 +104,11 @@ def _memory() -> Finding:
 def _disk() -> Finding:
     where = home()
     existing = where
-    while not existing.exists() and existing != _ROOT:
+    while not existing.exists():
         existing = existing.parent
-    todo = "set LABKIT_HOME to a folder that you may write to, on a disk with room"
+    todo = "set LABKIT_HOME to a writable folder on a disk with free space"
     if not existing.is_dir() or not os.access(existing, os.W_OK):
-        return Finding("disk", False, f"{where} cannot be written to", todo)
+        return Finding("disk", False, f"{where} is not writable", todo)
     free = shutil.disk_usage(existing).free // 1_000_000
     return Finding(
         "disk", free >= native.LEAST_FREE_MB, f"{free} MB free at {where}",
@@ -123,4 +120,4 @@ def _ports() -> str:
     chosen: set[int] = set()
     while len(chosen) < 3:
         chosen.add(ports.choose(0, chosen))
-    return f"free on {ports.HOST}, for instance {', '.join(map(str, sorted(chosen)))}"
+    return f"free on {ports.HOST}, for example {', '.join(map(str, sorted(chosen)))}"

@@ -1,4 +1,4 @@
-"""Servers that somebody else runs: LABKIT_BOOTSTRAP and LABKIT_MONGO_URI."""
+"""External servers, named by LABKIT_BOOTSTRAP and LABKIT_MONGO_URI."""
 
 import os
 import re
@@ -14,7 +14,7 @@ def addresses() -> tuple[str, str] | None:
     """Return (bootstrap, mongo_uri) from the environment, or None if neither is set.
 
     Raises:
-        UsageError: only one is set, or one cannot be an address.
+        UsageError: only one is set, or one is not a valid address.
     """
     bootstrap = os.environ.get(KAFKA_VARIABLE, "").strip()
     mongo_uri = os.environ.get(MONGO_VARIABLE, "").strip()
@@ -36,12 +36,12 @@ def addresses() -> tuple[str, str] | None:
 
 
 def masked(uri: str) -> str:
-    """Return a URI without its password, to be shown."""
+    """Return a URI for display, with the password masked."""
     return re.sub(r"(?<=:)[^:@/]*(?=@)", "***", uri)
 
 
 def accept(bootstrap: str, mongo_uri: str) -> bool:
-    """Return whether a host of each accepts a connection: a quick look, no proof."""
+    """Return whether one host of each server accepts a TCP connection."""
     from pymongo.errors import PyMongoError
     from pymongo.uri_parser import parse_uri
 
@@ -57,7 +57,7 @@ def accept(bootstrap: str, mongo_uri: str) -> bool:
 
 
 def check_kafka(bootstrap: str, timeout: float = 8.0) -> None:
-    """Return if Kafka answers.
+    """Check that Kafka answers.
 
     Raises:
         Unreachable: no broker answers a metadata request within ``timeout`` seconds.
@@ -83,11 +83,11 @@ def check_kafka(bootstrap: str, timeout: float = 8.0) -> None:
 
 
 def check_mongo(uri: str, timeout: float = 5.0) -> None:
-    """Return if MongoDB answers, lets us in, and has transactions.
+    """Check that MongoDB answers, accepts the credentials and has transactions.
 
     Raises:
         Unreachable: nothing answers within ``timeout`` seconds.
-        StackError: the password is wrong, or it is no replica set.
+        StackError: the password is wrong, or the server is not a replica set.
         UsageError: the URI is malformed.
     """
     from pymongo import MongoClient
@@ -106,7 +106,7 @@ def check_mongo(uri: str, timeout: float = 5.0) -> None:
             uri, serverSelectionTimeoutMS=milliseconds, connectTimeoutMS=milliseconds
         ) as client:
             hello = client.admin.command("hello")
-            # `hello` is answered to anybody; this is not.
+            # `hello` needs no credentials; this command does.
             client.admin.command("listDatabases", nameOnly=True)
     except (InvalidURI, ConfigurationError, ValueError) as error:
         raise UsageError(f"{MONGO_VARIABLE} is malformed: {shown} ({_short(error)})") from error
@@ -118,14 +118,16 @@ def check_mongo(uri: str, timeout: float = 5.0) -> None:
     except OperationFailure as error:
         what = "the user or the password is wrong" if error.code == 18 else _short(error)
         raise StackError(
-            f"MongoDB at {shown} refuses us ({what}): correct {MONGO_VARIABLE}"
+            f"MongoDB at {shown} refuses access ({what}): correct {MONGO_VARIABLE}"
         ) from error
     except PyMongoError as error:
-        raise Unreachable(f"MongoDB at {shown} fails: {_short(error)}") from error
+        raise Unreachable(
+            f"MongoDB at {shown} fails ({_short(error)}): repair it, or correct {MONGO_VARIABLE}"
+        ) from error
     if "setName" not in hello and hello.get("msg") != "isdbgrid":
         raise StackError(
             f"MongoDB at {shown} is neither a replica set nor sharded, so it has no transactions: "
-            "start it with --replSet and initiate it"
+            "start it with --replSet and initiate the replica set"
         )
 
 

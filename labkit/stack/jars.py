@@ -1,4 +1,4 @@
-"""Kafka's jars: fetched once by jgo, checked against pinned hashes, then used offline."""
+"""The jars of Kafka: downloaded once by jgo, verified against pinned hashes, then used offline."""
 
 import contextlib
 import errno
@@ -13,7 +13,7 @@ from labkit.errors import StackError
 from labkit.stack.state import Report, home, locked, quiet, writing
 
 KAFKA_VERSION = "4.3.1"
-# slf4j-simple and not -nop: a broker that dies must be able to say why.
+# slf4j-simple, not slf4j-nop: the log must say why a broker died.
 COORDINATES = f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}+org.slf4j:slf4j-simple:1.7.36"
 DOWNLOAD_MB = 45
 _COMPLETE = "complete"
@@ -21,12 +21,12 @@ _DISK = (errno.ENOSPC, errno.EROFS, errno.EACCES)
 
 
 def folder() -> Path:
-    """Return the folder of the jars, which all labs share."""
+    """Return the folder of the jars; all labs share it."""
     return home().resolve() / "jars" / f"kafka-{KAFKA_VERSION}"
 
 
 def present() -> bool:
-    """Return whether every jar is there; needs no network."""
+    """Return whether every jar is present with its full size."""
     where = folder()
     try:
         lines = (where / _COMPLETE).read_text().splitlines()
@@ -37,10 +37,10 @@ def present() -> bool:
 
 
 def ensure(report: Report = quiet) -> Path:
-    """Return the folder of the jars; download them first if one is missing.
+    """Return the folder of the jars; download them if one is missing.
 
     Raises:
-        StackError: no network, a full disk, or a jar whose hash is not the pinned one.
+        StackError: no network, a full disk, or a jar with a wrong hash.
     """
     if present():
         return folder()
@@ -59,7 +59,7 @@ def _download(scratch: Path, report: Report) -> None:
     except StackError:
         if not resumed:
             raise
-        # A download that was killed leaves half a file, which jgo takes for a whole one.
+        # A killed download leaves a partial file, which jgo takes for a complete one.
         shutil.rmtree(scratch, ignore_errors=True)
         jars = _checked(scratch, report)
     whole = scratch / "whole"
@@ -73,11 +73,11 @@ def _download(scratch: Path, report: Report) -> None:
         shutil.rmtree(folder(), ignore_errors=True)
         whole.rename(folder())
     shutil.rmtree(scratch, ignore_errors=True)
-    report(f"Kafka {KAFKA_VERSION} is here; from now on no network is needed")
+    report(f"Kafka {KAFKA_VERSION} is downloaded; no network is needed from now on")
 
 
 def _checked(scratch: Path, report: Report) -> list[Path]:
-    """Return the downloaded jars if they are those that are pinned, no more and no less."""
+    """Download the jars and verify that they are exactly the pinned ones."""
     jars = _resolve(scratch, report)
     found, pinned = {jar.name: sha256(jar) for jar in jars}, pins()
     names = found.keys() | pinned.keys()
@@ -85,30 +85,28 @@ def _checked(scratch: Path, report: Report) -> list[Path]:
     if wrong:
         shutil.rmtree(scratch, ignore_errors=True)
         raise StackError(
-            f"{wrong[0]} was not downloaded as it should be (its SHA-256 is "
-            f"{found.get(wrong[0], 'that of no file')}): try again; if it stays so, something "
-            "between here and Maven Central changes files"
+            f"{wrong[0]} does not match its pinned SHA-256 (got {found.get(wrong[0], 'no file')}): "
+            "try again; if the error persists, a proxy between here and Maven Central changes files"
         )
     return jars
 
 
 def sha256(jar: Path) -> str:
-    """Return the hash of a file, in hexadecimal digits."""
     return hashlib.sha256(jar.read_bytes()).hexdigest()
 
 
 def pins() -> dict[str, str]:
-    """Return the SHA-256 of each jar by its name, as this version of labkit expects them."""
+    """Return the pinned SHA-256 of each jar, by file name."""
     text = resources.files("labkit.stack").joinpath("kafka.sha256").read_text()
     return {name: digest for digest, name in (line.split() for line in text.splitlines())}
 
 
 def _resolve(scratch: Path, report: Report) -> list[Path]:
-    # jgo takes half a second to import and is needed once in a lab's life.
+    # The import takes half a second, and only the first `up` needs it.
     from jgo.env import EnvironmentBuilder, LinkStrategy
     from jgo.maven import MavenContext, PythonResolver
 
-    # Its own repository folder, and not ~/.m2: all that labkit writes is under its home.
+    # Not ~/.m2: labkit writes only below its home folder.
     context = MavenContext(
         resolver=PythonResolver(progress_callback=_progress(report)),
         repo_cache=scratch / "maven",
@@ -117,7 +115,7 @@ def _resolve(scratch: Path, report: Report) -> list[Path]:
     with writing(scratch):
         scratch.mkdir(parents=True, exist_ok=True)
         (scratch / "probe").write_bytes(b"")
-    # jgo may ask a JDK's `jar` about modules, and that would leave a perf file's folder in /tmp.
+    # jgo may run a JDK's `jar`, which would leave a perf file in /tmp.
     java_options = os.environ.get("JAVA_TOOL_OPTIONS")
     os.environ["JAVA_TOOL_OPTIONS"] = f"{java_options or ''} -XX:-UsePerfData".strip()
     try:
@@ -125,7 +123,7 @@ def _resolve(scratch: Path, report: Report) -> list[Path]:
             context=context, cache_dir=scratch / "jgo", link_strategy=LinkStrategy.COPY
         ).from_endpoint(COORDINATES)
         return [Path(jar) for jar in built.all_jars]
-    # jgo raises RuntimeError, ValueError, requests' errors and OSError, all for a dead line.
+    # Without network, jgo raises RuntimeError, ValueError, OSError or an error of requests.
     except Exception as error:
         with writing(scratch):
             if isinstance(error, OSError) and error.errno in _DISK:
@@ -134,8 +132,8 @@ def _resolve(scratch: Path, report: Report) -> list[Path]:
             " ".join(str(error).split()).partition(" with url")[0][:200] or type(error).__name__
         )
         raise StackError(
-            f"Kafka {KAFKA_VERSION} could not be downloaded from Maven Central: connect to the "
-            f"network for the first `labkit up` (about {DOWNLOAD_MB} MB, once). It said: {reason}"
+            f"cannot download Kafka {KAFKA_VERSION} from Maven Central ({reason}): connect to the "
+            f"network for the first `labkit up` (about {DOWNLOAD_MB} MB, once)"
         ) from error
     finally:
         if java_options is None:

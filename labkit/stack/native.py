@@ -1,4 +1,4 @@
-"""Kafka and mongod as processes of this machine, without Docker."""
+"""Kafka and mongod as processes on this machine, without Docker."""
 
 import contextlib
 import shutil
@@ -15,18 +15,18 @@ from labkit.stack.processes import find, is_alive, last_line, marked, stop
 from labkit.stack.state import Process, Report, State, lab_folder, save, writing
 
 PATIENCE_S = 90.0
-# Kafka's and mongod's first files take about 350 MB; less, and they die half-way.
+# The first files of Kafka and mongod take about 350 MB; with less space the servers die.
 LEAST_FREE_MB = 600
 
 
 def alive(lab: str, state: State) -> tuple[psutil.Process | None, psutil.Process | None]:
-    """Return the processes of Kafka and mongod that live, each verified to be ours."""
+    """Return the running Kafka and mongod of this lab, or None for each."""
     folder = lab_folder(lab)
     return find(state.kafka, broker.mark(folder)), find(state.mongo, mongod.mark(folder))
 
 
 def is_up(lab: str, state: State) -> bool:
-    """Return whether both processes live and their ports accept: a check of a few milliseconds."""
+    """Return whether both processes run and accept connections; takes a few milliseconds."""
     return (
         all(alive(lab, state))
         and ports.accepts(HOST, state.kafka_port)
@@ -35,17 +35,17 @@ def is_up(lab: str, state: State) -> bool:
 
 
 def start(lab: str, state: State, kafka_port: int, mongo_port: int, report: Report) -> None:
-    """Start what does not run, wait until both answer, and save the state after every step.
+    """Start the missing servers and wait until both answer; save the state after every step.
 
     Args:
-        lab: its name; the caller holds its lock.
+        lab: the name of a lab; the caller holds its lock.
         state: changed in place.
-        kafka_port: 0 for the last one if it is free, otherwise any free one.
-        mongo_port: the same.
-        report: gets a line for each step.
+        kafka_port: a port, or 0 for the last one if it is free, otherwise any free port.
+        mongo_port: the same for mongod.
+        report: receives one line for each step.
 
     Raises:
-        StackError: a server is missing or dies. What this call has started is stopped again.
+        StackError: a server is missing or dies. This call stops the servers that it started.
     """
     kafka, mongo = alive(lab, state)
     asked = kafka_port or mongo_port
@@ -53,10 +53,10 @@ def start(lab: str, state: State, kafka_port: int, mongo_port: int, report: Repo
         report(f"lab {lab!r} is up already")
         return
     if kafka or mongo:
-        # One that does not answer may have been killed this instant.
+        # A server that does not answer may just have been killed; look again.
         time.sleep(0.5)
         kafka, mongo = alive(lab, state)
-    # What is missing on this machine is said before anything is downloaded or started.
+    # Report missing programs before the download and before the first start.
     if kafka is None:
         java.find()
     if mongo is None:
@@ -95,7 +95,7 @@ def start(lab: str, state: State, kafka_port: int, mongo_port: int, report: Repo
             _until(kafka, lambda: broker.answers(state.kafka_port), deadline)
         report(f"Kafka answers after {time.monotonic() - begun:.1f} s")
     except BaseException:
-        # Ctrl-C included: an `up` that did not come to its end leaves nothing behind.
+        # Also on Ctrl-C: an interrupted `up` leaves no process running.
         stop([*started, *_strangers(lab, state)])
         raise
     state.member_port = state.mongo_port
@@ -118,13 +118,13 @@ def _both_answer(state: State) -> bool:
 
 
 def leftovers(lab: str) -> list[psutil.Process]:
-    """Return every process of this lab, whether its state knows it or not."""
+    """Return all processes of this lab, including those that its state does not record."""
     return marked([broker.mark(lab_folder(lab)), mongod.mark(lab_folder(lab))])
 
 
 def shut_down(lab: str, state: State) -> bool:
-    """Stop Kafka and mongod, also those of which the state knows nothing; returns if any ran."""
-    # The known ones first: one that is just ending has no command line to be found by any more.
+    """Stop all servers of this lab, recorded or not; return whether any ran."""
+    # Recorded processes first: an exiting process has no command line to find it by.
     known = [process for process in alive(lab, state) if process is not None]
     running = {process.pid: process for process in [*known, *leftovers(lab)]}
     stop(running.values())
@@ -153,11 +153,11 @@ def _strangers(lab: str, state: State) -> list[psutil.Process]:
 
 
 def _stop_strangers(lab: str, state: State, report: Report) -> None:
-    """End what a killed `up` left: it holds the locks of the data folders."""
+    """Stop the servers of a killed `up`, because they hold the locks of the data folders."""
     strangers = _strangers(lab, state)
     if strangers:
         pids = ", ".join(str(process.pid) for process in strangers)
-        report(f"stopping what an interrupted run left behind (pid {pids})")
+        report(f"stopping servers that an interrupted run left behind (pid {pids})")
         stop(strangers)
 
 
@@ -173,9 +173,13 @@ def _choose_ports(
         (mongo, state.mongo_port, mongo_port, "--mongo-port"),
     ):
         if running and wanted and wanted != now:
-            raise StackError(f"{option} {wanted}: it runs on port {now}; `labkit down` first")
+            raise StackError(
+                f"{option} {wanted}: the server runs on port {now}; run `labkit down` first"
+            )
     if kafka_port and kafka_port == mongo_port:
-        raise UsageError(f"--kafka-port and --mongo-port are both {kafka_port}: choose two")
+        raise UsageError(
+            f"--kafka-port and --mongo-port are both {kafka_port}: choose two different ports"
+        )
     taken = {kafka_port, mongo_port} - {0}
     if kafka is None:
         if kafka_port:
@@ -193,11 +197,11 @@ def _choose_ports(
 
 
 class _DiedError(Exception):
-    """The process ended while it was waited for."""
+    """The process ended before it was ready."""
 
 
 class _LateError(Exception):
-    """It lives, but did not answer in time."""
+    """The process runs but did not answer in time."""
 
 
 @contextlib.contextmanager
@@ -207,11 +211,11 @@ def _dead_or_late(process: psutil.Process, log: Path, name: str) -> Iterator[Non
     except (_DiedError, _LateError) as error:
         if not is_alive(process):
             raise StackError(
-                f"{name} died while it started: {last_line(log) or 'it said nothing'} (log: {log})"
+                f"{name} died while it started: {last_line(log) or 'no output'}; see the log {log}"
             ) from error
         raise Unreachable(
-            f"{name} (pid {process.pid}) did not answer within {PATIENCE_S:.0f} s; its last word: "
-            f"{last_line(log)} (log: {log}); `labkit down`, then `labkit up`"
+            f"{name} (pid {process.pid}) did not answer within {PATIENCE_S:.0f} s: run "
+            f"`labkit down`, then `labkit up`; last line of the log {log}: {last_line(log)}"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Ports on loopback: which are free, which answer."""
+"""Ports on the loopback interface."""
 
 import random
 import socket
@@ -7,15 +7,15 @@ from labkit.errors import StackError, UsageError
 
 HOST = "127.0.0.1"
 
-# Below the range that Linux gives to outgoing connections (32768 and up): a port from there may
-# be taken by any client while its server is down.
+# Below the ephemeral range of Linux (32768 and up): any client may take an ephemeral port while
+# the server of that port is down.
 _RANGE = range(20_000, 32_000)
 
 
 def is_free(port: int) -> bool:
-    """Return whether a server could listen on this port of loopback now."""
+    """Return whether a server can listen on this loopback port now."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        # As Kafka and mongod do: a port in TIME_WAIT from the last run is free.
+        # As Kafka and mongod do, so that a port in TIME_WAIT counts as free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
@@ -25,7 +25,7 @@ def is_free(port: int) -> bool:
 
 
 def accepts(host: str, port: int, timeout: float = 1.0) -> bool:
-    """Return whether something accepts a connection there, within ``timeout`` seconds."""
+    """Return whether a server accepts a connection within ``timeout`` seconds."""
     try:
         with socket.create_connection((host, port), timeout=timeout):
             return True
@@ -42,22 +42,22 @@ def choose(kept: int, taken: set[int]) -> int:
             return port
     raise StackError(
         f"no free port between {_RANGE.start} and {_RANGE.stop} on {HOST}: close some programs, or "
-        "name ports with --kafka-port and --mongo-port"
+        "choose ports with --kafka-port and --mongo-port"
     )
 
 
 def demand(port: int, option: str) -> int:
-    """Return a port that the user named, if a server can listen on it.
+    """Return ``port``, which the user chose, if a server can listen on it.
 
     Raises:
-        UsageError: it is no port number.
-        StackError: something else listens there, or it is not allowed.
+        UsageError: the number is not a port.
+        StackError: the port is in use or not permitted.
     """
     if not 0 < port < 65536:
         raise UsageError(f"{option} must be between 1 and 65535, got {port}")
     if not is_free(port):
         raise StackError(
-            f"port {port} ({option}) is busy or not allowed on {HOST}: free it, or choose another "
-            "(leave the option out, and a free one is taken)"
+            f"port {port} ({option}) is busy or not permitted on {HOST}: free it, choose another, "
+            f"or omit {option} to take any free port"
         )
     return port

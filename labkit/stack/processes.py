@@ -1,6 +1,7 @@
-"""Server processes that outlive the program that started them."""
+"""Server processes that outlive the program that starts them."""
 
 import os
+import re
 import subprocess
 import time
 from collections.abc import Iterable, Mapping
@@ -11,17 +12,17 @@ import psutil
 from labkit.errors import StackError
 from labkit.stack.state import Process
 
-# What a JVM or a locale setting of the user's shell would change in our servers.
+# Settings of the user's shell that would change the behaviour of the servers.
 _UNWANTED = ("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS", "CLASSPATH", "LANGUAGE")
 
-# Kafka's errors and Java's; mongod writes JSON, in which F is fatal and E an error.
-_TELLING = ("ERROR", "Exception", '"s":"F"', '"s":"E"')
+# Errors of Kafka and Java; mongod logs JSON with severity F (fatal) or E (error).
+_ERRORS = ("ERROR", "Exception", '"s":"F"', '"s":"E"')
 
 
 def environment() -> dict[str, str]:
-    """Return the environment of every server.
+    """Return the environment for a server: the user's, cleaned.
 
-    Under LC_ALL=C a JVM cannot open a path with non-ASCII characters, hence the UTF-8 locale.
+    The locale is UTF-8, because under LC_ALL=C a JVM cannot open a path with non-ASCII characters.
     """
     env = {key: value for key, value in os.environ.items() if key not in _UNWANTED}
     env["LC_ALL"] = "C.UTF-8"
@@ -31,10 +32,9 @@ def environment() -> dict[str, str]:
 def launch(
     command: list[str], *, cwd: Path, log: Path, env: Mapping[str, str] | None = None
 ) -> psutil.Process:
-    """Start a process that belongs to nobody: its own session, its parent gone, output to ``log``.
+    """Start a detached process: in a new session, without a parent, with its output in ``log``.
 
-    Ctrl-C in the shell does not reach it, and a notebook kernel that ends its children when it
-    shuts down does not find it.
+    Ctrl-C in the shell does not reach it, and a notebook kernel that shuts down does not kill it.
     """
     script = 'log="$1"; shift; "$@" >>"$log" 2>&1 </dev/null & echo $!'
     try:
@@ -49,21 +49,21 @@ def launch(
         return psutil.Process(int(done.stdout))
     except (OSError, subprocess.CalledProcessError, psutil.NoSuchProcess) as error:
         raise StackError(
-            f"{command[0]} did not start: {last_line(log) or error}; its log is {log}"
+            f"{command[0]} did not start: {last_line(log) or error}; see the log {log}"
         ) from error
 
 
 def find(process: Process | None, mark: str) -> psutil.Process | None:
-    """Return the living process of this record, or None.
+    """Return the running process of this record, or None.
 
-    A pid alone proves nothing: after a reboot it may be anybody's. So the time of its creation
-    and ``mark``, an argument of its command line, must agree too.
+    After a reboot, another process may have the same pid. So the creation time and ``mark``, a
+    command-line argument, must match too.
     """
     if process is None:
         return None
     try:
         found = psutil.Process(process.pid)
-        # A minute, since a corrected clock moves the time that is computed for a living process.
+        # The tolerance is a minute, because a clock correction shifts the reported creation time.
         if abs(found.create_time() - process.started) > 60.0:
             return None
         deadline = time.monotonic() + 10.0
@@ -83,8 +83,33 @@ def _arguments(process: psutil.Process) -> list[str]:
         return []
 
 
+def version(command: list[str], pattern: str, what: str, todo: str) -> str:
+    """Run a program that prints its version, and return the first group of ``pattern``.
+
+    Raises:
+        StackError: the program fails; the message is about ``what`` and ends with ``todo``.
+    """
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=30,
+            env=environment(),
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise StackError(f"{what} does not run ({error}): {todo}") from error
+    output = (done.stderr + done.stdout).strip()
+    match = re.search(pattern, output)
+    if done.returncode or not match:
+        first = (output.splitlines() or ["no output"])[0]
+        raise StackError(f"{what} does not run (exit code {done.returncode}: {first}): {todo}")
+    return match[1]
+
+
 def marked(marks: Iterable[str]) -> list[psutil.Process]:
-    """Return every living process that carries one of these arguments in its command line."""
+    """Return the running processes that have one of these command-line arguments."""
     wanted = set(marks)
     found = []
     for process in psutil.process_iter():
@@ -97,10 +122,10 @@ def marked(marks: Iterable[str]) -> list[psutil.Process]:
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """Return whether it runs; a zombie, dead but not yet waited for, does not.
+    """Return whether a process runs; a zombie does not.
 
-    While a process of many threads ends, its first may be a zombie before the others have gone:
-    until then they hold its ports and its files.
+    While a multi-threaded process exits, its main thread may be a zombie while other threads still
+    run. Those threads hold the ports and files, so the process counts as alive.
     """
     try:
         if process.is_running():
@@ -112,7 +137,7 @@ def is_alive(process: psutil.Process) -> bool:
 
 
 def stop(processes: Iterable[psutil.Process], patience: float = 20.0) -> None:
-    """End processes: SIGTERM, at most ``patience`` seconds, SIGKILL; returns when none is alive."""
+    """Send SIGTERM, and SIGKILL after ``patience`` seconds; return when all processes are gone."""
     alive = [process for process in processes if is_alive(process)]
     for signal in ("terminate", "kill"):
         for process in alive:
@@ -122,9 +147,9 @@ def stop(processes: Iterable[psutil.Process], patience: float = 20.0) -> None:
                 pass
             except psutil.AccessDenied as error:
                 raise StackError(
-                    f"process {process.pid} belongs to another user: let its owner stop it"
+                    f"process {process.pid} belongs to another user: ask its owner to stop it"
                 ) from error
-        # wait_procs would wait for a zombie that nobody reaps, so ask in short rounds.
+        # wait_procs never returns for a zombie without a parent, so poll in short rounds.
         waited = 0.0
         while alive and waited < (patience if signal == "terminate" else 10.0):
             psutil.wait_procs(alive, timeout=0.05)
@@ -132,19 +157,15 @@ def stop(processes: Iterable[psutil.Process], patience: float = 20.0) -> None:
             alive = [process for process in alive if is_alive(process)]
     if alive:
         pids = ", ".join(str(process.pid) for process in alive)
-        raise StackError(f"process {pids} does not end, not even by SIGKILL: see `ps` and `dmesg`")
+        raise StackError(f"process {pids} survives SIGKILL: see `ps` and `dmesg`")
 
 
 def last_line(log: Path) -> str:
-    """Return the line of a log that best says why its writer died; "" if there is none."""
+    """Return the log line that best explains why a server died; "" if the log is empty."""
     try:
         tail = log.read_text(errors="replace")[-64_000:].splitlines()
     except OSError:
         return ""
     lines = [line.strip() for line in tail if line.strip() and not line.startswith("\tat ")]
-    telling = [
-        line
-        for line in lines
-        if any(word in line for word in ("ERROR", "Exception", '"s":"F"', '"s":"E"'))
-    ]
-    return (telling or lines or [""])[-1][:400]
+    errors = [line for line in lines if any(word in line for word in _ERRORS)]
+    return (errors or lines or [""])[-1][:400]

@@ -1,4 +1,4 @@
-"""Up, running, down, status: one face for the three kinds of servers."""
+"""Start, stop and inspect the servers of a lab, whichever of the three kinds they are."""
 
 import contextlib
 import shutil
@@ -26,9 +26,9 @@ KINDS = ("native", "external", "compose")
 
 
 class Servers(msgspec.Struct, frozen=True):
-    """What a lab connects to.
+    """The addresses of a lab's servers.
 
-    ``bootstrap`` is Kafka's host:port; ``mongo_uri`` names a replica set, and is used as it is.
+    ``bootstrap`` is the host:port of Kafka; ``mongo_uri`` names a replica set.
     """
 
     lab: str
@@ -45,20 +45,20 @@ def up(
     kafka_port: int = 0,
     mongo_port: int = 0,
 ) -> Servers:
-    """Start the servers of a lab if they do not run, and return when both answer.
+    """Start the servers of a lab unless they run, and return when both answer.
 
     Args:
         lab: 1 to 32 characters of a-z, 0-9 and '-'.
         kind: ``native``, ``external`` or ``compose``; None is external if LABKIT_BOOTSTRAP and
             LABKIT_MONGO_URI are set, otherwise native.
-        report: is given a line for each step.
-        kafka_port: 0 for the port of the last run if it is free, otherwise any free one.
-        mongo_port: the same.
+        report: receives one line for each step.
+        kafka_port: a port, or 0 for the port of the last run if it is free, otherwise any free one.
+        mongo_port: the same for MongoDB.
 
     Raises:
-        UsageError: a name, a kind, a port or an address that cannot be.
-        StackError: a server that is missing, cannot be started, or refuses.
-        Unreachable: a server that does not answer.
+        UsageError: an invalid name, kind, port or address.
+        StackError: a server is missing, cannot be started, or refuses access.
+        Unreachable: a server does not answer.
     """
     kind = _kind(kind)
     lab_folder(lab)
@@ -66,13 +66,13 @@ def up(
         state = load(lab, report)
         if state.up and state.kind != kind and state.kind != "external":
             raise StackError(
-                f"lab {lab!r} runs {state.kind} servers, not {kind}: `labkit down --lab {lab}` "
-                "first, or take another name"
+                f"lab {lab!r} runs {state.kind} servers, not {kind}: run `labkit down --lab {lab}` "
+                "first, or choose another name"
             )
         state.kind = kind
         if kind == "external":
             addresses = external.addresses()
-            assert addresses is not None  # _kind has seen to it
+            assert addresses is not None  # _kind checks it
             report(f"checking Kafka at {addresses[0]} and {external.masked(addresses[1])}")
             given(lab)
             state.bootstrap, state.mongo_uri = addresses
@@ -86,7 +86,7 @@ def up(
 
 
 def running(lab: str = "lab") -> Servers | None:
-    """Return the servers of a lab if they answer now, otherwise None; takes milliseconds."""
+    """Return the servers of a lab if they run, otherwise None; takes a few milliseconds."""
     try:
         state = load(lab)
     except StackError:
@@ -95,11 +95,13 @@ def running(lab: str = "lab") -> Servers | None:
 
 
 def given(lab: str = "lab") -> Servers | None:
-    """Return the servers that the environment names, or None; workers are told theirs so.
+    """Return the servers that the environment names, or None.
+
+    A lab passes its addresses to its workers in this way.
 
     Raises:
-        UsageError: only one address is set, or one cannot be.
-        StackError: one refuses, or does not answer.
+        UsageError: only one address is set, or one is invalid.
+        StackError: a server refuses access or does not answer.
     """
     addresses = external.addresses()
     if addresses is None:
@@ -110,10 +112,9 @@ def given(lab: str = "lab") -> Servers | None:
 
 
 def down(lab: str = "lab", purge: bool = False, report: Report = quiet) -> bool:
-    """Stop the servers of a lab and return whether any ran; external ones are left alone.
+    """Stop the servers of a lab, except external ones, and return whether any ran.
 
-    With ``purge`` its data, logs and settings are deleted too. Can be called at any time, any
-    number of times.
+    ``purge`` also deletes the data, logs and settings. The call is idempotent.
     """
     folder = lab_folder(lab)
     if not folder.exists() and not native.leftovers(lab):
@@ -134,7 +135,7 @@ def down(lab: str = "lab", purge: bool = False, report: Report = quiet) -> bool:
 
 @contextlib.contextmanager
 def borrowed(lab: str = "lab", report: Report = quiet) -> Iterator[Servers]:
-    """Servers for a while: those that are up stay up, those that were started are stopped."""
+    """Provide servers, and stop them at the end only if this call started them."""
     started = running(lab) is None
     servers = up(lab, report=report)
     try:
@@ -145,10 +146,10 @@ def borrowed(lab: str = "lab", report: Report = quiet) -> Iterator[Servers]:
 
 
 def status(lab: str = "lab") -> dict[str, Any]:
-    """Return what is known of a lab's servers, ready for JSON.
+    """Return the state of a lab's servers, ready for JSON.
 
-    ``servers`` has one entry each for Kafka and MongoDB: ``name``, ``address``, ``answers``, and
-    of those that are processes of this machine ``pid``, ``port``, ``rss_bytes``, ``uptime_s``.
+    ``servers`` has one entry each for Kafka and MongoDB: ``name``, ``address``, ``answers``. For
+    native servers an entry also has ``pid``, ``port``, ``rss_bytes`` and ``uptime_s``.
     """
     state = load(lab)
     servers: list[dict[str, Any]] = []
@@ -189,8 +190,8 @@ def _kind(kind: str | None) -> str:
         return "external"
     if kind == "external":
         raise UsageError(
-            f"--kind external needs {external.KAFKA_VARIABLE} and {external.MONGO_VARIABLE}: set "
-            "both"
+            f"--kind external needs {external.KAFKA_VARIABLE} and {external.MONGO_VARIABLE}: "
+            "set both"
         )
     return "native"
 

@@ -1,10 +1,10 @@
-"""Where a lab lives on disk, what is known about its servers, and who may change it.
+"""The folders, the saved state and the lock of a lab.
 
 ::
 
     <home>/jars/kafka-4.3.1/      shared by all labs
-    <home>/labs/<lab>.lock        held while `up` or `down` works on the lab
-    <home>/labs/<lab>/state.json  which processes, which ports
+    <home>/labs/<lab>.lock        held by `up` and `down`
+    <home>/labs/<lab>/state.json  processes and ports of the servers
     <home>/labs/<lab>/{kafka,mongo,logs,tmp}/
 """
 
@@ -24,16 +24,16 @@ from labkit.errors import StackError, UsageError
 
 Report = Callable[[str], None]
 
-# A first `up` downloads Kafka, which a slow line makes long.
+# The first `up` downloads Kafka, which takes long on a slow network.
 LOCK_PATIENCE_S = 900.0
 
 
 def quiet(_: str) -> None:
-    """Take a line of progress and show it to nobody."""
+    """Ignore a line of progress."""
 
 
 class Process(msgspec.Struct):
-    """One server process. ``started`` is psutil's create_time: it tells a reused pid apart."""
+    """One server process; ``started`` (psutil's create_time) detects a reused pid."""
 
     pid: int
     started: float
@@ -41,7 +41,7 @@ class Process(msgspec.Struct):
 
 
 class State(msgspec.Struct):
-    """What ``state.json`` holds. Ports stay after ``down``, so that they are kept if still free."""
+    """The content of ``state.json``. The ports survive ``down``, so the next ``up`` reuses them."""
 
     kind: str = "native"
     bootstrap: str = ""
@@ -51,13 +51,13 @@ class State(msgspec.Struct):
     kafka_port: int = 0
     controller_port: int = 0
     mongo_port: int = 0
-    # The port that the configuration of the replica set names; 0 if there is none yet.
+    # The port in the replica set configuration; 0 before the first start.
     member_port: int = 0
     up: bool = False
 
 
 def home() -> Path:
-    """Return the folder of all labs: LABKIT_HOME, or the user's data folder. It may not exist."""
+    """Return the folder of all labs, which may not exist: LABKIT_HOME or the user's data folder."""
     named = os.environ.get("LABKIT_HOME")
     if named:
         return Path(named).expanduser().absolute()
@@ -65,10 +65,12 @@ def home() -> Path:
 
 
 def lab_folder(lab: str) -> Path:
-    """Return the folder of one lab, symbolic links resolved (processes are found by it).
+    """Return the folder of one lab.
+
+    Symbolic links are resolved, because the path identifies the processes of the lab.
 
     Raises:
-        UsageError: the name has other characters than a-z, 0-9, - or is longer than 32.
+        UsageError: the name has characters other than a-z, 0-9 and -, or more than 32.
     """
     if not re.fullmatch(r"[a-z0-9-]{1,32}", lab):
         raise UsageError(
@@ -79,7 +81,7 @@ def lab_folder(lab: str) -> Path:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn what the operating system says about a folder into one line for the user."""
+    """Translate an ``OSError`` about ``path`` into a ``StackError`` that says what to do."""
     try:
         yield
     except OSError as error:
@@ -89,30 +91,33 @@ def writing(path: Path) -> Iterator[None]:
                 "a folder on another disk"
             ) from error
         raise StackError(
-            f"cannot write to {path} ({error.strerror}): set LABKIT_HOME to a folder that you may "
-            "write to"
+            f"cannot write to {path} ({error.strerror}): set LABKIT_HOME to a writable folder"
         ) from error
 
 
 def load(lab: str, report: Report = quiet) -> State:
-    """Return the state of a lab; a file that cannot be read is moved aside, and that is said."""
+    """Return the state of a lab; move an invalid file aside and report it."""
     path = lab_folder(lab) / "state.json"
     try:
         return msgspec.json.decode(path.read_bytes(), type=State)
     except (FileNotFoundError, NotADirectoryError):
         return State()
     except PermissionError as error:
-        raise StackError(f"cannot read {path}: it belongs to another user") from error
+        raise StackError(
+            f"cannot read {path}: another user owns it; set LABKIT_HOME to your own folder"
+        ) from error
     except (msgspec.DecodeError, IsADirectoryError):
         aside = path.with_name(f"state.json.broken-{time.time_ns()}")
         with writing(path):
             path.rename(aside)
-        report(f"{path} was unreadable; moved to {aside.name}, starting afresh (data is kept)")
+        report(
+            f"{path} is invalid: moved to {aside.name}, continuing without it (the data is kept)"
+        )
         return State()
 
 
 def save(lab: str, state: State) -> None:
-    """Write the state in one step, readable by its owner alone (a URI may carry a password)."""
+    """Replace the state file atomically; only its owner may read it (a URI may hold a password)."""
     path = lab_folder(lab) / "state.json"
     draft = path.with_name("state.json.new")
     with writing(path.parent):
@@ -125,10 +130,10 @@ def save(lab: str, state: State) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path, what: str, report: Report = quiet) -> Iterator[None]:
-    """Hold ``path`` as a lock between processes; the system frees it when its holder dies.
+    """Hold ``path`` as a lock between processes; the system releases it when the holder dies.
 
     Raises:
-        StackError: another process held it for LOCK_PATIENCE_S seconds.
+        StackError: another process holds the lock for LOCK_PATIENCE_S seconds.
     """
     with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -144,7 +149,7 @@ def locked(path: Path, what: str, report: Report = quiet) -> Iterator[None]:
                 if time.monotonic() > deadline:
                     raise StackError(
                         f"another labkit process has been busy with {what} for "
-                        f"{LOCK_PATIENCE_S:.0f} s: look for it with `ps`, end it, and try again"
+                        f"{LOCK_PATIENCE_S:.0f} s: find it with `ps`, stop it, and try again"
                     ) from None
                 if not waiting:
                     report(f"another labkit process is busy with {what}; waiting for it")

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Stream analysis: windows and joins over topics of sales."""

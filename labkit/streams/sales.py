@@ -1,8 +1,8 @@
-"""What streams of sales are asked: which orders are valid, what a window adds up, who has paid.
+"""The rules of stream analysis: valid orders, totals of windows, settled payments.
 
-Plain functions over records in the order of their log; ``streams.py`` lets Quix Streams do the same
-over topics. Instants are Unix milliseconds and come from the records themselves (event time);
-amounts are whole cents, so sums are exact.
+These are plain functions over records in log order; ``pipelines.py`` applies the same rules to
+topics with Quix Streams. Times are Unix milliseconds from the records (event time). Amounts are
+whole cents, so sums are exact.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from labkit.messages import Id
 
 SECOND = 1_000
 MINUTE = 60 * SECOND
-#: 2000-01-01 and 2100-01-01: another instant is a till with a wrong clock.
+#: 2000-01-01 and 2100-01-01; a time outside means that the clock of the till is wrong.
 EARLIEST, LATEST = 946_684_800_000, 4_102_444_800_000
 MOST_PIECES = 100
 MOST_CENTS = 10_000_000
@@ -26,7 +26,7 @@ Instant = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
 class Order(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a till says that it has sold; ``cents`` is the whole amount."""
+    """A sale at a till; ``cents`` is the total amount."""
 
     id: Id
     product: Id
@@ -36,7 +36,7 @@ class Order(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Payment(Struct, frozen=True, forbid_unknown_fields=True):
-    """Money that came for an order."""
+    """A payment for an order."""
 
     order: Id
     at: Instant
@@ -44,13 +44,13 @@ class Payment(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Reject(Struct, frozen=True):
-    """Bytes that are no order, or break a rule; ``raw`` shows them, whatever they are."""
+    """A record that is malformed or breaks a rule; ``raw`` shows its bytes as text."""
 
     reason: str
     raw: str
 
 
-# --- what is valid
+# --- validation
 
 _decoders: dict[type[Any], msgspec.json.Decoder[Any]] = {
     kind: msgspec.json.Decoder(kind) for kind in (Order, Payment)
@@ -58,7 +58,7 @@ _decoders: dict[type[Any], msgspec.json.Decoder[Any]] = {
 
 
 def judge(raw: bytes | None, kind: type[Any] = Order) -> Any:
-    """An ``Order`` (or another ``kind``), or a ``Reject`` with the reason; never an exception."""
+    """Decode an ``Order`` (or another ``kind``), or return a ``Reject`` with the reason."""
     shown = (raw or b"").decode("utf-8", "backslashreplace")
     try:
         found = _decoders[kind].decode(raw or b"")
@@ -69,12 +69,12 @@ def judge(raw: bytes | None, kind: type[Any] = Order) -> Any:
 
 
 def broken_rule(found: Order | Payment) -> str:
-    """The first rule that an order or a payment breaks; empty if it breaks none."""
+    """A message about the first broken rule, or an empty string."""
     if not EARLIEST <= found.at < LATEST:
         return f"at {found.at} is not between the years 2000 and 2100"
     if isinstance(found, Order) and not 1 <= found.quantity <= MOST_PIECES:
         return f"quantity must be 1 to {MOST_PIECES}, got {found.quantity}"
-    # An order may cost nothing (a gift); a payment of nothing is none.
+    # An order may be free (a gift), but a payment of 0 is invalid.
     least = 0 if isinstance(found, Order) else 1
     if not least <= found.cents <= MOST_CENTS:
         return f"cents must be {least} to {MOST_CENTS}, got {found.cents}"
@@ -85,19 +85,22 @@ def _named(kind: type[Any]) -> str:
     return "an order" if kind is Order else "a payment"
 
 
-# --- what a window adds up
+# --- windows
 
 
 class Window(Struct, frozen=True):
-    """Windows of ``width`` that start every ``step``; ``grace`` is how long each waits for late
-    records. All in milliseconds. Tumbling: the step is the width; hopping: it is shorter."""
+    """Windows of ``width`` that start every ``step``, in milliseconds.
+
+    ``grace`` is how long a window accepts late records. A tumbling window has a step equal to its
+    width; a hopping window has a shorter step.
+    """
 
     width: int
     step: int
     grace: int
 
     def starts(self, at: int) -> list[int]:
-        """The starts of all windows that hold an instant: one if they tumble, more if they hop."""
+        """The starts of all windows that contain a time: one if tumbling, several if hopping."""
         last = at - at % self.step
         return list(range(last, at - self.width, -self.step))[::-1]
 
@@ -107,7 +110,7 @@ TOP = Window(width=10 * MINUTE, step=5 * MINUTE, grace=2 * MINUTE)
 
 
 class Total(Struct):
-    """What one window holds of one product."""
+    """The totals of one product in one window."""
 
     orders: int = 0
     quantity: int = 0
@@ -115,7 +118,7 @@ class Total(Struct):
 
 
 class Late(Struct, frozen=True):
-    """An order that came after a window of its product had closed, by ``by`` milliseconds."""
+    """An order that arrived ``by`` milliseconds after a window of its product had closed."""
 
     window: int
     order: str
@@ -127,10 +130,10 @@ class Late(Struct, frozen=True):
 def add_up(
     orders: Iterable[Order], window: Window
 ) -> tuple[dict[tuple[int, str], Total], list[Late]]:
-    """The totals by (start of the window, product), and what came too late for them.
+    """The totals by (start of the window, product), and the late orders.
 
-    ``orders`` are in the order of their log. Each product has a clock of its own: the latest
-    instant seen so far. A window closes when that clock passes its end by the grace.
+    ``orders`` are in log order. Each product has its own clock: the latest event time so far. A
+    window closes when that clock passes its end by the grace.
     """
     totals: dict[tuple[int, str], Total] = {}
     late: list[Late] = []
@@ -150,14 +153,14 @@ def add_up(
     return totals, late
 
 
-# --- who has paid
+# --- payments
 
-#: How long after its order a payment counts as in time.
+#: A payment is on time up to this long after its order.
 PAY_WITHIN = 15 * MINUTE
 
 
 class Settlement(Struct, frozen=True):
-    """What is known of an order and its payments; ``None`` is what has not come yet."""
+    """The known facts about an order and its payments; ``None`` has not arrived yet."""
 
     order: str
     due: int | None = None
@@ -178,7 +181,7 @@ class Settlement(Struct, frozen=True):
 
 
 def settle(known: Settlement | None, came: Order | Payment) -> Settlement:
-    """The settlement with what came now: the same, whichever of the two comes first."""
+    """Add an order or a payment; the result does not depend on their order of arrival."""
     if isinstance(came, Order):
         known = known or Settlement(came.id)
         return structs.replace(known, due=came.cents, ordered=came.at)

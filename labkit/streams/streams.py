@@ -1,4 +1,4 @@
-"""Stream analysis on Quix Streams: four pipelines over topics, each one short recipe.
+"""Stream analysis on Quix Streams: four pipelines over topics.
 
 ::
 
@@ -6,10 +6,11 @@
                     ├──> sales    (key: product) ──> revenue, top ──> late
                     └──> rejects
 
-What the recipes ask is in ``sales.py``, as plain functions. Each pipeline is exactly-once: its
-results, its state and its offsets are one Kafka transaction, and its documents in MongoDB have ids
-that follow from the records, so whatever a dead life wrote is written again, and never beside it.
-State lives in a folder of one run of the pipeline and comes back from Quix' changelog topics.
+``sales.py`` has the rules as plain functions, ``pipelines.py`` the recipes. Each pipeline is
+exactly-once. Its results, state and offsets are one Kafka transaction. Its documents in MongoDB
+have ids that are derived from the records, so a pipeline that restarts after a crash replaces the
+documents of the crashed one. The state lives in a folder of one run of the pipeline, and Quix'
+changelog topics restore it.
 """
 
 from __future__ import annotations
@@ -26,39 +27,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from labkit.errors import TimedOut, UsageError
-from labkit.log.partition import peek, read_partition
-from labkit.ports.broker import Broker, Record, Source
+from labkit.log.partition import peek
+from labkit.ports.broker import Broker, Record
 from labkit.ports.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-from labkit.streams.pipelines import (
-    COLLECTIONS,
-    PIPELINES,
-    TOPICS,
-    Wiring,
-)
+from labkit.streams.backlog import unread
+from labkit.streams.pipelines import PIPELINES
+from labkit.streams.wiring import COLLECTIONS, TOPICS, Wiring
 
-with warnings.catch_warnings(record=True):  # authlib, deep below, has one for its own authors
+with warnings.catch_warnings(record=True):  # an import of authlib warns about itself
     from quixstreams import Application
 
-
-# What librdkafka tries again by itself is no news; what fails is an exception all the same.
+# librdkafka logs errors that it retries; a fatal error raises an exception anyway.
 logging.getLogger("quixstreams.kafka").setLevel(logging.ERROR)
 
-
-#: A pipeline to which nothing comes for so long, though there is more, has failed.
+#: A pipeline has failed if it receives nothing for this long although records are left.
 PATIENCE_SECONDS = 60.0
-
-
-#: A reader that got nothing for so long is stuck behind a transaction that is open.
+#: A reader that receives nothing for this long is blocked by an open transaction.
 STUCK_SECONDS = 2.0
 
-
 GUARANTEE: Literal["exactly-once", "at-least-once"] = "exactly-once"
-#: As the other clients have them: a dead pipeline is known after its session, and what it left
-#: open ends with the next life, which has the same transactional id.
+#: As for the other clients: the session of a dead pipeline expires, and its successor, which has
+#: the same transactional id, aborts its open transaction.
 CONSUMER = {"session.timeout.ms": 6_000, "heartbeat.interval.ms": 1_500}
 PRODUCER = {"transaction.timeout.ms": 10_000}
 COMMIT_SECONDS, COMMIT_EVERY = 1.0, 1_000
@@ -68,11 +61,11 @@ class Streams:
     """Stream analysis over the topics of one run.
 
     Args:
-        bootstrap: of the Kafka.
-        prefix: of the topics, the groups and the transactional ids: the run's names.
-        broker, store: of the run.
-        partitions: of each topic; what is joined must have the same number.
-        folder: for the state of a pipeline as long as it runs.
+        bootstrap: the host:port of Kafka.
+        prefix: the prefix of topics, groups and transactional ids.
+        broker, store: those of the run.
+        partitions: the number of partitions of each topic; a join needs equal numbers.
+        folder: for the state of a running pipeline.
     """
 
     def __init__(
@@ -93,18 +86,18 @@ class Streams:
 
     @property
     def folder(self) -> Path:
-        """Where the states of the pipelines that run now are."""
+        """The folder that holds the states of the running pipelines."""
         return self._folder
 
     def prepare(self) -> None:
-        """Create the topics and collections that are not there yet."""
+        """Create the missing topics and collections."""
         self._broker.create({self.topic_name(name): self._partitions for name in TOPICS})
         for name in COLLECTIONS:
             key = "window" if name in ("revenue", "top", "late") else "_id"
             self._store.index(f"streams.{name}", [(key, 1)])
 
     def send(self, name: str, records: Iterable[tuple[str, bytes]]) -> None:
-        """Write raw records (key, value) to a topic, acknowledged."""
+        """Write raw records (key, value) to a topic, and wait for the acknowledgements."""
         sender = self._broker.sender()
         try:
             for key, value in records:
@@ -114,19 +107,19 @@ class Streams:
             sender.close()
 
     def records(self, name: str) -> list[Record]:
-        """What a careful reader sees of a topic, in the order of partition and offset."""
+        """The committed records of a topic, in the order of partition and offset."""
         with closing(self._broker.source(self.topic_name(name))) as source:
             return peek(source, STUCK_SECONDS)[0]
 
     def run(self, name: str, each: Callable[[], None] = lambda: None) -> int:
-        """Run a pipeline until it has read all that was there at its start; how many records.
+        """Run a pipeline until it has read all records of its start; return their number.
 
-        It runs in the main thread, whose SIGINT and SIGTERM end it early. ``each`` is called after
-        each record. Raises ``TimedOut`` where it ends before it has read all.
+        It runs in the main thread, and SIGINT or SIGTERM stops it early. It calls ``each`` after
+        every record. Raises ``TimedOut`` if it ends before it has read all records.
         """
         if (pipeline := PIPELINES.get(name)) is None:
             raise UsageError(f"no pipeline {name!r}; there are {', '.join(PIPELINES)}")
-        left = self._unread(name, pipeline.reads)
+        left = unread(self._broker, self.topic_name(name), map(self.topic_name, pipeline.reads))
         if not left:
             return 0
         done = 0
@@ -145,7 +138,10 @@ class Streams:
             pipeline.recipe(Wiring(app, self.topic_name, self._store))
             app.run(timeout=PATIENCE_SECONDS, collect=False)
         if left:
-            raise TimedOut(f"pipeline {name!r} ended before it had read all; left: {sorted(left)}")
+            raise TimedOut(
+                f"pipeline {name!r} ended before it had read all records: run it again; "
+                f"left: {sorted(left)}"
+            )
         return done
 
     def _application(self, name: str, folder: Path, processed: Any) -> Application:
@@ -164,51 +160,22 @@ class Streams:
             loglevel=None,
         )
 
-    def _unread(self, name: str, topics: Iterable[str]) -> dict[tuple[str, int], int]:
-        """The last record of each partition in which the group has not read it yet."""
-        found: dict[tuple[str, int], int] = {}
-        for topic in map(self.topic_name, topics):
-            committed = self._broker.committed(topic, self.topic_name(name), settled=True)
-            with closing(self._broker.source(topic)) as source:
-                for partition, end in source.ends().items():
-                    last = _last(source, partition, end)
-                    if last >= max(committed.get(partition, 0), 0):
-                        found[topic, partition] = last
-        return found
-
     @contextmanager
     def _state_folder(self) -> Iterator[Path]:
-        """Two lives never share one, and each leaves none; what a killed one left, drop takes."""
+        """A new folder for one run; ``drop`` of the lab removes the folder of a killed run."""
         self._folder.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(dir=self._folder))
         try:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-            with suppress(OSError):  # another life is in it
+            with suppress(OSError):  # another run still uses it
                 self._folder.rmdir()
-
-
-def _last(source: Source, partition: int, end: int) -> int:
-    """The offset of the last record that a careful reader sees, or -1.
-
-    The end of a topic is no record where transactions end in markers, so this looks back, farther
-    each time.
-    """
-    back, start = 64, end
-    while start > 0:
-        start, back = max(0, end - back), back * 8
-        last = -1
-        for records in read_partition(source, partition, start, end=end):
-            last = records[-1].offset
-        if last >= 0:
-            return last
-    return -1
 
 
 @contextmanager
 def _signals() -> Iterator[None]:
-    """Quix takes SIGINT and SIGTERM for itself; afterwards they are again what they were."""
+    """Restore the handlers of SIGINT and SIGTERM, which Quix replaces."""
     before: Mapping[int, Any] = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
@@ -218,7 +185,7 @@ def _signals() -> Iterator[None]:
 
 
 def dying(after: int) -> Callable[[], None]:
-    """For ``Streams.run``: SIGKILL this process when it has processed so many records."""
+    """For ``Streams.run``: SIGKILL this process after ``after`` records."""
     left = after
 
     def each() -> None:

@@ -48,8 +48,8 @@ class Handler(CrashOnly):
 
     ``batch_size`` commands at most go into one transaction; who can wait gathers them for
     ``linger`` seconds. Changed states are flushed when ``flush_streams`` of them have gathered, or
-    after ``flush_seconds``; ``max_streams`` clean ones stay in memory. With ``save_in_background`` a
-    thread writes them while the next batch is decided. Each ``snapshot_every`` versions a stream
+    after ``flush_seconds``; ``max_streams`` clean ones stay in memory. With ``save_in_background``
+    a thread writes them while the next batch is decided. Each ``snapshot_every`` versions a stream
     gets a snapshot (0: never). ``report`` is told what each take-over took.
     """
 

@@ -97,7 +97,8 @@ consistency.three_lags = lambda loaded: _three_lags(loaded).eval("offsets = comm
 """
 
 BATCHES_COST_NOTHING = """
-model.Line.at = lambda line, size: line.base + 0 * size
+from labkit.experiments.load.station import Line
+Line.at = lambda line, size: line.base + 0 * size
 """
 
 TWINS = {

@@ -57,7 +57,7 @@ Handler.__init__ = lambda self, *a, **options: _init(self, *a, **options | {"bat
 """
 
 NO_COHERENCY = """
-from labkit.experiments import scaling as _scaling
+from labkit.experiments.bench import scaling as _scaling
 _solve = _scaling._solve
 def solve(n, rates):
     law = _solve(n, rates)
@@ -76,8 +76,8 @@ NO_LOADS = "LOADS = ()\n"
 CHECKERS_SLEEP = (
     NO_LOADS
     + """
-from labkit.experiments import drains as _drains
-_drains.check = lambda evidence, history: {}
+from labkit.experiments.bench import drain as _drain
+_drain.check = lambda evidence, history: {}
 """
 )
 
@@ -90,7 +90,7 @@ os.environ["LABKIT_PLANT"] = "no-dedupe"
 )
 
 COUNTS_SOME_TWICE = """
-from labkit.experiments import load as _load
+from labkit.experiments.load import offer as _load
 _samples = _load.samples
 def samples(data):
     looks, share = _samples(data)

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Benches: ratios measured side by side on real servers."""

@@ -1,18 +1,16 @@
-"""A drain of so many commands that no checker could hold them: its facts are counted and summed.
+"""A drain of too many commands for the checkers: MongoDB counts and sums its results instead.
 
-The commands are CDNOW purchases, again and again, by new customers each time (``arrivals.py``);
-each is a new order and so a stream of its own. They lie in the topic when one handler and one
-projector start; an observer looks meanwhile (``drains.py``). The checkers of other drains hold each
-command and each commit in memory, some kilobytes of each, which a million of them would fill. So it
-is asked here what MongoDB can count: that there are as many orders as commands, in the view itself
-and in its sums of the months, which are right to the cent; that no commit was ignored; and that
-each partition had one owner from its first record to its last.
+The commands are the CDNOW purchases, repeated with new customers each time (``arrivals.py``); each
+places a new order, which is a stream. They are in the topic when one handler and one projector
+start, and an observer counts meanwhile (``drain.py``). The checkers of other drains keep each
+command and each commit in memory, some kilobytes for each, which is too much for a million. The
+checks here are: the view holds as many orders as there are commands, and so do its monthly sums,
+which are right to the cent; no commit was ignored; each partition had one owner throughout.
 """
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -20,19 +18,21 @@ from typing import Any
 from msgspec import Struct
 
 from labkit.errors import TimedOut
-from labkit.experiments.bench.filling import FILL_SECONDS
-from labkit.experiments.bench.preloaded import NEW_ORDERS, Look, fast, watch
+from labkit.experiments.bench.drain import on_fast_client, watch
+from labkit.experiments.bench.job import event_of
+from labkit.experiments.bench.observer import Look
+from labkit.experiments.bench.preload import NEW_ORDERS, preload
 from labkit.experiments.load import arrivals
 from labkit.experiments.results import versions
+from labkit.experiments.scratch import scratch_run
 from labkit.lab import Lab
-from labkit.messages import Envelope, encode
-from labkit.services.orders import OrderPlaced, OrdersSeen, Revenue, place
+from labkit.services.orders import OrdersSeen, PlaceOrder, Revenue
 
 CONTEXT = "orders"
 
 
 class Bulk(Struct):
-    """One drain of ``commands``; ``wrong``: what is not as it must be, in words; empty: nothing."""
+    """One drain of ``commands``; ``wrong`` describes what failed, and is empty if nothing did."""
 
     commands: int
     looks: list[Look]
@@ -41,21 +41,21 @@ class Bulk(Struct):
 
     @property
     def seconds(self) -> float:
-        """From the last look at which nothing was committed to the first at which all is visible.
+        """From the last look before the first commit to the instant at which all is visible.
 
-        Raises ``TimedOut`` where not all is. A clock that starts at the first visible ones would
-        favour short runs: handlers are ahead of it, and for a larger part of their work.
+        A clock that starts at the first visible command would favour short runs, in which the
+        handler is ahead of it for a larger share of the work. Raises ``TimedOut`` if not all
+        commands became visible.
         """
         until = passing(self.looks, self.commands)
         return (until - max(look.at for look in self.looks if not look.committed)) / 1e9
 
     @property
     def rate(self) -> float:
-        """Commands a second; NaN where something is wrong."""
+        """Commands per second; NaN if a check failed."""
         return math.nan if self.wrong else self.commands / self.seconds
 
     def row(self) -> dict[str, Any]:
-        """Its figures."""
         return {
             "commands": self.commands,
             "commands_per_second": round(self.rate, 1) if not self.wrong else None,
@@ -67,44 +67,33 @@ class Bulk(Struct):
 def drain(
     name: str, client: str, count: int, progress: Callable[[int, int], None], lap: int | None = None
 ) -> Bulk:
-    """One run, with topics and a database of its own, gone afterwards.
+    """Run it once, with its own topics and database, which are dropped afterwards.
 
-    ``lap``: so many of the purchases, again and again; ``None``: all of them. Raises ``TimedOut``
-    where nothing moves any more, ``StackError`` where servers or workers fail.
+    The first ``lap`` purchases are repeated; ``None``: all of them are. Raises ``TimedOut`` where
+    nothing moves any more, ``StackError`` where servers or workers fail.
     """
-    with Lab(name, client=client, services=[CONTEXT], start=False) as lab:
-        try:
-            with fast(lab) as sending:
-                cents = preload(sending, count, lap)
-            looks, _ = watch(lab, 1, count, progress)
-            trouble = wrong(lab, count, cents)
-            if looks[-1].visible < count:
-                trouble.append(f"{looks[-1].visible:,} of {count:,} commands became visible")
-            return Bulk(count, looks, trouble, versions(lab.server_versions(), client))
-        finally:
-            lab.drop()
+    with scratch_run(name, client=client, services=[CONTEXT], start=False) as lab:
+        with on_fast_client(lab) as sending:
+            cents = _preload(sending, count, lap)
+        looks, _ = watch(lab, 1, count, progress)
+        trouble = wrong(lab, count, cents)
+        if looks[-1].visible < count:
+            trouble.append(f"{looks[-1].visible:,} of {count:,} commands became visible")
+        return Bulk(count, looks, trouble, versions(lab.server_versions(), client))
 
 
-def preload(lab: Lab, count: int, lap: int | None) -> int:
-    """So many commands into the topic; what their orders come to, in cents."""
-    topic, cents = lab.topic_name(f"{CONTEXT}.commands"), 0
-    sender = lab.broker.sender()
-    try:
-        for number, command in enumerate(arrivals.commands(NEW_ORDERS, count, lap)):
-            now = time.monotonic_ns()
-            value = encode(Envelope(f"c{number}", command, intended=now, sent=now))
-            sender.send(topic, command.stream.encode(), value)
-            (placed,) = place(None, command)  # type: ignore[arg-type]
-            assert isinstance(placed, OrderPlaced)
-            cents += placed.cents
-        sender.flush(FILL_SECONDS)
-    finally:
-        sender.close()
+def _preload(lab: Lab, count: int, lap: int | None) -> int:
+    """Fill the topic; returns the total of the orders in cents."""
+    cents = 0
+    placing = enumerate(arrivals.commands(NEW_ORDERS, count, lap))
+    for sent in preload(lab, CONTEXT, ((f"c{number}", command) for number, command in placing)):
+        assert isinstance(sent.command, PlaceOrder)
+        cents += event_of(sent.command).cents
     return cents
 
 
 def wrong(lab: Lab, count: int, cents: int) -> list[str]:
-    """What is not as it must be, by the store and by the workers, which still run."""
+    """Every check that failed; the workers must still run."""
     found = []
     seen, months = lab.ask(OrdersSeen()), lab.ask(Revenue())
     summed = sum(month["orders"] for month in months), sum(month["cents"] for month in months)
@@ -127,9 +116,9 @@ def wrong(lab: Lab, count: int, cents: int) -> list[str]:
 
 
 def tenths(looks: Sequence[Look], total: int) -> list[list[Look]]:
-    """The looks at which each tenth of the commands became visible.
+    """The looks during which each tenth of the commands became visible.
 
-    A tenth that passed between two looks has the one after it.
+    A tenth that passed between two looks has the later one.
     """
     found: list[list[Look]] = [[] for _ in range(10)]
     for look in looks:
@@ -144,7 +133,7 @@ def tenths(looks: Sequence[Look], total: int) -> list[list[Look]]:
 
 
 def passing(looks: Sequence[Look], count: float) -> float:
-    """When so many commands were visible, in monotonic ns: on a line between the looks around."""
+    """When ``count`` commands were visible, in monotonic ns, interpolated between two looks."""
     before = looks[0]
     for look in looks:
         if look.visible >= count:
@@ -155,7 +144,7 @@ def passing(looks: Sequence[Look], count: float) -> float:
 
 
 def rates_of_tenths(looks: Sequence[Look], total: int) -> list[float]:
-    """Commands a second while each tenth of them became visible; the first has the start in it."""
+    """Commands per second of each tenth, as it became visible; the first includes the start."""
     at = [passing(looks, total * tenth / 10) for tenth in range(11)]
     return [
         round(total / 10 / max(1e-9, (until - since) / 1e9), 1) for since, until in pairwise(at)

@@ -1,11 +1,11 @@
-"""``labkit bench cache``: what a query handler gains by holding answers, and how stale they are.
+"""``labkit bench cache``: the gain of a query handler's answer cache, and its stale answers.
 
-Two runs side by side on the same servers, alike but for the cache of their query handler; money
-flows into the accounts of both all the while. They take turns, round by round. In each round a
-requester first asks with many questions under way, which gives the answers a second; then one by
-one, which gives the times, and there it looks into the view just before each question: an answer
-that shows less than that is *stale*. Without a cache none is, since the handler reads after it was
-asked; with one, an answer can be as old as what the change stream has not brought yet.
+Two runs on the same servers differ only in the cache of their query handler; deposits go to the
+accounts of both throughout. The runs take turns, round by round. In each round a requester first
+sends many queries at once, which gives the answers per second, then one query at a time, which
+gives the latencies. Before each of the latter it reads the view: an answer with a lower version is
+*stale*. Without a cache no answer is stale, since the handler reads after it was asked; with a
+cache an answer lags as far as the change stream does.
 """
 
 from __future__ import annotations
@@ -20,29 +20,31 @@ from typing import Any
 from hdrh.histogram import HdrHistogram
 from msgspec import Struct
 
-from labkit import stack
 from labkit.errors import LabkitError, StackError
-from labkit.experiments.bench.freshness import CONTEXT, LOAD_ACCOUNTS, RANGE, deposits, percentiles
+from labkit.experiments.bench.freshness_client import CONTEXT, LOAD_ACCOUNTS, deposits
+from labkit.experiments.bench.measuring import measuring
 from labkit.experiments.demo import Progress
+from labkit.experiments.percentiles import RANGE, percentiles
 from labkit.experiments.processes import PATIENCE_SECONDS, hear, process, settings_of
-from labkit.experiments.results import load_average, machine, versions
+from labkit.experiments.results import versions
+from labkit.experiments.scratch import scratch_run
 from labkit.lab import Lab
-from labkit.messages import Result
+from labkit.query.wire import Result
 from labkit.run.worker import calm_gc
 from labkit.services.bank import AccountById
 
-#: Answers that the handler holds at most: all that are asked for fit.
+#: The capacity of the cache: all answers fit.
 CACHE = 10_000
 SIDES = {"off": 0, "on": CACHE}
 ROUNDS = 5
 #: On each side.
 LOAD_PER_SECOND = 100.0
-#: Questions under way at once, where the rate is measured.
+#: Queries in flight while the rate is measured.
 WINDOW = 200
 
 
 class Side(Struct):
-    """What one run did; ``rates`` are answers a second, by round."""
+    """One run and its counts; ``rates`` are answers per second, by round."""
 
     lab: Lab
     loading: Connection
@@ -63,15 +65,22 @@ def cache(
     progress: Progress,
     report: Callable[[str], None],
 ) -> dict[str, Any]:
-    """So many questions on each side, half of them one by one; the result is the JSON.
-
-    Starts servers that are not up, and stops what it started. Raises ``StackError`` and
-    ``TimedOut`` where they, or a process, fail.
-    """
+    """Run the bench with ``count`` queries on each side, half of them one at a time."""
     calm_gc()
     rng = Random(seed)
     each = max(1, count // (2 * ROUNDS))
-    with stack.borrowed(name, report) as servers, ExitStack() as opened:
+    settings = {
+        "cache": CACHE,
+        "accounts": LOAD_ACCOUNTS,
+        "load_per_second": LOAD_PER_SECOND,
+        "window": WINDOW,
+        "rounds": ROUNDS,
+        "partitions": 4,
+    }
+    with (
+        measuring(name, report, "cache", client=client, seed=seed, settings=settings) as found,
+        ExitStack() as opened,
+    ):
         sides = {
             side: opened.enter_context(_side(name, client, size, seed))
             for side, size in SIDES.items()
@@ -82,36 +91,19 @@ def cache(
                 _many(side, each, rng)
                 _one_by_one(side, each, rng)
                 progress("rounds", 2 * turn + number + 1, 2 * ROUNDS)
-        loads = {}
+        found["load"] = {}
         for label, side in sides.items():
-            with suppress(BrokenPipeError):  # it is dead, as the next line finds
+            with suppress(BrokenPipeError):  # it died; the next line reports it
                 side.loading.send_bytes(b"stop")
-            loads[label] = int(hear(side.lab, side.loading))
-        found: dict[str, Any] = {
-            "bench": "cache",
-            "sides": {label: _found(side) for label, side in sides.items()},
-            "client": client,
-            "seed": seed,
-            "settings": {
-                "cache": CACHE,
-                "accounts": LOAD_ACCOUNTS,
-                "load_per_second": LOAD_PER_SECOND,
-                "window": WINDOW,
-                "rounds": ROUNDS,
-                "partitions": 4,
-            },
-            "load": loads,
-            "versions": versions(sides["on"].lab.server_versions(), client),
-            "machine": machine(),
-            "load_average_after": load_average(),
-            "stack": servers.kind,
-        }
+            found["load"][label] = int(hear(side.lab, side.loading))
+        found["sides"] = {label: _found(side) for label, side in sides.items()}
+        found["versions"] = versions(sides["on"].lab.server_versions(), client)
     off, on = found["sides"]["off"], found["sides"]["on"]
     found["speedup"] = round(on["answers_per_second"] / off["answers_per_second"], 2)
     found["ok"] = (
         off["stale"] == off["cached"] == off["failed"] == on["failed"] == 0
         and on["cached"] > 0
-        and all(loads.values())
+        and all(found["load"].values())
     )
     return found
 
@@ -119,16 +111,13 @@ def cache(
 @contextmanager
 def _side(name: str, client: str, size: int, seed: int) -> Iterator[Side]:
     settings: dict[str, Any] = {"name": name, "client": client, "services": [CONTEXT]}
-    with Lab(**settings, partitions=4, cache=size) as lab:
-        try:
-            lab.start(queries=1)
-            with process(deposits, settings_of(lab), seed, LOAD_PER_SECOND) as loading:
-                hear(lab, loading)
-                side = Side(lab, loading, HdrHistogram(*RANGE), [])
-                lab.query_bus.ask(AccountById(account=_account(0)), timeout=PATIENCE_SECONDS)
-                yield side
-        finally:
-            lab.drop()
+    with scratch_run(**settings, partitions=4, cache=size) as lab:
+        lab.start(queries=1)
+        with process(deposits, settings_of(lab), seed, LOAD_PER_SECOND) as loading:
+            hear(lab, loading)
+            side = Side(lab, loading, HdrHistogram(*RANGE), [])
+            lab.query_bus.ask(AccountById(account=_account(0)), timeout=PATIENCE_SECONDS)
+            yield side
 
 
 def _account(number: int) -> str:
@@ -136,7 +125,7 @@ def _account(number: int) -> str:
 
 
 def _many(side: Side, count: int, rng: Random) -> None:
-    """With many under way."""
+    """Ask with up to ``WINDOW`` queries in flight."""
     bus = side.lab.query_bus
     sent, under_way = 0, set[str]()
     began = time.monotonic()
@@ -156,7 +145,7 @@ def _many(side: Side, count: int, rng: Random) -> None:
 
 
 def _one_by_one(side: Side, count: int, rng: Random) -> None:
-    """Each after a look into the view."""
+    """Ask one query at a time, each after a read of the view."""
     lab = side.lab
     for _ in range(count):
         account = _account(rng.randrange(LOAD_ACCOUNTS))

@@ -1,13 +1,13 @@
-"""Does it get slower as it grows? A drain of a million commands beside short ones.
+"""Throughput as the store grows: one drain of a million commands compared with short ones.
 
-Every run begins empty, and its commands lie in the topic (``bulk.py``). Those of the long one are
-those of a short one, again and again, by new customers each time: of the orders in both equally
-many are a customer's first, which is other work for a store. Short runs come before the long one
-and after it, so that a machine that slows down meanwhile is not taken for the store. The clock runs
-from the first commit until all is visible: start-up does not count. ``ratio`` is the rate of the
-long one to the median of the short ones, and its interval that of the short ones, by bootstrap: the
-long one is a single run. Where it slows down is seen in ``tenths``: its rate while each tenth of
-the commands became visible. The first has the start in it.
+Every run starts empty, with its commands in the topic (``bulk.py``). The long run repeats the
+commands of a short one with new customers each time, so that the share of first orders, which are
+different work for a store, is the same in both. Short runs come before and after the long one, so
+that a machine that slows down meanwhile is not mistaken for a slow store. The clock runs from the
+first commit until all is visible; start-up does not count. ``ratio`` is the rate of the long run
+over the median rate of the short ones. Its interval is that of the short runs, by bootstrap, since
+there is one long run. ``tenths`` holds the rate of the long run by tenths of its commands; the
+first includes the start.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from typing import Any
 
 import msgspec
 
-from labkit import stack
 from labkit.experiments.bench.bulk import Bulk, drain, rates_of_tenths
+from labkit.experiments.bench.measuring import measuring
 from labkit.experiments.demo import Progress
 from labkit.experiments.intervals import interval
-from labkit.experiments.results import archive, load_average, machine
+from labkit.experiments.results import archive
 from labkit.run.settings import DEFAULTS
 
-#: Of the short runs; the later ones come after the long one.
+#: Short runs before and after the long one.
 BEFORE, AFTER = 3, 3
 AT_LEAST = 0.9
 
@@ -37,41 +37,28 @@ def growth(
     progress: Progress,
     report: Callable[[str], None],
 ) -> dict[str, Any]:
-    """On real servers; the result is the JSON. ``sizes``: commands of the long and the short runs.
+    """Run the bench and archive its result. ``sizes``: commands of the long and of a short run."""
+    import pandas as pd
 
-    Starts servers that are not up, and stops what it started. Raises ``StackError`` and
-    ``TimedOut`` where servers or workers fail.
-    """
     long, short = sizes
     order = [short] * BEFORE + [long] + [short] * AFTER
     runs: list[Bulk] = []
-    with stack.borrowed(name, report) as servers:
-        found: dict[str, Any] = {
-            "bench": "growth",
-            "client": client,
-            "seed": None,
-            "settings": {
-                "commands": long,
-                "small": short,
-                "order": order,
-                "partitions": DEFAULTS.partitions,
-                "batch_size": DEFAULTS.batch_size,
-                "handlers": 1,
-                "projectors": 1,
-            },
-            "machine": machine(),
-            "load_average_before": load_average(),
-            "stack": servers.kind,
-        }
+    settings = {
+        "commands": long,
+        "small": short,
+        "order": order,
+        "partitions": DEFAULTS.partitions,
+        "batch_size": DEFAULTS.batch_size,
+        "handlers": 1,
+        "projectors": 1,
+    }
+    with measuring(name, report, "growth", client=client, seed=None, settings=settings) as found:
         for number, count in enumerate(order):
             what = f"run {number + 1}"
             runs.append(drain(name, client, count, lambda d, n, w=what: progress(w, d, n), short))  # type: ignore[misc]
             report(f"{what} of {len(order)}: {_line(runs[-1])}")
-        found["load_average_after"] = load_average()
     found["versions"] = runs[0].versions
     found |= summary(runs)
-    import pandas as pd
-
     looks = pd.json_normalize(
         [
             {"run": number, **msgspec.to_builtins(look)}
@@ -84,7 +71,7 @@ def growth(
 
 
 def summary(runs: list[Bulk]) -> dict[str, Any]:
-    """What the runs come to; where one of them is wrong there is no ratio."""
+    """The figures of the runs; there is no ratio if one of them is wrong."""
     largest = max(run.commands for run in runs)
     (long,) = [run for run in runs if run.commands == largest]
     shorts = [run for run in runs if run is not long]

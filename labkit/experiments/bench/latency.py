@@ -1,25 +1,22 @@
-"""How long one command takes, alone: to its answer, and until it is visible; beside a bare loop.
+"""Latency of one command at a time, to its answer and to its visibility, compared with a bare loop.
 
-A closed loop: there is one command in flight, and the next is sent when it is through, which is
-when the view shows it. So this is what the way of a command costs when nothing waits in it and
-nothing else runs beside it; ``load.py`` says what it costs under load.
+A closed loop with one command in flight: the next is sent when the view shows the one before it. So
+the latency includes no queueing and no contention; ``load/offer.py`` measures it under load.
 
 =======  ======================================================================
-reply    from the call of ``bus.send`` until the bus has heard the answer
+reply    from the call of ``bus.send`` until the bus has read the answer
 visible  from that call until a query with the command's token returns the order
 bare     the same command by a bare consume-transform-produce transaction with the same client
-         (``peers/transaction.py``), from its encoding until its event was read
+         (``bare_transaction.py``), from its encoding until its event was read
 =======  ======================================================================
 
-labkit's handler and projector are real workers, and so is the bare loop a process of its own; each
-has its topics, with as many partitions. A round has a block of each kind, in an order that is drawn
-anew, and the first ``WARM_UP`` commands of a block do not count. Nor do the first ``WARM_ROUNDS``
-rounds, in which the broker's JVM still compiles. ``reply_ratio`` and
-``visible_ratio`` are medians over all rounds, divided by the median of the bare ones; the ratios
-inside each round give the interval.
+labkit's handler and projector are real workers, and the bare loop is a process too; both sides have
+their own topics with the same number of partitions. A round has a block of each kind, in random
+order. The first ``WARM_UP`` commands of a block do not count, nor do the first ``WARM_ROUNDS``
+rounds, in which the broker's JVM still compiles. ``reply_ratio`` and ``visible_ratio`` are medians
+over all rounds, divided by the bare median; the ratios within the rounds give the interval.
 
-For each command of labkit's the view tells the instants of its stages, so that it can be seen where
-the time goes.
+The trace in the view splits the latency of labkit's commands into stages.
 """
 
 from __future__ import annotations
@@ -33,17 +30,18 @@ from typing import TYPE_CHECKING, Any
 
 from hdrh.histogram import HdrHistogram
 
-from labkit import stack
 from labkit.errors import StackError
-from labkit.experiments.bench.freshness import RANGE, percentiles
-from labkit.experiments.bench.preloaded import NEW_ORDERS
+from labkit.experiments.bench.bare_transaction import SIDES, Requester
+from labkit.experiments.bench.job import Job, play
+from labkit.experiments.bench.measuring import measuring
+from labkit.experiments.bench.preload import NEW_ORDERS
 from labkit.experiments.demo import Progress
 from labkit.experiments.intervals import interval
 from labkit.experiments.load import arrivals
-from labkit.experiments.peers.job import Job, play
-from labkit.experiments.peers.transaction import SIDES, Requester
+from labkit.experiments.percentiles import RANGE, percentiles
 from labkit.experiments.processes import PATIENCE_SECONDS, hear, process
-from labkit.experiments.results import archive, load_average, machine, versions
+from labkit.experiments.results import archive, versions
+from labkit.experiments.scratch import scratch_run
 from labkit.lab import Lab
 from labkit.messages import Envelope, encode, new_id
 from labkit.read.freshness import LINEARIZABLE, Fresh
@@ -56,12 +54,12 @@ if TYPE_CHECKING:
 
 CONTEXT = "orders"
 KINDS = ("reply", "visible", "bare")
-#: Of each block: clients that lay idle fetch anew, and hear what they have missed.
+#: Commands at the start of each block: idle clients must first fetch what they have missed.
 WARM_UP = 5
-#: For some 1,500 transactions the broker's compiler takes a core from those who are measured.
+#: During the first 1,500 transactions or so the broker's JIT compiler takes a core.
 WARM_ROUNDS = 3
 TARGETS = {"reply": 1.5, "visible": 2.5}
-#: The instants of a command's way, in their order; the first is the beginning, the last the end.
+#: The stages of a command, in their order.
 STAGES = ("acked", "polled", "decided", "fetched", "applied")
 
 
@@ -73,37 +71,23 @@ def latency(
     progress: Progress,
     report: Callable[[str], None],
 ) -> dict[str, Any]:
-    """On real servers; the result is the JSON. ``sizes``: rounds, and commands of a block.
-
-    Starts servers that are not up, and stops what it started. Raises ``StackError`` and
-    ``TimedOut`` where servers, workers or the bare loop fail.
-    """
+    """Run the bench and archive its result. ``sizes``: rounds, and commands of a block."""
     rounds, count = sizes
-    with stack.borrowed(name, report) as servers:
-        found: dict[str, Any] = {
-            "bench": "latency",
-            "client": client,
-            "seed": seed,
-            "settings": {
-                "rounds": rounds,
-                "commands": count,
-                "warm_up": WARM_UP,
-                "warm_rounds": WARM_ROUNDS,
-                "partitions": DEFAULTS.partitions,
-            },
-            "machine": machine(),
-            "load_average_before": load_average(),
-            "stack": servers.kind,
-        }
-        with Lab(name, client=client, services=[CONTEXT], start=False) as lab:
-            try:
-                found["versions"] = versions(lab.server_versions(), client)
-                report(f"run {lab.run}: {rounds} rounds of {count} commands of each kind")
-                samples = _run(lab, rounds, count, seed, progress)
-                found["ignored_commits"] = lab.ignored_commits()
-            finally:
-                lab.drop()
-        found["load_average_after"] = load_average()
+    settings = {
+        "rounds": rounds,
+        "commands": count,
+        "warm_up": WARM_UP,
+        "warm_rounds": WARM_ROUNDS,
+        "partitions": DEFAULTS.partitions,
+    }
+    with (
+        measuring(name, report, "latency", client=client, seed=seed, settings=settings) as found,
+        scratch_run(name, client=client, services=[CONTEXT], start=False) as lab,
+    ):
+        found["versions"] = versions(lab.server_versions(), client)
+        report(f"run {lab.run}: {rounds} rounds of {count} commands of each kind")
+        samples = _run(lab, rounds, count, seed, progress)
+        found["ignored_commits"] = lab.ignored_commits()
     found |= summary(samples)
     found["ok"] = found["ok"] and not found["ignored_commits"]
     archive("bench-latency", found, {"samples": samples})
@@ -139,14 +123,10 @@ def _job(lab: Lab) -> Job:
     assert lab.servers is not None
     return Job(
         bootstrap=lab.servers.bootstrap,
-        mongo_uri=lab.servers.mongo_uri,
-        database="",
         commands=lab.topic_name("bare.commands"),
         events=lab.topic_name("bare.events"),
-        orders="",
         group=lab.topic_name("bare"),
         partitions=lab.partitions,
-        batch=1,
     )
 
 
@@ -157,9 +137,9 @@ def _orders(count: int) -> Iterator[PlaceOrder]:
 
 
 class Tries:
-    """One command each, timed in monotonic ns: ``began`` and ``ended``, and of labkit's ``acked``.
+    """Each method times one command: ``began``, ``ended`` and (labkit only) ``acked``, in ns.
 
-    ``found``: whether what was waited for was there.
+    ``found`` says whether the expected result was there.
     """
 
     def __init__(self, lab: Lab, asking: Requester) -> None:
@@ -167,20 +147,20 @@ class Tries:
         lab.bus.listen(CONTEXT)
 
     def reply(self, order: PlaceOrder) -> dict[str, Any]:
-        """Send, and hear the answer."""
+        """Send, and wait for the answer."""
         began = time.monotonic_ns()
         token = self._lab.bus.send(order).token(PATIENCE_SECONDS)
         acked = time.monotonic_ns()
         answer = self._lab.bus.answer(token, PATIENCE_SECONDS)
         ended = time.monotonic_ns()
-        # The next command is not to run beside this one's way into the view.
+        # The next command must not overlap with the projection of this one.
         self._lab.queries.ask(
             OrderById(order.order_id), fresh=Fresh("token", (token,), PATIENCE_SECONDS)
         )
         return _row(order, began, ended, answer.accepted, acked)
 
     def visible(self, order: PlaceOrder) -> dict[str, Any]:
-        """Send, and ask for the order until the view holds it."""
+        """Send, and query the order with the command's token."""
         began = time.monotonic_ns()
         token = self._lab.bus.send(order).token(PATIENCE_SECONDS)
         acked = time.monotonic_ns()
@@ -190,7 +170,7 @@ class Tries:
         return _row(order, began, ended, found is not None, acked)
 
     def bare(self, order: PlaceOrder) -> dict[str, Any]:
-        """Send, and read the event."""
+        """Send to the bare loop, and read the event."""
         began = time.monotonic_ns()
         value = encode(Envelope(new_id(), order, intended=began, sent=began))
         self._asking.ask(order.order_id.encode(), value)
@@ -211,8 +191,10 @@ def _row(
 
 
 def _with_stages(lab: Lab, samples: pd.DataFrame) -> pd.DataFrame:
-    """And for labkit's commands when they were polled, decided, fetched and applied, in ms from
-    ``began``, by the trace that the view keeps of each order."""
+    """Add when labkit's commands were polled, decided, fetched and applied, in ms from ``began``.
+
+    The view keeps these instants in the trace of each order.
+    """
     ours = samples.loc[samples["kind"] != "bare", "order"].tolist()
     seen = lab.ask(OrdersById(list(ours)), fresh=LINEARIZABLE)
     if missing := len(ours) - len(seen):
@@ -228,7 +210,7 @@ def _with_stages(lab: Lab, samples: pd.DataFrame) -> pd.DataFrame:
 
 
 def summary(samples: pd.DataFrame) -> dict[str, Any]:
-    """What the samples come to."""
+    """The figures of the samples."""
     times = {kind: samples.loc[samples["kind"] == kind] for kind in KINDS}
     p50 = {kind: float(some["ms"].median()) for kind, some in times.items()}
     by_round = {

@@ -1,13 +1,13 @@
-"""What a handler and a projector hold in memory, once a million streams have passed through them.
+"""Memory of a handler and a projector while they process a million streams.
 
-One drain (``bulk.py``): each command is of a stream of its own. An observer reads the resident set
-size of both processes twenty times a second (``psutil``), so a peak that is shorter than 50 ms may
-be missed. A megabyte is 10**6 bytes.
+One drain (``bulk.py``) in which each command goes to its own stream. An observer reads the resident
+set size of both processes twenty times per second (``psutil``), so it can miss a peak shorter than
+50 ms. A megabyte is 10**6 bytes.
 
-``handler_mb`` and ``projector_mb`` are the peaks. ``projector_growth_mb`` is what the projector
-holds while the last tenth of the events becomes visible, less what it held in the second tenth, by
-the medians of the looks: a batch that is there at one look and not at the next is no growth. A
-projector keeps nothing of a stream, so it has to stay flat: below ``FLAT_MB``.
+``handler_mb`` and ``projector_mb`` are the peaks. ``projector_growth_mb`` is the median size of the
+projector while the last tenth of the events becomes visible, minus that in the second tenth; as
+medians, they leave out the batches that come and go. A projector keeps nothing of a stream, so its
+growth must stay below ``FLAT_MB``.
 """
 
 from __future__ import annotations
@@ -18,56 +18,43 @@ from typing import Any
 
 import msgspec
 
-from labkit import stack
 from labkit.experiments.bench.bulk import Bulk, drain, tenths
-from labkit.experiments.bench.preloaded import LOOKS_PER_SECOND
+from labkit.experiments.bench.measuring import measuring
+from labkit.experiments.bench.observer import LOOKS_PER_SECOND
 from labkit.experiments.demo import Progress
-from labkit.experiments.results import archive, load_average, machine
+from labkit.experiments.results import archive
 from labkit.run.settings import DEFAULTS
 
-#: What of a million streams may be held, in megabytes.
+#: The most that a million streams may take, in megabytes.
 HANDLER_MB, PROJECTOR_MB = 1_000, 300
-#: What the allocator keeps or gives back from batch to batch comes to some megabytes.
+#: The allocator keeps or releases some megabytes from batch to batch.
 FLAT_MB = 30
 
 
 def memory(
     name: str, client: str, commands: int, progress: Progress, report: Callable[[str], None]
 ) -> dict[str, Any]:
-    """On real servers; the result is the JSON.
-
-    Starts servers that are not up, and stops what it started. Raises ``StackError`` and
-    ``TimedOut`` where servers or workers fail.
-    """
-    with stack.borrowed(name, report) as servers:
-        found: dict[str, Any] = {
-            "bench": "memory",
-            "client": client,
-            "seed": None,
-            "settings": {
-                "commands": commands,
-                "partitions": DEFAULTS.partitions,
-                "batch_size": DEFAULTS.batch_size,
-                "looks_per_second": LOOKS_PER_SECOND,
-            },
-            "machine": machine(),
-            "load_average_before": load_average(),
-            "stack": servers.kind,
-        }
-        report(f"{commands:,} commands, each to a stream of its own")
-        run = drain(name, client, commands, lambda done, all: progress("commands", done, all))
-        found["load_average_after"] = load_average()
-    found["versions"] = run.versions
-    found |= summary(run)
+    """Run the bench and archive its result."""
     import pandas as pd
 
+    settings = {
+        "commands": commands,
+        "partitions": DEFAULTS.partitions,
+        "batch_size": DEFAULTS.batch_size,
+        "looks_per_second": LOOKS_PER_SECOND,
+    }
+    with measuring(name, report, "memory", client=client, seed=None, settings=settings) as found:
+        report(f"{commands:,} commands, each to a stream of its own")
+        run = drain(name, client, commands, lambda done, all: progress("commands", done, all))
+    found["versions"] = run.versions
+    found |= summary(run)
     looks = pd.json_normalize([msgspec.to_builtins(look) for look in run.looks])
     archive("bench-memory", found, {"looks": looks})
     return found
 
 
 def summary(run: Bulk) -> dict[str, Any]:
-    """What the looks come to, in megabytes."""
+    """The figures of the looks, in megabytes."""
     parts = tenths(run.looks, run.commands)
     peaks = {
         role: [max(look.memory.get(role, 0) for look in part) / 1e6 for part in parts]
@@ -77,10 +64,7 @@ def summary(run: Bulk) -> dict[str, Any]:
         median(look.memory.get("projector", 0) for look in part) / 1e6
         for part in (parts[1], parts[-1])
     )
-    most = {
-        role: max(look.memory.get(role, 0) for look in run.looks) / 1e6
-        for role in ("handler", "projector")
-    }
+    most = {role: max(look.memory.get(role, 0) for look in run.looks) / 1e6 for role in peaks}
     return {
         "handler_mb": round(most["handler"], 1),
         "projector_mb": round(most["projector"], 1),

@@ -1,17 +1,17 @@
-"""What a rebuild costs, and whether it is noticed: a view is built anew under writes and reads.
+"""The price of a rebuild, and whether readers notice it: a view is rebuilt under writes and reads.
 
-The log holds one event a document: accounts that were opened. Beside it, throughout, a process
-opens 200 more a second, and another one asks for accounts that are there, one after the other; a
-*probe* is available where it is answered at once with the right document. The view is rebuilt,
-switched, and the old one dropped, once a round; after a round that does not count.
+The log holds one event for each document: opened accounts. Throughout, one process opens 200 more
+accounts per second, and another one reads existing accounts one after the other. Such a *probe*
+succeeds if it is answered at once with the right document. Each round rebuilds the view, switches
+to it and drops the old one; the first round does not count.
 
-The *bare loop* is what there is to be won: it polls the same topic with the same client, decodes
-with msgspec, and inserts the same documents in batches of the same size, with the same write
-concern, into an empty collection; without a transaction, a checkpoint, an epoch or a look at what
-is there. It takes turns with the rebuilds, under the same writes and probes. Both are timed from
-their first poll until they are at the end of the log.
+The *bare loop* is the upper bound: it polls the same topic with the same client, decodes with
+msgspec, and inserts the same documents in batches of the same size, with the same write concern,
+into an empty collection, without transactions, checkpoints, epochs or reads. It alternates with the
+rebuilds, under the same writes and probes. Both are timed from their first poll to the end of the
+log.
 
-At the end C9 compares the view with an account of its own.
+At the end C9 compares the view with its own computation.
 """
 
 from __future__ import annotations
@@ -26,37 +26,36 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from labkit import stack
 from labkit.adapters.mongo import connect
 from labkit.errors import LabkitError
-from labkit.experiments.bench.filling import NEVER, filling
+from labkit.experiments.bench.filling import fill
+from labkit.experiments.bench.measuring import measuring
 from labkit.experiments.demo import Progress
 from labkit.experiments.processes import PATIENCE_SECONDS, hear, process, settings_of, steadily
-from labkit.experiments.results import load_average, machine, versions
+from labkit.experiments.results import versions
+from labkit.experiments.scratch import scratch_run
 from labkit.experiments.verify.checkers import check, gather
 from labkit.experiments.verify.history import History
 from labkit.experiments.verify.write import adopt_commands
 from labkit.lab import Lab
 from labkit.read.freshness import LINEARIZABLE, Fresh
+from labkit.read.projection import ServiceProjection
 from labkit.read.rebuild import CLOSE
 from labkit.run.worker import calm_gc
-from labkit.services.bank import AccountById, Balances, OpenAccount
-from labkit.services.services import CONTEXTS
-from labkit.services.views import PROJECTIONS, BankViews
+from labkit.services.bank import BANK, AccountById, Accounts, Balances, OpenAccount
 
 CONTEXT = "bank"
-BANK = CONTEXTS[CONTEXT]
-VIEW = BankViews.name
+VIEW = BANK.view
 WRITES_PER_SECOND = 200
 PROBES_PER_SECOND = 250
-#: As the projector takes them.
+#: The batch size of the projector.
 BATCH = 4_000
-#: An estimate is noted when this share of the log is read, and compared with what came.
+#: The remaining time is estimated after this share of the log, and compared with the real one.
 ESTIMATE_AT = 0.25
 
 
 class Probed(Struct):
-    """What the probes saw; ``trouble`` are the first reasons."""
+    """The results of the probes; ``trouble`` holds the first failures."""
 
     probes: int = 0
     available: int = 0
@@ -65,7 +64,7 @@ class Probed(Struct):
 
 
 class Built(Struct):
-    """One rebuild: commits and seconds until it was at the end, the estimate, and what came."""
+    """One rebuild: commits and seconds to the end of the log, estimated and real remaining time."""
 
     events: int
     seconds: float
@@ -81,41 +80,26 @@ def rebuild(
     progress: Progress,
     report: Callable[[str], None],
 ) -> dict[str, Any]:
-    """On real servers; the result is the JSON.
-
-    ``sizes``: so many events, so many rounds that count, and at least so many probes.
-
-    Starts servers that are not up, and stops what it started. Raises ``StackError`` and
-    ``TimedOut`` where they, or a process beside, fail.
-    """
+    """Run the bench. ``sizes``: events, rounds that count, and the least number of probes."""
     events, rounds, probes = sizes
     calm_gc()
-    with stack.borrowed(name, report) as servers:
-        found: dict[str, Any] = {
-            "bench": "rebuild",
-            "client": client,
-            "events": events,
-            "settings": {
-                "rounds": rounds,
-                "writes_per_second": WRITES_PER_SECOND,
-                "probes_per_second": PROBES_PER_SECOND,
-                "batch_size": BATCH,
-                "partitions": 4,
-            },
-            "machine": machine(),
-            "load_average_before": load_average(),
-            "stack": servers.kind,
-        }
-        with Lab(name, client=client, services=[CONTEXT]) as lab:
-            try:
-                found["versions"] = versions(lab.server_versions(), lab.settings.client)
-                report(f"run {lab.run}: {events:,} accounts")
-                found |= _measure(lab, events, rounds, probes, progress)
-                found["checkers"] = {"C9": _c9(lab)}
-                found["ignored_commits"] = lab.ignored_commits()
-            finally:
-                lab.drop()
-        found["load_average_after"] = load_average()
+    settings = {
+        "rounds": rounds,
+        "writes_per_second": WRITES_PER_SECOND,
+        "probes_per_second": PROBES_PER_SECOND,
+        "batch_size": BATCH,
+        "partitions": 4,
+    }
+    about = {"client": client, "events": events, "settings": settings}
+    with (
+        measuring(name, report, "rebuild", **about) as found,
+        scratch_run(name, client=client, services=[CONTEXT]) as lab,
+    ):
+        found["versions"] = versions(lab.server_versions(), lab.settings.client)
+        report(f"run {lab.run}: {events:,} accounts")
+        found |= _measure(lab, events, rounds, probes, progress)
+        found["checkers"] = {"C9": _c9(lab)}
+        found["ignored_commits"] = lab.ignored_commits()
     found["ok"] = (
         found["availability"] == 1.0
         and found["checkers"]["C9"]["ok"]
@@ -125,9 +109,8 @@ def rebuild(
 
 
 def _measure(lab: Lab, events: int, rounds: int, probes: int, progress: Progress) -> dict[str, Any]:
-    with filling(BANK, lab) as handle:
-        commands = (OpenAccount(f"a{n}", "ann") for n in range(events))
-        handle(commands, events, lambda done: progress("events", done, events), NEVER)
+    commands = (OpenAccount(f"a{n}", "ann") for n in range(events))
+    fill(BANK, lab, commands, events, lambda done: progress("events", done, events))
     lab.start()
     _caught_up(lab)
     settings = settings_of(lab)
@@ -180,7 +163,7 @@ def _caught_up(lab: Lab) -> None:
 
 
 def _rebuild(lab: Lab) -> Built:
-    """All of it; timed is the way to the end of the log."""
+    """Rebuild, switch and drop the old view; the time is that to the end of the log."""
     rebuilding = lab.rebuild(VIEW)
     estimated, noted = None, 0.0
     try:
@@ -201,9 +184,9 @@ def _rebuild(lab: Lab) -> Built:
 
 
 def _bare(lab: Lab, number: int) -> float:
-    """Events a second of the loop that promises nothing."""
+    """Events per second of the bare loop."""
     collection = f"bare.{number}"
-    for keys in PROJECTIONS[CONTEXT].indexes[BankViews.accounts] or [[("_id", 1)]]:
+    for keys in ServiceProjection(BANK).indexes[BANK.collection(Accounts)] or [[("_id", 1)]]:
         lab.store.index(collection, keys)
     assert lab.servers is not None
     mongo, db = connect(lab.servers.mongo_uri, f"{lab.name}_{lab.run}")
@@ -235,11 +218,11 @@ def _bare(lab: Lab, number: int) -> float:
     return count / seconds
 
 
-# --- the processes beside
+# --- the load processes
 
 
 def _write(pipe: Connection, settings: dict[str, Any]) -> None:
-    """Opens accounts at a steady rate until it is told to stop; then it says how many."""
+    """Open accounts at a steady rate until told to stop; then report their number."""
     with Lab(**settings, start=False) as lab:
         calm_gc()
         lab.bus.send(OpenAccount("w", "bob")).token(PATIENCE_SECONDS)
@@ -252,7 +235,7 @@ def _write(pipe: Connection, settings: dict[str, Any]) -> None:
 
 
 def _probe(pipe: Connection, settings: dict[str, Any], events: int) -> None:
-    """Asks until it is told how many it must be, and these are done."""
+    """Probe until told the least number of probes, and until that number is done."""
     rng, found, least = Random(1), Probed(), None
     with Lab(**settings, start=False) as lab:
         calm_gc()
@@ -276,14 +259,14 @@ def _probe(pipe: Connection, settings: dict[str, Any], events: int) -> None:
             if why and len(found.trouble) < 10:
                 found.trouble.append(why)
         pipe.send_bytes(msgspec.json.encode(found))
-        pipe.poll(PATIENCE_SECONDS)  # until the parent has read it all
+        pipe.poll(PATIENCE_SECONDS)  # keep the pipe open until the parent has read the report
 
 
 # --- afterwards
 
 
 def _c9(lab: Lab) -> dict[str, Any]:
-    """Once the view shows all that was written; the replies are those of the log."""
+    """The verdict of C9, after the view has caught up; the replies are read from the log."""
     lab.ask(Balances(limit=1), fresh=Fresh(LINEARIZABLE.strategy, timeout=PATIENCE_SECONDS))
     history = History()
     adopt_commands(lab, history, [CONTEXT])

@@ -1,18 +1,18 @@
-"""The Universal Scalability Law: what more workers bring, and from where on they bring less.
+"""The Universal Scalability Law: throughput against the number of workers, and its peak.
 
 ::
 
     X(N) = lambda * N / (1 + sigma * (N - 1) + kappa * N * (N - 1))
 
-``lambda`` is the rate of one worker. ``sigma`` (contention) is the share of the work that only one
-can do at a time: alone it leads to a ceiling, lambda / sigma, as Amdahl's law does. ``kappa``
-(coherency) is the price of each pair that has to agree: with it the rate falls again beyond
-N* = sqrt((1 - sigma) / kappa). Neil Gunther, "A General Theory of Computational Scalability Based
-on Rational Functions", 2008 (arXiv:0808.1431).
+``lambda`` is the rate of one worker. ``sigma`` (contention) is the serial share of the work: alone
+it leads to a ceiling, lambda / sigma, as in Amdahl's law. ``kappa`` (coherency) is the cost of each
+pair of workers that must agree: with it the rate falls again beyond N* = sqrt((1 - sigma) / kappa).
+Neil Gunther, "A General Theory of Computational Scalability Based on Rational Functions", 2008
+(arXiv:0808.1431).
 
-The law turned upside down, N / X(N), is a sum of 1, N and N * (N - 1), each with a factor that is
-not negative. So the fit is a non-negative least-squares problem with one solution, which can be
-exactly 0 in a factor; weighted so that a run counts by its *relative* distance from the curve.
+The reciprocal form N / X(N) is a sum of 1, N and N * (N - 1) with non-negative factors. So the fit
+is a non-negative least-squares problem with one solution, in which a factor can be exactly 0. The
+weights make the *relative* distance of a run from the curve count.
 """
 
 from __future__ import annotations
@@ -29,38 +29,39 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-#: The law has three unknowns; a fourth point is needed to contradict it.
+#: The law has three parameters; only a fourth point can contradict it.
 LEAST_POINTS = 4
-#: So often the runs are drawn anew.
+#: Bootstrap samples.
 RESAMPLES = 999
-#: What rounding leaves of a factor that is 0.
+#: A smaller factor is a rounding error of 0.
 ROUNDING = 1e-12
 
 
 class Law(Struct, frozen=True):
-    """``rate``: commands a second of one worker (lambda); ``sigma`` and ``kappa`` are plain."""
+    """``rate`` is lambda, in commands per second; ``sigma`` and ``kappa`` have no unit."""
 
     rate: float
     sigma: float
     kappa: float
 
     def at(self, workers: float) -> float:
-        """Commands a second of so many workers."""
+        """Commands per second of ``workers`` workers."""
         n = workers
         return self.rate * n / (1 + self.sigma * (n - 1) + self.kappa * n * (n - 1))
 
     @property
     def peak(self) -> float | None:
-        """The number of workers that brings most, at least 1; ``None``: more always bring more."""
+        """The number of workers with the highest rate, at least 1; ``None``: there is no peak."""
         if self.kappa == 0:
             return None
         return max(1.0, math.sqrt((1 - self.sigma) / self.kappa))
 
 
 class Scaling(Struct, frozen=True):
-    """A law, and the laws of the runs drawn anew; ``most`` is the greatest number measured.
+    """A law, and the laws of the bootstrap samples (``draws``).
 
-    ``error`` is the mean distance of a run from the curve, as a share of the curve.
+    ``most`` is the largest measured number of workers. ``error`` is the mean relative distance of a
+    run from the curve.
     """
 
     law: Law
@@ -70,22 +71,22 @@ class Scaling(Struct, frozen=True):
     level: float
 
     def band(self, workers: float) -> tuple[float, float]:
-        """Between which commands a second the curve lies at so many workers."""
+        """The interval of the rate at ``workers``, in commands per second."""
         return self._middle([law.at(workers) for law in self.draws])
 
     def interval(self, name: str) -> tuple[float, float]:
-        """Of ``rate``, ``sigma``, ``kappa`` or ``peak``; where there is no peak it is infinite."""
+        """The interval of ``rate``, ``sigma``, ``kappa`` or ``peak`` (infinite: none)."""
         found = [getattr(law, name) for law in self.draws]
         return self._middle([math.inf if value is None else value for value in found])
 
     def _middle(self, values: Sequence[float]) -> tuple[float, float]:
-        """Ends that were drawn, never a mean of two (which infinite ones would spoil)."""
+        """Ends from the sample itself: an interpolation with infinity would be infinite."""
         ordered = sorted(values)
         out = round((1 - self.level) / 2 * (len(ordered) - 1))
         return ordered[out], ordered[-1 - out]
 
     def report(self) -> dict[str, Any]:
-        """For the JSON, in which an infinite end is ``null``."""
+        """The fit for the JSON, with an infinite end as ``null``."""
         names = ("rate", "sigma", "kappa", "peak")
         ends = {name: self.interval(name) for name in names}
         intervals = {name: [e if math.isfinite(e) else None for e in ends[name]] for name in names}
@@ -100,11 +101,11 @@ class Scaling(Struct, frozen=True):
 
 
 def fit(runs: Mapping[int, Sequence[float]], seed: int = 1, level: float = 0.95) -> Scaling:
-    """The law that fits best: ``runs`` holds commands a second, of each run, by workers.
+    """Fit the law to ``runs``: the commands per second of each run, by number of workers.
 
-    The interval is the percentile bootstrap over whole runs, drawn anew for each number of workers
+    The interval is the percentile bootstrap over whole runs, resampled for each number of workers
     (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13). Raises
-    ``UsageError`` for fewer than four numbers of workers, and for what is no rate.
+    ``UsageError`` for fewer than four numbers of workers, and for a rate that is not positive.
     """
     import numpy as np
 
@@ -131,7 +132,7 @@ def fit(runs: Mapping[int, Sequence[float]], seed: int = 1, level: float = 0.95)
 
 
 def _solve(n: NDArray[np.float64], rates: NDArray[np.float64]) -> Law:
-    """N / X = free + shared * N + pairs * N (N - 1), where rate = 1 / (free + shared)."""
+    """Fit N / X = free + shared * N + pairs * N (N - 1), where rate = 1 / (free + shared)."""
     import numpy as np
     from scipy.optimize import nnls
 

@@ -1,15 +1,14 @@
-"""Checker C10: what a reader was promised, judged by the reads and writes that clients made.
+"""Checker C10: session guarantees and linearizability, by the clients' reads and writes.
 
-A :class:`Write` is one that its client was told of; a :class:`Read` is what a query showed. All
-instants are monotonic nanoseconds of one host, so "before" is true of the whole machine::
+A :class:`Write` is one that was acknowledged to its client; a :class:`Read` is the result of a
+query. All instants are monotonic nanoseconds of one host, so "before" holds across processes::
 
     promise          a read shows at least ...                     kept by
-    own writes       what its own client was told of before it     token, version, linearizable,
+    own writes       its client's writes acknowledged before it    token, version, linearizable,
                                                                    and any read of a Session
-    others' writes   what anybody was told of before it            linearizable
-    monotonic        what its client was shown before it           any read of a Session
-                     what a linearizable read of anybody showed    linearizable
-                     that had ended before it
+    others' writes   all writes acknowledged before it             linearizable
+    monotonic        its client's reads that ended before it       any read of a Session
+                     all linearizable reads that ended before it   linearizable
 
 The token and version strategies promise the writes that they wait for; here that is the newest
 write of the client to that stream. ``eventual`` promises nothing.
@@ -31,7 +30,7 @@ OWN_WRITES: frozenset[Strategy] = frozenset({"token", "version", "linearizable"}
 
 
 class Write(Struct, frozen=True, array_like=True):
-    """``version`` of a stream was made by ``client``, who was told so at ``at``."""
+    """``client`` wrote ``version`` of a stream, and got the answer at ``at``."""
 
     client: str
     stream: str
@@ -40,7 +39,7 @@ class Write(Struct, frozen=True, array_like=True):
 
 
 class Read(Struct, frozen=True, array_like=True):
-    """``version`` of a stream was shown to ``client`` (0: nothing); ``session``: through one."""
+    """A query showed ``version`` of a stream to ``client`` (0: nothing), maybe in a Session."""
 
     client: str
     stream: str
@@ -55,7 +54,7 @@ class Read(Struct, frozen=True, array_like=True):
 
 
 class _Newest:
-    """The highest version that was known before an instant."""
+    """The highest version known at an instant."""
 
     def __init__(self) -> None:
         self._facts: list[tuple[int, int]] = []
@@ -66,7 +65,7 @@ class _Newest:
         self._facts.append((at, version))
 
     def settle(self) -> _Newest:
-        """All facts are there: put them in order."""
+        """Sort the facts, after the last one was added."""
         highest = 0
         for at, version in sorted(self._facts):
             highest = max(highest, version)
@@ -75,13 +74,13 @@ class _Newest:
         return self
 
     def before(self, instant: int) -> int:
-        """0: nothing was."""
+        """The highest version known before ``instant``; 0 if there is none."""
         place = bisect_left(self._instants, instant)
         return self._highest[place - 1] if place else 0
 
 
 class _Known(Struct):
-    """What was known of one stream: told to anybody, told to and shown to each client."""
+    """The known versions of a stream: of all clients (``told``, ``shown``) and of each client."""
 
     told: _Newest = msgspec.field(default_factory=_Newest)
     shown: _Newest = msgspec.field(default_factory=_Newest)

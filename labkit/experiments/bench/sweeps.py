@@ -1,10 +1,9 @@
-"""``labkit bench sweep``: one factor varied, all else alike, and how fast the same work goes.
+"""``labkit bench sweep``: throughput against one factor, with everything else fixed.
 
-Each arm is drained anew in each round (``drains.py``), with topics, a database and workers of its
-own. A round holds every arm once, in an order that is drawn for it: what else happens on the
-machine meets all arms alike, and a *ratio* to the first arm is made within a round, side by side.
-A run with a red checker has no rate. What is said of an arm is the median of its runs, with an
-interval by bootstrap over them (``intervals.py``).
+Each round drains every arm once (``drain.py``), in random order, with its own topics, database and
+workers: other activity on the machine affects all arms alike, and the *ratio* to the first arm is
+taken within a round. A run with a red checker has no rate. The figure of an arm is the median of
+its runs, with a bootstrap interval (``intervals.py``).
 """
 
 from __future__ import annotations
@@ -21,15 +20,11 @@ from msgspec import Struct, structs
 
 from labkit import stack
 from labkit.errors import UsageError
-from labkit.experiments.bench.preloaded import (
-    LOOKS_PER_SECOND,
-    REPEATED,
-    WARM_UP,
-    Arm,
-    Drained,
-    drain,
-)
+from labkit.experiments.bench.drain import Arm, Drained, drain
+from labkit.experiments.bench.observer import LOOKS_PER_SECOND
+from labkit.experiments.bench.preload import REPEATED
 from labkit.experiments.bench.scaling import LEAST_POINTS, Scaling, fit
+from labkit.experiments.bench.window import WARM_UP
 from labkit.experiments.demo import Progress
 from labkit.experiments.intervals import interval
 from labkit.experiments.results import archive, load_average, machine, versions
@@ -44,30 +39,31 @@ if TYPE_CHECKING:
 Factor = Literal["batch", "partitions", "workers", "payload", "client", "delivery", "log"]
 FACTORS: tuple[Factor, ...] = get_args(Factor)
 
-#: So many last some ten seconds on two cores, of which at least five count.
+#: About ten seconds of work on two cores, of which at least five count.
 COMMANDS = {"kafka-python": 100_000, "confluent": 300_000}
-#: Small batches make many transactions, and so many of them last as long.
+#: With small batches, this number of transactions takes as long.
 TRANSACTIONS = {"kafka-python": 600, "confluent": 2_000}
-#: The MongoDB log is slow enough with these.
+#: The MongoDB log is slower.
 LOG_COMMANDS = {"kafka": max(COMMANDS.values()), "mongodb": 20_000}
-#: No arm sends more ballast than so many bytes.
+#: The most payload that an arm sends, in bytes.
 BALLAST_BYTES = 100 << 20
 BATCHES = (1, 10, 100, 1_000, 4_000)
 PARTITIONS = (1, 2, 4, 8, 16)
-#: So many partitions can be shared out evenly among each of these.
+#: This number of partitions can be divided evenly among each of these.
 WORKERS, SHARED_PARTITIONS = (1, 2, 3, 4, 6), 12
 PAYLOADS = (0, 100, 1_000, 10_000)
-#: A round that counts for less is too short to say anything.
+#: A shorter run says nothing.
 LEAST_SECONDS = 5.0
 
 
 class Swept(Struct):
-    """What a sweep found.
+    """The result of a sweep.
 
-    ``runs`` has a row a run: arm, value, round, order (which of all runs it was), commands,
-    commands_per_second (NaN where a checker is red), committed_per_second and visible_per_second
-    (whatever the checkers say), seconds that counted, steady, green, red, transactions, markers,
-    bytes_per_command, and CPU seconds by role. ``arms`` has a row an arm: see ``summary``.
+    ``runs`` has one row for each run: arm, value, round, order (its position among all runs),
+    commands, commands_per_second (NaN if a checker is red), committed_per_second and
+    visible_per_second (whatever the checkers say), seconds (of the measured window), steady, green,
+    red, transactions, markers, bytes_per_command, and CPU seconds by role. ``arms`` has one row for
+    each arm: see ``summary``.
     """
 
     runs: pd.DataFrame
@@ -83,9 +79,9 @@ class Swept(Struct):
 
 
 def arms_of(factor: str, client: str = DEFAULTS.client, commands: int | None = None) -> list[Arm]:
-    """The arms of a factor; ``commands`` at most lie in a topic, by default as the client needs.
+    """The arms of a factor; the others are compared with the first. Raises ``UsageError``.
 
-    The first one is what the others are compared with. Raises ``UsageError``.
+    ``commands`` is the most that a topic holds; the default depends on the client.
     """
     if factor not in FACTORS:
         raise UsageError(f"FACTOR must be one of {', '.join(FACTORS)}, got {factor!r}")
@@ -132,7 +128,7 @@ def sweep(
     progress: Progress = lambda *_: None,
     report: Callable[[str], None] = lambda _: None,
 ) -> Swept:
-    """Drain each arm so many times on real servers, and leave the result in a folder.
+    """Drain each arm ``rounds`` times on real servers, and archive the result.
 
     Starts servers that are not up, and stops what it started. Raises ``UsageError`` for fewer than
     two arms or rounds, ``StackError`` and ``TimedOut`` where servers or workers fail.
@@ -206,11 +202,11 @@ def sweep(
 
 
 def summary(runs: pd.DataFrame, arms: Sequence[str], seed: int = 1) -> pd.DataFrame:
-    """A row an arm: the median of the green runs' rates (NaN: there is none), and its interval.
+    """One row for each arm: the median rate of its green runs (NaN without any), and its interval.
 
     Columns: arm, value, runs, thrown_out, commands_per_second, low, high, ratio, ratio_low,
-    ratio_high (to the first arm, within a round), seconds (median), per_transaction (commands in
-    one, median), core_seconds_per_1000 (CPU of all roles).
+    ratio_high (to the first arm, within a round), seconds (median), per_transaction (commands,
+    median), core_seconds_per_1000 (CPU of all roles).
     """
     import pandas as pd
 
@@ -239,16 +235,14 @@ def summary(runs: pd.DataFrame, arms: Sequence[str], seed: int = 1) -> pd.DataFr
                 "ratio_high": ratio_high,
                 "seconds": float(mine["seconds"].median()),
                 "per_transaction": float(per_transaction[mine.index].median()),
-                "core_seconds_per_1000": float(
-                    (1_000 * used / counted)[mine.index].median(),
-                ),
+                "core_seconds_per_1000": float((1_000 * used / counted)[mine.index].median()),
             }
         )
     return pd.DataFrame(rows)
 
 
 def _figure(values: list[float], seed: int) -> tuple[float, float, float]:
-    """Median and interval; of a single run there is no interval."""
+    """Median and interval; a single run has no interval."""
     if not values:
         return (math.nan,) * 3
     ends = interval(values, seed=seed) if len(values) > 1 else (math.nan, math.nan)
@@ -256,7 +250,7 @@ def _figure(values: list[float], seed: int) -> tuple[float, float, float]:
 
 
 def _scaling(factor: str, runs: pd.DataFrame, seed: int) -> Scaling | None:
-    """Of workers, where enough of the arms have a rate."""
+    """The scaling law of a sweep over workers, if enough arms have a rate."""
     if factor != "workers":
         return None
     counted = runs.dropna(subset=["commands_per_second"])
@@ -267,5 +261,5 @@ def _scaling(factor: str, runs: pd.DataFrame, seed: int) -> Scaling | None:
 
 
 def _plain(row: Mapping[Any, Any]) -> dict[str, Any]:
-    """For the JSON, where what is no number is ``null``."""
+    """A row for the JSON, with NaN as ``null``."""
     return {name: None if value != value else value for name, value in row.items()}

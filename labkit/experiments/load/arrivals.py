@@ -14,23 +14,16 @@ cdnow      the CDNOW purchases in the order of their days, and of the lines with
            end. Whoever asks for more than 69,659 gets the trace again
 =========  =========================================================================
 
-Keys:
-
-=====  ============================================================================
-new    each command is a new order (``PlaceOrder``), with the customer, day, pieces and cents of the
-       next CDNOW purchase; after the last comes the first again, by customers of their own, so that
-       as many of those who order are new customers in a long load as in a short one
-zipf   deposits to ``accounts`` accounts: account number k is drawn in proportion to 1/k**skew
-real   deposits to the CDNOW customers, in the order of their purchases: one of them bought 217
-       times, half of them once
-=====  ============================================================================
+What is sent is a workload of a service (``Service(..., workload=...)``); ``keys`` names it. Those
+of the built-in services are described where they stand (``labkit/services/*/workload.py``).
 """
 
 from __future__ import annotations
 
-import functools
-import itertools
-from collections.abc import Iterator
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from random import Random
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -38,19 +31,19 @@ from msgspec import Struct, structs
 from numpy.typing import NDArray
 
 from labkit.errors import UsageError
-from labkit.experiments import cdnow
 from labkit.messages import MAX_ID, Command
-from labkit.services.bank import Deposit, OpenAccount
-from labkit.services.orders import PlaceOrder
+from labkit.run import references
+from labkit.service import Service, Workload
+from labkit.services import MEASURED, cdnow
 
 Pattern = Literal["constant", "poisson", "burst", "cdnow"]
 PATTERNS: tuple[Pattern, ...] = get_args(Pattern)
-Keys = Literal["new", "zipf", "real"]
-KEYS: tuple[Keys, ...] = get_args(Keys)
 
 #: Of a burst: seconds from one to the next, and the share of them in which commands come.
 PERIOD_SECONDS = 1.0
 DUTY = 0.25
+#: Options of workloads that a plan may give.
+OPTIONS = ("skew", "accounts")
 #: A plan of more is a mistake: its commands are made before they are sent.
 MOST_COMMANDS = 5_000_000
 
@@ -59,10 +52,13 @@ class Plan(Struct, frozen=True, kw_only=True):
     """What an open loop offers.
 
     Args:
-        pattern, keys: see above.
+        pattern: see above.
+        services: names or references (``module:ATTRIBUTE``) of services to choose from.
+        keys: the name of a workload; the first of these services that has it is loaded. Without a
+            name, the first workload of the first service.
         rate: commands a second, in the mean.
         seconds: that count; ``warm_up`` seconds come before, and do not.
-        skew, accounts: of ``keys="zipf"``.
+        skew, accounts: options of the workload, if it takes them; ``None``: its own default.
         payload: bytes of ballast that each command carries, and its commit again, at most
             ``messages.MAX_ID``.
     """
@@ -71,19 +67,17 @@ class Plan(Struct, frozen=True, kw_only=True):
     rate: float
     seconds: float
     warm_up: float = 5.0
-    keys: Keys = "new"
-    skew: float = 1.0
-    accounts: int = 1_000
+    services: tuple[str, ...] = MEASURED
+    keys: str = ""
+    skew: float | None = None
+    accounts: int | None = None
     seed: int = 1
     payload: int = 0
 
     def check(self) -> Plan:
         """The same plan; raises ``UsageError`` that names what cannot be."""
-        for name, known in (("pattern", PATTERNS), ("keys", KEYS)):
-            if getattr(self, name) not in known:
-                raise UsageError(
-                    f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}"
-                )
+        if self.pattern not in PATTERNS:
+            raise UsageError(f"pattern must be one of {', '.join(PATTERNS)}, got {self.pattern!r}")
         bounds: dict[str, tuple[float, float]] = {
             "rate": (0.1, 1_000_000),
             "seconds": (0.1, 3_600),
@@ -94,13 +88,25 @@ class Plan(Struct, frozen=True, kw_only=True):
             "payload": (0, MAX_ID),
         }
         for name, (least, most) in bounds.items():
-            if not least <= (value := getattr(self, name)) <= most:
+            value = getattr(self, name)
+            if value is not None and not least <= value <= most:
                 raise UsageError(f"{name} must be from {least:g} to {most:g}, got {value:g}")
         if self.rate * self.total > MOST_COMMANDS:
             raise UsageError(
                 f"{self.rate:g} commands a second for {self.total:g} s are too many; at most "
                 f"{MOST_COMMANDS:,} are made"
             )
+        if not (service := self.service).views:
+            raise UsageError(
+                f"service {service.name!r} has no views; a load measures when they show a command"
+            )
+        takes = _options(self.workload.commands)
+        for name in OPTIONS:
+            if getattr(self, name) is not None and name not in takes:
+                raise UsageError(
+                    f"workload {self.named!r} of service {service.name!r} takes no {name}; it "
+                    f"takes {', '.join(takes) or 'no options'}"
+                )
         return self
 
     @property
@@ -109,9 +115,28 @@ class Plan(Struct, frozen=True, kw_only=True):
         return self.warm_up + self.seconds
 
     @property
-    def service(self) -> str:
-        """The service that takes these commands."""
-        return "orders" if self.keys == "new" else "bank"
+    def service(self) -> Service:
+        """The service that is loaded; raises ``UsageError``."""
+        every = [references.service(service) for service in self.services]
+        for service in every:
+            if not service.workloads:
+                raise UsageError(
+                    f"service {service.name!r} has no workload; verify and load need one: "
+                    "Service(..., workload=...)"
+                )
+            if self.keys in ("", *service.workloads):
+                return service
+        known = [f"{name} ({s.name})" for s in every for name in s.workloads]
+        raise UsageError(f"keys must be one of {', '.join(known)}, got {self.keys!r}")
+
+    @property
+    def named(self) -> str:
+        """The name of the workload."""
+        return self.keys or next(iter(self.service.workloads))
+
+    @property
+    def workload(self) -> Workload:
+        return self.service.workloads[self.named]
 
     def at(self, rate: float) -> Plan:
         """The same at another rate."""
@@ -143,7 +168,7 @@ def _poisson(rng: np.random.Generator, rate: float, seconds: float) -> NDArray[n
 
 def _trace(count: int, seconds: float) -> NDArray[np.float64]:
     """The first ``count`` purchases, days compressed so that the next one would come at the end."""
-    days = np.array([np.datetime64(purchase.day) for purchase in _purchases()])
+    days = np.array([np.datetime64(purchase.day) for purchase in cdnow.by_day()])
     day = (days - days[0]).astype(np.int64)
     first, a_day = np.searchsorted(day, day), np.bincount(day)[day]
     place = day + (np.arange(len(day)) - first) / a_day
@@ -158,33 +183,16 @@ def _trace(count: int, seconds: float) -> NDArray[np.float64]:
 def commands(plan: Plan, count: int, lap: int | None = None) -> Iterator[Command]:
     """The first ``count`` commands of a plan, in their order.
 
-    After ``lap`` purchases comes the first one again; without it, after all of them.
+    Workloads that repeat a data set begin again after ``lap`` of its entries, or after all.
     """
-    match plan.keys:
-        case "new":
-            for number, (time, bought) in zip(range(count), _again(lap), strict=False):
-                customer = f"{bought.customer_id}-{time}" if time else bought.customer_id
-                yield structs.replace(bought, order_id=f"o{number}", customer_id=customer)
-        case "zipf":
-            weights = np.arange(1, plan.accounts + 1) ** -plan.skew
-            rng = np.random.default_rng([plan.seed, 2])
-            drawn = rng.choice(plan.accounts, count, p=weights / weights.sum())
-            for number in drawn.tolist():
-                yield Deposit(f"a{number + 1}", 1)
-        case "real":
-            for _, (_, bought) in zip(range(count), _again(lap), strict=False):
-                yield Deposit(bought.customer_id, max(1, bought.cents))
+    make = plan.workload.commands
+    return islice(make(Random(plan.seed), **_given(plan, make, lap)), count)
 
 
 def opening(plan: Plan, count: int) -> list[Command]:
-    """What must be there before the first of ``count`` commands: the accounts, without ballast."""
-    match plan.keys:
-        case "zipf":
-            return [OpenAccount(f"a{number + 1}", "load") for number in range(plan.accounts)]
-        case "real":
-            first = _purchases()[:count]
-            return [OpenAccount(c, "load") for c in dict.fromkeys(p.customer_id for p in first)]
-    return []
+    """What must be done before the first of ``count`` commands; it is not measured."""
+    make = plan.workload.opening
+    return list(make(Random(plan.seed), **_given(plan, make, count)))
 
 
 def ballast(plan: Plan) -> str:
@@ -192,33 +200,33 @@ def ballast(plan: Plan) -> str:
     return "x" * plan.payload
 
 
-@functools.cache
-def _purchases() -> list[PlaceOrder]:
-    """All of them, in the order of their days; the file is in the order of the customers."""
-    return sorted(cdnow.commands(), key=lambda purchase: purchase.day)
+def _options(make: Callable[..., Iterable[Command]]) -> dict[str, Any]:
+    """The options that a function of a workload takes, with their defaults."""
+    parameters = list(inspect.signature(make).parameters.values())[1:]
+    return {p.name: p.default for p in parameters}
 
 
-def _again(lap: int | None) -> Iterator[tuple[int, PlaceOrder]]:
-    """The purchases time and again, each with how often it came before."""
-    for time in itertools.count():
-        for bought in _purchases()[:lap]:
-            yield time, bought
+def _given(plan: Plan, make: Callable[..., Iterable[Command]], lap: int | None) -> dict[str, Any]:
+    asked = {"lap": lap} | {name: getattr(plan, name) for name in OPTIONS}
+    takes = _options(make)
+    return {name: value for name, value in asked.items() if value is not None and name in takes}
 
 
 def shape(plan: Plan) -> dict[str, Any]:
-    """The plan as a result says it: what it does not use is left out."""
+    """The plan as a result says it: with the options that the workload takes, and no others."""
     found = structs.asdict(plan)
-    if plan.keys != "zipf":
-        del found["skew"], found["accounts"]
-    return found
+    takes = _options(plan.workload.commands)
+    for name in ("services", *OPTIONS):
+        value = found.pop(name)
+        if name in takes:
+            found[name] = takes[name] if value is None else value
+    return found | {"service": plan.service.name, "keys": plan.named}
 
 
 __all__ = [
     "DUTY",
-    "KEYS",
     "PATTERNS",
     "PERIOD_SECONDS",
-    "Keys",
     "Pattern",
     "Plan",
     "ballast",

@@ -1,7 +1,7 @@
-"""The batches of a run, found again in its rows: commands with the same instant were one batch.
+"""Recover the batches of a run from its rows: commands with the same instant form one batch.
 
-A handler takes all that waits into one transaction, and so does a projector. ``polled`` is the
-instant at which a handler had its batch, ``fetched`` that of a projector.
+A handler takes everything that waits into one transaction, and so does a projector. ``polled`` is
+the instant at which a handler got its batch, ``fetched`` that of a projector.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from scipy.sparse.csgraph import connected_components
 
 
 def owners(commands: pd.DataFrame, begin: str) -> NDArray[np.int64]:
-    """The worker of each command, by a number: partitions that were ever in one batch have one."""
+    """A worker number for each command: partitions that ever share a batch share a worker."""
     partitions = commands["partition"].to_numpy(np.int64)
     batch = pd.factorize(commands[begin])[0]
     shape = (int(batch.max()) + 1, int(partitions.max()) + 1)
@@ -26,8 +26,8 @@ def owners(commands: pd.DataFrame, begin: str) -> NDArray[np.int64]:
 
 
 class Part(NamedTuple):
-    """Which instants tell of its batches: when it has one, when a command had come to it, when it
-    begins to write, when that is done as far as is known, and when others saw it."""
+    """The columns of a worker's instants: it gets a batch, a command arrives, it starts to write,
+    it is done writing (as far as known), and others see the batch."""
 
     begin: str
     arrives: str
@@ -36,14 +36,14 @@ class Part(NamedTuple):
     ends: str
 
 
-#: ``logged``: the first that anybody heard of a commit, listener or projector. ``middle``: that of
-#: ``stale`` and ``visible``.
+#: ``logged``: the first instant at which the listener or the projector read a commit. ``middle``:
+#: the middle between ``stale`` and ``visible``.
 HANDLER = Part("polled", "sent", "decided", "logged", "logged")
 PROJECTOR = Part("fetched", "logged", "applied", "middle", "visible")
 
 
 def marked(commands: pd.DataFrame) -> pd.DataFrame:
-    """The commands with ``logged`` and ``middle``, which ``batches`` needs."""
+    """Add the columns ``logged`` and ``middle``, which ``batches`` needs."""
     first = commands[["heard", "fetched"]].min(axis=1)
     unit = [commands["polled"], commands["partition"]]
     return commands.assign(
@@ -53,14 +53,14 @@ def marked(commands: pd.DataFrame) -> pd.DataFrame:
 
 
 def batches(commands: pd.DataFrame, part: Part) -> pd.DataFrame:
-    """A row a batch of ``marked`` commands, in the order of each owner; instants in nanoseconds.
+    """One row for each batch of ``marked`` commands, ordered by owner; instants in nanoseconds.
 
-    Columns: ``owner``, ``begin``, ``size``, ``arrivals`` (how often something came), ``first`` and
-    ``last`` (the first and last arrival in it), ``write``, ``done`` and ``end`` (see ``Part``),
-    ``late`` (how long the listener took to hear of what was logged, in the mean), ``following``
-    (when the owner's next batch began; NaN for the last). Whether its owner had to wait for it:
-    ``pressed``, its first came before the batch before it began to write; ``idle``, it came after
-    others had seen that one. In between nobody knows. ``presses``: the following is pressed.
+    Columns: ``owner``, ``begin``, ``size``, ``arrivals`` (distinct arrival instants), ``first`` and
+    ``last`` (the first and last arrival), ``write``, ``done`` and ``end`` (see ``Part``), ``late``
+    (the mean delay of the listener after ``logged``), ``following`` (the begin of the owner's next
+    batch; NaN for the last). ``pressed``: the first command arrived before the owner wrote its
+    previous batch, so the owner was busy. ``idle``: it arrived after others had seen that batch, so
+    the owner was waiting. In between, neither is known. ``presses``: the next batch is pressed.
     """
     begin, arrives, writes, done, ends = part
     at = commands.dropna(subset=[begin, arrives])

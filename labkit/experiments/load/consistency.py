@@ -29,8 +29,8 @@ from hdrh.histogram import HdrHistogram
 from numpy.typing import NDArray
 
 from labkit.errors import UsageError
-from labkit.experiments.bench.freshness import RANGE
 from labkit.experiments.load.observer import SELDOM
+from labkit.experiments.percentiles import RANGE
 
 if TYPE_CHECKING:
     from labkit.experiments.load.offer import Loaded

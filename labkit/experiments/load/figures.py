@@ -11,17 +11,17 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from labkit.errors import UsageError
-from labkit.experiments.bench.freshness import RANGE, percentiles
+from labkit.experiments.backlog import behind
 from labkit.experiments.load import arrivals, steady
 from labkit.experiments.load.consistency import histogram
-from labkit.experiments.verify.checkers import check
-from labkit.experiments.verify.checkers import gather as evidence_of
+from labkit.experiments.percentiles import RANGE, percentiles
+from labkit.experiments.verify.checkers import check, gather
 from labkit.experiments.verify.history import Heard, History
+from labkit.experiments.verify.verdict import red, to_report
 from labkit.lab import Lab
 from labkit.messages import Commit, Token
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from labkit.experiments.load.offer import Loaded
 
+#: A model is fitted if the projector's instants are known of this share of the commands.
+KNOWN = 0.99
 #: Checkpoints pass the last markers within this time after the last commit, or the checkers say so.
 SETTLE_SECONDS = 5.0
 
@@ -91,8 +93,12 @@ def modelled(loaded: Loaded) -> dict[str, Any]:
     """What the model of the lag says of a run that counts (``model.predict``): by percentile."""
     from labkit.experiments.load.model import predict
 
-    if loaded.plan.service != "orders":
-        return {"why": "the model needs the instants of the projector, which only orders keep"}
+    fetched = int(loaded.commands["fetched"].notna().sum())
+    if fetched < KNOWN * len(loaded.commands):
+        return {
+            "why": "the model needs the instants of the projector of every command; the view keeps "
+            f"those of the newest of each stream: {fetched:,} of {len(loaded.commands):,}"
+        }
     try:
         return predict(loaded).report()
     except UsageError as error:
@@ -111,11 +117,11 @@ def judge_by_checkers(
     heard: list[tuple[int, Commit[Any]]],
 ) -> None:
     """The checkers, by what the clients saw: what was acknowledged, and what was heard."""
-    plan = loaded.plan
+    plan, service = loaded.plan, loaded.plan.service.name
     history = History()
     answers = {}
     for _, commit in heard:
-        mark = Heard.of(plan.service, commit)
+        mark = Heard.of(service, commit)
         history.heard.append(mark)
         answers[mark.token] = mark.answer
     opened = {commit.id: commit for _, commit in heard if commit.id.startswith("open")}
@@ -124,23 +130,22 @@ def judge_by_checkers(
         if (made := opened.get(operation.id)) is None:
             operation.unknown("it was never heard of")
         else:
-            operation.token = Token(plan.service, made.partition, made.offset)
+            operation.token = Token(service, made.partition, made.offset)
             operation.ok(made.answer)
     for number, command in enumerate(arrivals.commands(plan, len(acked))):
         operation = history.invoke(command, id=f"c{number}")
         _, partition, offset = acked[number].tolist()
-        token = Token(plan.service, partition, offset)
+        token = Token(service, partition, offset)
         operation.token = token if offset >= 0 else None
         if (answer := answers.get(token)) is None:
             operation.unknown("it was never heard of")
         else:
             operation.ok(answer)
     _settle(lab)
-    verdicts = check(evidence_of(lab, plan.service), history)
-    order = sorted(verdicts, key=lambda name: int(name[1:]))
-    loaded.report["checkers"] = {name: msgspec.to_builtins(verdicts[name]) for name in order}
-    if red := [name for name in order if not verdicts[name].ok]:
-        loaded.trouble.append(f"{', '.join(red)} turned red")
+    verdicts = check(gather(lab, service), history)
+    loaded.report["checkers"] = to_report(verdicts)
+    if wrong := red(verdicts):
+        loaded.trouble.append(f"{', '.join(wrong)} turned red")
 
 
 def _settle(lab: Lab) -> None:
@@ -148,9 +153,3 @@ def _settle(lab: Lab) -> None:
     deadline = time.monotonic() + SETTLE_SECONDS
     while behind(lab) and time.monotonic() < deadline:
         time.sleep(0.05)
-
-
-def behind(lab: Lab) -> bool:
-    """Whether a handler, a relay or a projector has something to do."""
-    roles = ("handler", "relay", "projector")
-    return any(lab.lag(role, service) for role in roles for service in lab.services)

@@ -27,7 +27,7 @@ from labkit.lab import Lab
 from labkit.messages import Command
 from labkit.ports.broker import Acknowledgement, Sender
 from labkit.run.worker import calm_gc
-from labkit.services.services import CONTEXTS, route
+from labkit.service import route
 from labkit.write.bus import CommandBus, Sent
 
 #: The generator sends in ticks, since waking up for every command costs more than the command.
@@ -49,7 +49,7 @@ class Ability(Struct, frozen=True):
 
 
 class Ready(Struct, frozen=True):
-    """It waits for the instant to begin at; so many commands have opened the accounts."""
+    """It waits for the instant to begin at; ``opened`` commands were sent before it."""
 
     ability: Ability
     opened: int
@@ -64,9 +64,9 @@ def generate(pipe: Connection, settings: dict[str, Any], plan: Plan, dry: bool, 
     that it took.
     """
     at = arrivals.instants(plan)
-    commands = list(arrivals.commands(plan, len(at)))
-    opening = arrivals.opening(plan, len(at))
-    with Lab(**settings, start=False) as lab:
+    with Lab(**settings, start=False) as lab:  # joining the run, it imports the services
+        commands = list(arrivals.commands(plan, len(at)))
+        opening = arrivals.opening(plan, len(at))
         ability = _dry_runs(lab, plan, commands) if dry else Ability()
         _offer(lab.bus, plan, opening, [1] * len(opening), "open", count)
         lab.bus.flush(ACK_SECONDS)
@@ -169,7 +169,7 @@ class _Void:
 
 
 def _dry_runs(lab: Lab, plan: Plan, commands: list[Command]) -> Ability:
-    topic = lab.topic_name(f"dry.{plan.service}.commands")
+    topic = lab.topic_name(f"dry.{plan.service.name}.commands")
     lab.log_broker.create({topic: lab.partitions})
     void, sender = _dry(lab, plan, commands, _Void()), lab.log_broker.sender()
     return Ability(void, _dry(lab, plan, commands, sender))
@@ -181,7 +181,7 @@ def _dry(lab: Lab, plan: Plan, commands: list[Command], sender: Sender) -> float
     Ever more of them, until they take long enough.
     """
     bus = CommandBus(
-        route([CONTEXTS[plan.service]]),
+        route([plan.service]),
         lambda name: lab.topic_name(f"dry.{name}"),
         sender,
         lambda service: lab.broker.source(lab.topic_name(f"{service}.events")),

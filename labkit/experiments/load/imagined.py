@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from labkit.experiments.load import arrivals
 from labkit.experiments.load.arrivals import Plan
-from labkit.experiments.load.model import Line, Model, Station
+from labkit.experiments.load.model import Model
 from labkit.experiments.load.observer import OBSERVE_SECONDS, SELDOM
 from labkit.experiments.load.offer import Loaded, offer
-from labkit.experiments.load.probe import probed
+from labkit.experiments.load.probe import can_probe, probed
+from labkit.experiments.load.station import Line, Station
 from labkit.lab import Lab
 from labkit.run.settings import DEFAULTS
 
@@ -100,7 +101,7 @@ def measured(plan: Plan, backend: str) -> tuple[Loaded, pd.DataFrame]:
         return imagine(plan)
     with Lab(services=[plan.service]) as lab:
         lab.start()
-        if plan.keys == "new":
+        if can_probe(plan):
             found = probed(lab, plan, dry=False)
         else:
             nothing = pd.DataFrame(columns=["stream", "stale", "visible"])

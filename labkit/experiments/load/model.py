@@ -1,51 +1,45 @@
-"""A model of the consistency lag: two stations in a row, each of which takes all that waits.
+"""A model of the consistency lag: two stations in series, each with bulk service.
 
-A *station* (a handler, then a projector) works in cycles: it takes what has arrived, at most a
-batch, and is busy for ``base + each * size`` milliseconds, plus what is left over. The next cycle
-begins when this one has ended, or, where nothing waits, when something comes. So a command waits
-for the rest of one cycle and then for its own: a queue with bulk service (N. T. J. Bailey, *On
-Queueing Processes with Bulk Service*, 1954), whose cycles grow with the load.
+A *station* (a handler, then a projector) works in cycles: it takes all arrivals, at most one batch,
+and is busy for ``base + each * size`` milliseconds plus a residual. The next cycle begins when this
+one ends or, if nothing waits, with the next arrival. So a command waits for the rest of one cycle
+and then for its own: a queue with bulk service (N. T. J. Bailey, *On Queueing Processes with Bulk
+Service*, 1954), whose cycles grow with the load.
 
-All of it is measured, and drawn again (Monte Carlo): the lines are fitted to the cycles of a run;
-and a simulated cycle takes over from a real one what the lines do not explain, all of it from the
-same one, since a slow cycle is slow in all its parts. What is left out: that the stations share the
-cores (the fit has that in it, at its load), rebalances, and two writers of one document.
+The simulation (Monte Carlo) resamples measurements: the lines are fitted to the cycles of a run,
+and each simulated cycle takes all its residuals from one real cycle, since a slow cycle is slow in
+all its parts. The model leaves out rebalances, two writers of one document, and that the stations
+share the cores (except as far as the fit contains it, at its load).
 
-For comparison, the plain method of PBS (``consistency``): each stage of the lag drawn on its own
-from its measured distribution. Where that differs from the run, the stages are not independent.
+For comparison there is the method of PBS (``consistency``): each stage of the lag is drawn
+independently from its measured distribution. Where that differs from the run, the stages are not
+independent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from msgspec import Struct, structs
-from numpy.typing import NDArray
-from scipy.optimize import nnls
 
-from labkit.errors import UsageError
 from labkit.experiments.load.arrivals import Plan, instants
 from labkit.experiments.load.batches import HANDLER, PROJECTOR, batches, marked, owners
 from labkit.experiments.load.consistency import LAG, histogram, known, stages
+from labkit.experiments.load.station import Milliseconds, Numbers, Station, milliseconds
 from labkit.run.settings import DEFAULTS
 
 if TYPE_CHECKING:
     from labkit.experiments.load.offer import Loaded
 
-Milliseconds = NDArray[np.float64]
-Numbers = NDArray[np.int64]
-#: Whether an instant (ns) belongs to what is fitted.
+#: Whether an instant (ns) belongs to the fitted part of a run.
 Which = Callable[[Any], Any]
 
-#: A station that was seen in fewer cycles is not fitted.
-LEAST_CYCLES = 20
-SHORTEST_MS = 0.1
-#: As ``Projector`` has it; it is no setting of a run.
+#: The batch size of ``Projector``, which is not a setting of a run.
 PROJECTOR_BATCH = 4_000
-#: A run is cut into stretches of so many seconds, and into so many at least.
+#: The length of a stretch, and the least number of stretches of a run.
 STRETCH_SECONDS = 5.0
 LEAST_STRETCHES = 6
 PERCENTILES = {"p50": 50.0, "p95": 95.0, "p99": 99.0}
@@ -53,116 +47,11 @@ PERCENTILES = {"p50": 50.0, "p95": 95.0, "p99": 99.0}
 INDEPENDENT = ("heard → fetched", "fetched → applied", "applied → visible")
 
 
-class Line(NamedTuple):
-    """Milliseconds that a batch takes: some, and some more for each command."""
-
-    base: float
-    each: float
-
-    @classmethod
-    def fit(cls, sizes: Numbers, ms: Milliseconds) -> Line:
-        """Least squares, neither below zero."""
-        (base, each), _ = nnls(np.column_stack([np.ones(len(sizes)), sizes]), ms)
-        return cls(float(base), float(each))
-
-    def at(self, size: float | Numbers) -> Any:
-        """Of a batch of so many."""
-        return self.base + self.each * size
-
-
-class Station(Struct, frozen=True):
-    """What its cycles were like, in ms; the arrays have an entry a cycle, drawn together.
-
-    ``busy``: until the next cycle may begin. ``out``: until others see the batch (a handler's:
-    until its commits are heard of; a projector's: until a query sees them). ``busy_rest`` and
-    ``out_rest`` are what these lines leave over. ``reach``: how long before the next cycle the last
-    command came that it took with it; ``late``: how long the listener took to hear of what it took;
-    ``lead``: from a command to a cycle that began for it.
-    ``early``: by how much a partition of a batch is seen before the last of them.
-    """
-
-    busy: Line
-    out: Line
-    busy_rest: Milliseconds
-    out_rest: Milliseconds
-    reach: Milliseconds
-    late: Milliseconds
-    lead: Milliseconds
-    early: Milliseconds
-    most: int = 4_000
-
-    @classmethod
-    def fit(cls, cycles: pd.DataFrame, early: Milliseconds, most: int) -> Station:
-        """From ``batches``. Raises ``UsageError`` where there are too few."""
-        if len(cycles) < LEAST_CYCLES:
-            raise UsageError(f"{len(cycles)} batches are too few to fit; let the load last longer")
-        pressed = cycles["pressed"].to_numpy(bool)
-        presses = cycles["presses"].to_numpy(bool)
-        size = cycles["size"].to_numpy(np.int64)
-        until = ("end", "done", "following")
-        out, done, cycle = (_ms(cycles[end] - cycles["begin"]) for end in until)
-        # Where nothing waited, the next cycle began late, for want of work.
-        longer = np.median((cycle / done)[presses]) if presses.sum() >= LEAST_CYCLES else 1.0
-        busy = np.where(presses, cycle, np.fmin(done * longer, cycle))
-        # The newest of a batch came, on average, one gap before it would have been too late. What
-        # a projector gets comes together, as a transaction of the handler: that is one arrival.
-        newest = _ms(cycles["begin"] - cycles["last"])
-        reach = np.fmax(newest - np.nansum(cycle) / cycles["arrivals"].sum(), 0.0)
-        known = pressed & (size < most)
-        reach[~known] = np.median(reach[known]) if known.any() else np.quantile(newest, 0.1)
-        lead = _ms(cycles["begin"] - cycles["first"])[cycles["idle"].to_numpy(bool)]
-        lines = Line.fit(size, busy), Line.fit(size, out)
-        return cls(
-            *lines,
-            busy_rest=busy - lines[0].at(size),
-            out_rest=out - lines[1].at(size),
-            reach=np.roll(reach, -1),
-            late=_ms(cycles["late"]),
-            lead=lead if len(lead) else np.maximum(reach, 0),
-            early=early,
-            most=most,
-        )
-
-    def cycles(
-        self, arrivals: Milliseconds, sizes: Numbers, rng: np.random.Generator
-    ) -> Iterator[tuple[int, int, float, float, float]]:
-        """What arrives (sorted), and how much of it at once: of each cycle from which to which it
-        took, when it began, when others saw the last of it, and how late the listener was."""
-        waiting = np.concatenate([[0], np.cumsum(sizes)])
-        ready, reach, taken = -np.inf, float(self.reach[0]), 0
-        while taken < len(arrivals):
-            drawn = int(rng.integers(len(self.busy_rest)))
-            begin = max(ready, arrivals[taken] + float(rng.choice(self.lead)))
-            # What came at the same time as the first is taken with it.
-            reached = max(begin - reach, arrivals[taken])
-            until = int(np.searchsorted(arrivals, reached, side="right"))
-            full = int(np.searchsorted(waiting, waiting[taken] + self.most, side="right")) - 1
-            until = max(taken + 1, min(until, full))
-            size = int(waiting[until] - waiting[taken])
-            seen = begin + max(self.out.at(size) + self.out_rest[drawn], 0.0)
-            yield taken, until, begin, seen, float(self.late[drawn])
-            ready = begin + max(self.busy.at(size) + self.busy_rest[drawn], SHORTEST_MS)
-            reach, taken = float(self.reach[drawn]), until
-
-    def work(
-        self, owner: Numbers, arrivals: Milliseconds, sizes: Numbers, rng: np.random.Generator
-    ) -> Milliseconds:
-        """When each was begun and seen, and how late it was heard of, by as many of these stations
-        as there are owners: three rows."""
-        found = np.empty((3, len(arrivals)))
-        for one in np.unique(owner):
-            own = np.flatnonzero(owner == one)
-            own = own[np.argsort(arrivals[own], kind="stable")]
-            for start, stop, *when in self.cycles(arrivals[own], sizes[own], rng):
-                found[:, own[start:stop]] = np.reshape(when, (3, 1))
-        return found
-
-
 class Model(Struct, frozen=True):
-    """The two stations, and what goes through them.
+    """Two stations in series.
 
-    ``share`` is how much of the load each partition gets; ``handlers`` and ``projectors`` name the
-    owner of each.
+    ``share`` is the share of the load of each partition; ``handlers`` and ``projectors`` hold the
+    owner of each partition.
     """
 
     handler: Station
@@ -172,14 +61,15 @@ class Model(Struct, frozen=True):
     projectors: Numbers
 
     def run(self, arrivals: Milliseconds, seed: int = 1) -> pd.DataFrame:
-        """Commands that arrive at such instants (ms): a row each, with ``partition`` and the
-        instants ``sent``, ``polled``, ``heard``, ``fetched`` and ``visible``, in ms."""
+        """Simulate commands that arrive at these instants (ms): one row for each command, with
+        ``partition`` and the instants ``sent``, ``polled``, ``heard``, ``fetched`` and ``visible``
+        in ms."""
         rng = np.random.default_rng(seed)
         at = np.sort(arrivals)
         partition = rng.choice(len(self.share), len(at), p=self.share)
         alone = np.ones(len(at), np.int64)
         polled, logged, _ = self.handler.work(self.handlers[partition], at, alone, rng)
-        # From here on, what one transaction wrote to one partition stays together.
+        # The commits of one transaction to one partition stay together from here on.
         together = pd.DataFrame({"polled": polled, "partition": partition})
         unit = together.groupby(["polled", "partition"]).ngroup().to_numpy(np.int64)
         _, first, sizes = np.unique(unit, return_index=True, return_counts=True)
@@ -190,7 +80,7 @@ class Model(Struct, frozen=True):
         return together.assign(sent=at, heard=heard[unit], fetched=begun[unit], visible=seen[unit])
 
     def lag(self, plan: Plan) -> Milliseconds:
-        """Of the commands of a plan, without its warm-up."""
+        """The simulated lag of the commands of a plan after its warm-up, in ms."""
         said = self.run(instants(plan) / 1e6, plan.seed)
         said = said[said["sent"] >= plan.warm_up * 1e3]
         return np.asarray((said["visible"] - said["heard"]).clip(lower=0), np.float64)
@@ -201,7 +91,7 @@ def fit(
     batch_size: int = DEFAULTS.batch_size,
     fitted: Which = lambda at: at > 0,
 ) -> Model:
-    """From a run's rows. Raises ``UsageError`` where it is too short to fit."""
+    """Fit the model to the rows of a run. Raises ``UsageError`` if it is too short."""
     at = marked(known(commands))
     at = at[np.isfinite(at["visible"])]
     share = np.bincount(at["partition"]).astype(np.float64)
@@ -211,7 +101,7 @@ def fit(
     for of, most in ((HANDLER, batch_size), (PROJECTOR, PROJECTOR_BATCH)):
         cycles = batches(at, of)
         units = at.groupby([of.begin, "partition"])[of.ends].max()
-        early = _ms(units.groupby(level=0).transform("max") - units)
+        early = milliseconds(units.groupby(level=0).transform("max") - units)
         stations.append(Station.fit(cycles[fitted(cycles["begin"])], early, most))
         owner = np.zeros(len(share), np.int64)
         owner[at.loc[one, "partition"]] = pd.Series(owners(at, of.begin), at.index)[one]
@@ -221,9 +111,9 @@ def fit(
 
 
 class Prediction(Struct, frozen=True):
-    """The lag of commands that the model has not seen, in ms, beside what was measured of them.
+    """The predicted and the measured lag of commands that the model has not seen, in ms.
 
-    ``independent_ms`` is PBS's: each stage drawn on its own.
+    ``independent_ms`` is the prediction of PBS, with independent stages.
     """
 
     lag_ms: Milliseconds
@@ -231,8 +121,8 @@ class Prediction(Struct, frozen=True):
     independent_ms: Milliseconds
 
     def report(self) -> dict[str, dict[str, float]]:
-        """For each percentile in ms: what was measured, what the model said and the plain method,
-        and how far each of these is from what was measured, as a share of that."""
+        """For each percentile, in ms: the measured lag, that of the model and that of independent
+        stages, and the relative errors of both."""
         found = {}
         for name, percentile in PERCENTILES.items():
             was, said, plain = (
@@ -247,17 +137,17 @@ class Prediction(Struct, frozen=True):
 
     @property
     def error_p50(self) -> float:
-        """Of the model, on the median."""
+        """The relative error of the model at the median."""
         return self.report()["p50"]["error"]
 
 
 def predict(loaded: Loaded) -> Prediction:
     """Fit one half of a run, and predict the lag of the other half.
 
-    The window is cut into stretches of ``STRETCH_SECONDS``, and every other one is fitted: so both
-    halves have seen the same machine. Of the rest the model knows nothing that was measured, nor
-    when its commands came: it is run with a timetable of the same pattern, drawn anew. Raises
-    ``UsageError`` where the run is too short.
+    The window is divided into stretches of ``STRETCH_SECONDS``, and every other one is fitted, so
+    that both halves cover the same conditions. The model uses no measurement of the other half, not
+    even its arrivals: it simulates a timetable of the same pattern with another seed. Raises
+    ``UsageError`` if the run is too short.
     """
     commands, plan = loaded.commands, loaded.plan
     began, ended = commands["intended"].min(), commands["intended"].max()
@@ -276,12 +166,8 @@ def predict(loaded: Loaded) -> Prediction:
 
 
 def independent(commands: pd.DataFrame, count: int, seed: int = 1) -> Milliseconds:
-    """So many lags, each stage drawn on its own from its measured distribution (ms)."""
+    """``count`` lags in ms, with each stage drawn independently from its measured distribution."""
     rng = np.random.default_rng(seed)
     of = stages(commands)[list(INDEPENDENT)].replace(np.inf, np.nan).dropna()
     drawn = [rng.choice(ms.to_numpy(np.float64), count) for _, ms in of.items()]
     return np.asarray(np.maximum(np.sum(drawn, axis=0), 0.0), np.float64)
-
-
-def _ms(ns: pd.Series[float]) -> Milliseconds:
-    return np.array(ns.to_numpy(np.float64) / 1e6, np.float64)

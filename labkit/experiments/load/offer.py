@@ -28,9 +28,10 @@ from msgspec import Struct, structs
 from numpy.typing import NDArray
 
 from labkit.errors import TimedOut, UsageError
+from labkit.experiments.backlog import behind
 from labkit.experiments.load import arrivals, steady
 from labkit.experiments.load.arrivals import Plan
-from labkit.experiments.load.figures import behind, figures, judge, judge_by_checkers
+from labkit.experiments.load.figures import figures, judge, judge_by_checkers
 from labkit.experiments.load.generator import Ready, acknowledged, generate
 from labkit.experiments.load.observer import Watch, cost, observe, samples
 from labkit.experiments.processes import hear, process, settings_of
@@ -38,8 +39,7 @@ from labkit.experiments.results import versions
 from labkit.lab import Lab
 from labkit.messages import Commit
 from labkit.ports.broker import Source
-from labkit.services.services import CONTEXTS
-from labkit.services.views import PROJECTIONS
+from labkit.read.projection import streams_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,11 +63,11 @@ class Loaded(Struct):
     ``commands`` has a row for each command of the measured window: id, stream, partition, offset,
     outcome, version, and instants (monotonic ns of one host; NaN where unknown): intended, sent,
     acked, polled, decided, heard, fetched, applied, stale, visible. Between the last two it became
-    visible. The view of the bank keeps no ``fetched`` and ``applied``.
+    visible. A view keeps ``fetched`` and ``applied`` of the newest command of each stream.
 
     ``samples`` has a row for each look of the observer, also before and after the window
     (``observer.samples``). ``window``: from and until, in the same nanoseconds. ``run``: the run
-    whose workers did it; ``sent``: commands in all, those of the warm-up and the accounts too.
+    whose workers did it; ``sent``: commands in all, those of the warm-up and the opening too.
     """
 
     plan: Plan
@@ -152,18 +152,19 @@ def offer(
     plan.check()
     if lab.backend == "memory":
         raise UsageError("a load is offered to worker processes, got a lab with backend 'memory'")
-    if plan.service not in lab.services:
+    service = plan.service.name
+    if service not in lab.services:
         raise UsageError(
-            f"keys {plan.keys!r} are for service {plan.service!r}, and this run has "
+            f"keys {plan.named!r} are for service {service!r}, and this run has "
             f"{', '.join(lab.services)}"
         )
-    if any(lab.ends(f"{plan.service}.commands").values()):
+    if any(lab.ends(f"{service}.commands").values()):
         raise UsageError(f"run {lab.run!r} has had commands already; make a new Lab for each load")
     settings = settings_of(lab)
     count = multiprocessing.get_context("spawn").RawValue("q", 0)
     with (
-        closing(_Listener(lab, plan.service)) as listener,
-        process(observe, settings, plan.service, count) as observer,
+        closing(_Listener(lab, service)) as listener,
+        process(observe, settings, service, count) as observer,
         process(generate, settings, plan, dry, count) as generator,
     ):
         hear(lab, observer)
@@ -242,7 +243,7 @@ def _drive(
 
 
 def _decoded(plan: Plan, heard: Sequence[tuple[int, bytes]]) -> list[tuple[int, Commit[Any]]]:
-    codec = CONTEXTS[plan.service].codec
+    codec = plan.service.codec
     return [(at, codec.decode_commit(value)) for at, value in heard]
 
 
@@ -283,11 +284,11 @@ def _rows(
 
 
 def _traces(lab: Lab, plan: Plan) -> pd.DataFrame:
-    """What the view keeps of the newest command of each stream: orders have no other."""
+    """What the view keeps of the newest command of each stream."""
     import pandas as pd
 
     columns = ["id", "fetched", "applied"]
-    where = lab.where(PROJECTIONS[plan.service].streams)
+    where = lab.where(streams_of(plan.service))
     found = [d["trace"] for d in lab.store.find(where, {}, fields=["trace"]) if "trace" in d]
     frame = pd.DataFrame(found, columns=columns)
     return frame.astype({"id": object, "fetched": np.float64, "applied": np.float64})

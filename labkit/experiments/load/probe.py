@@ -2,7 +2,7 @@
 
 The load itself looks at the view's checkpoints (``observer.py``) and so knows of every command when
 it became visible, by what labkit promises: a checkpoint and its documents are one transaction. The
-probe takes nobody's word. It knows the names of the orders to come, asks for some of them again and
+probe takes nobody's word. It knows the streams to come, asks for some of them again and
 again, from before they are there, and so has two ends for each: the begin of its last read that
 missed it, and the end of its first that had it.
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +22,14 @@ from labkit.experiments.load.arrivals import Plan
 from labkit.experiments.load.offer import Loaded, Visible, offer
 from labkit.experiments.processes import hear, process, settings_of
 from labkit.lab import Lab
+from labkit.read.generations import Serving
+from labkit.read.projection import streams_of
 from labkit.run.worker import calm_gc
-from labkit.services.orders import OrdersById
 
 if TYPE_CHECKING:
     import pandas as pd
 
-#: So many orders a second are probed at most, and so many are asked for at once.
+#: So many commands a second are probed at most, and so many are asked for at once.
 PROBES_A_SECOND = 200
 ASKED = 64
 #: Between two reads.
@@ -42,28 +42,37 @@ def probed(
     """``load.offer`` with a probe beside it, and what that saw: ``stream``, ``stale``, ``visible``.
 
     Instants are monotonic nanoseconds, NaN where no read missed it. The ``options`` are those of
-    ``offer``. Raises what that raises, and ``UsageError`` where the commands are not new orders.
+    ``offer``. Raises what that raises, and ``UsageError`` if commands write to a stream again.
     """
     import pandas as pd
 
-    if plan.keys != "new":
-        raise UsageError(f"a probe asks for new orders, got keys={plan.keys!r}")
+    if not can_probe(plan):
+        raise UsageError(
+            f"a probe asks for new streams, and workload {plan.named!r} writes to some again"
+        )
     with process(probe, settings_of(lab), plan) as prober:
         hear(lab, prober)
         loaded = offer(lab, plan, progress, **options)
         prober.send_bytes(b"stop")
         rows = np.frombuffer(hear(lab, prober), np.float64).reshape(-1, 3)
-    names = list(_streams(plan))
+    names = _streams(plan)
     streams = [names[int(number)] for number in rows[:, 0]]
     return loaded, pd.DataFrame({"stream": streams, "stale": rows[:, 1], "visible": rows[:, 2]})
 
 
+def can_probe(plan: Plan) -> bool:
+    """Whether each command of the plan begins a stream."""
+    names = _streams(plan)
+    return len(set(names)) == len(names) and not arrivals.opening(plan, 1)
+
+
 def probe(pipe: Connection, settings: dict[str, Any], plan: Plan) -> None:
-    """Ask until told to stop; then send a row for each order that came: number, stale, visible."""
+    """Ask until told to stop; then send a row a document: number, stale, visible."""
     rows: list[tuple[float, float, float]] = []
     stride = max(1, round(plan.rate / PROBES_A_SECOND))
-    coming = ((number, id) for number, id in enumerate(_streams(plan)) if number % stride == 0)
     with Lab(**settings, start=False) as lab:
+        coming = ((number, id) for number, id in enumerate(_streams(plan)) if number % stride == 0)
+        collection = streams_of(plan.service)
         calm_gc()
         asked: dict[str, int] = {}
         before = np.nan
@@ -72,7 +81,8 @@ def probe(pipe: Connection, settings: dict[str, Any], plan: Plan) -> None:
             new = {id: number for number, id in itertools.islice(coming, ASKED - len(asked))}
             asked |= new
             now = time.monotonic_ns()
-            found = lab.ask(OrdersById(list(asked)))
+            with lab.store.snapshot() as reads:
+                found = Serving(reads).load(collection, list(asked))
             after = float(time.monotonic_ns())
             rows += [(asked.pop(id), np.nan if id in new else before, after) for id in found]
             before = float(now)
@@ -80,6 +90,6 @@ def probe(pipe: Connection, settings: dict[str, Any], plan: Plan) -> None:
         pipe.poll(None)  # until the parent has read it all
 
 
-def _streams(plan: Plan) -> Iterator[str]:
+def _streams(plan: Plan) -> list[str]:
     count = len(arrivals.instants(plan))
-    return (command.stream for command in arrivals.commands(plan, count))
+    return [command.stream for command in arrivals.commands(plan, count)]

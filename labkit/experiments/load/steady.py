@@ -1,7 +1,7 @@
-"""What makes a run count: a generator on time, a level backlog, and Little's law.
+"""The conditions of a valid run: a generator on time, a level backlog, and Little's law.
 
-All three are pure functions of what was measured. Instants are monotonic nanoseconds of one host;
-a *window* is (from, until).
+All three are pure functions of the measurements. Instants are monotonic nanoseconds of one host; a
+*window* is (from, until).
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from numpy.typing import NDArray
 
 Window = tuple[float, float]
 
-#: Little's law must hold within this share, or the run is thrown out.
+#: The largest relative deviation from Little's law in a valid run.
 LITTLE = 0.05
 #: A backlog that grows by less than this share of the offered rate is level.
 GROWTH = 0.02
-#: The generator is on time if so few commands in a hundred left later than so many seconds, and if
-#: it sent all but this share of what the timetable has in the window within the window.
+#: The generator is on time if this percentile of its lateness is within the bound, and if it sent
+#: all but this share of the window's commands within the window.
 LATE_PERCENTILE, LATE_SECONDS, MISSED = 99.0, 0.050, 0.01
 
 
 def on_time(commands: pd.DataFrame, window: Window) -> dict[str, Any]:
-    """How late the commands left: from the intended instant to the bus's (``sent``).
+    """The lateness of the commands: from the intended instant to the send (``sent``).
 
-    A late generator offers another load than the one that was asked for: bunches, and pauses.
+    A late generator offers a different load than requested: bursts and pauses.
     """
     late = (commands["sent"] - commands["intended"]).dropna() / 1e6
     within = int(commands["sent"].between(*window).sum())
@@ -43,9 +43,10 @@ def on_time(commands: pd.DataFrame, window: Window) -> dict[str, Any]:
 
 
 def level(samples: pd.DataFrame, window: Window, rate: float) -> dict[str, Any]:
-    """Whether as much leaves as comes: the slope of the number in the system, in commands a second.
+    """Whether the number in the system is level: its slope, in commands per second.
 
-    A straight line is fitted by least squares; what is above ``GROWTH`` of the offered rate grows.
+    The slope is that of a least-squares line. A backlog grows if it exceeds the share ``GROWTH`` of
+    the offered rate.
     """
     seen = samples[samples["at"].between(*window)]
     number = seen["in_system"].to_numpy()
@@ -64,15 +65,15 @@ def little(commands: pd.DataFrame, samples: pd.DataFrame, window: Window) -> dic
 
     The system reaches from the generator's call of ``send`` to the view (``observer.py``):
 
-    - ``L``: the mean over the window of the number in it, from the ``samples`` of the observer.
-    - ``lambda``: commands sent in the window, a second.
-    - ``W``: of those commands the mean time from ``sent`` to the view, by the looks of the
-      listener: to the middle between the last that missed it and the first that saw it.
+    - ``L``: the mean number in the system over the window, from the ``samples`` of the observer.
+    - ``lambda``: commands sent in the window, per second.
+    - ``W``: the mean time of those commands from ``sent`` to the view: to the middle between the
+      listener's last read that missed the command and its first read that saw it.
 
-    At both edges of the window the law is off by what is under way: commands that came before it
-    and stay into it count in L alone, those that stay beyond it in W alone. As they are about as
-    many, what remains is small where the window is much longer than W: ``edge`` is W over window.
-    NaN, and not within the bound, where a command was never seen.
+    At both edges of the window the law is off by the commands in flight: those sent before the
+    window count in L only, those that end after it in W only. The two nearly cancel, and the rest
+    is small if the window is much longer than W: ``edge`` is W over window. The result is NaN, and
+    not ``ok``, if a command was never seen.
     """
     seconds = (window[1] - window[0]) / 1e9
     came = commands[commands["sent"].between(*window)]
@@ -96,7 +97,7 @@ def little(commands: pd.DataFrame, samples: pd.DataFrame, window: Window) -> dic
 
 
 def _mean(at: NDArray[np.float64], values: NDArray[np.float64], window: Window) -> float:
-    """Over time, not over looks: where a look takes long, it stands for more of it (trapezoids)."""
+    """The mean over time by trapezoids: a slow look stands for a longer time."""
     if not len(at):
         return float("nan")
     inside = (at > window[0]) & (at < window[1])

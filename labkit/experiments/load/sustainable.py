@@ -32,6 +32,7 @@ from labkit.experiments.load.figures import figures
 from labkit.experiments.load.offer import Loaded, offer
 from labkit.experiments.results import archive, machine, versions
 from labkit.lab import Lab
+from labkit.service import Service
 
 KIND = "sustainable"
 P99_MS = 500.0
@@ -50,7 +51,7 @@ class Crew(Struct, frozen=True, kw_only=True):
     settings: Mapping[str, Any] = {}
 
     @contextmanager
-    def working(self, name: str, service: str) -> Iterator[Lab]:
+    def working(self, name: str, service: str | Service) -> Iterator[Lab]:
         """A run of its own whose workers run; it is gone afterwards."""
         with Lab(name, services=[service], **self.settings) as lab:
             try:

@@ -180,3 +180,22 @@ class FaultyWorkers:
             {"worker": e.worker.name, "fault": e.fault, "struck": e.over, "story": e.story}
             for e in self.extras
         ]
+
+
+def faulty_workers(lab: Lab) -> list[FaultyWorker]:
+    """One more worker for each fault, spread over the services and processes of a run."""
+    kill, pause = signal.SIGKILL, signal.SIGSTOP
+    handlers = lab.instances_of("handler")
+    first, middle, last = handlers[0], handlers[len(handlers) // 2], handlers[-1]
+    found = [
+        FaultyWorker(Worker("handler", first, 1), 0.10, 0.80, kill, Failpoint.HANDLER_OFFSETS),
+        FaultyWorker(Worker("handler", last, 2), 0.15, 0.95, pause, Failpoint.HANDLER_DECIDED),
+        FaultyWorker(Worker("handler", middle, 3), 0.30, 0.60),
+    ]
+    for process in lab.instances_of("process")[-1:]:
+        worker = Worker("process", process, 1)
+        found.append(FaultyWorker(worker, 0.20, 0.75, kill, Failpoint.PROCESS_SENT))
+    if shown := lab.instances_of("projector"):
+        worker = Worker("projector", shown[len(shown) // 2], 1)
+        found.append(FaultyWorker(worker, 0.25, 0.70, kill, Failpoint.PROJECTOR_APPLIED))
+    return found

@@ -5,46 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from datetime import datetime
-from typing import Any, Literal, NamedTuple
-
-from msgspec import Struct
+from typing import Any, NamedTuple
 
 from labkit.errors import TimedOut, Unreachable, UsageError
 from labkit.messages import Answer, Command, Commit, Envelope, Token, new_id
+from labkit.service import Operation
 from labkit.write.bus import CommandBus, Sent
-
-Status = Literal["invoked", "ok", "failed", "unknown"]
-
-
-class Operation(Struct, eq=False):
-    """One call of one client. A retry is an operation of its own, with the same ``id``.
-
-    ``token`` is there once the broker has acknowledged the command: from then on it must not be
-    lost. ``invoked`` may have happened, as may ``unknown``; ``failed`` has not.
-    """
-
-    id: str
-    command: Command
-    expected_version: int | None = None
-    status: Status = "invoked"
-    token: Token | None = None
-    answer: Answer | None = None
-    why: str = ""
-
-    def __str__(self) -> str:
-        return f"{type(self.command).__name__} {self.id!r} to {self.command.stream!r}"
-
-    def ok(self, answer: Answer) -> None:
-        """The client got this answer."""
-        self.status, self.answer = "ok", answer
-
-    def failed(self, why: str) -> None:
-        """It certainly has not happened: the command was never sent."""
-        self.status, self.why = "failed", why
-
-    def unknown(self, why: str) -> None:
-        """No answer: it may have happened, or may still happen."""
-        self.status, self.why = "unknown", why
 
 
 class Heard(NamedTuple):

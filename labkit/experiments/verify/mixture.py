@@ -1,31 +1,36 @@
-"""What ``labkit verify write`` sends: three services, hot and cold streams, and all that is odd.
+"""What ``labkit verify write`` sends: the workloads of several services, and all that is odd.
 
-Of so many commands, in the order of their sending: 5 % are sent a second time within the next
-calls, 1 % are invalid, and 0.1 % are poison: half of it bytes that are no command of the schema,
-half commands that meet a bug in a rule (``plants.brittle``); half on streams of their own, half on
-hot ones, where others then wait behind them.
+The calls of the services alternate at random, equally often, after what opens them. Then, as shares
+of all commands: 5 % are sent a second time within the next calls; 1 % guess the version of their
+stream, each with a rival that guesses alike, so that at most one of the two may win; 0.1 % are
+poison. Half of the poison is bytes that are no command, on streams of their own and on hot ones,
+where others then wait behind them; half is commands that meet a bug in a rule
+(``planted_bugs.brittle``). What breaks a rule stands in the workloads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from random import Random
 from typing import NamedTuple
 
+from labkit.errors import UsageError
 from labkit.messages import Command
-from labkit.services import bank, inventory, orders
+from labkit.service import Service, Workload
 
 REPEATED = 0.05
-INVALID = 0.01
+GUESSED = 0.01
 POISON = 0.001
+#: What opens the services is at most this share of all commands.
+OPENING = 0.5
 #: A repeat comes so many calls after the first at most.
 LATER = 500
+#: The streams of a service with the most commands are hot.
 HOT = 8
-#: The share of commands to inventory and bank that go to hot streams.
-HEAT = 0.5
-DAYS = ("1997-03-05", "1998-06-30", "1998-07-01", "1999-02-11")
-#: The reason of a correction that the planted bug stumbles over.
-CURSED = "a count that nobody can explain"
+#: The ids of commands that a planted bug stumbles over begin so.
+CURSED = "cursed"
 
 
 class Call(NamedTuple):
@@ -40,139 +45,86 @@ class Call(NamedTuple):
 
     @property
     def poison(self) -> bool:
-        """Whether its stream will be parked."""
-        return self.command is None or getattr(self.command, "reason", "") == CURSED
+        """Whether it is meant to park its stream."""
+        return self.command is None or self.id.startswith(CURSED)
+
+
+def workload_of(service: Service) -> Workload:
+    """The workload named ``busy``, or else the service's first; raises ``UsageError``."""
+    if not service.workloads:
+        raise UsageError(
+            f"service {service.name!r} has no workload; verify and load need one: "
+            "Service(..., workload=...)"
+        )
+    return service.workloads.get("busy") or next(iter(service.workloads.values()))
 
 
 class Mixture:
     """``count`` commands, the same ones for the same seed; a repeat is a call more."""
 
-    def __init__(self, count: int, seed: int = 1) -> None:
+    def __init__(self, services: Sequence[Service], count: int, seed: int = 1) -> None:
         self.count = count
-        self._rng = Random(seed)
-        self._cold = max(HOT, count // 200)
-        self._unpaid: list[tuple[str, int]] = []
-        self._held: list[tuple[str, str]] = []
-        self._number = 0
+        self._services = services
+        self._workloads = {service.name: workload_of(service) for service in services}
+        self._seed = seed
 
     def __iter__(self) -> Iterator[Call]:
-        rng = self._rng
+        random = Random(self._seed)
         again: dict[int, list[Call]] = {}
-        for position, call in enumerate(self._calls()):
+        for position, call in enumerate(itertools.islice(self._calls(random), self.count)):
             yield call
-            if call.command is not None and rng.random() < REPEATED:
-                later = rng.choice((0, rng.randrange(LATER)))
+            if call.command is not None and random.random() < REPEATED:
+                later = random.choice((0, random.randrange(LATER)))
                 again.setdefault(position + later, []).append(call)
             yield from again.pop(position, ())
         for rest in again.values():
             yield from rest
 
-    def _calls(self) -> Iterator[Call]:
-        opening = list(self._opening())
-        for command in opening[: self.count]:
-            yield self._call(command)
+    def _calls(self, random: Random) -> Iterator[Call]:
+        streams = {service.name: Counter[str]() for service in self._services}
+        numbers = itertools.count(1)
+        opening = self._opening()
+        for name, first in opening:
+            streams[name][first.stream] += 1
+            yield Call(f"v{next(numbers)}", first, service=name)
         poison = max(4, int(self.count * POISON))
-        left = max(0, self.count - len(opening) - poison)
-        every = max(1, left // poison)
-        for number in range(left):
-            if number % every == every // 2 and poison > 0:
-                yield self._poison(poison)
-                poison -= 1
-            yield self._one()
-        for number in range(poison):
-            yield self._poison(number)
+        every = max(1, (self.count - len(opening)) // poison)
+        endless = {
+            name: workload.commands(Random(f"{self._seed} {name}"))
+            for name, workload in self._workloads.items()
+        }
+        for position in itertools.count():
+            number, (name, commands) = next(numbers), random.choice(list(endless.items()))
+            odd = position // every if position % every == every // 2 else -1
+            if odd >= 0 and odd % 2:
+                yield self._bytes(odd // 2, number, name, streams[name])
+                continue
+            command = next(commands, None)
+            if command is None:
+                raise UsageError(f"the workload of service {name!r} ended; it must be endless")
+            known = streams[name][command.stream]
+            streams[name][command.stream] += 1
+            if odd >= 0:
+                yield Call(f"{CURSED}{number}", command, service=name)
+            elif random.random() < GUESSED / 2:
+                guess = max(0, known - random.randrange(3))
+                for rival in ("", "-rival"):
+                    yield Call(f"v{number}{rival}", command, guess, name)
+            else:
+                yield Call(f"v{number}", command, service=name)
 
-    def _opening(self) -> Iterator[Command]:
-        """What makes the others possible: goods and accounts."""
-        for product in self._all("p"):
-            yield inventory.ReceiveStock(product, 1_000_000 if "hot" in product else 2_000)
-        for account in self._all("a"):
-            yield bank.OpenAccount(account, f"owner of {account}")
-            yield bank.Deposit(account, 10_000_000)
+    def _opening(self) -> list[tuple[str, Command]]:
+        """What makes the others possible, of all services in turn."""
+        each = [
+            [(name, command) for command in workload.opening(Random(f"{self._seed} {name}"))]
+            for name, workload in self._workloads.items()
+        ]
+        in_turn = (c for row in itertools.zip_longest(*each) for c in row if c is not None)
+        return list(itertools.islice(in_turn, int(self.count * OPENING)))
 
-    def _one(self) -> Call:
-        rng = self._rng
-        if rng.random() < INVALID:
-            return self._call(self._invalid())
-        kind = rng.choices(
-            ("place", "pay", "cancel", "reserve", "settle", "receive", "adjust", "cash", "send"),
-            (8, 7, 1, 14, 12, 10, 4, 36, 8),
-        )[0]
-        product, account = self._pick("p"), self._pick("a")
-        pieces, cents = rng.randrange(1, 12), rng.randrange(1, 5_000)
-        match kind:
-            case "place":
-                return self._place(product, pieces, cents)
-            case "pay" if self._unpaid:
-                order, due = self._unpaid.pop(rng.randrange(len(self._unpaid)))
-                return self._call(orders.PayOrder(order, due))
-            case "cancel" if self._unpaid:
-                order, _ = self._unpaid.pop(rng.randrange(len(self._unpaid)))
-                return self._call(orders.CancelOrder(order, "changed my mind"))
-            case "reserve":
-                held = f"r{self._number}"
-                self._held.append((product, held))
-                return self._call(inventory.ReserveStock(product, held, pieces))
-            case "settle" if self._held:
-                place = self._held.pop(rng.randrange(len(self._held)))
-                end = rng.choice((inventory.ReleaseStock, inventory.ShipStock))
-                return self._call(end(*place))
-            case "adjust":
-                return self._call(inventory.AdjustStock(product, rng.choice((-1, 1)), "counted"))
-            case "cash":
-                way = rng.choice((bank.Deposit, bank.Deposit, bank.Withdraw))
-                # Few of these guesses are right: of those who guess alike, one wins.
-                guess = rng.randrange(2, 6) if rng.random() < 0.1 and "hot" not in account else None
-                return self._call(way(account, cents), guess)
-            case "send":
-                to = self._pick("a") if rng.random() < 0.9 else "nobody"
-                to = "nobody" if to == account else to
-                return self._call(bank.SendMoney(account, cents, to, f"t{self._number}"))
-        return self._call(inventory.ReceiveStock(product, pieces))
-
-    def _place(self, product: str, pieces: int, cents: int) -> Call:
-        order, day = f"o{self._number}", self._rng.choice(DAYS)
-        # Some products were never received: the process has to call such an order off.
-        sold = product if self._rng.random() < 0.95 else "sold out"
-        discount = cents // 10 if day >= "1998-07-01" and pieces >= 10 else 0
-        self._unpaid.append((order, cents - discount))
-        del self._unpaid[:-2_000]
-        customer = f"c{self._rng.randrange(500)}"
-        return self._call(orders.PlaceOrder(order, customer, day, pieces, cents, sold))
-
-    def _invalid(self) -> Command:
-        return self._rng.choice(
-            (
-                orders.PlaceOrder(f"bad{self._number}", "c1", "1997-02-30", 1, 100),
-                orders.PlaceOrder(f"bad{self._number}", "", DAYS[0], 1, 100),
-                inventory.ReserveStock(self._pick("p"), f"bad{self._number}", 0),
-                inventory.AdjustStock(self._pick("p"), 5, ""),
-                bank.Deposit(self._pick("a"), -1),
-                bank.Withdraw(self._pick("a"), 10**13),
-            )
-        )
-
-    def _poison(self, number: int) -> Call:
-        """In turn: bytes or a bug, a stream of its own or a hot one, in the three services."""
-        own = number % 2 == 0
-        self._number += 1
-        if number % 4 < 2:
-            product = f"own{self._number}" if own else f"hot-p{number % HOT}"
-            return self._call(inventory.AdjustStock(product, 1, CURSED))
-        service = ("orders", "inventory", "bank")[number % 3]
-        key = f"own{self._number}" if own else f"hot-{'a' if service == 'bank' else 'p'}0"
-        raw = (b'{"id":"x","body":{"type":"Teleport"}}', b"\xff\x00 not JSON")[number // 4 % 2]
+    def _bytes(self, odd: int, number: int, service: str, streams: Counter[str]) -> Call:
+        """In turn on a stream of its own, or on a hot one."""
+        hot = [stream for stream, _ in streams.most_common(HOT)]
+        key = hot[odd % len(hot)] if odd % 2 and hot else f"own{number}"
+        raw = (b'{"id":"x","body":{"type":"Teleport"}}', b"\xff\x00 not JSON")[odd // 2 % 2]
         return Call("", None, None, service, key, raw)
-
-    def _call(self, command: Command, expected_version: int | None = None) -> Call:
-        self._number += 1
-        return Call(f"v{self._number}", command, expected_version)
-
-    def _all(self, kind: str) -> Iterator[str]:
-        yield from (f"hot-{kind}{number}" for number in range(HOT))
-        yield from (f"{kind}{number}" for number in range(self._cold))
-
-    def _pick(self, kind: str) -> str:
-        if self._rng.random() < HEAT:
-            return f"hot-{kind}{self._rng.randrange(HOT)}"
-        return f"{kind}{self._rng.randrange(self._cold)}"

@@ -35,13 +35,16 @@ from typing import Any
 import msgspec
 
 from labkit.errors import UsageError
-from labkit.messages import new_id
+from labkit.messages import Commit, new_id
 from labkit.ports.broker import Batch
+from labkit.ports.clock import Clock
 from labkit.ports.failpoints import Failpoint, arm_from_environment
 from labkit.ports.store import Checkpoint, Writes
 
 #: While this file is missing in the folder of the marks, the brittle rule raises.
 REPAIRED = "repaired"
+#: A process dies with so many commands in its outbox: among them is one that takes effect again.
+IN_ITS_HANDS = 5
 #: Until this one is there, a held handler waits; it looks again so soon.
 GO, HELD_SECONDS = "go", 0.05
 
@@ -114,22 +117,20 @@ def random_saga_ids() -> None:
 
 
 def random_saga_ids_and_a_death() -> None:
-    """A process dies once with money in its hands: a sure second effect, once renamed.
+    """Each process dies once with several commands in its outbox: a sure second effect, if renamed.
 
-    The crew kills one, too, but what that has in its hands may be without effect the second time.
+    A faulty worker kills one, too, but its commands may be without effect the second time.
     """
     from labkit.process.outbox import Outbox
 
     random_saga_ids()
-    send, mark = Outbox.send, marks() / "in-its-hands"
-    fatal = {"LABKIT_FAILPOINT": Failpoint.PROCESS_SENT, "LABKIT_FAILPOINT_MARK": str(mark)}
+    send = Outbox.send
 
     def last(self: Outbox, letters: list[dict[str, Any]]) -> None:
-        # "nobody" has no account (``mixture.py``), and who is armed already dies in another way.
-        if "LABKIT_FAILPOINT" not in os.environ and any(
-            '"ReceiveMoney"' in letter["value"] and letter["key"] != "nobody" for letter in letters
-        ):
-            arm_from_environment(fatal)
+        # A worker whose failpoint is armed already dies in another way.
+        if "LABKIT_FAILPOINT" not in os.environ and len(letters) >= IN_ITS_HANDS:
+            mark = {"LABKIT_FAILPOINT_MARK": str(marks() / f"{self.collection}.died")}
+            arm_from_environment({"LABKIT_FAILPOINT": Failpoint.PROCESS_SENT} | mark)
         send(self, letters)
 
     Outbox.send = last  # type: ignore[method-assign]
@@ -142,9 +143,9 @@ def _renamed(value: str) -> str:
 
 def no_wait() -> None:
     """In the processes that ask."""
-    from labkit.read import queries
+    from labkit.read.queries import Queries
 
-    queries._behind = lambda *_: []
+    Queries._behind = lambda *_: []  # type: ignore[method-assign]
 
 
 def old_watermark() -> None:
@@ -220,7 +221,7 @@ def passed_over() -> None:
 
 
 def held() -> None:
-    """So that a measurement begins when everybody is there: see ``drains.py``."""
+    """So that a measurement begins when everybody is there: see ``bench/drain.py``."""
     from labkit.read.projector import Projector
     from labkit.write.handler import Handler
 
@@ -252,18 +253,22 @@ def held() -> None:
 
 
 def brittle() -> None:
-    """Corrections for a certain reason raise, as if nobody had thought of them."""
+    """What would be accepted raises, if its id is cursed, as if nobody had thought of it."""
     from labkit.experiments.verify.mixture import CURSED
-    from labkit.services.inventory import DECIDE, AdjustStock, Stock
+    from labkit.write import decisions
 
-    repaired, adjust = marks() / REPAIRED, DECIDE[AdjustStock]
+    right, repaired = decisions._decide, marks() / REPAIRED
 
-    def stumble(stock: Stock | None, command: AdjustStock) -> Any:
-        if command.reason == CURSED and not repaired.exists():
-            raise ZeroDivisionError("nobody thought of this")
-        return adjust(stock, command)
+    def stumble(arrival: decisions.Arrival, clock: Clock) -> Commit[Any]:
+        commit = right(arrival, clock)
+        cursed = commit.id.startswith(CURSED) and commit.outcome == "accepted"
+        if not cursed or repaired.exists():
+            return commit
+        command = arrival.service.codec.decode_command(arrival.record.value)
+        bug = ZeroDivisionError("nobody thought of this")
+        return decisions._stuck(arrival, command, bug)
 
-    DECIDE[AdjustStock] = stumble  # type: ignore[index]
+    decisions._decide = stumble
 
 
 PLANTS: dict[str, Callable[[], None]] = {

@@ -1,75 +1,89 @@
 """``labkit verify queries``: each its own answer, though a handler is killed in the middle.
 
-Accounts and orders are made, each with a sum of its own. Then a requester asks for them over the
-query bus, in several ways and many at once, and a handler of each service is killed while it holds
-questions in its hands. Its supervisor starts it again, and until then the other one takes over what
-was not answered. Nothing is written meanwhile, so what each question must be answered is known: the
-views are read once beforehand, by the same conditions, and what they say of each sum is checked
-against what was sent.
+The services' workloads fill the views, and the checkers of these services say whether they are
+right. Then a requester sends queries over the query bus, many at once: those that the services
+declare, with conditions taken from the documents, and those that every view has. A handler of each
+service is killed while queries are under way. Its supervisor starts it again; until then the other
+handler takes over what was not answered. Nothing is written meanwhile, so the right answer to each
+query is known: the views are read once beforehand, in this process.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from random import Random
 from typing import Any
 
+import msgspec
 from hdrh.histogram import HdrHistogram
 from msgspec import Struct
 
 from labkit import stack
-from labkit.errors import CheckFailed, UsageError
-from labkit.experiments.bench.freshness import RANGE, percentiles
+from labkit.errors import CheckFailed, LabkitError, UsageError
 from labkit.experiments.demo import Progress
+from labkit.experiments.percentiles import RANGE, percentiles
 from labkit.experiments.processes import PATIENCE_SECONDS
 from labkit.experiments.results import machine, versions
+from labkit.experiments.verify.checkers import check_run, gather
+from labkit.experiments.verify.history import History
+from labkit.experiments.verify.mixture import workload_of
 from labkit.experiments.verify.planted_bugs import planted
+from labkit.experiments.verify.verdict import red
 from labkit.lab import Lab
-from labkit.messages import Result, encode_value
+from labkit.messages import Document, encode_value
 from labkit.query.bus import Question
+from labkit.query.wire import Result
+from labkit.read.standard import All, ById
+from labkit.run import references
 from labkit.run.registry import Alive
 from labkit.run.worker import calm_gc
-from labkit.services.bank import Deposit, OpenAccount
-from labkit.services.conditions import plan
-from labkit.services.orders import PlaceOrder
+from labkit.service import Query, Service, made
+from labkit.service.declared import samples
+from labkit.services import MEASURED
 
-SERVICES = ("bank", "orders")
 #: What may be planted, and so must be seen.
 PLANTS = ("swapped-answers", "lost-answers")
-#: Accounts, and as many orders: at most, and as a share of the questions; and their customers.
-SUMS, SHARE = 400, 0.1
-CUSTOMERS = 20
-#: Questions under way at once.
+#: Commands to each service: at most, and as a share of the queries.
+COMMANDS, SHARE = 1_500, 0.5
+LEAST_COMMANDS = 100
+#: Of each view, so many documents are asked for, and their fields are conditions.
+DOCUMENTS = 300
+#: Queries under way at once.
 WINDOW = 400
 #: A dead handler's partitions go to others when its session is over: 6 s, on a busy host more.
 TIMEOUT_SECONDS = 60.0
-#: At least so many of the questions must be answered.
+#: At least so many of the queries must be answered.
 ANSWERED = 0.99
 HANDLERS = 2
 
 
 class Way(Struct, frozen=True):
-    """A question, and what it must be answered."""
+    """A query, and what it must be answered."""
 
-    name: str
-    params: dict[str, Any]
+    query: Query
     expected: bytes
+
+    @property
+    def name(self) -> str:
+        return type(self.query).__name__
 
 
 class Tally(Struct):
-    """What became of the questions."""
+    """What became of the queries."""
 
     asked: int = 0
     answered: int = 0
     timed_out: int = 0
     refused: int = 0
     mismatched: int = 0
-    kinds: Counter[str] = Counter()
-    examples: list[str] = []
+    kinds: Counter[str] = msgspec.field(default_factory=Counter)
+    examples: list[str] = msgspec.field(default_factory=list)
 
 
 def verify_queries(
@@ -80,25 +94,34 @@ def verify_queries(
     seed: int,
     progress: Progress,
     report: Callable[[str], None],
+    services: Sequence[str | Service] = (),
 ) -> dict[str, Any]:
     """Run it on real servers; the result is the JSON.
 
-    Starts servers that are not up, and stops what it started. Raises ``UsageError`` for an unknown
-    plant, ``StackError`` where servers or workers cannot be had.
+    ``services`` as for ``Lab``; without them, two built-in ones take part. Starts servers that are
+    not up, and stops what it started. Raises ``UsageError`` for an unknown plant or service, for a
+    service without a workload or without views; ``StackError`` where servers or workers cannot be
+    had, and ``CheckFailed`` if the views are wrong before anything was asked.
     """
     if plant not in (None, *PLANTS):
         raise UsageError(f"--plant must be one of {', '.join(PLANTS)}, got {plant!r}")
+    for service in (services := services or MEASURED):  # before servers are started
+        found_service = references.service(service)
+        workload_of(found_service)
+        if not found_service.views:
+            raise UsageError(f"service {found_service.name!r} has no views to query")
     calm_gc()
     with (
         stack.borrowed(name, report) as servers,
         planted(plant),
-        Lab(name, client=client, services=SERVICES) as lab,
+        Lab(name, client=client, services=services) as lab,
     ):
         try:
             lab.start(queries=HANDLERS)
-            report(f"run {lab.run}: {count:,} questions")
-            ways = _ways(lab, max(CUSTOMERS, min(SUMS, int(count * SHARE))), progress)
-            tally, times = Tally(kinds=Counter()), HdrHistogram(*RANGE)
+            report(f"run {lab.run}: {count:,} queries")
+            _fill(lab, max(LEAST_COMMANDS, min(COMMANDS, int(count * SHARE))), seed)
+            ways = _ways(lab, Random(seed), progress)
+            tally, times = Tally(), HdrHistogram(*RANGE)
             began = time.monotonic()
             killed = _ask(lab, ways, count, Random(seed), tally, times, progress)
             seconds = time.monotonic() - began
@@ -108,7 +131,7 @@ def verify_queries(
                 "ok": (
                     tally.answered >= count * ANSWERED
                     and tally.mismatched == 0
-                    and len(killed) == len(SERVICES)
+                    and len(killed) == len(lab.services)
                     and reborn
                 ),
                 "asked": tally.asked,
@@ -142,51 +165,58 @@ def verify_queries(
     return found
 
 
-def _ways(lab: Lab, sums: int, progress: Progress) -> list[Way]:
-    """Make accounts and orders, and note what each question about them is answered."""
-    commands: list[OpenAccount | Deposit | PlaceOrder] = []
-    for number in range(sums):
-        commands += [OpenAccount(f"a{number}", "ann"), Deposit(f"a{number}", 1_000 + number)]
-    for number in range(sums):
-        customer, day = f"c{number % CUSTOMERS}", f"1997-{number % 12 + 1:02}-01"
-        commands.append(PlaceOrder(f"o{number}", customer, day, 1, 5_000 + number))
-    sent = [lab.bus.send(command) for command in commands]
-    lab.queries.until([s.token(PATIENCE_SECONDS) for s in sent], PATIENCE_SECONDS)
-    asked: list[tuple[str, dict[str, Any]]] = []
-    for number in range(sums):
-        asked.append(("account", {"account": f"a{number}"}))
-        asked.append(("statement", {"account": f"a{number}", "order": "newest first"}))
-        asked.append(("account", {"account": f"nobody{number}"}))
-    for number in range(sums):
-        asked.append(("order", {"order": f"o{number}"}))
-        asked.append(("orders", {"orders": f"o{number}, o{(number + 1) % sums}"}))
-    for number in range(CUSTOMERS):
-        for sort in ("-amount", "date"):
-            conditions = {"customer": f"c{number}", "status": "UNPAID", "sort": sort, "limit": "5"}
-            asked.append(("orders_of", conditions))
-    ways = []
-    for number, (name, params) in enumerate(asked):
-        value = plan(name, params).ask(lab.queries)
-        _true(name, params, value)
-        ways.append(Way(name, params, encode_value(value)))
-        progress("read", number + 1, len(asked))
-    return ways
+def _fill(lab: Lab, count: int, seed: int) -> None:
+    """Send ``count`` commands to each service, and wait for the views; the checkers judge them."""
+    history = History(lab.bus)
+    for service in lab.services.values():
+        workload, name = workload_of(service), f"{seed} {service.name}"
+        every = itertools.chain(workload.opening(Random(name)), workload.commands(Random(name)))
+        for command in itertools.islice(every, count):
+            history.send(command)
+    history.settle(PATIENCE_SECONDS)
+    sent = [operation.token for operation in history if operation.token is not None]
+    lab.queries.until(sent, PATIENCE_SECONDS)
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while wrong := red(check_run(lab, history, {name: gather(lab, name) for name in lab.services})):
+        if time.monotonic() > deadline:  # handlers save their states a moment later
+            raise CheckFailed(f"the views are wrong before any query: {', '.join(wrong)} are red")
+        time.sleep(0.2)
 
 
-def _true(name: str, params: dict[str, Any], value: Any) -> None:
-    """What the views say is what was sent."""
-    known = name, params.get(name, "")
-    match known:
-        case "account", id if id.startswith("nobody"):
-            right = value is None
-        case "account", id:
-            right = (value["_id"], value["balance"]) == (id, 1_000 + int(id[1:]))
-        case "order", id:
-            right = (value["_id"], value["cents"]) == (id, 5_000 + int(id[1:]))
-        case _:
-            return
-    if not right:
-        raise CheckFailed(f"the view of {name!r} says {value} of {params}")
+def _ways(lab: Lab, random: Random, progress: Progress) -> list[Way]:
+    """Queries with different answers, read here; each once."""
+    ways: dict[bytes, Way] = {}
+    for query in _queries(lab, random):
+        with suppress(LabkitError):  # a condition that cannot be, or a view of another service
+            value = lab.queries.ask(query)
+            key = encode_value([type(query).__name__, msgspec.to_builtins(query)])
+            ways[key] = Way(query, encode_value(value))
+            progress("read", len(ways), len(ways))
+    return list(ways.values())
+
+
+def _queries(lab: Lab, random: Random) -> Iterator[Query]:
+    for service in lab.services.values():
+        found: list[Document] = []
+        for view in service.views:
+            name = f"{service.name}.{view.name}"
+            documents = lab.store.find(lab.where(service.collection(view)), {})
+            chosen = random.sample(documents, min(DOCUMENTS, len(documents)))
+            found += chosen
+            yield from (ById(name, document["_id"]) for document in chosen)
+            yield from (All(name, limit=limit) for limit in (1, 2, 5, 10))
+            yield ById(name, "nobody")
+        for kind in service.queries.values():
+            yield from samples(kind)
+            for document in found:
+                with suppress(UsageError):
+                    yield _about(kind, document)
+
+
+def _about(kind: type[Query], document: Document) -> Query:
+    """The query with the conditions that it needs: fields of the document, or else its id."""
+    needed = [field.name for field in msgspec.structs.fields(kind) if field.required]
+    return made(kind, {name: document.get(name, document["_id"]) for name in needed})
 
 
 def _ask(
@@ -198,14 +228,14 @@ def _ask(
     times: HdrHistogram,
     progress: Progress,
 ) -> list[Alive]:
-    """All questions, many at once; those who were killed in the middle."""
+    """Ask ``count`` queries, many at once; returns the handlers killed in the middle."""
     bus = lab.query_bus
     under_way: dict[str, tuple[Question, Way, float]] = {}
     killed: list[Alive] = []
     while under_way or tally.asked < count:
         while tally.asked < count and len(under_way) < WINDOW:
             way = rng.choice(ways)
-            question = bus.send(way.name, timeout=TIMEOUT_SECONDS, **way.params)
+            question = bus.send(way.query, timeout=TIMEOUT_SECONDS)
             under_way[question.id] = question, way, time.monotonic()
             tally.asked += 1
             tally.kinds[way.name] += 1
@@ -232,14 +262,14 @@ def compare(way: Way, result: Result, tally: Tally) -> None:
     """Count an answer, and whether it is the right one."""
     if not result.ok:
         tally.refused += 1
-        line = f"{way.name} {way.params}: {result.error}: {result.text}"
+        line = f"{way.query}: {result.error}: {result.text}"
     elif encode_value(result.value) == way.expected:
         tally.answered += 1
         return
     else:
         tally.answered += 1
         tally.mismatched += 1
-        line = f"{way.name} {way.params} was answered {str(result.value)[:200]}"
+        line = f"{way.query} was answered {str(result.value)[:200]}"
     tally.examples += [line][: 5 - len(tally.examples)]
 
 

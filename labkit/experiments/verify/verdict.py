@@ -1,59 +1,63 @@
-"""What a checker is given, and what it says."""
+"""What a checker says."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import msgspec
 from msgspec import Struct
-
-from labkit.experiments.verify.history import Heard
-from labkit.messages import Commit
-from labkit.ports.store import Checkpoint, Document
 
 #: A verdict names so many violations; ``found`` counts all.
 NAMED = 100
 
 
-class Evidence(Struct):
-    """What one service's log and store say, read once for all checkers.
+class Verdict(Struct, frozen=True):
+    """How many facts a checker looked at, and which of them are wrong.
 
-    ``chain`` holds the commits that readers take: those whose version fits. ``misfits`` are the
-    others, each with the version that it should have followed; ``aborted`` are those that a
-    transaction wrote and took back.
+    ``ok`` is ``None`` if the checker could not judge; ``why`` says what it lacks.
     """
 
-    service: str
-    commits: list[Commit[Any]]
-    chain: list[Commit[Any]]
-    misfits: list[tuple[Commit[Any], int]]
-    checkpoints: list[Checkpoint]
-    states: dict[str, Document]
-    views: dict[str, list[Document]]
-    lag: dict[str, int]
-    aborted: list[Heard]
-
-
-class Verdict(Struct, frozen=True):
-    """What a checker found: how many facts it looked at, and those that are wrong."""
-
-    ok: bool
+    ok: bool | None
     checked: int
     violations: list[str]
     found: int = 0
+    why: str = ""
 
 
 def verdict(checked: int, violations: list[str]) -> Verdict:
-    """Of so many facts these are wrong."""
     return Verdict(not violations, checked, violations[:NAMED], len(violations))
 
 
+def unknown(why: str) -> Verdict:
+    return Verdict(None, 0, [], why=why)
+
+
 def together(verdicts: Iterable[Verdict]) -> Verdict:
-    """The same checker over several services."""
+    """The same checker over several services. One that cannot judge leaves the whole unknown, if
+    the others find nothing wrong."""
     found = list(verdicts)
+    wrong = sum(v.found for v in found)
+    judged = all(v.ok is not None for v in found)
     return Verdict(
-        all(v.ok for v in found),
+        False if wrong else True if judged else None,
         sum(v.checked for v in found),
         [line for v in found for line in v.violations][:NAMED],
-        sum(v.found for v in found),
+        wrong,
+        "; ".join(v.why for v in found if v.why),
     )
+
+
+def red(verdicts: Mapping[str, Verdict]) -> list[str]:
+    """The checkers that found something wrong."""
+    return [name for name, verdict in verdicts.items() if verdict.ok is False]
+
+
+def to_report(verdicts: Mapping[str, Verdict]) -> dict[str, Any]:
+    """For the JSON: by name, C1 before C10, those with other names last."""
+
+    def place(name: str) -> tuple[int, str]:
+        number = name.removeprefix("C")
+        return (int(number) if number.isdecimal() else 10**9, name)
+
+    return {name: msgspec.to_builtins(verdicts[name]) for name in sorted(verdicts, key=place)}

@@ -30,11 +30,11 @@ _EFFECTS: dict[type, tuple[int, int, int]] = {
 
 
 def audit(case: Case) -> Iterator[str]:
-    """Money is neither made nor lost: at any time, balances + what is under way = deposits -
-    withdrawals; at quiet, what is under way is open at its source; no balance is ever negative.
+    """Money adds up.
 
-    The partitions are read one after the other, and in each event the sum must hold; so it holds
-    in whatever order they are put together.
+    At any time, balances + what is under way = deposits - withdrawals; at quiet, what is under way
+    is open at its source; no balance is ever negative. The partitions are read one after the other,
+    and in each event the sum must hold; so it holds in whatever order they are put together.
     """
     balances: Counter[str] = Counter()
     under_way: Counter[tuple[str, str]] = Counter()  # (source, transfer) -> cents

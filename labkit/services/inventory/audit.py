@@ -11,7 +11,10 @@ from labkit.services.inventory.messages import ReceiveStock
 
 
 def audit(case: Case) -> Iterator[str]:
-    """Never negative; on hand + reserved + shipped = received + adjusted; received as told."""
+    """Stock adds up.
+
+    Never negative; on hand + reserved + shipped = received + adjusted; received as told.
+    """
     for commit in case.chain:
         for event in commit.events:
             if event.on_hand < 0:

@@ -1,7 +1,7 @@
 """FastStream on confluent-kafka: a subscriber that publishes, and one that writes to MongoDB.
 
-Both ways have msgspec instead of FastStream's own JSON (a ``decoder``), no log line a message, and
-the same fetch settings as the others.
+Both use msgspec instead of FastStream's JSON (a ``decoder``), no log line for each message, and the
+same fetch settings as the other contestants.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from faststream.middlewares import AckPolicy
 from pymongo import AsyncMongoClient, ReplaceOne
 from pymongo.asynchronous.collection import AsyncCollection
 
+from benchmarks.peers.job import Job, shown
 from labkit.adapters.kafka import COMPRESSION, MAX_RECORD_BYTES, POLL_INTERVAL_MS, SESSION_MS
 from labkit.adapters.mongo import MAJORITY
-from labkit.experiments.peers.job import Job, decided, ready, shown
+from labkit.experiments.bench.job import decided, ready
 from labkit.ports.store import Document
 
-#: Of a subscriber: as the bare loops have it, so that a batch can fill.
+#: The poll interval of a subscriber, as in the bare loops, so that a batch can fill.
 POLL_SECONDS = 0.1
 
 
@@ -42,9 +43,9 @@ def _broker(job: Job, **producing: Any) -> KafkaBroker:
 def _read(
     broker: KafkaBroker, pipe: Connection, job: Job, topic: str, *, batch: bool = False
 ) -> Any:
-    """A subscriber, to be given its handler; it tells when it has its partitions.
+    """A subscriber without its handler; it reports when it has its partitions.
 
-    In batches, their offsets are committed when the handler has returned: at least once.
+    With ``batch``, offsets are committed after the handler has returned: at least once.
     """
     told: list[bool] = []
 
@@ -79,7 +80,7 @@ def _orders(job: Job) -> AsyncCollection[Document]:
 
 
 async def _raw(message: KafkaMessage) -> Any:
-    """The records as they are; what is in them is msgspec's to tell."""
+    """The undecoded record; the handler decodes it with msgspec."""
     return message.raw_message
 
 
@@ -89,7 +90,7 @@ async def _run(broker: KafkaBroker) -> None:
 
 
 def message_commands(pipe: Connection, job: Job) -> None:
-    """One after the other; what the handler returns is published."""
+    """One record at a time; the returned event is published."""
     broker = _broker(job)
 
     async def handle(message: Any) -> KafkaResponse:
@@ -100,7 +101,7 @@ def message_commands(pipe: Connection, job: Job) -> None:
 
 
 def message_view(pipe: Connection, job: Job) -> None:
-    """One after the other; each is an upsert."""
+    """One record at a time, one upsert for each."""
     broker = _broker(job)
 
     async def main() -> None:

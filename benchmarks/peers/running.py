@@ -1,10 +1,9 @@
-"""One contestant in one round: its two processes, the clock, and a look at what it has written."""
+"""One contestant in one round: its two processes, the clock, and a check of its documents."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from multiprocessing.connection import Connection
 
 import msgspec
@@ -12,28 +11,29 @@ import psutil
 from msgspec import Struct
 from pymongo.collection import Collection
 
+from benchmarks.peers.contestants import Contestant
+from benchmarks.peers.job import Job
+from benchmarks.peers.own import FULL, LEAN
 from labkit import stack
-from labkit.adapters.kafka import partition_of
 from labkit.adapters.mongo import connect
 from labkit.errors import LabkitError
-from labkit.experiments.peers.contestants import Contestant
-from labkit.experiments.peers.job import Job, event_of, play
-from labkit.experiments.peers.own import FULL, LEAN
+from labkit.experiments.bench.job import event_of, play
+from labkit.experiments.bench.preload import preload
 from labkit.experiments.processes import PATIENCE_SECONDS, hear, process
+from labkit.experiments.scratch import scratch_run
 from labkit.lab import Lab
-from labkit.messages import Envelope, encode
 from labkit.ports.store import Document
 from labkit.run.settings import DEFAULTS
 from labkit.services.orders import PlaceOrder
 
 CONTEXT = "orders"
-#: Who has begun, and then written nothing for so long, is not going to.
+#: A contestant that has started and then writes nothing for this time is given up.
 QUIET_SECONDS = 20.0
 LOOK_SECONDS = 0.01
 
 
 class Preloaded(Struct):
-    """A topic with commands, what their orders come to, and the last order of each partition."""
+    """A topic with commands: the total of their orders, and the last order of each partition."""
 
     topic: str
     commands: int
@@ -44,9 +44,9 @@ class Preloaded(Struct):
 class Ran(Struct, kw_only=True):
     """One contestant in one round.
 
-    ``commands`` and ``seconds`` are those of the clock, and ``cpu_seconds`` what each process used
-    meanwhile; ``ahead`` is how many offsets the events were ahead of the documents when it started:
-    work of the command side that did not count. Where ``wrong`` says something, there is no
+    ``commands`` and ``seconds`` are those of the measured window, and ``cpu_seconds`` the CPU time
+    of each process in it. ``ahead`` is how many offsets the events were ahead of the documents at
+    its start: work of the command side that does not count. If ``wrong`` is not empty, there is no
     ``rate``.
     """
 
@@ -61,38 +61,23 @@ class Ran(Struct, kw_only=True):
     wrong: str = ""
 
 
-@contextmanager
-def passing(name: str) -> Iterator[Lab]:
-    """A run that is gone afterwards, topics and database."""
-    with Lab(name, client="confluent", services=[CONTEXT]) as lab:
-        try:
-            yield lab
-        finally:
-            lab.drop()
+def scratch(name: str) -> AbstractContextManager[Lab]:
+    """A run of the orders service; the fastest client prepares it."""
+    return scratch_run(name, client="confluent", services=[CONTEXT])
 
 
-def preload(lab: Lab, count: int) -> Preloaded:
-    """So many commands, each a new order, in the commands topic of a run."""
-    topic, cents = lab.topic_name(f"{CONTEXT}.commands"), 0
-    last: dict[int, str] = {}
-    sender = lab.broker.sender()
-    try:
-        for number in range(count):
-            command = order(number)
-            now = time.monotonic_ns()
-            value = encode(Envelope(f"{number:032x}", command, intended=now, sent=now))
-            key = command.order_id.encode()
-            sender.send(topic, key, value)
-            last[partition_of(key, lab.partitions)] = command.order_id
-            cents += event_of(command).cents
-        sender.flush(PATIENCE_SECONDS)
-    finally:
-        sender.close()
-    return Preloaded(topic, count, cents, last)
+def preload_orders(lab: Lab, count: int) -> Preloaded:
+    """Send ``count`` commands, each a new order, to the commands topic of a run."""
+    cents, last = 0, dict[int, str]()
+    for sent in preload(lab, CONTEXT, ((f"{n:032x}", order(n)) for n in range(count))):
+        assert isinstance(sent.command, PlaceOrder)
+        last[sent.token.partition] = sent.command.order_id
+        cents += event_of(sent.command).cents
+    return Preloaded(lab.topic_name(f"{CONTEXT}.commands"), count, cents, last)
 
 
 def order(number: int) -> PlaceOrder:
-    """One of 5,000 customers, of 1997 or 1998: some fall under each rule."""
+    """An order of one of 5,000 customers, of 1997 or 1998: both discount rules apply to some."""
     return PlaceOrder(
         f"order-{number:07d}",
         f"customer-{number * 7919 % 5_000:04d}",
@@ -104,10 +89,10 @@ def order(number: int) -> PlaceOrder:
 
 
 def run(name: str, contestant: Contestant, full: bool, load: Preloaded, number: int) -> Ran:
-    """Its two processes on servers ``name``; what is wrong with it ends in ``Ran.wrong``."""
+    """Run both processes of a contestant on the servers ``name``; failures go to ``Ran.wrong``."""
     ran = Ran(round=number, name=contestant.name, full_view=full)
     view = contestant.full_view if full else contestant.view
-    with passing(name) as lab:
+    with scratch(name) as lab:
         assert lab.servers is not None
         lab.of.prepare(LEAN)
         job = Job(
@@ -153,25 +138,25 @@ def _time(
     pids: dict[str, int],
     pipes: list[Connection],
 ) -> None:
-    """From the first documents to the last one, then whether they are right.
+    """Measure from the first documents to the last one, then check them.
 
-    The number that a collection keeps beside it costs nothing to read, but counts what is not
-    committed; so it only tells that there is something, or that nothing moves. What is there is
-    read from a majority: the last order of each partition, and when these are there, all.
+    The estimated count of a collection is cheap but includes uncommitted documents, so it only says
+    that there are some, or that nothing moves. The documents themselves are read from a majority:
+    first the last order of each partition, and then all of them.
     """
     client, db = connect(job.mongo_uri, job.database)
     orders, last = db[job.orders], list(load.last.values())
-    lab.ends(f"{CONTEXT}.events")  # its reader is there when the clock starts
+    lab.ends(f"{CONTEXT}.events")  # opens its reader before the clock starts
     known, moved = 0, time.monotonic()
     started, there = (0, moved, _cpu(pids)), 0
     try:
         while True:
             now, cpu = time.monotonic(), _cpu(pids)
             count = orders.estimated_document_count()
-            if not there:  # where all come at once, the clock starts at the look before
+            if not there:  # if all come at once, the clock starts at the previous look
                 there = orders.count_documents({}) if count else 0
                 started = (there, now, cpu) if there < load.commands else started
-                if there:  # the next look is the first that can be the last
+                if there:  # only a later look can be the last one
                     ran.ahead = sum(lab.ends(f"{CONTEXT}.events").values()) - there
                     continue
             near = orders.count_documents({"_id": {"$in": last}}) == len(last)
@@ -195,7 +180,7 @@ def _time(
 
 
 def _wrong(orders: Collection[Document], load: Preloaded) -> str:
-    """What differs from a document an order, right to the cent; empty: nothing."""
+    """How the documents differ from one for each order, right to the cent; empty if they agree."""
     every = {"_id": None, "documents": {"$sum": 1}, "cents": {"$sum": "$cents"}}
     found = next(orders.aggregate([{"$group": every}]), {"documents": 0, "cents": 0})
     if (found["documents"], found["cents"]) == (load.commands, load.cents):

@@ -1,7 +1,7 @@
-"""The bare clients: what there is to be won. At least once, and nothing else is promised.
+"""The bare clients: an upper bound of the rate. They promise at-least-once and nothing else.
 
-The settings are those of labkit's adapters, where they make a difference. Each batch is polled,
-written, acknowledged, and only then are its offsets committed.
+The settings are those of labkit's adapters where they matter. Each batch is polled, written and
+acknowledged; only then are its offsets committed.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from kafka import KafkaConsumer, KafkaProducer
 from pymongo import ReplaceOne
 from pymongo.collection import Collection
 
+from benchmarks.peers.job import Job, shown
 from labkit.adapters.kafka import (
     COMPRESSION,
     DELIVERY_MS,
@@ -23,10 +24,10 @@ from labkit.adapters.kafka import (
     SESSION_MS,
 )
 from labkit.adapters.mongo import connect
-from labkit.experiments.peers.job import Job, decided, ready, shown
+from labkit.experiments.bench.job import decided, ready
 from labkit.ports.store import Document
 
-#: A poll waits so long for its batch to fill, or for its first record.
+#: The longest wait of a poll for its batch to fill, or for its first record.
 POLL_SECONDS = 0.1
 
 
@@ -35,14 +36,14 @@ def _collection(job: Job) -> Collection[Document]:
 
 
 def upsert(orders: Collection[Document], documents: list[Document]) -> None:
-    """A batch that comes again does no harm."""
+    """Write a batch; to write it again changes nothing."""
     orders.bulk_write(
         [ReplaceOne({"_id": d["_id"]}, d, upsert=True) for d in documents], ordered=False
     )
 
 
 def insert(orders: Collection[Document], documents: list[Document]) -> None:
-    """Far cheaper; a batch that comes again is refused."""
+    """Write a batch at a lower price; to write it again fails."""
     orders.insert_many(documents, ordered=False)
 
 
@@ -64,7 +65,7 @@ def _kafka_consumer(job: Job, topic: str) -> KafkaConsumer:
         max_partition_fetch_bytes=4 << 20,
         metrics_enabled=False,
     )
-    # Who joins before he knows the topic is given nothing of it, and may wait for minutes.
+    # A consumer that joins before it knows the topic gets no partition, possibly for minutes.
     consumer.partitions_for_topic(topic)
     consumer.subscribe([topic])
     return consumer

@@ -1,7 +1,7 @@
-"""labkit itself: a handler and a projector, wired by hand from the parts that a run is made of.
+"""labkit itself: a handler and a projector, assembled from the parts of a run.
 
-All is on: one Kafka transaction a batch, versions, the look for duplicates, answers, states that
-are saved, and checkpoints in the transaction of the view's writes.
+Everything is on: one Kafka transaction for each batch, versions, deduplication, answers, saved
+states, and checkpoints in the transaction of the view's writes.
 """
 
 from __future__ import annotations
@@ -10,49 +10,45 @@ from collections.abc import Iterable
 from multiprocessing.connection import Connection
 from typing import Any, ClassVar
 
+from benchmarks.peers.job import Job, document
 from labkit.adapters.confluent import ConfluentBroker
 from labkit.adapters.kafka_python import KafkaPythonBroker
 from labkit.adapters.mongo import MongoStore
-from labkit.experiments.peers.job import Job, document, ready
+from labkit.experiments.bench.job import ready
 from labkit.messages import Commit
-from labkit.read.projection import Indexes, Projection
+from labkit.read.projection import Indexes, Projection, ServiceProjection
 from labkit.read.projector import Projector
 from labkit.read.unit_of_work import UnitOfWork
-from labkit.services.orders import OrderPlaced
-from labkit.services.services import CONTEXTS
-from labkit.services.views import PROJECTIONS
+from labkit.services.orders import ORDERS, OrderPlaced
 from labkit.write.handler import Handler
-
-ORDERS = CONTEXTS["orders"]
 
 
 class OneDocument:
-    """The one document an order that all contestants write, and no sums beside it."""
+    """The one document for each order that all contestants write, without any sums."""
 
     name = "peers.view"
     orders = streams = "peers.view.orders"
     indexes: ClassVar[Indexes] = {orders: []}
 
     def touches(self, commit: Commit[Any], partition: int) -> Iterable[tuple[str, str]]:
-        """Nothing but the stream's own document."""
+        """No document but that of the stream."""
         return ()
 
     def apply(self, commit: Commit[Any], docs: UnitOfWork, fetched: int, now: int) -> None:
-        """Nothing else happens in this job."""
         for event in commit.events:
             if isinstance(event, OrderPlaced):
                 docs.add(self.orders, document(event))
 
 
 LEAN = OneDocument()
-FULL = PROJECTIONS["orders"]
+FULL = ServiceProjection(ORDERS)
 
 
 def _handle(pipe: Connection, job: Job, broker: KafkaPythonBroker) -> None:
     group = f"{job.group}.handler"
     log = broker.log(job.commands, job.events, group, f"{group}-0")
     store = MongoStore(job.mongo_uri, job.database)
-    handler = Handler(ORDERS, log, store, batch_size=job.batch, beside=True)
+    handler = Handler(ORDERS, log, store, batch_size=job.batch, save_in_background=True)
     ready(pipe)
     while True:
         handler.step()
@@ -84,7 +80,7 @@ def kafka_python_lean(pipe: Connection, job: Job) -> None:
 
 
 def kafka_python_full(pipe: Connection, job: Job) -> None:
-    """On kafka-python: all that ``OrderViews`` keeps."""
+    """On kafka-python: all that the views of orders keep."""
     _project(pipe, job, KafkaPythonBroker(job.bootstrap), FULL)
 
 
@@ -99,5 +95,5 @@ def confluent_lean(pipe: Connection, job: Job) -> None:
 
 
 def confluent_full(pipe: Connection, job: Job) -> None:
-    """On confluent-kafka: all that ``OrderViews`` keeps."""
+    """On confluent-kafka: all that the views of orders keep."""
     _project(pipe, job, ConfluentBroker(job.bootstrap), FULL)

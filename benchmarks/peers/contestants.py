@@ -1,4 +1,4 @@
-"""Who takes part, what each promises about a crash, and how it is set."""
+"""The contestants: their guarantees after a crash, and their settings."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from msgspec import Struct
 
 
 class Contestant(Struct, frozen=True, kw_only=True):
-    """``fast``: it gets more commands a round. ``full_view``: with all that labkit's view keeps.
+    """``fast``: it gets more commands in a round. ``full_view``: the complete view of labkit.
 
-    Its sides are named (``job.play`` takes the names), so that nobody imports a framework who does
-    not run it.
+    Its sides are names for ``job.play``, so that a process imports only the framework it runs.
     """
 
     name: str
@@ -22,7 +21,7 @@ class Contestant(Struct, frozen=True, kw_only=True):
 
     @property
     def arms(self) -> list[bool]:
-        """What of it is run in a round: its view, and its full one where it has one."""
+        """The runs of a round: without the full view, and with it if there is one."""
         return [False, True] if self.full_view else [False]
 
 
@@ -55,24 +54,24 @@ CONTESTANTS: dict[str, Contestant] = {
             guarantee=AT_LEAST_ONCE + UPSERTS,
             how="poll, send, flush, commit; bulk_write of ReplaceOne upserts, unordered",
             fast=False,
-            commands=".bare:kafka_python_commands",
-            view=".bare:kafka_python_view",
+            commands="benchmarks.peers.bare:kafka_python_commands",
+            view="benchmarks.peers.bare:kafka_python_view",
         ),
         Contestant(
             name="bare-confluent-upsert",
             guarantee=AT_LEAST_ONCE + UPSERTS,
             how="consume, produce, flush, commit; bulk_write of ReplaceOne upserts, unordered",
             fast=True,
-            commands=".bare:confluent_commands",
-            view=".bare:confluent_upserts",
+            commands="benchmarks.peers.bare:confluent_commands",
+            view="benchmarks.peers.bare:confluent_upserts",
         ),
         Contestant(
             name="bare-confluent-insert",
             guarantee=AT_LEAST_ONCE + INSERTS,
             how="consume, produce, flush, commit; insert_many, unordered",
             fast=True,
-            commands=".bare:confluent_commands",
-            view=".bare:confluent_inserts",
+            commands="benchmarks.peers.bare:confluent_commands",
+            view="benchmarks.peers.bare:confluent_inserts",
         ),
         Contestant(
             name="faststream-message",
@@ -88,8 +87,8 @@ CONTESTANTS: dict[str, Contestant] = {
                 "logger"
             ),
             fast=False,
-            commands=".faststream:message_commands",
-            view=".faststream:message_view",
+            commands="benchmarks.peers.faststream:message_commands",
+            view="benchmarks.peers.faststream:message_view",
         ),
         Contestant(
             name="faststream-batch",
@@ -100,8 +99,8 @@ CONTESTANTS: dict[str, Contestant] = {
                 "asyncio client; a decoder on msgspec, no logger"
             ),
             fast=False,
-            commands=".faststream:batch_commands",
-            view=".faststream:batch_view",
+            commands="benchmarks.peers.faststream:batch_commands",
+            view="benchmarks.peers.faststream:batch_view",
         ),
         Contestant(
             name="quix",
@@ -112,26 +111,26 @@ CONTESTANTS: dict[str, Contestant] = {
                 "decoded by msgspec; processing_guarantee at-least-once, its default"
             ),
             fast=False,
-            commands=".quix:commands",
-            view=".quix:view",
+            commands="benchmarks.peers.quix:commands",
+            view="benchmarks.peers.quix:view",
         ),
         Contestant(
             name="labkit-kafka-python",
             guarantee=EXACTLY_ONCE,
             how="Handler and Projector, as workers have them; the view is the one document",
             fast=False,
-            commands=".own:kafka_python_handler",
-            view=".own:kafka_python_lean",
-            full_view=".own:kafka_python_full",
+            commands="benchmarks.peers.own:kafka_python_handler",
+            view="benchmarks.peers.own:kafka_python_lean",
+            full_view="benchmarks.peers.own:kafka_python_full",
         ),
         Contestant(
             name="labkit-confluent",
             guarantee=EXACTLY_ONCE,
             how="Handler and Projector, as workers have them; the view is the one document",
             fast=True,
-            commands=".own:confluent_handler",
-            view=".own:confluent_lean",
-            full_view=".own:confluent_full",
+            commands="benchmarks.peers.own:confluent_handler",
+            view="benchmarks.peers.own:confluent_lean",
+            full_view="benchmarks.peers.own:confluent_full",
         ),
     )
 }

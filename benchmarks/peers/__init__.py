@@ -1,25 +1,25 @@
-"""The same job by labkit, by frameworks and by bare clients, side by side: what does it cost?
+"""The same job by labkit, by frameworks and by bare clients, side by side.
 
-Order commands lie in a topic. Each contestant reads them, makes events of them on another topic,
-reads those, and writes one document an order into MongoDB: in two processes, a command side and a
+Order commands are in a topic. Each contestant reads them, writes events to another topic, reads
+these, and writes one document for each order into MongoDB: in two processes, a command side and a
 view side, like labkit's handler and projector. Servers, partitions, batch size and write concern
-are the same for all (``job.py`` says what the job is, ``contestants.py`` who takes part). The
-decision is the domain's own, made by all; labkit validates the command besides, as it always does.
+are the same for all (``job.py`` defines the job, ``contestants.py`` lists the contestants). All use
+the decision function of the domain; labkit also validates the command, as it always does.
 
-A round runs every contestant once, in an order that is drawn anew each time. The contestants of a
-round share the commands, which are sent just before it; each has consumer groups, an events topic
-and a database of its own, which are dropped afterwards. The view side owns its partitions before
-the command side starts. The clock starts with the first documents and ends with the last one:
-starting, joining and the first batch do not count. (It does not start later, since a fast command
-side would be done by then, and its work would not count; how far ahead it is when the clock starts
-is noted. The fewer commands, the more this tells: rates of small sizes flatter.) Then the documents
-are counted and their cents added up: a wrong result is no result.
+A round runs every contestant once, in random order. The contestants of a round share the commands,
+which are sent just before it; each has its own consumer groups, events topic and database, which
+are dropped afterwards. The view side owns its partitions before the command side starts. The clock
+starts with the first documents and ends with the last one: start-up, joining the group and the
+first batch do not count. (It does not start later, since a fast command side would have finished
+by then, and its work would not count. The result says how far ahead the command side is when the
+clock starts. This matters more with fewer commands: small sizes give rates that are too high.) Then
+the documents are counted and their cents summed: a wrong result has no rate.
 
-Rates are medians over the rounds, and ratios are medians of the ratios inside each round. The fast
+Rates are medians over the rounds, and ratios are medians of the ratios within a round. The fast
 contestants get more commands than the slow ones, so that a round of either takes some seconds.
 
-What labkit's own view keeps besides (sums of customers and months, indexes, a trace) is no part of
-the job; the rates with it are reported apart, as ``rates_full_view``.
+The additional content of labkit's own view (sums by customer and month, indexes, a trace) is not
+part of the job; the rates with it are reported separately, as ``rates_full_view``.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, structs
 
-from labkit import stack
 from labkit.errors import UsageError
+from labkit.experiments.bench.measuring import measuring
 from labkit.experiments.demo import Progress
-from labkit.experiments.results import archive, load_average, machine, versions
+from labkit.experiments.results import archive, versions
 from labkit.run.settings import DEFAULTS
 
 if TYPE_CHECKING:
-    from labkit.experiments.peers.contestants import Contestant
-    from labkit.experiments.peers.running import Ran
+    from benchmarks.peers.contestants import Contestant
+    from benchmarks.peers.running import Ran
 
 LIBRARIES = ("confluent_kafka", "faststream", "quixstreams")
-#: A round that is shorter says little.
+#: A shorter round says little.
 LEAST_SECONDS = 5.0
-#: What labkit is held to: (contestant, beside which, at least so many times as fast).
+#: The targets of labkit: (contestant, compared with, the least ratio of their rates).
 TARGETS = (
     ("labkit-kafka-python", "bare-kafka-python", 0.9),
     ("labkit-confluent", "bare-confluent-upsert", 1.2),
@@ -58,7 +58,7 @@ TARGETS = (
 
 
 class Sizes(Struct, frozen=True):
-    """Commands a round for a slow and for a fast contestant, and the rounds."""
+    """Commands in a round for a slow and for a fast contestant, and the number of rounds."""
 
     commands: int = 50_000
     fast_commands: int = 300_000
@@ -73,42 +73,35 @@ def peers(
     progress: Progress,
     report: Callable[[str], None],
 ) -> dict[str, Any]:
-    """On real servers; the result is the JSON. ``only``: these contestants; none named: all.
+    """Run the contestants ``only`` (all if empty) and archive the result.
 
-    Starts servers that are not up, and stops what it started. Raises ``UsageError`` for an unknown
-    contestant or where the extra is missing, ``StackError`` and ``TimedOut`` where servers fail.
+    Raises ``UsageError`` for an unknown contestant or if the extra is missing.
     """
     chosen = choose(only)
     import pandas as pd
 
-    from labkit.experiments.peers.running import passing, preload, run
+    from benchmarks.peers.running import preload_orders, run, scratch
 
     arms = [(one, full) for one in chosen for full in one.arms]
     ran: list[Ran] = []
     dice = Random(seed)
-    with stack.borrowed(name, report) as servers:
-        found: dict[str, Any] = {
-            "bench": "peers",
-            "seed": seed,
-            "settings": structs.asdict(sizes)
-            | {
-                "contestants": [one.name for one in chosen],
-                "partitions": DEFAULTS.partitions,
-                "batch_size": DEFAULTS.batch_size,
-                "write_concern": "majority",
-            },
-            "machine": machine(),
-            "load_average_before": load_average(),
-            "stack": servers.kind,
-            "method": " ".join((__doc__ or "").split()),
-        }
+    settings = structs.asdict(sizes) | {
+        "contestants": [one.name for one in chosen],
+        "partitions": DEFAULTS.partitions,
+        "batch_size": DEFAULTS.batch_size,
+        "write_concern": "majority",
+    }
+    with measuring(name, report, "peers", seed=seed, settings=settings) as found:
+        found["method"] = " ".join((__doc__ or "").split())
         for number in range(sizes.rounds):
             dice.shuffle(arms)
             with ExitStack() as preloaded:
                 load = {}
                 for fast in {one.fast for one in chosen}:
-                    lab = preloaded.enter_context(passing(name))
-                    load[fast] = preload(lab, sizes.fast_commands if fast else sizes.commands)
+                    lab = preloaded.enter_context(scratch(name))
+                    load[fast] = preload_orders(
+                        lab, sizes.fast_commands if fast else sizes.commands
+                    )
                     found["versions"] = versions(
                         lab.server_versions(), "kafka-python", "confluent", *LIBRARIES[1:]
                     )
@@ -116,20 +109,19 @@ def peers(
                     ran.append(run(name, one, full, load[one.fast], number))
                     report(f"round {number + 1}, {_line(ran[-1])}")
                     progress("peers", len(ran), sizes.rounds * len(arms))
-        found["load_average_after"] = load_average()
     found |= summary(chosen, ran)
     archive("bench-peers", found, {"rounds": pd.json_normalize(found["rounds"])})
     return found
 
 
 def choose(only: Sequence[str]) -> list[Contestant]:
-    """Those that are named, or all. Raises ``UsageError``."""
+    """The named contestants, or all. Raises ``UsageError``."""
     if missing := [library for library in LIBRARIES if util.find_spec(library) is None]:
         raise UsageError(
             f"not all peers are installed ({', '.join(missing)} is missing); "
             "run: pip install 'cqrs-labkit[peers]'"
         )
-    from labkit.experiments.peers.contestants import CONTESTANTS
+    from benchmarks.peers.contestants import CONTESTANTS
 
     if unknown := [name for name in only if name not in CONTESTANTS]:
         raise UsageError(f"--only must be of {', '.join(CONTESTANTS)}, got {unknown[0]!r}")
@@ -147,7 +139,7 @@ def _line(ran: Ran) -> str:
 
 
 def summary(chosen: Sequence[Contestant], ran: Sequence[Ran]) -> dict[str, Any]:
-    """What the rounds come to. A contestant that was wrong once has no rate."""
+    """The figures of the rounds. A contestant that was wrong once has no rate."""
     wrong = sorted({one.name for one in ran if one.wrong})
     sound = [one for one in chosen if one.name not in wrong]
     rates = {one.name: _by_round(ran, one.name) for one in sound}
@@ -192,14 +184,14 @@ def _by_round(ran: Sequence[Ran], name: str, full: bool = False) -> dict[int, fl
 
 
 def _interval(values: list[float]) -> list[float] | None:
-    """Of 95 %, by bootstrap over the rounds; of a single one there is none."""
+    """The 95 % bootstrap interval over the rounds; a single round has none."""
     from labkit.experiments.intervals import interval
 
     return [round(end, 3) for end in interval(values)] if len(values) > 1 else None
 
 
 def _cpu(ran: Sequence[Ran], name: str) -> dict[str, float]:
-    """Microseconds of CPU a command, by process: medians over the rounds."""
+    """Microseconds of CPU time per command, by process: medians over the rounds."""
     rounds = [one for one in ran if one.name == name and not one.full_view]
     return {
         process: round(median(1e6 * one.cpu_seconds[process] / one.commands for one in rounds), 2)

@@ -1,11 +1,11 @@
-"""The floor of a latency: one record in, one event out, one transaction; and who asks for it.
+"""The lower bound of a latency: one record in, one event out, one transaction; and its client.
 
 A bare consume-transform-produce loop, one record at a time: poll, begin, produce, send the offsets
-to the transaction, commit. Exactly once within Kafka, as labkit's handler; but it knows no stream
-and no version, remembers no command, and keeps no state. It is alone, so it takes all partitions
-without joining a group, and its transactional id is its fence. The requester sends a record and
-waits for its event. Both have the settings of labkit's adapters, where they make a difference;
-only the loop's producer waits for no batch.
+to the transaction, commit. It is exactly-once within Kafka, like labkit's handler, but has no
+streams, versions, deduplication or state. It is the only instance, so it assigns itself all
+partitions without a group, and its transactional id fences it. The requester sends a record and
+waits for its event. Both use the settings of labkit's adapters where they matter, except that the
+producer of the loop does not linger.
 """
 
 from __future__ import annotations
@@ -24,24 +24,23 @@ from labkit.adapters.kafka import (
     TRANSACTION_MS,
 )
 from labkit.errors import TimedOut
-from labkit.experiments.peers.job import Job, decided, ready
+from labkit.experiments.bench.job import Job, decided, ready
 
 POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 30.0
 
 
 class Requester(Protocol):
-    """Sends commands of a job, and waits for their events."""
+    """Sends the commands of a job and waits for their events."""
 
     def ask(self, key: bytes, value: bytes) -> None:
         """Send, and wait for the event of this key. Raises ``TimedOut``."""
 
-    def close(self) -> None:
-        """Let go of the clients."""
+    def close(self) -> None: ...
 
 
 def heard(poll: Callable[[float], list[bytes]], key: bytes) -> None:
-    """Until ``poll`` brings this key."""
+    """Poll until this key arrives. Raises ``TimedOut``."""
     for _ in range(int(PATIENCE_SECONDS / POLL_SECONDS)):
         if key in poll(POLL_SECONDS):
             return
@@ -66,7 +65,6 @@ def _kafka_consumer(job: Job, topic: str, group: str | None) -> KafkaConsumer:
 
 
 def kafka_python_loop(pipe: Connection, job: Job) -> None:
-    """On kafka-python."""
     producer = KafkaProducer(
         bootstrap_servers=job.bootstrap,
         transactional_id=job.group,
@@ -120,12 +118,11 @@ class KafkaPythonRequester:
         return [record.key for records in found.values() for record in records]
 
     def close(self) -> None:
-        """Let go of the clients."""
         self._producer.close()
         self._consumer.close()
 
 
-# --- confluent-kafka, which need not be installed
+# --- confluent-kafka, which is optional
 
 
 def _confluent_consumer(job: Job, topic: str, group: str) -> Any:
@@ -148,7 +145,6 @@ def _confluent_consumer(job: Job, topic: str, group: str) -> Any:
 
 
 def confluent_loop(pipe: Connection, job: Job) -> None:
-    """On confluent-kafka."""
     from confluent_kafka import KafkaException, Producer
     from confluent_kafka import TopicPartition as Place
 
@@ -207,13 +203,12 @@ class ConfluentRequester:
         return [message.key()] if message is not None and message.error() is None else []
 
     def close(self) -> None:
-        """Let go of the clients."""
         self._producer.flush(PATIENCE_SECONDS)
         self._consumer.close()
 
 
-#: By client: the loop's name for ``job.play``, and who asks it.
+#: By client: the name of the loop for ``job.play``, and its requester.
 SIDES: dict[str, tuple[str, Callable[[Job], Requester]]] = {
-    "kafka-python": (".transaction:kafka_python_loop", KafkaPythonRequester),
-    "confluent": (".transaction:confluent_loop", ConfluentRequester),
+    "kafka-python": (f"{__name__}:kafka_python_loop", KafkaPythonRequester),
+    "confluent": (f"{__name__}:confluent_loop", ConfluentRequester),
 }

@@ -1,7 +1,7 @@
-"""Quix Streams: a pipeline from topic to topic, and one from topic to its own MongoDB sink.
+"""Quix Streams: a pipeline from topic to topic, and one from topic to its MongoDB sink.
 
-Values are bytes to Quix and msgspec decodes them; a checkpoint comes after as many records as the
-others have in a batch.
+Quix passes values as bytes and msgspec decodes them. A checkpoint follows each batch of the same
+size as that of the other contestants.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ from typing import Any
 from confluent_kafka.admin import AdminClient
 from pymongo.uri_parser import parse_uri
 
+from benchmarks.peers.job import Job, shown
 from labkit.adapters.kafka import COMPRESSION, MAX_RECORD_BYTES, POLL_INTERVAL_MS, SESSION_MS
-from labkit.experiments.peers.job import Job, decided, ready, shown
+from labkit.experiments.bench.job import decided, ready
 
-with warnings.catch_warnings(record=True):  # authlib, deep below, has one for its own authors
+with warnings.catch_warnings(record=True):  # a deprecation inside authlib
     from quixstreams import Application
     from quixstreams.sinks.community.mongodb import MongoDBSink
 
-#: Less than a batch comes to a checkpoint after this time; with its own 5 s the last one of a round
-#: would wait for longer than all others take.
+#: The checkpoint of an incomplete batch. With the default of 5 s, the last batch of a round would
+#: wait longer than the round of any other contestant takes.
 COMMIT_SECONDS = 0.5
 
 
@@ -59,7 +60,7 @@ def _group(job: Job, topic: str) -> str:
 
 
 def commands(pipe: Connection, job: Job) -> None:
-    """One topic to the other."""
+    """From the commands topic to the events topic."""
     app = _application(job, job.commands)
     events = app.topic(job.events, value_serializer="bytes")
     frame = app.dataframe(app.topic(job.commands, value_deserializer="bytes"))
@@ -69,7 +70,7 @@ def commands(pipe: Connection, job: Job) -> None:
 
 
 def view(pipe: Connection, job: Job) -> None:
-    """Into the collection: a document is matched by the record's key."""
+    """Into the collection; the record's key is the id of the document."""
     app = _application(job, job.events)
     events = app.topic(job.events, key_deserializer="str", value_deserializer="bytes")
     app.dataframe(events).apply(shown).sink(_sink(job))
@@ -78,7 +79,7 @@ def view(pipe: Connection, job: Job) -> None:
 
 
 def _sink(job: Job) -> MongoDBSink:
-    """It wants the parts of the address; what else is in it goes to the client as it is."""
+    """The sink takes the address in parts; other options go to the client unchanged."""
     found = parse_uri(job.mongo_uri)
     (host, port), *_ = found["nodelist"]
     return MongoDBSink(
@@ -95,7 +96,7 @@ def _sink(job: Job) -> MongoDBSink:
 
 
 def _tell(pipe: Connection, job: Job) -> None:
-    """Quix has no hook for it: ask the broker whether the group owns its partitions."""
+    """Report when the group owns its partitions: Quix has no hook, so the broker is asked."""
     admin = AdminClient({"bootstrap.servers": job.bootstrap})
     while True:
         ((_, asked),) = admin.describe_consumer_groups([_group(job, job.events)]).items()

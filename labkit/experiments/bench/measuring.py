@@ -1,0 +1,31 @@
+"""The envelope of a bench's result: what was measured, on which machine, under which load."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from labkit import stack
+from labkit.experiments.results import load_average, machine
+
+
+@contextmanager
+def measuring(
+    name: str, report: Callable[[str], None], bench: str, **about: Any
+) -> Iterator[dict[str, Any]]:
+    """The result of ``bench``, to be filled while the servers ``name`` are up.
+
+    ``about`` holds the client, the seed and the settings. Starts servers that are not up, and stops
+    those that it started. Raises ``StackError`` and ``TimedOut`` where they fail.
+    """
+    with stack.borrowed(name, report) as servers:
+        found: dict[str, Any] = {
+            "bench": bench,
+            **about,
+            "machine": machine(),
+            "load_average_before": load_average(),
+            "stack": servers.kind,
+        }
+        yield found
+        found["load_average_after"] = load_average()

@@ -1,0 +1,75 @@
+"""Fill a commands topic before the workers start: what to send, and where each command landed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from random import Random
+
+from msgspec import Struct
+
+from labkit.experiments.bench.filling import CHUNK, FILL_SECONDS
+from labkit.experiments.load import arrivals
+from labkit.lab import Lab
+from labkit.messages import Command, Envelope, Token, encode
+from labkit.ports.broker import Acknowledgement
+from labkit.services.orders import CancelOrder
+
+#: The share of the commands that is sent a second time with the same id: a handler that forgets
+#: ids is found out.
+REPEATED = 0.01
+#: The load generator's commands; a preload does not use their timetable.
+NEW_ORDERS = arrivals.Plan(rate=1.0, seconds=1.0, keys="new")
+
+
+class Sent(Struct, frozen=True):
+    """One command in the topic; ``size`` is its encoded size in bytes."""
+
+    id: str
+    command: Command
+    token: Token
+    size: int
+
+
+def preload(lab: Lab, service: str, commands: Iterable[tuple[str, Command]]) -> Iterator[Sent]:
+    """Send commands with their ids; yield each after the broker has acknowledged it."""
+    topic = lab.topic_name(f"{service}.commands")
+    sender = lab.log_broker.sender()
+    under_way: list[tuple[str, Command, int, Acknowledgement]] = []
+
+    def acknowledged() -> Iterator[Sent]:
+        sender.flush(FILL_SECONDS)
+        for id, command, size, acknowledgement in under_way:
+            token = Token(service, *acknowledgement.result(FILL_SECONDS))
+            yield Sent(id, command, token, size)
+        under_way.clear()
+
+    try:
+        for id, command in commands:
+            now = time.monotonic_ns()
+            value = encode(Envelope(id, command, intended=now, sent=now))
+            sent = sender.send(topic, command.stream.encode(), value)
+            under_way.append((id, command, len(value), sent))
+            if len(under_way) == CHUNK:
+                yield from acknowledged()
+        yield from acknowledged()
+    finally:
+        sender.close()
+
+
+def orders(count: int, payload: int, seed: int) -> Iterator[tuple[str, Command]]:
+    """``count`` commands with their ids: the CDNOW purchases, repeated as new orders.
+
+    With a payload every second command cancels the order before it, with a reason of ``payload``
+    bytes: an order itself has no field of that length. A share of ``REPEATED`` is sent twice.
+    """
+    rng, made = Random(seed), 0
+    for order in arrivals.commands(NEW_ORDERS, count):
+        calls: list[tuple[str, Command]] = [(f"c{made}", order)]
+        if payload:
+            calls.append((f"c{made}-", CancelOrder(order.stream, "x" * payload)))
+        if rng.random() < REPEATED:
+            calls.append(calls[-1])
+        for call in calls[: count - made]:
+            made += 1
+            yield call

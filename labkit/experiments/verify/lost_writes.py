@@ -1,0 +1,97 @@
+"""C1: no write is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from labkit.experiments.verify.evidence import Evidence
+from labkit.experiments.verify.verdict import Verdict, verdict
+from labkit.messages import Token
+from labkit.service import Operation
+
+
+def lost_writes(
+    operations: Sequence[Operation], evidence: Evidence, raw: Sequence[Token] = ()
+) -> Verdict:
+    """What was acknowledged has its commit; what was accepted is in states and views.
+
+    ``raw`` are places of acknowledged records that are no operations: they have a commit, too.
+    """
+    wrong = [*_without_a_commit(operations, evidence, raw), *_held_back(evidence)]
+    wrong += _views_behind(evidence)
+    compared, stale = _stale_states(evidence)
+    checked = len(operations) + len(raw) + compared + len(evidence.checkpoints)
+    return verdict(checked, wrong + stale)
+
+
+def _without_a_commit(
+    operations: Sequence[Operation], evidence: Evidence, raw: Sequence[Token]
+) -> Iterator[str]:
+    # A repeat without an answer is a second delivery, longer ago than is remembered.
+    told = [c for c in evidence.commits if c.outcome != "repeated" or c.repeats is not None]
+    by_place = {(c.partition, c.offset): c for c in told}
+    misfits = {(c.partition, c.offset) for c, _ in evidence.misfits}
+    shown = {d["_id"]: d["version"] for d in evidence.streams}
+    for operation in operations:
+        if operation.token is None:
+            continue
+        place = (operation.token.partition, operation.token.offset)
+        commit = by_place.get(place)
+        if commit is None or commit.id != operation.id:
+            yield f"{operation} was acknowledged at {place} and has no commit"
+            continue
+        if place in misfits:
+            yield f"{operation} was decided, and readers ignore its commit"
+        if (answer := operation.answer) is None:
+            continue
+        if answer != commit.answer:
+            yield f"{operation} was told {answer}, its commit says {commit.answer}"
+        expected = answer.version if evidence.service.views and answer.accepted else 0
+        if shown.get(operation.command.stream, 0) < expected:
+            yield f"{operation} was accepted, and the view does not show it"
+    for _, *rest in raw:
+        if tuple(rest) not in by_place:
+            yield f"what was sent raw was acknowledged at {rest} and has no commit"
+
+
+def _held_back(evidence: Evidence) -> Iterator[str]:
+    ignored = sum(c.ignored for c in evidence.checkpoints)
+    if ignored or evidence.misfits:
+        yield f"readers ignored {ignored} commits, {len(evidence.misfits)} do not fit"
+    if parked := sum(c.parked for c in evidence.checkpoints):
+        yield f"readers hold {parked} streams back"
+    for role, lag in evidence.lag.items():
+        if lag:
+            yield f"the {role} is {lag} offsets behind"
+
+
+def _views_behind(evidence: Evidence) -> Iterator[str]:
+    newest: dict[int, int] = {}
+    for commit in evidence.chain:
+        newest[commit.partition] = max(newest.get(commit.partition, -1), commit.offset)
+    for checkpoint in evidence.checkpoints:
+        reader, _, partition = checkpoint.id.rpartition(":")
+        last = newest.get(int(partition), -1)
+        if reader.partition("@")[0] == evidence.service.view and checkpoint.command != last:
+            yield f"the view says command {checkpoint.command}, it is {last}"
+
+
+def _stale_states(evidence: Evidence) -> tuple[int, list[str]]:
+    """How many stored states were compared, and those that are not what the log says."""
+    compared, wrong = 0, []
+    for checkpoint in evidence.checkpoints:
+        reader, _, partition = checkpoint.id.rpartition(":")
+        if reader != evidence.service.states:
+            continue
+        reached = {
+            c.stream: c.last
+            for c in evidence.chain
+            if c.partition == int(partition) and c.offset <= checkpoint.command
+        }
+        compared += len(reached)
+        wrong += [
+            f"the stored state of {stream!r} is not of version {version}"
+            for stream, version in reached.items()
+            if evidence.states.get(stream, {}).get("version") != version
+        ]
+    return compared, wrong
