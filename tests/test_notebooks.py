@@ -291,12 +291,12 @@ def test_an_open_exercise_fails_a_strict_check(name: str, monkeypatch: pytest.Mo
 # --- the twins: a bug, and exactly the findings that it turns red
 
 FORGETS_IDS = """
-from labkit.write.stream_state import Stream
-_take = Stream.take
+from labkit.write.stream_state import StreamState
+_take = StreamState.take
 def take(stream, commit, evolve):
     _take(stream, commit, evolve)
     stream.seen.clear()
-Stream.take = take
+StreamState.take = take
 """
 
 SERVER_MAKES_THE_IDS = """
@@ -541,7 +541,7 @@ def test_words(name: str) -> None:
         assert f"*{part}*" in prose[0]
     for heading in ("## On your own", "## In practice", "## Further reading"):
         assert text.count(f"\n{heading}\n") == 1
-    assert text.count("A common misbelief") == 1
+    assert text.count("A common misconception") == 1
     assert text.count("*Predict:*") >= 4
     (stated,) = re.findall(r"some ([\d,]+) words", prose[0])
     assert abs(int(stated.replace(",", "")) / len(text.split()) - 1) < 0.1

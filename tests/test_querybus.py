@@ -177,7 +177,13 @@ def put(lab: Lab, value: bytes, partition: int = 0) -> None:
 def test_what_is_no_query_stops_nobody(money: Lab) -> None:
     question = money.query_bus.send(AccountById(account="a"))
     reply = money.query_bus._replies["bank"]
-    for value in (b"\xff", b"[]", b"{}", b'{"id":"x","reply":99,"name":"AccountById"}', b"[" * 10_000):
+    for value in (
+        b"\xff",
+        b"[]",
+        b"{}",
+        b'{"id":"x","reply":99,"name":"AccountById"}',
+        b"[" * 10_000,
+    ):
         put(money, value)
     put(money, json.dumps({"id": "x", "reply": 99}).encode())
     part = handler(money)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from labkit.errors import Transient
 from labkit.log import partition
 from labkit.log.partition import fetch_records
+from labkit.ports.clock import Clock
 from labkit.messages import MAX_COMMAND_BYTES, Command, Envelope, ReleaseParked, encode
 from labkit.service import Service
 from labkit.services import orders
@@ -532,12 +533,12 @@ def test_replay_equals_live(calls: list[tuple[str, str]], data: st.DataObject) -
         rig.restart(data.draw(st.sampled_from(["live", "live", "replayed", "flushed"])))
     for _ in range(5):
         rig.step(100)
-    live = dict(rig.now._streams)
+    live = dict(rig.now._states.streams)
     rig.now.close()
     rig.store.drop()
     again = rig.made()
     for key, stream in live.items():
-        replayed = again._streams.get(key, StreamState(stream.partition))
+        replayed = again._states.streams.get(key, StreamState(stream.partition))
         stream.stored = replayed.stored = False
         assert replayed == stream
     # Everything that was sent has its commit, and nothing waits that is due.

@@ -12,6 +12,7 @@ from labkit.teaching.stepping import (
     seconds_for,
     settle,
     step_while_waiting,
+    stop_part,
     work,
 )
 
@@ -32,6 +33,7 @@ __all__ = [
     "send_raw",
     "settle",
     "step_while_waiting",
+    "stop_part",
     "try_out",
     "work",
 ]

@@ -58,6 +58,11 @@ def project(lab: Any, service: str | None = None, wait: float = 0.3) -> int:
     return done
 
 
+def stop_part(lab: Any, role: str, service: str | None = None) -> None:
+    """Close a part that is stepped by hand; the next step starts its successor."""
+    lab._by_hand.forget(role, service or lab.first)
+
+
 def settle(lab: Any, wait: float = 0.3) -> int:
     """Step every part of a lab by hand, in the order of a message, until nobody is behind any more.
 

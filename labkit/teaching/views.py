@@ -10,7 +10,7 @@ from labkit.messages import Command
 from labkit.ports.store import Writes
 from labkit.read.rebuild import Progress
 from labkit.services.orders import PlaceOrder
-from labkit.teaching.stepping import project
+from labkit.teaching.stepping import project, stop_part
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,8 +77,8 @@ def hear(lab: Any, module: str) -> pd.DataFrame:
 
 
 def forget(lab: Any) -> None:
-    """The notifier of orders loses how far it has read, and what it knows of streams."""
-    lab._parts.pop(("notifier", "orders")).close()
+    """Delete the checkpoints of the orders' notifier, and the stream versions that it knows."""
+    stop_part(lab, "notifier")
     name = "orders.notices.checkpoints"
     ids = [checkpoint.id for checkpoint in lab.store.checkpoints(name)]
     lab.store.advance(name, [], Writes(deletes={name: ids}))

@@ -41,12 +41,12 @@ def findings(book: TestbookNotebookClient) -> dict[str, bool]:
 
 
 FORGETS_IDS = """
-from labkit.write.stream_state import Stream
-_take = Stream.take
+from labkit.write.stream_state import StreamState
+_take = StreamState.take
 def take(stream, commit, evolve):
     _take(stream, commit, evolve)
     stream.seen.clear()
-Stream.take = take
+StreamState.take = take
 """
 
 FORGETS_WHAT_WAITS = """

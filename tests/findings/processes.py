@@ -48,11 +48,11 @@ Fulfilment._next = lambda *a: [send for send in _next(*a) if send.step != "cance
 
 ALL_IDS_ARE_RANDOM = """
 from labkit.ports.ids import new_id
-from labkit.process.process_manager import LetterBox
-_send = LetterBox.send
+from labkit.process.outbox import Outbox
+_send = Outbox.send
 def _renamed(letter):
     return letter | {"value": letter["value"].replace(letter["_id"], new_id(), 1)}
-LetterBox.send = lambda self, letters: _send(self, [_renamed(letter) for letter in letters])
+Outbox.send = lambda self, letters: _send(self, [_renamed(letter) for letter in letters])
 """
 
 RANDOM_IDS = """
@@ -61,8 +61,8 @@ random_saga_ids()
 """
 
 NOTHING_PLANTED = """
-from labkit.experiments import plants
-plants.random_saga_ids = lambda: None
+from labkit.experiments.verify import planted_bugs
+planted_bugs.random_saga_ids = lambda: None
 """
 
 TWINS = {

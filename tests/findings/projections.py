@@ -49,7 +49,7 @@ def findings(book: TestbookNotebookClient) -> dict[str, bool]:
         GONE: book.value("sorted(names)")
         == [f"orders.view.{kind}@1" for kind in ("customers", "months", "orders", "parked")],
         TOLD: book.value("len(inbox)") == orders < book.value("said"),
-        SILENT: book.cell_output_text("silent") == "all was read again; notices sent since: 0",
+        SILENT: book.cell_output_text("silent") == "the log was read again; notices sent since: 0",
     }
 
 
@@ -129,13 +129,13 @@ Projector.replay = replay
 """
 
 READS_WHAT_IS_BEING_BUILT = """
-from labkit.read.generations import Views, named
-_collection = Views.collection
+from labkit.read.generations import Serving, named
+_collection = Serving.collection
 def collection(views, name):
     built = {checkpoint.id for checkpoint in views._all("orders")}
     early = name == "orders.view.orders" and "orders.view@1:0" in built
     return named(name, 1) if early else _collection(views, name)
-Views.collection = collection
+Serving.collection = collection
 """
 
 KEEPS_THE_OLD_ONE = """
@@ -144,9 +144,9 @@ Rebuild.drop_old = lambda rebuild: None
 """
 
 OTHER_IDS = """
-from labkit.process.process_manager import LetterBox
-_leftovers = LetterBox.leftovers
-LetterBox.leftovers = lambda box, partition: [
+from labkit.process.outbox import Outbox
+_leftovers = Outbox.leftovers
+Outbox.leftovers = lambda box, partition: [
     letter | {"value": letter["value"].replace(":mail", ":mail:again")}
     for letter in _leftovers(box, partition)
 ]

@@ -79,7 +79,7 @@ TWINS = {
 AT_LEAST_ONCE = '''
 import sys
 from types import SimpleNamespace
-_subprocess = tills.subprocess
+_subprocess = registers.subprocess
 PROGRAM = """
 import os, runpy, time
 from labkit.streams import streams
@@ -90,7 +90,7 @@ runpy.run_module("labkit.experiments.sales", run_name="__main__", alter_sys=True
 """
 def popen(command, **options):
     return _subprocess.Popen([sys.executable, "-c", PROGRAM, *command[3:]], **options)
-tills.subprocess = SimpleNamespace(Popen=popen, PIPE=_subprocess.PIPE)
+registers.subprocess = SimpleNamespace(Popen=popen, PIPE=_subprocess.PIPE)
 '''
 
 LATE_ONES_VANISH = """
