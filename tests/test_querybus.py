@@ -114,7 +114,7 @@ def test_what_no_handler_could_read_is_refused_at_once(lab: Lab) -> None:
         bus.ask(OrderById(order=object()))  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="Expected `array` of length <= 1000"):
         bus.ask(OrdersById(["x"] * 1_001))
-    with pytest.raises(UsageError, match="AccountById has 1000.* bytes, at most 1000000 fit"):
+    with pytest.raises(UsageError, match=r"AccountById has 1000.* bytes, at most 1000000 fit"):
         bus.ask(AccountById("x" * 1_000_000))
     with pytest.raises(UsageError, match="no JSON"):
         bus.ask(AccountById("\ud800"))

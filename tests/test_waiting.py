@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from labkit.errors import Transient
 from labkit.log import partition
 from labkit.log.partition import fetch_records
-from labkit.ports.clock import Clock
 from labkit.messages import MAX_COMMAND_BYTES, Command, Envelope, ReleaseParked, encode
+from labkit.ports.clock import Clock
 from labkit.service import Service
 from labkit.services import orders
 from labkit.services.orders import PayOrder, ShipOrder
