@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import pytest
+from msgspec import Meta
 from starlette.testclient import TestClient
 
 import labkit.api
@@ -288,6 +290,8 @@ def test_openapi_says_what_the_types_say(api: TestClient) -> None:
 
 # --- other services
 
+TicketNumber = Annotated[str, Meta(pattern=r"^T-\d{3}$")]
+
 
 class Make(Command, frozen=True):
     id: str
@@ -307,13 +311,16 @@ class Things(View):
 
 
 def things(name: str = "things", **more: Any) -> Service:
+    fields: dict[str, Any] = {
+        "decide": {Make: lambda thing, command: Made()},
+        "views": [Things],
+    }
     return Service(
         name,
-        decide={Make: lambda thing, command: Made()},
         events=[Made],
         evolve=lambda thing, event: Thing(),
         state=Thing,
-        **{"views": [Things], **more},
+        **fields | more,
     )
 
 
@@ -360,6 +367,55 @@ def test_an_id_that_names_another_resource_is_found_in_the_view() -> None:
             assert made["resource"] == "/things/things/count"
             assert api.get(made["resource"], params=FRESH).json()["id"] == "count"
             assert api.get("/things/count").json() == {"value": 2}
+
+
+def test_an_id_must_be_given_where_a_new_one_would_not_fit() -> None:
+    class Number(Command, frozen=True):
+        id: TicketNumber
+
+    class NumberById(Query, frozen=True):
+        id: TicketNumber
+        path = "/things/{id}"
+
+        def read(self, views: Views) -> Document | None:
+            return views.get(Things, self.id)
+
+    service = things(
+        decide={Number: lambda thing, command: Made()},
+        queries=[NumberById],
+        public={Number: "POST /things"},
+    )
+    with Lab(backend="memory", services=[service]) as lab:
+        lab.start()
+        with TestClient(create_app(lab)) as api:
+            found = problem(api.post("/things", json={}), 422, "invalid")
+            assert found["errors"][0]["where"] == "body.id"
+            problem(api.post("/things", json={"id": "T-12"}), 422, "invalid")
+            made = api.post("/things", json={"id": "T-123"}, headers=WAIT)
+            assert made.headers["location"] == "/things/T-123"
+            shown = api.get("/things/T-123", params={"version": 1})
+            assert shown.headers["etag"] == '"1"'
+            problem(api.get("/things/T-12"), 422, "invalid")
+
+
+def test_services_may_have_types_of_one_name() -> None:
+    def service(name: str, inner: type) -> Service:
+        label = msgspec.defstruct("Label", [("text", inner)], module=name, frozen=True)
+        fields = [("id", str), ("label", label)]
+        attach = msgspec.defstruct("Attach", fields, bases=(Command,), module=name, frozen=True)
+        return things(name, decide={attach: lambda thing, command: Made()})
+
+    services = [service("here", str), service("there", int)]
+    with Lab(backend="memory", services=services) as lab, TestClient(create_app(lab)) as api:
+        assert api.post("/here/a/attach", json={"label": {"text": "x"}}).status_code == 202
+        assert api.post("/there/a/attach", json={"label": {"text": 1}}).status_code == 202
+        problem(api.post("/there/a/attach", json={"label": {"text": "x"}}), 422, "invalid")
+        document = api.get("/openapi.json").json()
+        found = [o["operationId"] for path in document["paths"].values() for o in path.values()]
+        assert len(found) == len(set(found))
+        assert {"attach", "thereAttach"} <= set(found)
+        refs = re.findall(r"#/components/schemas/([^'\"]+)", str(document))
+        assert set(refs) <= document["components"]["schemas"].keys()
 
 
 def test_two_routes_with_one_address_are_refused() -> None:

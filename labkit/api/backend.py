@@ -1,4 +1,4 @@
-"""What the routes share: one lab, its desk, and how a request becomes a command or a query."""
+"""What the routes share: one lab, its thread, and how a request becomes a command or a query."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from labkit.api.fields import Schemas
 from labkit.api.lab_thread import LabThread
 from labkit.api.metrics import Metrics
 from labkit.api.problems import Problem
-from labkit.api.request_options import FreshOptions, Options
+from labkit.api.request_options import FreshOptions, Options, derived
 from labkit.api.schema import CommandStatus, written
 from labkit.api.updates import OpenStreams
 from labkit.errors import Duplicate, TimedOut, UsageError
@@ -48,13 +48,13 @@ class Backend:
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
-        self.desk = LabThread(lab)
+        self.thread = LabThread(lab)
         self.metrics = Metrics()
         self.streams = OpenStreams()
         self.live = Live(self)
         self.closing = threading.Event()
         self._commands: dict[str, Source] = {}
-        # Views are read by the threads of the requests; what Kafka has to say, by the desk alone.
+        # Views are read by the threads of the requests; what Kafka has to say, by one thread alone.
         self.queries = Queries(
             lab.store, lab.services, self.drive, lambda service: self._ends(f"{service}.events")
         )
@@ -69,44 +69,44 @@ class Backend:
     def start(self) -> None:
         """Begin to serve."""
         self.lab.store.index(KEYS, [("_id", 1)])
-        self.desk.start()
+        self.thread.start()
 
     def end(self) -> None:
         """The server ends: streams stop, and nobody waits for an answer any longer."""
         self.closing.set()
-        self.desk.release()
+        self.thread.release()
 
     def close(self) -> None:
         """Bounded in time."""
         self.closing.set()
-        self.desk.close()
+        self.thread.close()
         for source in self._commands.values():
             source.close()
 
     def drive(self) -> None:
         """In memory, what the worker processes would do."""
         if self.lab.backend == "memory":
-            self.desk.call(self.lab.drive)
+            self.thread.call(self.lab.drive)
 
     def _ends(self, topic: str) -> Mapping[int, int]:
-        return self.desk.call(lambda: self.lab.ends(topic))
+        return self.thread.call(lambda: self.lab.ends(topic))
 
     def lags(self) -> dict[tuple[str, str], int]:
         """How many offsets the workers are behind, by role and service."""
         lab = self.lab
         places = [(role, host) for role in WORKING for host in lab.instances_of(role)]
-        return self.desk.call(lambda: {place: lab.lag(*place) for place in places}, PROBE_SECONDS)
+        return self.thread.call(lambda: {place: lab.lag(*place) for place in places}, PROBE_SECONDS)
 
     # --- commands
 
     def submit(self, command: Command, wishes: Options, *, creates: bool = False) -> Response:
         """Send a command and answer as asked: at once, or with what became of it."""
         command_id = self._claim(command, wishes)
-        token = self.desk.send(command, command_id, wishes.expected_version)
+        token = self.thread.send(command, command_id, wishes.expected_version)
         answer = None
         if wishes.wait is not None:
-            answer = self.desk.answer(token, wishes.wait)
-        status = self._status(token, command, command_id, answer or self.desk.heard(token))
+            answer = self.thread.answer(token, wishes.wait)
+        status = self._status(token, command, command_id, answer or self.thread.heard(token))
         self.metrics.command(type(command).__name__, status.status)
         headers = {"Labkit-Token": status.token}
         if wishes.wait is not None:
@@ -164,8 +164,8 @@ class Backend:
         of the stream.
         """
         token = self.token(text)
-        envelope = self.desk.call(lambda: self._envelope(token))
-        answer = self.desk.heard(token)
+        envelope = self.thread.call(lambda: self._envelope(token))
+        answer = self.thread.heard(token)
         if answer is None:
             service = self.lab.services[token.service]
             stream = envelope.body.stream
@@ -181,7 +181,7 @@ class Backend:
         return self._status(token, envelope.body, envelope.id, answer)
 
     def _envelope(self, token: Token) -> Any:
-        """The command itself, from its topic; in the desk's thread."""
+        """The command itself, from its topic; in the lab's thread."""
         name = f"{token.service}.commands"
         if name not in self._commands:
             topic = self.lab.topic_name(name)
@@ -250,21 +250,6 @@ class Backend:
             at = self.queries.behind([version]).get(version, version.version)
             what = f"version {version.version} of {version.stream!r}"
             raise Problem(404, "not-found", f"there is no {what}, it is at {at}") from None
-
-
-def derived(what: str, key: str, principal: str = "anonymous") -> str:
-    """An id that belongs to a principal and his idempotency key, and to nobody else.
-
-    Until there is authentication, everybody is anonymous.
-    """
-    parts = "\0".join((what, principal, key))
-    return hashlib.sha256(parts.encode()).hexdigest()[:32]
-
-
-def new_stream(wishes: Options) -> str:
-    """The id of what is created: derived from the key, or new."""
-    key = wishes.idempotency_key
-    return new_id() if key is None else derived("stream", key)
 
 
 def backend_of(request: Request) -> Backend:

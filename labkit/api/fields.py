@@ -62,6 +62,9 @@ class Schemas:
         """What of a value does not fit a schema; empty: it fits."""
         if "$ref" in schema:
             return self.wrong(value, self.components[schema["$ref"].removeprefix(REF)])
+        if parts := schema.get("allOf"):
+            rest = {name: part for name, part in schema.items() if name != "allOf"}
+            return next(filter(None, (self.wrong(value, part) for part in (*parts, rest))), "")
         if choices := schema.get("anyOf"):
             found = [self.wrong(value, choice) for choice in choices]
             return "" if "" in found else next((w for w in found if w != OTHER), OTHER)
@@ -70,11 +73,11 @@ class Schemas:
             return OTHER
         if isinstance(value, dict):
             known = schema.get("properties", {})
-            parts = [self.wrong(part, known[name]) for name, part in value.items() if name in known]
-            return next(filter(None, parts), "")
+            fields = [self.wrong(v, known[name]) for name, v in value.items() if name in known]
+            return next(filter(None, fields), "")
         if isinstance(value, list):
-            parts = [self.wrong(part, schema.get("items", {})) for part in value]
-            return next(filter(None, parts), "") or _outside(len(value), schema, "Items")
+            items = [self.wrong(item, schema.get("items", {})) for item in value]
+            return next(filter(None, items), "") or _outside(len(value), schema, "Items")
         if isinstance(value, str):
             return _wrong_text(value, schema)
         return _outside(value, schema) if isinstance(value, (int, float)) else ""

@@ -15,9 +15,9 @@ from fastapi.responses import HTMLResponse, StreamingResponse
 from fastapi.sse import format_sse_event
 
 from labkit.api.backend import Backend, Here
-from labkit.api.commands import Form
 from labkit.api.feed import QUIET_SECONDS
 from labkit.api.fields import Schema, without_null
+from labkit.api.forms import Form
 from labkit.api.schema import Seconds
 from labkit.api.updates import HEADERS, RETRY_MS
 
@@ -62,7 +62,7 @@ def forms(here: Backend) -> list[dict[str, Any]]:
     routes = {route.kind: route for route in here.addresses.commands}
     found = []
     for route in (routes[kind] for s in here.lab.services.values() for kind in s.public):
-        form = Form(route, here.schemas.of(route.kind))
+        form = Form(route, here.schemas)
         needed = {*form.in_path, *form.body["required"]}
         parts = [(form.in_path, "path"), (form.body["properties"], "body")]
         found.append(

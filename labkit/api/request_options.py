@@ -3,6 +3,7 @@
 FastAPI reads these classes at run time, so their annotations must not be put off.
 """
 
+import hashlib
 import re
 from dataclasses import dataclass
 from typing import Annotated
@@ -95,3 +96,12 @@ Create = Annotated[Options, Depends()]
 Change = Annotated[ChangeWishes, Depends()]
 Many = Annotated[FreshOptions, Depends()]
 One = Annotated[OneOptions, Depends()]
+
+
+def derived(what: str, key: str, principal: str = "anonymous") -> str:
+    """An id that belongs to a principal and its idempotency key, and to no other.
+
+    Until there is authentication, every principal is anonymous.
+    """
+    parts = "\0".join((what, principal, key))
+    return hashlib.sha256(parts.encode()).hexdigest()[:32]

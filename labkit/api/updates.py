@@ -21,7 +21,7 @@ from fastapi.sse import format_sse_event
 from labkit.api import answers
 from labkit.api.addresses import QueryRoute
 from labkit.api.problems import unreachable
-from labkit.errors import LabkitError, Unreachable
+from labkit.errors import LabkitError, Unreachable, UsageError
 from labkit.messages import encode_value
 from labkit.read.sessions import Session
 from labkit.read.subscriptions import Subscription, Update
@@ -63,18 +63,20 @@ async def updates(
         lambda: Subscription(here.lab.store, Session(here.queries), query, drive=here.drive),
         limiter=limiter,
     )
+    try:
+        first = await to_thread.run_sync(_first, subscription, limiter=limiter)
+    except UsageError:
+        subscription.close()
+        raise
     ends = time.monotonic() + seconds if seconds is not None else float("inf")
 
     async def events() -> AsyncIterator[bytes]:
         here.streams.count += 1
         seen, told = last_event_id, time.monotonic()
+        update = first
         try:
             yield format_sse_event(retry=RETRY_MS)
             while not here.closing.is_set():
-                patience = min(POLL_SECONDS, max(0.0, ends - time.monotonic()))
-                update: Update | None = None
-                with suppress(LabkitError):  # asked again: the answer is still due
-                    update = await to_thread.run_sync(subscription.poll, patience, limiter=limiter)
                 if update is not None and (id := _id(update.answer, route)) != seen:
                     seen, told = id, time.monotonic()
                     yield format_sse_event(data_str=_json(update.answer, route), id=id)
@@ -83,11 +85,24 @@ async def updates(
                     yield format_sse_event(comment="still here")
                 if time.monotonic() >= ends:
                     return
+                patience, update = min(POLL_SECONDS, max(0.0, ends - time.monotonic())), None
+                with suppress(LabkitError):  # asked again: the answer is still due
+                    update = await to_thread.run_sync(subscription.poll, patience, limiter=limiter)
         finally:
             here.streams.count -= 1
             subscription.close()
 
     return StreamingResponse(events(), media_type="text/event-stream", headers=HEADERS)
+
+
+def _first(subscription: Subscription) -> Update | None:
+    """The answer, if there is one now; raises ``UsageError`` if there can be none."""
+    try:
+        return subscription.poll()
+    except UsageError:
+        raise
+    except LabkitError:  # asked again later
+        return None
 
 
 def _id(answer: Any, route: QueryRoute) -> str:
