@@ -24,7 +24,7 @@ OWN = (
 
 
 class CommandRoute(Struct, frozen=True):
-    """Where a command is sent to. It creates its stream if the path does not name it."""
+    """The address of a command. It creates its stream if its path does not name it."""
 
     service: Service
     kind: type[Command]
@@ -46,9 +46,9 @@ class CommandRoute(Struct, frozen=True):
 
 
 class QueryRoute(Struct, frozen=True):
-    """Where a query is asked; ``fixed`` conditions are not part of the address.
+    """The address of a query; ``fixed`` are conditions that the address implies.
 
-    ``one``: it is about one stream. ``updates``: this is where its answers are followed.
+    ``one``: the query is about one stream. ``updates``: the route follows its answers.
     """
 
     service: Service
@@ -61,7 +61,7 @@ class QueryRoute(Struct, frozen=True):
 
     @property
     def standard(self) -> bool:
-        """Whether every view has it."""
+        """Whether it is a query that every view has."""
         return bool(self.fixed)
 
     def __str__(self) -> str:
@@ -71,7 +71,7 @@ class QueryRoute(Struct, frozen=True):
 
 
 class Addresses:
-    """All routes, those with fewer names in their path first.
+    """All routes; a path with text comes before one with a name in the same place.
 
     Raises ``UsageError`` if two routes have one address.
     """
@@ -148,7 +148,7 @@ class Addresses:
             )
 
     def _operation(self, name: str, service: Service) -> str:
-        """Its name in OpenAPI, with the service's in front if there are two of one name."""
+        """A name that OpenAPI does not have yet, if need be with the service's in front."""
         if name in self._operations:
             name = camel(f"{service.name}_{name[0].upper()}{name[1:]}")
         while name in self._operations:
@@ -183,11 +183,11 @@ class Addresses:
             sample = next(declared.samples(route.kind))  # type: ignore[arg-type]
             command: Any = structs.replace(sample, **{route.key: "x1"})
             return self._stream(kind(**{field: "x1"})) == (route.service.name, command.stream)
-        except Exception:  # a sample may be nonsense to somebody's types
+        except Exception:  # a sample need not make sense to the service's types
             return False
 
     def home(self, kind: type[Command]) -> QueryRoute | None:
-        """Where the stream of a command is read."""
+        """The route that shows the stream of a command."""
         return self._homes.get(kind)
 
     def resource(self, command: Command, else_: str) -> str:
@@ -199,7 +199,7 @@ class Addresses:
         found = re.sub(r"{\w+}", lambda _: quote(id, safe=""), home.path)
         if found not in self._plain:
             return found
-        # An id that is the name of another resource: the view has an address for it.
+        # The id is the name of another resource; the address by the view is free.
         view = next(
             (q for q in self.queries if q.fixed and q.one and q.service is home.service), None
         )
@@ -219,7 +219,7 @@ def camel(name: str) -> str:
 
 
 def _shape(path: str) -> str:
-    """Names in a path make no difference to an address."""
+    """An address without its names: paths that differ only in these are one address."""
     return re.sub(r"{\w+}", "{}", path)
 
 

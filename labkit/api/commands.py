@@ -1,9 +1,8 @@
-"""Commands over HTTP: a resource for each public one, and one for what has become of it.
+"""Commands over HTTP: a route for each public command, and one for the outcome of a command.
 
-The path and the JSON body hold the fields of the command. It is answered 202 as soon as the broker
-has acknowledged it, and not before. With ``Prefer: wait=N`` it is answered when it is handled: 200
-or 201 with the version, 409 where a rule said no. The id of what a command creates may be left out:
-it is derived from the idempotency key, or new.
+A command is answered with 202 once the broker has acknowledged it, and not before. With
+``Prefer: wait=N`` it is answered when it is handled: 200 or 201 with the version, 409 if a rule
+refused it.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from labkit.api.schema import CommandStatus, TokenInPath
 
 
 async def sent(request: Request) -> bytes:
-    """The body as it came."""
+    """The body, not decoded."""
     return await request.body()
 
 
@@ -46,18 +45,18 @@ def routes(backend: Backend) -> APIRouter:
 
 
 def command_status(token: TokenInPath, here: Here) -> CommandStatus:
-    """What has become of a command."""
+    """The outcome of a command."""
     return here.status(token)
 
 
 def _add(router: APIRouter, backend: Backend, route: CommandRoute) -> None:
     form = Form(route, backend.schemas)
 
-    def create(request: Request, sent: Sent, here: Here, wishes: Create) -> Response:
-        return here.submit(form.command(request, sent, wishes), wishes, creates=True)
+    def create(request: Request, sent: Sent, here: Here, options: Create) -> Response:
+        return here.submit(form.command(request, sent, options), options, creates=True)
 
-    def change(request: Request, sent: Sent, here: Here, wishes: Change) -> Response:
-        return here.submit(form.command(request, sent, wishes), wishes)
+    def change(request: Request, sent: Sent, here: Here, options: Change) -> Response:
+        return here.submit(form.command(request, sent, options), options)
 
     extra: dict[str, Any] = {"parameters": openapi.path_parameters(form.in_path)}
     if route.method != "DELETE" or form.body["properties"]:

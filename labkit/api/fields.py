@@ -1,6 +1,6 @@
-"""What the fields of commands and queries take: their JSON schemas, and a check of values by them.
+"""The JSON schemas of message fields, and a check of values against them.
 
-The schemas come from the types. They stand in ``/openapi.json``, and what they say is enforced,
+The schemas come from the types and are part of ``/openapi.json``. All they say is enforced,
 also the bounds that a type only documents (``Meta(extra_json_schema=...)``).
 """
 
@@ -17,15 +17,15 @@ from labkit.messages import MAX_ID
 
 Schema = dict[str, Any]
 
-#: No control characters, no slash, no dot in front: what one part of a path can hold.
+#: What one segment of a path can hold: no control characters, no slash, no dot in front.
 ID = r"^[^\x00-\x1f\x7f/.][^\x00-\x1f\x7f/]*$"
-#: What MongoDB can hold.
+#: The integers that MongoDB can hold.
 WHOLE = {"minimum": -(2**63), "maximum": 2**63 - 1}
-#: Characters of a condition that states no limit.
+#: The characters of a text condition without a limit of its own.
 MAX_TEXT = 4_000
 REF = "#/components/schemas/"
 
-#: How values other than text are written in an address.
+#: The notation of values in an address, by type; text is not restricted.
 WRITTEN = {
     "integer": re.compile(r"-?[0-9]{1,19}"),
     "number": re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?"),
@@ -50,16 +50,16 @@ class Schemas:
         for schema in self.components.values():
             _bound(schema)
         self._names = {k: ref["$ref"].removeprefix(REF) for k, ref in zip(every, refs, strict=True)}
-        #: Those that only nested fields refer to.
+        #: The schemas that fields refer to.
         self.nested = {n: s for n, s in self.components.items() if n not in self._names.values()}
 
     def of(self, kind: type[Struct]) -> Schema:
-        """The schema of a type's fields by name, with what is required."""
+        """The schema of a type."""
         found: Schema = self.components[self._names[kind]]
         return found
 
     def wrong(self, value: Any, schema: Schema) -> str:
-        """What of a value does not fit a schema; empty: it fits."""
+        """Why a value does not fit a schema; empty if it does."""
         if "$ref" in schema:
             return self.wrong(value, self.components[schema["$ref"].removeprefix(REF)])
         if parts := schema.get("allOf"):
@@ -94,7 +94,7 @@ def _wrong_text(value: str, schema: Schema) -> str:
 
 
 def _outside(value: float, schema: Schema, of: str = "") -> str:
-    """Whether a number, or a length, is outside its bounds."""
+    """Why a number, or a length, is outside its bounds; empty if it is not."""
     low, high = schema.get(f"min{of or 'imum'}"), schema.get(f"max{of or 'imum'}")
     if (low is None or value >= low) and (high is None or value <= high):
         return ""
@@ -105,7 +105,7 @@ def _outside(value: float, schema: Schema, of: str = "") -> str:
 
 
 def _bound(schema: Any) -> None:
-    """Numbers without bounds get those of the store."""
+    """Give integers without bounds those of the store."""
     if isinstance(schema, list):
         for part in schema:
             _bound(part)
@@ -123,30 +123,30 @@ def _bound(schema: Any) -> None:
 
 
 def in_path(schema: Schema) -> Schema:
-    """The same for a part of a path: text that a path can hold."""
+    """The schema of a field that is a segment of a path."""
     found = without_null(schema)
     found.pop("default", None)
     if found.get("type") != "string" or "enum" in found:
         return found
     own = found.pop("pattern", None)
     found = {"minLength": 1, "maxLength": MAX_ID, **found, "pattern": ID}
-    if own and not _all_of(own):
+    if own and not _excludes_nul(own):
         found["allOf"] = [{"pattern": own}]
     return found
 
 
-def _all_of(pattern: str) -> bool:
-    """Whether a pattern only keeps out NUL, which an id does anyway."""
+def _excludes_nul(pattern: str) -> bool:
+    """Whether a pattern excludes NUL alone, which is implied by ``ID``."""
     return pattern in (r"^[^\x00]*$", r"^[^\0]*$")
 
 
 def as_condition(schema: Schema) -> Schema:
-    """The same for a parameter of a query: text has a limit, and what is optional is left out."""
+    """The schema of a field that is a query parameter."""
     found = without_null(schema)
     if found.get("default", 0) is None:
         del found["default"]
     texts = [choice for choice in found.get("anyOf", ()) if choice.get("type") == "string"]
-    if len(texts) == 1:  # a list may be written as one text
+    if len(texts) == 1:  # the field is a list, or one text
         found = {**{k: v for k, v in found.items() if k != "anyOf"}, **texts[0]}
     if found.get("type") == "string" and "enum" not in found:
         found.setdefault("maxLength", MAX_TEXT)
@@ -154,7 +154,7 @@ def as_condition(schema: Schema) -> Schema:
 
 
 def without_null(schema: Schema) -> Schema:
-    """A parameter that is not needed is left out; it is never ``null``."""
+    """A schema without its choice of null: an optional parameter is left out instead."""
     choices = [choice for choice in schema.get("anyOf", ()) if choice.get("type") != "null"]
     if len(choices) != len(schema.get("anyOf", ())) and len(choices) == 1:
         return {**{k: v for k, v in schema.items() if k != "anyOf"}, **choices[0]}
@@ -181,7 +181,7 @@ def whole(values: Mapping[str, Any], properties: Mapping[str, Schema]) -> dict[s
 
 
 def takes_lists_only(hint: Any) -> bool:
-    """Whether a condition is a list, even where one value is given."""
+    """Whether a condition is a list also if one value is given."""
     info = inspect.type_info(hint)
     while isinstance(info, inspect.Metadata):
         info = info.type

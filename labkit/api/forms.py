@@ -1,4 +1,8 @@
-"""How a request becomes a command: its path and its JSON body hold the fields."""
+"""From a request to a command: the path and the JSON body hold the fields.
+
+The id of the stream that a command creates may be left out: it is derived from the idempotency key,
+or new.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,7 @@ from labkit.messages import Command, new_id
 
 
 class Form:
-    """Makes a command of a request; ``in_path`` and ``body`` are the schemas of its two parts."""
+    """The form of one command; ``in_path`` and ``body`` are the schemas of its two parts."""
 
     def __init__(self, route: CommandRoute, schemas: Schemas) -> None:
         self._route = route
@@ -31,7 +35,7 @@ class Form:
         rest = {n: s for n, s in known.items() if n not in named}
         if route.creates:  # its address has the id in it
             rest[route.key] = fields.in_path(rest[route.key])
-        #: Whether the id may be left out: a new one fits.
+        #: Whether the id may be left out: a new one fits its schema.
         self.makes_id = route.creates and not schemas.wrong(new_id(), rest[route.key])
         needed = {*schema["required"]} - ({route.key} if self.makes_id else set())
         required = [n for n in rest if n in needed]
@@ -45,11 +49,11 @@ class Form:
         examples = {n: s["examples"][0] for n, s in rest.items() if s.get("examples")}
         if set(required) <= set(examples):
             self.body["examples"] = [examples]
-        #: Whether there must be a body: browsers send requests without one across sites.
+        #: Whether a body must be sent. Without one, a browser would let any site send the command.
         self.needed = route.method != "DELETE" or bool(required)
 
-    def command(self, request: Request, sent: bytes, wishes: Options) -> Command:
-        """The command, checked alone; raises a problem."""
+    def command(self, request: Request, sent: bytes, options: Options) -> Command:
+        """The command of a request, checked as far as no state is needed; raises a problem."""
         path = self._from_path(request)
         values = fields.whole(self._read(request, sent), self.body["properties"])
         if unknown := sorted(values.keys() - self.body["properties"].keys()):
@@ -57,7 +61,7 @@ class Form:
             what = f"is unknown; {self._route.kind.__name__} takes {takes}"
             raise invalid(f"body.{unknown[0]}", what)
         if self.makes_id and self._route.key not in values:
-            values[self._route.key] = _new_stream(wishes)
+            values[self._route.key] = _new_stream(options)
         try:
             command = msgspec.convert(values | path, self._route.kind)
         except msgspec.ValidationError as error:
@@ -102,7 +106,7 @@ class Form:
 
 
 def _unread(sent: bytes, error: Exception) -> Problem:
-    """JSON may hold what no message can: a number without end, half a character."""
+    """400 for what is no JSON; 422 for JSON that no message can hold, like half a character."""
     try:
         json.loads(sent, parse_constant=int)
     except (ValueError, RecursionError):
@@ -119,7 +123,7 @@ def _unfit(where: str, error: Exception) -> Problem:
     return invalid(".".join(filter(None, (where, inner))), what)
 
 
-def _new_stream(wishes: Options) -> str:
+def _new_stream(options: Options) -> str:
     """The id of what is created: derived from the idempotency key, or new."""
-    key = wishes.idempotency_key
+    key = options.idempotency_key
     return new_id() if key is None else derived("stream", key)

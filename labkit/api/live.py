@@ -33,7 +33,7 @@ async def page() -> HTMLResponse:
 
 @router.get("/live", include_in_schema=False)
 async def live(here: Here, seconds: Seconds = None) -> StreamingResponse:
-    """What moves, as server-sent events for the live page."""
+    """Server-sent events for the live page: the run, then its messages as they move."""
     lab = here.lab
     about = {
         "run": lab.run,
@@ -58,7 +58,7 @@ async def live(here: Here, seconds: Seconds = None) -> StreamingResponse:
 
 
 def forms(here: Backend) -> list[dict[str, Any]]:
-    """What a form for each public command needs, in the order of the services."""
+    """The public commands with their fields, in the order of the services: one form each."""
     routes = {route.kind: route for route in here.addresses.commands}
     found = []
     for route in (routes[kind] for s in here.lab.services.values() for kind in s.public):
@@ -84,7 +84,7 @@ def forms(here: Backend) -> list[dict[str, Any]]:
 
 
 def _input(schema: Schema) -> dict[str, Any]:
-    """How a value is typed in."""
+    """The input for a field."""
     plain = without_null(schema)
     kind = plain.get("type", "string" if plain.get("enum") else "json")
     names = ("minimum", "maximum", "minLength", "maxLength", "enum", "default")

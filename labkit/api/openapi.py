@@ -1,4 +1,4 @@
-"""What OpenAPI says beside the routes: problems, headers, and the links between operations."""
+"""What OpenAPI documents besides parameters and bodies: answers, headers, and links."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def problems(*statuses: int) -> Responses:
 
 
 def query(route: QueryRoute) -> Responses:
-    """What a query may be answered."""
+    """The answers to a query, by status."""
     content = {"application/json": {"schema": answers.schema(route)}}
     done: dict[str, Any] = {"description": "The answer.", "content": content}
     found: Responses = {200: done, **problems(404, 422, 503, 504)}
@@ -99,7 +99,7 @@ def stream(of: str) -> Responses:
 
 
 def path_parameters(schemas: Mapping[str, Schema]) -> list[Schema]:
-    """The parts of a path that have names."""
+    """The parameters in a path."""
     return [
         {"name": name, "in": "path", "required": True, "schema": schema}
         for name, schema in schemas.items()
@@ -107,7 +107,7 @@ def path_parameters(schemas: Mapping[str, Schema]) -> list[Schema]:
 
 
 def query_parameters(schemas: Mapping[str, tuple[Schema, bool]]) -> list[Schema]:
-    """The conditions of a query, each with whether it is needed."""
+    """The conditions of a query, each with whether it is required."""
     return [
         {"name": name, "in": "query", "required": required, "schema": schema}
         for name, (schema, required) in schemas.items()
@@ -121,7 +121,7 @@ def words(kind: type, before: str = "") -> str:
 
 
 def _links(addresses: Addresses, route: CommandRoute) -> dict[str, Any]:
-    """From a command to what it made or changed, and to what can be done with that."""
+    """From a command to the queries of its stream, and to the commands that can follow."""
     id, version = "$response.body#/id", "$response.body#/version"
     links: dict[str, Any] = {}
     for other in addresses.commands:
@@ -143,7 +143,7 @@ def _links(addresses: Addresses, route: CommandRoute) -> dict[str, Any]:
 
 
 def command(addresses: Addresses, route: CommandRoute) -> Responses:
-    """What a command may be answered, with links to what it made or changed."""
+    """The answers to a command, by status, with links to its stream."""
     status = {"application/json": {"schema": {"$ref": "#/components/schemas/CommandStatus"}}}
     look = {
         "operationId": "getCommand",
@@ -166,7 +166,7 @@ def command(addresses: Addresses, route: CommandRoute) -> Responses:
 
 
 def describe(app: FastAPI, schemas: Schemas) -> None:
-    """Make ``/openapi.json`` complete: the models that only references name are added."""
+    """Add to ``/openapi.json`` the schemas that only references name."""
 
     def made() -> dict[str, Any]:
         if app.openapi_schema is None:

@@ -49,7 +49,7 @@ class Options:
 
 
 @dataclass
-class ChangeWishes(Options):
+class ChangeOptions(Options):
     """Of who sends a command to something that is there."""
 
     if_match: IfMatch = None
@@ -93,7 +93,7 @@ class OneOptions(FreshOptions):
 
 
 Create = Annotated[Options, Depends()]
-Change = Annotated[ChangeWishes, Depends()]
+Change = Annotated[ChangeOptions, Depends()]
 Many = Annotated[FreshOptions, Depends()]
 One = Annotated[OneOptions, Depends()]
 

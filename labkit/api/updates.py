@@ -1,7 +1,7 @@
 """Server-sent events: the only part that is asynchronous, since a stream lasts.
 
-Whatever blocks (MongoDB) is done in a thread, half a second at most, so that a stream ends soon
-after its client has gone or the server ends.
+Blocking calls (MongoDB) run in a thread for half a second at most, so a stream ends soon after its
+client has gone or the server ends.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
 class OpenStreams:
-    """How many there are, and their threads."""
+    """The number of open streams, and their threads."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -55,7 +55,7 @@ async def updates(
     last_event_id: str | None,
     seconds: float | None,
 ) -> Response:
-    """The answer, then its updates; ``id:`` is the version, and what was seen is not sent again."""
+    """The answer, then its updates; ``Last-Event-ID`` names the one that the client has."""
     if here.streams.count >= MAX_STREAMS:
         raise unreachable(Unreachable(f"{MAX_STREAMS} streams are open, no more fit"))
     limiter = here.streams.limiter
@@ -106,7 +106,7 @@ def _first(subscription: Subscription) -> Update | None:
 
 
 def _id(answer: Any, route: QueryRoute) -> str:
-    """The version of a stream's document; of anything else, a sum that changes with it."""
+    """The version of a stream's document; for any other answer, a checksum."""
     if answer is None:
         return "0"
     at = answers.version(answer) if route.one else None
