@@ -98,6 +98,8 @@ def test_what_fits_is_taken_as_it_is(api: TestClient) -> None:
     contact = {"mail": "a@b", "phones": ["1", "2"]}
     opened(api, id="t1", minutes=2**63 - 1, hours=2, contact=contact, urgency="high")
     opened(api, id="t2", minutes=5.0)
+    closed = api.put("/desk/t2/end", json={"stars": 3.0}, headers=WAIT)
+    assert closed.status_code == 200, "in JSON Schema 3.0 is an integer, also if it may be null"
     found = api.get("/desk/t1", params=FRESH).json()
     assert (found["minutes"], found["contact"]) == (2**63 - 1, {"mail": "a@b"})
     assert api.get("/desk/t2", params=FRESH).json()["minutes"] == 5
@@ -134,6 +136,7 @@ def test_methods_and_paths_are_those_that_the_service_names(api: TestClient) -> 
     answer = api.patch("/desk/t1")
     problem(answer, 405, "method")
     assert answer.headers["allow"] == "DELETE, GET"
+    assert api.patch("/desk/count").headers["allow"] == "GET", "the more exact path counts"
 
 
 # --- queries
@@ -272,9 +275,12 @@ def test_openapi_says_what_the_types_say(api: TestClient) -> None:
     assert document["components"]["schemas"]["Contact"]["required"] == ["mail"]
     links = new["responses"]["201"]["links"]
     assert links["ticketById"]["parameters"] == {
-        "ticket": "$response.body#/id",
+        "id": "$response.body#/id",
         "version": "$response.body#/version",
     }
+    assert set(document["paths"]["/desk/{id}"]) == {"get", "delete"}, "one path in OpenAPI"
+    one = document["paths"]["/desk/{id}"]["get"]["parameters"]
+    assert [p["name"] for p in one if p["in"] == "path"] == ["id"]
     assert {"closeTicket", "forgetTicket", "followTicketById", "getCommand"} <= links.keys()
     assert "escalate" not in str(document)
     many = document["paths"]["/desk/tickets-of"]["get"]

@@ -23,6 +23,10 @@ OWN = (
 )
 
 
+#: A name in a path.
+NAME = re.compile(r"{(\w+)}")
+
+
 class CommandRoute(Struct, frozen=True):
     """The address of a command. It creates its stream if its path does not name it."""
 
@@ -78,7 +82,7 @@ class Addresses:
 
     def __init__(self, services: Mapping[str, Service], queries: Queries) -> None:
         self._queries = queries
-        self._taken: dict[str, object] = {f"GET {_shape(p)}": f"the API's own {p}" for p in OWN}
+        self._taken: dict[str, object] = {f"GET {shape(p)}": f"the API's own {p}" for p in OWN}
         self._operations: set[str] = {"getCommand", "live", "ready", "metrics"}
         self.commands: list[CommandRoute] = []
         self.queries: list[QueryRoute] = []
@@ -90,8 +94,8 @@ class Addresses:
         for service in services.values():
             for view in service.views:
                 self._add_view(service, view)
-        self.commands.sort(key=lambda route: _order(route.path))
-        self.queries.sort(key=lambda route: _order(route.path))
+        self.commands.sort(key=lambda route: order(route.path))
+        self.queries.sort(key=lambda route: order(route.path))
         self._plain = {route.path for route in self.queries if "{" not in route.path}
         self._homes = {route.kind: self._home(route) for route in self.commands}
 
@@ -102,7 +106,7 @@ class Addresses:
             method, _, path = address.partition(" ")
             operation = self._operation(camel(kind.__name__), service)
             route = CommandRoute(service, kind, method, path, operation)
-            self._take(f"{method} {_shape(path)}", route)
+            self._take(f"{method} {shape(path)}", route)
             self.commands.append(route)
 
     def _add_query(self, service: Service, kind: type[Query]) -> None:
@@ -116,12 +120,12 @@ class Addresses:
             )
         operation = self._operation(camel(kind.__name__), service)
         route = QueryRoute(service, kind, path, operation, one=self._is_one(kind))
-        self._take(f"GET {_shape(path)}", route)
+        self._take(f"GET {shape(path)}", route)
         self.queries.append(route)
         if route.one:
             follow = self._operation(camel(f"Follow{kind.__name__}"), service)
             updates = structs.replace(route, path=f"{path}/updates", operation=follow, updates=True)
-            self._take(f"GET {_shape(updates.path)}", updates)
+            self._take(f"GET {shape(updates.path)}", updates)
             self.queries.append(updates)
 
     def _add_view(self, service: Service, view: View) -> None:
@@ -136,7 +140,7 @@ class Addresses:
                 service, ById, f"{by_id}/updates", camel(f"follow_{name}"), fixed, one, True
             ),
         ):
-            if self._taken.setdefault(f"GET {_shape(route.path)}", route) is route:
+            if self._taken.setdefault(f"GET {shape(route.path)}", route) is route:
                 made = structs.replace(route, operation=self._operation(route.operation, service))
                 self.queries.append(made)
 
@@ -196,7 +200,7 @@ class Addresses:
             return else_
         key = declared.key_of(type(command))
         id = command.stream if home.fixed else str(getattr(command, key))
-        found = re.sub(r"{\w+}", lambda _: quote(id, safe=""), home.path)
+        found = NAME.sub(lambda _: quote(id, safe=""), home.path)
         if found not in self._plain:
             return found
         # The id is the name of another resource; the address by the view is free.
@@ -208,7 +212,7 @@ class Addresses:
 
 def fields_in(path: str) -> set[str]:
     """The names in braces."""
-    return set(re.findall(r"{(\w+)}", path))
+    return set(NAME.findall(path))
 
 
 def camel(name: str) -> str:
@@ -218,10 +222,11 @@ def camel(name: str) -> str:
     return joined[:1].lower() + joined[1:]
 
 
-def _shape(path: str) -> str:
+def shape(path: str) -> str:
     """An address without its names: paths that differ only in these are one address."""
-    return re.sub(r"{\w+}", "{}", path)
+    return NAME.sub("{}", path)
 
 
-def _order(path: str) -> list[bool]:
+def order(path: str) -> list[bool]:
+    """The place of a path among others: text comes before a name."""
     return ["{" in part for part in path.split("/")]

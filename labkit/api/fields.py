@@ -7,7 +7,7 @@ also the bounds that a type only documents (``Meta(extra_json_schema=...)``).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -58,10 +58,28 @@ class Schemas:
         found: Schema = self.components[self._names[kind]]
         return found
 
+    def _found(self, schema: Schema) -> Schema:
+        while "$ref" in schema:
+            schema = self.components[schema["$ref"].removeprefix(REF)]
+        return schema
+
+    def whole(self, value: Any, schema: Schema) -> Any:
+        """A value with its integers as such: in JSON Schema 5.0 is one, too."""
+        schema = self._found(schema)
+        choices = [self._found(choice) for choice in schema.get("anyOf", [schema])]
+        kinds = {choice.get("type") for choice in choices}
+        if isinstance(value, float) and value.is_integer():
+            return int(value) if "integer" in kinds and "number" not in kinds else value
+        for choice in choices:
+            if isinstance(value, dict) and (known := choice.get("properties")):
+                return {name: self.whole(v, known.get(name, {})) for name, v in value.items()}
+            if isinstance(value, list) and (items := choice.get("items")):
+                return [self.whole(item, items) for item in value]
+        return value
+
     def wrong(self, value: Any, schema: Schema) -> str:
         """Why a value does not fit a schema; empty if it does."""
-        if "$ref" in schema:
-            return self.wrong(value, self.components[schema["$ref"].removeprefix(REF)])
+        schema = self._found(schema)
         if parts := schema.get("allOf"):
             rest = {name: part for name, part in schema.items() if name != "allOf"}
             return next(filter(None, (self.wrong(value, part) for part in (*parts, rest))), "")
@@ -166,18 +184,6 @@ def written(text: str, schema: Schema) -> bool:
     kinds = {s.get("type", "") for s in (schema, *schema.get("anyOf", ()))} & WRITTEN.keys()
     is_text = any(s.get("type") == "string" for s in (schema, *schema.get("anyOf", ())))
     return is_text or not kinds or any(WRITTEN[kind].fullmatch(text) for kind in kinds)
-
-
-def whole(values: Mapping[str, Any], properties: Mapping[str, Schema]) -> dict[str, Any]:
-    """In JSON Schema 5.0 is an integer, too."""
-    return {
-        name: int(value)
-        if isinstance(value, float)
-        and value.is_integer()
-        and properties.get(name, {}).get("type") == "integer"
-        else value
-        for name, value in values.items()
-    }
 
 
 def takes_lists_only(hint: Any) -> bool:

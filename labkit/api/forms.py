@@ -55,7 +55,7 @@ class Form:
     def command(self, request: Request, sent: bytes, options: Options) -> Command:
         """The command of a request, checked as far as no state is needed; raises a problem."""
         path = self._from_path(request)
-        values = fields.whole(self._read(request, sent), self.body["properties"])
+        values = self._schemas.whole(self._read(request, sent), self.body)
         if unknown := sorted(values.keys() - self.body["properties"].keys()):
             takes = ", ".join(self.body["properties"]) or "no fields"
             what = f"is unknown; {self._route.kind.__name__} takes {takes}"

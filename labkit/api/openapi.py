@@ -10,7 +10,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
 from labkit.api import answers
-from labkit.api.addresses import Addresses, CommandRoute, QueryRoute, fields_in
+from labkit.api.addresses import NAME, Addresses, CommandRoute, QueryRoute, fields_in, shape
 from labkit.api.fields import Schema, Schemas, without_null
 from labkit.api.problems import MEDIA_TYPE
 from labkit.api.schema import CommandStatus, ProblemDetails
@@ -165,6 +165,32 @@ def command(addresses: Addresses, route: CommandRoute) -> Responses:
     return {201 if route.creates else 200: done, 202: accepted, **problems(*statuses)}
 
 
+def _merged(paths: dict[str, Any]) -> dict[str, Any]:
+    """Paths that differ only in their names are one path in OpenAPI, with the names of the first.
+
+    Links and parameters get these names, too.
+    """
+    found: dict[str, Any] = {}
+    first: dict[str, str] = {}
+    names: dict[str, dict[str, str]] = {}
+    for path, operations in paths.items():
+        known = first.setdefault(shape(path), path)
+        renamed = dict(zip(NAME.findall(path), NAME.findall(known), strict=True))
+        for operation in operations.values():
+            names[operation["operationId"]] = renamed
+            for parameter in operation.get("parameters", ()):
+                if parameter["in"] == "path":
+                    parameter["name"] = renamed[parameter["name"]]
+        found.setdefault(known, {}).update(operations)
+    for operations in found.values():
+        for operation in operations.values():
+            for response in operation["responses"].values():
+                for link in response.get("links", {}).values():
+                    new = names[link["operationId"]]
+                    link["parameters"] = {new.get(k, k): v for k, v in link["parameters"].items()}
+    return found
+
+
 def describe(app: FastAPI, schemas: Schemas) -> None:
     """Add to ``/openapi.json`` the schemas that only references name."""
 
@@ -182,6 +208,7 @@ def describe(app: FastAPI, schemas: Schemas) -> None:
             )
             known = document.setdefault("components", {}).setdefault("schemas", {})
             known.update(schemas.nested | extra["$defs"])
+            document["paths"] = _merged(document["paths"])
             for path in document["paths"].values():
                 for operation in path.values():
                     for parameter in operation.get("parameters", ()):
