@@ -16,7 +16,7 @@ from labkit.service.view import View
 
 METHODS = ("POST", "PUT", "PATCH", "DELETE")
 #: Conditions that the HTTP API has for itself.
-TAKEN = {"freshness", "timeout", "token", "version"}
+TAKEN = {"freshness", "seconds", "timeout", "token", "version"}
 
 
 def addresses(
