@@ -16,6 +16,7 @@ import pytest
 
 from labkit import stack
 from labkit.errors import UsageError
+from labkit.experiments import scratch
 from labkit.experiments.results import to_json
 from labkit.experiments.verify import client, planted_bugs
 from labkit.experiments.verify import write as verification
@@ -188,7 +189,7 @@ def twin(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         drop(self)
 
     monkeypatch.setattr(Lab, "drop", noted)
-    monkeypatch.setattr(verification, "Lab", partial(Lab, backend="memory"))
+    monkeypatch.setattr(scratch, "Lab", partial(Lab, backend="memory"))
     monkeypatch.setattr(verification.stack, "borrowed", lambda *_: nullcontext())
     monkeypatch.setattr(verification, "calm_gc", lambda: None)
     monkeypatch.setattr(verification, "faulty_workers", lambda _: [])

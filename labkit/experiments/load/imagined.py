@@ -17,7 +17,7 @@ from labkit.experiments.load.observer import OBSERVE_SECONDS, SELDOM
 from labkit.experiments.load.offer import Loaded, offer
 from labkit.experiments.load.probe import can_probe, probed
 from labkit.experiments.load.station import Line, Station
-from labkit.lab import Lab
+from labkit.experiments.scratch import scratch_run
 from labkit.run.settings import DEFAULTS
 
 PARTITIONS = 4
@@ -99,15 +99,12 @@ def measured(plan: Plan, backend: str) -> tuple[Loaded, pd.DataFrame]:
     with workers of their own; or imagined, where the backend is memory."""
     if backend == "memory":
         return imagine(plan)
-    with Lab(services=[plan.service]) as lab:
+    with scratch_run("lab", services=[plan.service]) as lab:
         lab.start()
         if can_probe(plan):
-            found = probed(lab, plan, dry=False)
-        else:
-            nothing = pd.DataFrame(columns=["stream", "stale", "visible"])
-            found = offer(lab, plan, dry=False), nothing
-        lab.drop()
-    return found
+            return probed(lab, plan, dry=False)
+        nothing = pd.DataFrame(columns=["stream", "stale", "visible"])
+        return offer(lab, plan, dry=False), nothing
 
 
 def _looks(seen: pd.Series[float], every: float, rng: np.random.Generator) -> NDArray[np.float64]:

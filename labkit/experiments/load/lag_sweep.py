@@ -22,7 +22,7 @@ from labkit.experiments.load import arrivals, consistency
 from labkit.experiments.load.arrivals import Plan
 from labkit.experiments.load.offer import Loaded, offer
 from labkit.experiments.results import archive, versions
-from labkit.lab import Lab
+from labkit.experiments.scratch import scratch_run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,9 +83,8 @@ def sweep(
                 loaded = _run(name, factor, value, again, client)
                 rows.append({factor: value, "round": number, "order": len(rows)} | row(loaded))
                 report(f"{factor} {value}: p50 {rows[-1]['p50']:.1f} ms")
-        with Lab(name, services=[], client=client, start=False) as lab:
+        with scratch_run(name, services=[], client=client, start=False) as lab:
             server_versions = versions(lab.server_versions(), client)
-            lab.drop()
     runs = pd.DataFrame(rows)
     found = summary(runs, factor, plan.seed)
     whole = {
@@ -102,11 +101,9 @@ def sweep(
 
 def _run(name: str, factor: str, value: Any, plan: Plan, client: str) -> Loaded:
     settings = {} if factor in ("rate", "projectors") else {factor: value}
-    with Lab(name, services=[plan.service], client=client, start=False, **settings) as lab:
+    with scratch_run(name, services=[plan.service], client=client, start=False, **settings) as lab:
         lab.start(projectors=value if factor == "projectors" else 1)
-        found = offer(lab, plan.at(plan.rate * value) if factor == "rate" else plan, dry=False)
-        lab.drop()
-    return found
+        return offer(lab, plan.at(plan.rate * value) if factor == "rate" else plan, dry=False)
 
 
 def row(loaded: Loaded) -> dict[str, Any]:

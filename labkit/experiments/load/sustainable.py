@@ -31,6 +31,7 @@ from labkit.experiments.load.arrivals import Plan
 from labkit.experiments.load.figures import figures
 from labkit.experiments.load.offer import Loaded, offer
 from labkit.experiments.results import archive, machine, versions
+from labkit.experiments.scratch import scratch_run
 from labkit.lab import Lab
 from labkit.service import Service
 
@@ -52,13 +53,10 @@ class Crew(Struct, frozen=True, kw_only=True):
 
     @contextmanager
     def working(self, name: str, service: str | Service) -> Iterator[Lab]:
-        """A run of its own whose workers run; it is gone afterwards."""
-        with Lab(name, services=[service], **self.settings) as lab:
-            try:
-                lab.start(self.handlers, self.projectors)
-                yield lab
-            finally:
-                lab.drop()
+        """A new run with its workers; it is dropped afterwards."""
+        with scratch_run(name, services=[service], **self.settings) as lab:
+            lab.start(self.handlers, self.projectors)
+            yield lab
 
 
 class Trial(Struct, frozen=True):
