@@ -27,7 +27,7 @@ from tests.test_handlers import Rig, place
 START = 1_700_000_000_000
 
 
-class Calendar:
+class Calendar(Clock):
     """A clock that stands still until it is told to go on."""
 
     def __init__(self) -> None:

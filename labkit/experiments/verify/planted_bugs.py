@@ -32,10 +32,11 @@ import msgspec
 
 from labkit.errors import UsageError
 from labkit.experiments.verify.planting import GO, HELD_SECONDS, REPAIRED, marks, planted
-from labkit.messages import Commit, new_id
+from labkit.messages import Commit
 from labkit.ports.broker import Batch
 from labkit.ports.clock import Clock
 from labkit.ports.failpoints import Failpoint, arm_from_environment
+from labkit.ports.ids import new_id
 from labkit.ports.store import Checkpoint, Writes
 
 #: A process dies with this many commands in its outbox: one of them takes effect again.
@@ -222,10 +223,10 @@ def held() -> None:
         batch = poll(self, limit, min(timeout, HELD_SECONDS))
         for partition in batch.assigned:
             self._log.stop(partition)
-        say("handler", len(self._checkpoints))
+        say("handler", len(self._states.saved))
         if go.exists():
             Handler._poll = poll  # type: ignore[method-assign]
-            for partition in self._checkpoints:
+            for partition in self._states.saved:
                 self._log.start(partition)
         return batch
 
