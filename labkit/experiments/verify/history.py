@@ -55,13 +55,13 @@ class History:
 
     @property
     def waiting(self) -> int:
-        """The number of operations without an answer; parked and scheduled ones have a first one."""
+        """Operations without an answer; a parked or scheduled one has a first answer."""
         unanswered = sum(operation.answer is None for operation in self._open.values())
         return len(self._sent) + unanswered
 
     @property
     def unfinished(self) -> int:
-        """The number of operations without a final answer."""
+        """Operations without a final answer."""
         return len(self._sent) + len(self._open)
 
     def invoke(
