@@ -185,12 +185,13 @@ def _fill(lab: Lab, count: int, seed: int) -> None:
 def _ways(lab: Lab, random: Random, progress: Progress) -> list[Way]:
     """Queries with different answers, read here; each once."""
     ways: dict[bytes, Way] = {}
-    for query in _queries(lab, random):
+    queries = list(_queries(lab, random))
+    for number, query in enumerate(queries, 1):
         with suppress(LabkitError):  # a condition that cannot be, or a view of another service
             value = lab.queries.ask(query)
             key = encode_value([type(query).__name__, msgspec.to_builtins(query)])
             ways[key] = Way(query, encode_value(value))
-            progress("read", len(ways), len(ways))
+        progress("read", number, len(queries))
     return list(ways.values())
 
 
