@@ -95,7 +95,7 @@ def test_the_trace_keeps_the_days_of_the_shop() -> None:
     assert np.bincount((at / 1e9 + 1e-6).astype(int), minlength=546).tolist() == wanted
     one_day = np.diff(at[: wanted[0]])
     assert one_day.min() == pytest.approx(one_day.max(), abs=2), "spread evenly over the day"
-    bought = list(arrivals.commands(whole, len(at)))
+    bought: list[Any] = list(arrivals.commands(whole, len(at)))
     assert [command.day for command in bought] == sorted(command.day for command in bought)
 
 

@@ -10,7 +10,7 @@ from labkit.services.catalog.messages import ChangePrice, ListProduct, RegisterC
 
 
 def workload(random: Random) -> Iterator[Command]:
-    """Customers and products come, prices change; some changes are none, and are refused."""
+    """New customers and products, and price changes; some products do not exist."""
     number = 0
     while True:
         number += 1
