@@ -51,6 +51,8 @@ class Parts:
         """Wire one part; ``report`` is a handler's."""
         if worker.role not in ROLES:
             raise UsageError(f"role must be one of {', '.join(ROLES)}, got {worker.role!r}")
+        if worker.role == "relay" and not isinstance(self.run.log_broker, Publisher):
+            raise UsageError("a relay is for log='mongodb'; this run's log is Kafka")
         if worker.service not in self.run.instances_of(worker.role):
             known = ", ".join(self.run.instances_of(worker.role)) or "none"
             raise UsageError(
@@ -81,8 +83,7 @@ class Parts:
                 report=report,
             )
         if worker.role == "relay":
-            if not isinstance(self.run.log_broker, Publisher):
-                raise UsageError("a relay is for log='mongodb'; this run's log is Kafka")
+            assert isinstance(self.run.log_broker, Publisher)
             return Relay(self.run.log_broker, self.run.broker, events)
         return self._projector(worker.service, self.run.serving(worker.service), group)
 
@@ -118,7 +119,11 @@ class Parts:
 
         def begin() -> Rebuild:
             return Rebuild(
-                ServiceProjection(self.run.services[service]), self.run.store, checkpoints, build
+                ServiceProjection(self.run.services[service]),
+                self.run.store,
+                checkpoints,
+                build,
+                self.world.clock,
             )
 
         if anew:
