@@ -110,7 +110,8 @@ class Parts:
         """
         views = {found.view: name for name, found in self.run.services.items() if found.views}
         if (service := views.get(view)) is None:
-            raise UsageError(f"view must be one of {', '.join(sorted(views))}, got {view!r}")
+            known = f"view must be one of {', '.join(sorted(views))}" if views else ""
+            raise UsageError(f"{known or 'this run has no views'}, got {view!r}")
         checkpoints = self.run.services[service].checkpoints
 
         def build(generation: int) -> Projector:
