@@ -17,8 +17,7 @@ from labkit import stack
 from labkit.errors import CheckFailed, Refused, UsageError
 from labkit.lab import Lab
 from labkit.messages import Envelope, encode, new_id
-from labkit.services import orders
-from labkit.services.orders import OrderById, PayOrder, PlaceOrder, ShipOrder
+from labkit.services.orders import ORDERS, OrderById, PayOrder, PlaceOrder, ShipOrder
 
 GARBAGE = b"\xff\x00 not JSON"
 #: What would be markup and a code of the terminal, in a table.
@@ -119,7 +118,7 @@ def test_a_rule_with_a_bug_is_replayed_when_it_is_mended(
 ) -> None:
     send(lab, place("o1"))
     with monkeypatch.context() as patch:
-        patch.setitem(orders.DECIDE, PayOrder, lambda *_: 1 / 0)  # type: ignore[index]
+        patch.setitem(ORDERS.decide, PayOrder, lambda *_: 1 / 0)  # type: ignore[index]
         send(lab, PayOrder("o1", 100), ShipOrder("o1"))
         assert status(lab) == {"o1": "placed"}
         assert lab.dead_letters()["reason"].to_list() == ["ZeroDivisionError: division by zero"]

@@ -99,7 +99,7 @@ def test_exactly_what_was_sent_comes_back() -> None:
 
 
 def test_what_is_under_way_keeps_its_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bank, "MAX_BALANCE", 100)
+    monkeypatch.setattr(bank.rules, "MAX_BALANCE", 100)
     given(*RICH).when(Deposit("a", 1)).then_refused("holds at most 100 cents, got 1")
     given(*SENT).when(ReceiveMoney("a", 1, "b", "t2")).then_refused("holds at most 100 cents")
     given(*SENT).when(TakeBack("a", 30, "t1")).then(TAKEN_BACK)
@@ -107,7 +107,7 @@ def test_what_is_under_way_keeps_its_room(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_only_so_many_transfers_are_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bank, "MAX_OPEN", 1)
+    monkeypatch.setattr(bank.rules, "MAX_OPEN", 1)
     given(*SENT).when(SendMoney("a", 1, "b", "t2")).then_refused("has 1 open transfers, no more")
     given(*SENT, CONFIRMED).when(SendMoney("a", 1, "b", "t2")).then(
         MoneySent("a", 1, 69, "b", "t2")

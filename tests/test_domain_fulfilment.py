@@ -149,7 +149,7 @@ class World:
         if instance is None:
             return
         kept = self.instances.get(instance)
-        before = None if kept is None else msgspec.convert(kept, self.process.state_type)
+        before = None if kept is None else msgspec.convert(kept, self.process.state)
         state, sends = self.process.react(before, place[0], commit)
         if state is None:
             assert not sends
@@ -183,7 +183,7 @@ class World:
         raise AssertionError("it never comes to an end")
 
     def state(self, instance: str) -> Any:
-        return msgspec.convert(self.instances[instance], self.process.state_type)
+        return msgspec.convert(self.instances[instance], self.process.state)
 
     def events(self, *kinds: type) -> Iterator[Any]:
         for commits in self.log.values():

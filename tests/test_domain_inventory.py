@@ -21,7 +21,7 @@ from labkit.services.inventory import (
     ReleaseStock,
     ReserveStock,
     ShipStock,
-    Stock,
+    StockState,
     StockAdjusted,
     StockReceived,
     StockReleased,
@@ -67,8 +67,8 @@ def test_what_is_held_is_released_or_shipped_once() -> None:
         for command in (ReleaseStock("cd", "o1"), ShipStock("cd", "o1")):
             given(RECEIVED, RESERVED, end).when(command).then_refused("'o1' holds nothing of")
     given().when(ShipStock("cd", "o1")).then_refused("holds nothing of product 'cd'")
-    assert fold(INVENTORY, RECEIVED, RESERVED, shipped) == Stock(7, 3, 10, 0)
-    assert fold(INVENTORY, RECEIVED, RESERVED, released) == Stock(10, 0, 10, 0)
+    assert fold(INVENTORY, RECEIVED, RESERVED, shipped) == StockState(7, 3, 10, 0)
+    assert fold(INVENTORY, RECEIVED, RESERVED, released) == StockState(10, 0, 10, 0)
 
 
 def test_the_books_are_corrected_both_ways_but_not_below_nothing() -> None:
@@ -80,14 +80,14 @@ def test_the_books_are_corrected_both_ways_but_not_below_nothing() -> None:
 
 
 def test_only_so_many_orders_hold_a_product(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inventory, "MAX_RESERVATIONS", 1)
+    monkeypatch.setattr(inventory.rules, "MAX_RESERVATIONS", 1)
     given(RECEIVED).when(ReserveStock("cd", "o1", 3)).then(RESERVED)
     given(RECEIVED, RESERVED).when(ReserveStock("cd", "o2", 1)).then_refused("held by 1 orders")
 
 
 def test_the_largest_state_fits_into_a_document() -> None:
     held = {f"{n:0{MAX_KEY}}": MAX_QUANTITY for n in range(inventory.rules.MAX_RESERVATIONS)}
-    state = msgspec.to_builtins(Stock(reserved=held))
+    state = msgspec.to_builtins(StockState(reserved=held))
     assert len(bson.encode(state)) < 1_000_000, "far below MongoDB's 16 MB"
 
 

@@ -72,7 +72,7 @@ def crash_and_recover(client: str, point: Failpoint, seed: int) -> Survived:
             while done < 120:
                 done += len(lab.handler.step())
             lab.handler.close()
-            lab._parts.clear()
+            lab._by_hand._parts.clear()
         crashed = lab.crash(role, at=point)
         # The clients hear nothing, so they send some of it again, and go on.
         send(history, calls[60:])

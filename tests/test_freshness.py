@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,9 +13,10 @@ from labkit.errors import TimedOut, UsageError
 from labkit.lab import Lab
 from labkit.messages import Token
 from labkit.read.freshness import EVENTUAL, LINEARIZABLE, Fresh, Version
-from labkit.read.standard import ById
+from labkit.read.standard import STANDARD, All, ById
+from labkit.service import Query
 from labkit.services.bank import AccountById, Balances, Statement
-from labkit.services.catalog import Products
+from labkit.services.catalog import CustomerById, ProductById, Products
 from labkit.services.inventory import LowStock, StockOf
 from labkit.services.orders import (
     BestCustomers,
@@ -29,6 +30,7 @@ from labkit.services.orders import (
     PlaceOrder,
     Revenue,
 )
+from tests.built_in import SERVICES
 
 SOON = 0.02
 PATIENCE = 30.0
@@ -141,9 +143,12 @@ def test_a_view_across_services_waits_for_both() -> None:
 
 
 def test_what_the_run_does_not_have_cannot_be_waited_for(lab: Lab) -> None:
-    assert lab.ask(AccountById("a")) is None
-    with pytest.raises(UsageError, match="no service 'bank'"):
-        lab.ask(AccountById("a"), fresh=LINEARIZABLE)
+    for fresh in (EVENTUAL, LINEARIZABLE):
+        with pytest.raises(UsageError, match="no service of this run has the query AccountById"):
+            lab.ask(AccountById("a"), fresh=fresh)
+    token = Fresh("token", (Token("bank", 0, 1),))
+    with pytest.raises(UsageError, match="no views of 'bank' to wait for; this run has orders, ca"):
+        lab.ask(OrderById("o1"), fresh=token)
 
 
 @pytest.mark.parametrize(
@@ -178,22 +183,18 @@ def test_every_query_waits(strategy: str) -> None:
                 "version": Fresh("version", (version,), SOON),
                 "linearizable": linearizable(),
             }[strategy]
-        for name, (service, ask) in QUERIES.items():
+        for service, query in QUERIES.values():
             with pytest.raises(TimedOut, match=f"the view of '{service}'"):
-                ask(lab, goals[service])
-            assert name in dir(lab.queries)
+                lab.ask(query, fresh=goals[service])
         for service in goals:
             lab.by_hand("projector", service).step(0)
-        for service, ask in QUERIES.values():
-            ask(lab, goals[service])
+        for service, query in QUERIES.values():
+            lab.ask(query, fresh=goals[service])
 
 
 def test_no_query_is_forgotten_here() -> None:
-    from labkit.read.queries import Queries
-
-    others = {"until", "behind", "reached", "checkpoints"}
-    public = {name for name in vars(Queries) if not name.startswith("_")}
-    assert public - others == set(QUERIES)
+    own = {query for service in SERVICES.values() for query in service.queries.values()}
+    assert {type(query) for _, query in QUERIES.values()} == own | set(STANDARD)
 
 
 def commands() -> dict[str, Any]:
@@ -209,26 +210,29 @@ def commands() -> dict[str, Any]:
     }
 
 
-#: Every query with its service (of a view across services: the first), and how to ask it.
-QUERIES: dict[str, tuple[str, Callable[[Lab, Fresh], Any]]] = {
-    "order": ("orders", lambda lab, fresh: lab.ask(OrderById("o1"), fresh=fresh)),
-    "orders": ("orders", lambda lab, fresh: lab.ask(OrdersById(["o1"]), fresh=fresh)),
-    "orders_of": ("orders", lambda lab, fresh: lab.ask(OrdersOf("ann"), fresh=fresh)),
-    "customer": ("orders", lambda lab, fresh: lab.ask(CustomerTotals("ann"), fresh=fresh)),
-    "customers": ("orders", lambda lab, fresh: lab.ask(BestCustomers(), fresh=fresh)),
-    "revenue_by_month": ("orders", lambda lab, fresh: lab.ask(Revenue(), fresh=fresh)),
-    "orders_seen": ("orders", lambda lab, fresh: lab.ask(OrdersSeen(), fresh=fresh)),
-    "order_with_stock": ("orders", lambda lab, fresh: lab.ask(OrderWithStock("o1"), fresh=fresh)),
-    "products": ("catalog", lambda lab, fresh: lab.ask(Products(), fresh=fresh)),
-    "entry": (
-        "catalog",
-        lambda lab, fresh: lab.ask(ById("catalog.entries", "product-cd"), fresh=fresh),
-    ),
-    "stock": ("inventory", lambda lab, fresh: lab.ask(StockOf("cd"), fresh=fresh)),
-    "low_stock": ("inventory", lambda lab, fresh: lab.ask(LowStock(1), fresh=fresh)),
-    "account": ("bank", lambda lab, fresh: lab.ask(AccountById("a"), fresh=fresh)),
-    "balances": ("bank", lambda lab, fresh: lab.ask(Balances(), fresh=fresh)),
-    "statement": ("bank", lambda lab, fresh: lab.ask(Statement("a"), fresh=fresh)),
+#: Every query by its name, with its service (of a query across services: the first).
+QUERIES: dict[str, tuple[str, Query]] = {
+    type(query).__name__: (service, query)
+    for service, query in (
+        ("orders", OrderById("o1")),
+        ("orders", OrdersById(["o1"])),
+        ("orders", OrdersOf("ann")),
+        ("orders", CustomerTotals("ann")),
+        ("orders", BestCustomers()),
+        ("orders", Revenue()),
+        ("orders", OrdersSeen()),
+        ("orders", OrderWithStock("o1")),
+        ("catalog", Products()),
+        ("catalog", ProductById("cd")),
+        ("catalog", CustomerById("ann")),
+        ("catalog", ById("catalog.entries", "product-cd")),
+        ("catalog", All("catalog.entries")),
+        ("inventory", StockOf("cd")),
+        ("inventory", LowStock(1)),
+        ("bank", AccountById("a")),
+        ("bank", Balances()),
+        ("bank", Statement("a")),
+    )
 }
 
 
@@ -243,7 +247,8 @@ def test_on_real_servers(servers: stack.Servers, log: str) -> None:
         lab.start()
         bus = lab.bus
         assert lab.ask(OrdersSeen(), fresh=linearizable(PATIENCE)) == 0
-        with Lab(run=lab.run, log=log, services=["orders"]) as other:
+        with Lab(run=lab.run) as other:
+            assert other.settings.log == log
             for number in range(20):
                 assert other.bus.execute(place(f"o{number}")).accepted
                 assert lab.ask(OrdersSeen(), fresh=linearizable(PATIENCE)) == number + 1

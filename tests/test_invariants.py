@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from labkit.experiments.verify import invariants
-from labkit.experiments.verify.checkers import check, gather
+from labkit.experiments.verify.checkers import check_run, gather
 from labkit.experiments.verify.history import History
 from labkit.experiments.verify.verdict import Verdict
 from labkit.experiments.verify.write import adopt_commands
@@ -19,9 +18,9 @@ from labkit.ports.failpoints import Failpoint
 from labkit.process import process_manager
 from labkit.services import bank, inventory
 from labkit.services.bank import Deposit, OpenAccount, SendMoney, Withdraw
-from labkit.services.fulfilment import Transfer
 from labkit.services.inventory import ReceiveStock, ReserveStock
 from labkit.services.orders import CancelOrder, PayOrder, PlaceOrder
+from labkit.services.transfer import Transfer
 
 SERVICES = ("orders", "inventory", "bank")
 DAY = "1997-01-31"
@@ -67,15 +66,7 @@ def settle(lab: Lab, history: History) -> None:
 
 
 def verdicts(lab: Lab, history: History) -> dict[str, Verdict]:
-    evidence = {service: gather(lab, service) for service in SERVICES}
-    instances = {process: lab.store.find(f"{process}.instances", {}) for process in lab.processes}
-    found: dict[str, Verdict] = {}
-    for service in SERVICES:
-        for name, verdict in check(evidence[service], history).items():
-            if name not in found or found[name].ok:
-                found[name] = verdict
-    found["C11"] = invariants.processes(list(history), evidence, instances)
-    return found
+    return check_run(lab, history, {service: gather(lab, service) for service in SERVICES})
 
 
 def red(lab: Lab, history: History) -> set[str]:
@@ -86,7 +77,10 @@ def test_a_healthy_run_is_green(lab: Lab) -> None:
     history = run(lab)
     found = verdicts(lab, history)
     assert not {n: v.violations for n, v in found.items() if not v.ok}
-    assert set(found) == {"C1", "C2", "C3", "C6", "C7", "C8", "C9", "C11"}
+    assert set(found) == {
+        *("C1", "C2", "C3", "C6", "C7", "C8", "C9", "C11"),
+        "invariants",
+    }
     assert all(verdict.checked for verdict in found.values())
     stock = lab.store.find("inventory.view.stock", {"_id": "cd"})[0]
     assert (stock["on_hand"], stock["reserved"], stock["shipped"]) == (4, 0, 6)
@@ -135,10 +129,11 @@ def test_c7_sees_negative_stock(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> No
             inventory.StockReserved(c.product_id, c.quantity, on_hand - c.quantity, c.order_id),
         )
 
-    monkeypatch.setitem(inventory.DECIDE, ReserveStock, greedy)  # type: ignore[index]
+    monkeypatch.setitem(inventory.INVENTORY.decide, ReserveStock, greedy)
     found = verdicts(lab, run(lab))
     assert not found["C7"].ok
     assert any("on hand" in line for line in found["C7"].violations)
+    assert any("'nothing is negative'" in line for line in found["invariants"].violations)
 
 
 def test_c7_sees_goods_that_come_from_nowhere(lab: Lab) -> None:
@@ -155,7 +150,7 @@ def test_c8_sees_money_that_is_made(lab: Lab, monkeypatch: pytest.MonkeyPatch) -
         assert account is not None
         return (bank.Deposited(c.account_id, c.cents, account.balance + c.cents + 1),)
 
-    monkeypatch.setitem(bank.DECIDE, Deposit, generous)  # type: ignore[index]
+    monkeypatch.setitem(bank.BANK.decide, Deposit, generous)
     found = verdicts(lab, run(lab))["C8"]
     assert "took the balance from 0 to 101" in found.violations[0]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, get_args
+from typing import Any
 
 import msgspec
 import pytest
@@ -16,15 +16,12 @@ from labkit.messages import (
     Answer,
     Commit,
     Envelope,
-    Return,
     Token,
-    decode_result,
-    decode_return,
     encode,
     encode_value,
     new_id,
 )
-from labkit.query.wire import QueryEnvelope, Result
+from labkit.query.wire import QueryEnvelope, ReplyTo, Result, decode_reply_to, decode_result
 from labkit.read.freshness import Fresh, Version
 from labkit.services import orders
 from labkit.services.orders import OrderPaid, PayOrder, PlaceOrder, ShipOrder
@@ -140,9 +137,11 @@ def test_messages_cannot_be_changed() -> None:
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_every_command_names_its_stream(service: str) -> None:
-    for command in SERVICES[service].decide:
+    for command in SERVICES[service].commands:
         assert isinstance(command.stream, property)
-    names = [t.__name__ for t in (*get_args(orders.COMMANDS), *get_args(orders.EVENTS))]
+        example = command(*(f"f{n}" for n in range(len(command.__struct_fields__))))
+        assert example.stream.endswith("f0"), "the first field says which"
+    names = [t.__name__ for t in (*SERVICES[service].commands, *SERVICES[service].events)]
     assert len(set(names)) == len(names), "the name is the type on the wire"
 
 
@@ -155,12 +154,12 @@ def test_ids_and_tokens() -> None:
 
 
 def test_a_query_on_the_wire_is_one_json_object() -> None:
-    goals = (Version("bank", "a", 3),)
-    query = QueryEnvelope("q", "account", 2, {"account": "a"}, Fresh("version", goals, 2.0), sent=5)
+    fresh = Fresh("version", (Version("bank", "a", 3),), 2.0)
+    query = QueryEnvelope("q", "AccountById", 2, {"account": "a"}, fresh, sent=5)
     value = encode(query)
     assert json.loads(value) == {
         "id": "q",
-        "name": "account",
+        "name": "AccountById",
         "reply": 2,
         "params": {"account": "a"},
         "fresh": {
@@ -190,10 +189,10 @@ def test_what_is_no_result_raises_one_kind_of_error(value: bytes) -> None:
 
 
 def test_a_query_of_another_schema_still_tells_where_its_refusal_goes() -> None:
-    assert decode_return(b'{"id":"q","reply":1,"name":7,"new":[]}') == Return("q", 1)
+    assert decode_reply_to(b'{"id":"q","reply":1,"name":7,"new":[]}') == ReplyTo("q", 1)
     for value in (b'{"id":"q"}', b'{"id":"","reply":1}', b'{"id":"q","reply":-1}', b"[" * 10_000):
         with pytest.raises(DecodeError):
-            decode_return(value)
+            decode_reply_to(value)
 
 
 def test_large_numbers_of_mongodb_are_numbers() -> None:

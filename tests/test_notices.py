@@ -140,7 +140,7 @@ def test_a_replay_is_silent(lab: Lab, forgotten: str) -> None:
     notifier = lab.by_hand("notifier")
     notifier.step(0)
     before = published(lab)
-    lab._parts.pop(("notifier", "orders")).close()
+    lab._by_hand.forget("notifier", "orders")
     name = "orders.notices"
     ids = [f"{name}:{p}" for p in range(lab.partitions)]
     lab.store.advance(f"{name}.checkpoints", [], Writes(deletes={f"{name}.checkpoints": ids}))

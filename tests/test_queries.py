@@ -28,6 +28,7 @@ from labkit.services.orders import (
     CancelOrder,
     CustomerTotals,
     OrderById,
+    OrdersOf,
     OrdersSeen,
     OrderWithStock,
     PayOrder,
@@ -80,24 +81,23 @@ def ids(page: Page) -> list[str]:
 
 
 def test_the_orders_of_a_customer_by_day_and_by_cents(shop: Lab) -> None:
-    orders_of = shop.queries.orders_of
-    assert ids(orders_of("bob")) == ["o0", "o6", "o3", "o9"]
-    assert ids(orders_of("bob", sort="cents")) == ["o0", "o3", "o6", "o9"]
-    assert ids(orders_of("bob", descending=True)) == ["o9", "o3", "o6", "o0"]
-    assert orders_of("nobody") == Page([])
-    with pytest.raises(UsageError, match="sort must be day or cents, got 'name'"):
-        orders_of("bob", sort="name")  # type: ignore[arg-type]
+    assert ids(shop.ask(OrdersOf("bob"))) == ["o0", "o6", "o3", "o9"]
+    assert ids(shop.ask(OrdersOf("bob", sort="cents"))) == ["o0", "o3", "o6", "o9"]
+    assert ids(shop.ask(OrdersOf("bob", sort="-day"))) == ["o9", "o3", "o6", "o0"]
+    assert shop.ask(OrdersOf("nobody")) == Page([])
+    with pytest.raises(UsageError, match="sort must be one of day, date, cents, .* got 'name'"):
+        shop.ask(OrdersOf("bob", sort="name"))
 
 
 def test_the_orders_of_a_customer_filtered(shop: Lab) -> None:
-    orders_of = shop.queries.orders_of
-    assert ids(orders_of("bob", status="cancelled")) == ["o3"]
-    assert ids(orders_of("ann", payment="paid")) == ["o4"]
-    assert ids(orders_of("ann", status="placed", payment="paid")) == ["o4"]
-    assert ids(orders_of("bob", status="cancelled", payment="paid")) == []
-    page = orders_of("bob", status="placed", limit=2)
+    assert ids(shop.ask(OrdersOf("bob", status="cancelled"))) == ["o3"]
+    assert ids(shop.ask(OrdersOf("ann", payment="paid"))) == ["o4"]
+    assert ids(shop.ask(OrdersOf("ann", status="placed", payment="paid"))) == ["o4"]
+    assert ids(shop.ask(OrdersOf("bob", status="cancelled", payment="paid"))) == []
+    page = shop.ask(OrdersOf("bob", status="placed", limit=2))
     assert ids(page) == ["o0", "o6"]
-    assert ids(orders_of("bob", status="placed", limit=2, cursor=page.cursor)) == ["o9"]
+    more = OrdersOf("bob", status="placed", limit=2, cursor=page.cursor)
+    assert ids(shop.ask(more)) == ["o9"]
 
 
 def test_one_customer(shop: Lab) -> None:

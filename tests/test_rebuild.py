@@ -125,7 +125,7 @@ def test_a_projector_that_was_about_to_claim_the_old_one_is_fenced(lab: Lab) -> 
     """It read the pointer before the switch and claims after it."""
     place(lab, "o1")
     show(lab)
-    late = lab._projector("orders", 0, None)
+    late = lab.parts._projector("orders", 0, None)
     rebuild = built(lab)
     rebuild.switch()
     rebuild.close()

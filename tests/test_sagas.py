@@ -95,7 +95,7 @@ def test_a_first_step_that_somebody_drops_is_called_off(monkeypatch: pytest.Monk
         raise ZeroDivisionError("a bug")
 
     with lab_with("transfer") as lab:
-        monkeypatch.setitem(bank.DECIDE, ReceiveMoney, stumble)  # type: ignore[arg-type]
+        monkeypatch.setitem(bank.BANK.decide, ReceiveMoney, stumble)  # type: ignore[arg-type]
         send(lab, *OPENED, SendMoney("ada", 40, "grace", "t1"))
         assert balances(lab)["ada"] == (60, 40)
         lab.by_hand("handler", "bank").flush()

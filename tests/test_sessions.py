@@ -36,7 +36,7 @@ def work(lab: Lab, service: str = "orders") -> None:
 
 def begin_anew(lab: Lab, service: str = "orders") -> None:
     """The view is lost, and its projector starts at the first record."""
-    lab._parts.pop(("projector", service)).close()
+    lab._by_hand.forget("projector", service)
     store = lab.store
     assert isinstance(store, MemoryStore)
     for name in store.collections():
@@ -53,7 +53,7 @@ def test_a_session_reads_what_it_wrote(lab: Lab, by: str) -> None:
     session.ask(OrdersSeen(), fresh=SOON)
     token = lab.bus.send(place("o1")).token()
     session.wrote(token if by == "token" else Version("orders", "o1", 1))
-    assert other.order("o1", SOON) is None, "nobody promised anything to others"
+    assert other.ask(OrderById("o1"), fresh=SOON) is None, "nobody promised anything to others"
     with pytest.raises(TimedOut):
         session.ask(OrderById("o1"), fresh=SOON)
     work(lab)

@@ -13,21 +13,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from labkit.services.services import ROUTES
 
 from labkit import stack
+from labkit.errors import UsageError
 from labkit.experiments.results import to_json
-from labkit.experiments.verify import planted_bugs
+from labkit.experiments.verify import client, planted_bugs
 from labkit.experiments.verify import write as verification
+from labkit.experiments.verify.faulty_workers import faulty_workers
 from labkit.experiments.verify.history import History
-from labkit.experiments.verify.mixture import INVALID, POISON, REPEATED, Mixture
+from labkit.experiments.verify.mixture import GUESSED, POISON, REPEATED, Mixture
 from labkit.experiments.verify.planted_bugs import plant_from_environment
-from labkit.experiments.verify.write import PLANTS, PROCESSES, SERVICES
+from labkit.experiments.verify.write import PLANTS
 from labkit.lab import Lab
 from labkit.ports.broker import Batch
 from labkit.ports.failpoints import Failpoint
 from labkit.process.outbox import Outbox
-from labkit.services.bank import Deposit, OpenAccount, SendMoney
+from labkit.service import Service, Workload
+from labkit.services import VERIFIED, VERIFIED_PROCESSES
+from labkit.services.bank import BANK, Deposit, OpenAccount, SendMoney
+from labkit.services.fulfilment import Fulfilment
+from labkit.services.inventory import INVENTORY
+from labkit.services.orders import ORDERS
+from labkit.services.transfer import TRANSFER
 from labkit.teaching import settle, work
 from labkit.write.handler import Handler
 from tests.test_checkers import Skipping, plant_handler
@@ -35,25 +42,84 @@ from tests.test_checkers import Skipping, plant_handler
 COMMANDS = 4_000
 
 
+def mixture(count: int, seed: int) -> list[Any]:
+    return list(Mixture((ORDERS, INVENTORY, BANK), count, seed))
+
+
 def test_the_load_is_as_it_says() -> None:
-    calls = list(Mixture(20_000, seed=3))
+    calls = mixture(20_000, 3)
     first = {call.id: call for call in reversed(calls) if call.command is not None}
     poison = [call for call in calls if call.poison]
     assert len(first) + sum(c.command is None for c in calls) == 20_000
     assert len(calls) - 20_000 == pytest.approx(20_000 * REPEATED, rel=0.1)
     assert len({c.id or (c.key, c.raw) for c in poison}) == pytest.approx(20_000 * POISON, abs=8)
-    assert any("hot" in c.key for c in poison if c.command is None)
-    assert any("own" in c.key for c in poison if c.command is None)
-    invalid = [c for c in first.values() if c.command is not None and refused(c.command)]
-    assert len(invalid) == pytest.approx(20_000 * INVALID, rel=0.2)
-    services = Counter(ROUTES[type(c.command)].name for c in first.values())
-    assert set(services) == set(SERVICES)
-    assert min(services.values()) > 2_000
-    streams = Counter(c.command.stream for c in first.values() if c.command is not None)
+    raw = [c for c in poison if c.command is None]
+    assert len(raw) == pytest.approx(20_000 * POISON / 2, abs=2)
+    assert any("hot" in c.key for c in raw)
+    assert any("own" in c.key for c in raw)
+    invalid = [c for c in first.values() if refused(c.command)]
+    assert 0.01 * 20_000 < len(invalid) < 0.03 * 20_000
+    services = Counter(c.service for c in first.values())
+    assert set(services) == set(VERIFIED)
+    assert min(services.values()) > 6_000
+    streams = Counter(c.command.stream for c in first.values())
     hot = sum(count for stream, count in streams.items() if stream.startswith("hot"))
     assert 0.3 < hot / 20_000 < 0.6
-    assert calls == list(Mixture(20_000, seed=3)), "the same seed, the same load"
-    assert calls != list(Mixture(20_000, seed=4))
+    guessed = [c for c in first.values() if c.expected_version is not None]
+    assert len(guessed) == pytest.approx(20_000 * GUESSED, rel=0.25)
+    rivals = {(c.command.stream, c.expected_version): c for c in guessed if "rival" in c.id}
+    assert len(guessed) == pytest.approx(2 * len(rivals), abs=2), "each has a rival"
+    assert calls == mixture(20_000, 3), "the same seed, the same load"
+    assert calls != mixture(20_000, 4)
+
+
+def test_a_small_load_has_all_that_is_odd() -> None:
+    calls = mixture(100, 1)
+    assert sum(c.poison for c in calls) >= 4
+    assert len({c.service for c in calls}) == 3
+
+
+def named(name: str, workload: Any) -> Service:
+    return Service(
+        name,
+        decide=ORDERS.decide,
+        events=ORDERS.events,
+        evolve=ORDERS.evolve,
+        state=ORDERS.state,
+        workload=workload,
+    )
+
+
+def test_a_service_needs_a_workload_that_does_not_end() -> None:
+    with pytest.raises(UsageError, match="service 'dumb' has no workload; verify and load need"):
+        Mixture([named("dumb", None)], 100)
+    with pytest.raises(UsageError, match="'dumb' has no workload"):
+        verify_twin(services=[named("dumb", None)])
+    with pytest.raises(UsageError, match="workload of service 'short' ended; it must be endless"):
+        list(Mixture([named("short", lambda random: iter(()))], 100))
+
+
+def test_the_busy_workload_is_taken_or_else_the_first() -> None:
+    calm, busy = (Workload(lambda random, c=c: iter([c] * 99)) for c in (Deposit("a", 1), None))
+    for workload in ({"calm": calm, "busy": busy}, {"busy": busy, "calm": calm}):
+        assert verification.workload_of(named("x", workload)) is busy
+    assert verification.workload_of(named("x", {"calm": calm, "idle": busy})) is calm
+
+
+@pytest.mark.parametrize(
+    ("services", "processes", "count"),
+    [(VERIFIED, VERIFIED_PROCESSES, 5), (("catalog",), (), 4), (("bank",), ("transfer",), 5)],
+)
+def test_each_fault_finds_its_worker(
+    services: tuple[str, ...], processes: tuple[str, ...], count: int
+) -> None:
+    with Lab(backend="memory", services=services, processes=processes) as lab:
+        faulty = faulty_workers(lab)
+        assert len({f.worker.name for f in faulty}) == len(faulty) == count
+        assert all(f.worker.slot for f in faulty), "the slots of others"
+        faults = {f.fault for f in faulty}
+        assert {"joins and leaves", f"SIGSTOP at {Failpoint.HANDLER_DECIDED}"} <= faults
+        assert (f"SIGKILL at {Failpoint.PROCESS_SENT}" in faults) == bool(processes)
 
 
 def refused(command: Any) -> bool:
@@ -125,15 +191,18 @@ def twin(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(verification, "Lab", partial(Lab, backend="memory"))
     monkeypatch.setattr(verification.stack, "borrowed", lambda *_: nullcontext())
     monkeypatch.setattr(verification, "calm_gc", lambda: None)
-    monkeypatch.setattr(verification, "_extras", list)
-    monkeypatch.setattr(verification, "PAY_WITHIN", 0.1)
-    monkeypatch.setattr(verification, "STILL_SECONDS", 2.0)
+    monkeypatch.setattr(verification, "faulty_workers", lambda _: [])
+    monkeypatch.setattr(client, "STILL_SECONDS", 2.0)
     return dropped
 
 
-def verify_twin(count: int = 300) -> dict[str, Any]:
+def verify_twin(count: int = 300, **parts: Any) -> dict[str, Any]:
+    parts = parts or {
+        "services": VERIFIED,
+        "processes": (Fulfilment(pay_within=0.1), TRANSFER),
+    }
     return verification.verify_write(
-        "lab", "kafka-python", count, None, 1, lambda *_: None, lambda _: None
+        "lab", "kafka-python", count, None, 1, lambda *_: None, lambda _: None, **parts
     )
 
 
@@ -143,6 +212,15 @@ def test_on_the_twin_all_is_green_and_gone_afterwards(twin: list[str]) -> None:
     assert found["ok"]
     assert found["outcomes"]["dropped"] > 0
     assert twin == [found["run"]]
+    assert set(found["meanings"]) >= set(found["checkers"])
+
+
+def test_a_service_without_a_model_is_judged_by_all_other_checkers(twin: list[str]) -> None:
+    found = verify_twin(services=["catalog"])
+    assert found["ok"]
+    assert found["checkers"]["C9"]["ok"] is None
+    assert "service 'catalog' has no reference model" in to_json(found).decode()
+    assert {n for n, v in found["checkers"].items() if v["ok"]} == {"C1", "C2", "C3", "C6"}
 
 
 def test_poison_that_is_passed_over_is_a_lost_write(
@@ -167,7 +245,7 @@ def test_a_release_that_is_lost_is_judged_like_all_else(
     twin: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plant_handler(monkeypatch, Deaf)
-    found = verify_twin()
+    found = verify_twin(services=VERIFIED)  # a process would wait for ever behind a parked stream
     assert verification.red(found) == ["C1"]
     assert (found["ok"], found["quiet"], found["released"]) == (False, False, 0)
     lost = "what was sent raw was acknowledged at"
@@ -187,9 +265,9 @@ def test_whatever_happens_nothing_is_left(twin: list[str], monkeypatch: pytest.M
 def test_a_dead_saga_with_random_ids_has_a_second_effect(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Outbox, "leftovers", Outbox.leftovers)  # restored afterwards
     planted_bugs.random_saga_ids()
-    with Lab(backend="memory", services=SERVICES, processes=PROCESSES) as lab:
+    with Lab(backend="memory", services=VERIFIED, processes=VERIFIED_PROCESSES) as lab:
         history = History(lab.bus)
-        history.listen(*SERVICES)
+        history.listen(*VERIFIED)
         for command in (*map(OpenAccount, "ab", "ab"), Deposit("a", 100)):
             history.send(command)
         history.send(SendMoney("a", 10, "b", "t1"))
@@ -238,7 +316,10 @@ def test_nothing_is_lost_and_nothing_happens_twice(
     red = {n: v["violations"][:3] for n, v in found["checkers"].items() if not v["ok"]}
     assert not red, f"{red}\n{said}"
     assert (code, found["ok"]) == (0, True), said
-    assert set(found["checkers"]) == {"C1", "C2", "C3", "C6", "C7", "C8", "C9", "C11"}
+    assert set(found["checkers"]) == {
+        *("C1", "C2", "C3", "C6", "C7", "C8", "C9", "C11"),
+        "invariants",
+    }
     assert all(v["checked"] > 0 for v in found["checkers"].values())
     assert (found["commands"], found["parked"], found["ignored_commits"]) == (COMMANDS, 0, 0)
     assert found["repeated"] > 0

@@ -145,7 +145,7 @@ def wait_for_quiet(
     deadline = time.monotonic() + QUIET_SECONDS
     still = time.monotonic()
     before: Any = None
-    looked = 0.0
+    looked = time.monotonic()  # the first look comes when handlers have saved what they know
     while time.monotonic() < deadline and time.monotonic() - still < STILL_SECONDS:
         history.hear(0.05)
         crew.tend(1.0)
