@@ -11,10 +11,10 @@ NAME = "10_consistency_lag"
 CLAIMS = ("the lag", "does not see the write", "markers take offsets")
 
 OFFSETS = "the same three commits are six offsets or four, and none once the view has them"
-CLOCKS = "who waits before he sends again misses nearly all of a stall"
+CLOCKS = "a closed loop misses nearly all of a stall"
 SUM = "the stages add up to what a probe saw"
 BAND = "the later a read comes, the likelier it sees the write, and both ends say so"
-MODEL = "the model foretells the median of a half that it has not seen"
+MODEL = "the model predicts the median of a half that it has not seen"
 BEHIND = "some reads of busy streams are behind, and few of them far"
 THREE = "offsets are more than the commits that they stand for"
 LOAD = "more load is more lag"
@@ -43,7 +43,7 @@ def findings(book: TestbookNotebookClient) -> dict[str, bool]:
         BAND: all(ends == sorted(ends) for ends in seen)
         and all(a <= b for a, b in zip(low, high, strict=True))
         and low[0] < 0.5 < low[-1],
-        MODEL: disturbed or book.value("foretold.error_p50") < ERROR[book.value("BACKEND")],
+        MODEL: disturbed or book.value("predicted.error_p50") < ERROR[book.value("BACKEND")],
         BEHIND: stale[0] < 1 and early[0] >= stale[0] > 0.2 and abs(sum(stale) - 1) < 1e-9,
         THREE: offsets > 1.05 * commits > 0,
         LOAD: disturbed or (lags == sorted(lags) and lags[-1] > 1.2 * lags[0]),

@@ -31,8 +31,8 @@ def findings(book: TestbookNotebookClient) -> dict[str, bool]:
         == [[book.value("QUESTIONS"), 0], [1, book.value("QUESTIONS") - 1]],
         DEAF: book.value("[hears, deaf]") == [["unpaid", "paid"], ["unpaid", "unpaid"]],
         WEB: list(statuses.values()) == [202, 200, 304, 409, 412, 200]
-        and book.value("fresh.body['order_id']") == "order-1"
-        and '"order_id":"order-1"' in book.value("stream.body"),
+        and book.value("fresh.body['id']") == "order-1"
+        and '"id":"order-1"' in book.value("stream.body"),
     }
 
 
