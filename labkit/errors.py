@@ -14,6 +14,7 @@
     ├── Duplicate                   an insert met a document that exists; all of it was undone
     ├── Conflict                    another writer changed a shared document first; all undone
     ├── Parked                      a reader holds this stream back; says why
+    ├── Pending                     a transaction is being ended: ask again in the next step
     ├── TimedOut                    a wait ended; says what it waited for
     └── Fenced                      this worker is no longer the owner: close, rejoin, replay
         └── OutcomeUnknown          a commit timed out: it may have happened, or not
@@ -72,6 +73,10 @@ class Parked(LabkitError):
     """A stream that a view holds back, since an event of it could not be applied."""
 
     exit_code = 1
+
+
+class Pending(LabkitError):
+    """What was asked for depends on a transaction that is being ended: ask again."""
 
 
 class TimedOut(LabkitError):

@@ -32,6 +32,7 @@ from labkit.log.event_log import HISTORY, EventLog
 from labkit.log.partition import peek
 from labkit.messages import Answer
 from labkit.ports.failpoints import Failpoint
+from labkit.ports.world import REAL, World
 from labkit.process.inbox import Module
 from labkit.query.bus import QueryBus
 from labkit.read.freshness import EVENTUAL, Fresh
@@ -80,6 +81,7 @@ class Lab:
             take part, too.
         start: start servers that are not up; otherwise that is ``Unreachable``.
         report: is given a line for each step of starting servers.
+        world: time, chance and threads of all that works in this process.
         settings: how the parts work, by name: see ``run.settings.Settings``. Who joins a run may
             choose its ``client``, and nothing else.
 
@@ -96,6 +98,7 @@ class Lab:
         processes: Sequence[str | Process] = (),
         start: bool = True,
         report: Callable[[str], None] = lambda _: None,
+        world: World = REAL,
         **settings: Any,
     ) -> None:
         if run is not None and (services is not None or processes):
@@ -122,7 +125,8 @@ class Lab:
             self.of.log_broker,
         )
         self.topic_name, self.instances_of = self.of.topic_name, self.of.instances_of
-        self.parts = Parts(self.of)
+        self.parts = Parts(self.of, world)
+        self._world = world
         self.positions = Positions(self.of)
         self._by_hand = ByHand(self.parts)
         self._workers: Workers | None = None
@@ -130,7 +134,7 @@ class Lab:
         self._stepping: str | None = None
         self._event_logs: dict[str, EventLog] = {}
         #: Answers from the views, read in this process.
-        self.queries = Queries(self.store, self.services, self.drive, self._watermarks)
+        self.queries = Queries(self.store, self.services, self.drive, self._watermarks, world.clock)
 
     @property
     def first(self) -> str:
@@ -149,6 +153,8 @@ class Lab:
             self.topic_name,
             self.log_broker.sender(),
             lambda service: self.broker.source(self.topic_name(f"{service}.events")),
+            self._world.clock,
+            self._world.ids,
             drive=self.drive,
         )
 

@@ -9,7 +9,6 @@ follows from commits.
 
 from __future__ import annotations
 
-import uuid
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
@@ -239,8 +238,3 @@ def decoded(decoder: msgspec.json.Decoder[Any], value: bytes) -> Any:
 def digest(command: Command) -> int:
     """What tells two bodies under one command id apart (CRC-32 of the canonical JSON)."""
     return zlib.crc32(_encoder.encode(command))
-
-
-def new_id() -> str:
-    """A command id that nobody else has."""
-    return uuid.uuid4().hex

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from labkit.errors import UsageError
 from labkit.experiments import cdnow
 from labkit.experiments.load import arrivals
-from labkit.experiments.load.arrivals import DUTY, KEYS, PATTERNS, PERIOD_SECONDS, Plan
+from labkit.experiments.load.arrivals import DUTY, PATTERNS, PERIOD_SECONDS, Plan
 from labkit.services.bank import Deposit, OpenAccount
 
 
@@ -24,7 +24,7 @@ def plan(**asked: Any) -> Plan:
 plans = st.builds(
     Plan,
     pattern=st.sampled_from(PATTERNS),
-    keys=st.sampled_from(KEYS),
+    keys=st.sampled_from(["", "new", "zipf", "real"]),
     rate=st.floats(0.5, 2_000),
     seconds=st.floats(0.1, 20),
     warm_up=st.floats(0, 5),
@@ -49,7 +49,7 @@ def test_every_plan_keeps_within_its_time_and_near_its_rate(plan: Plan) -> None:
         command.validate()
     opened = {command.stream for command in arrivals.opening(plan, count)}
     streams = {command.stream for command in commands}
-    assert streams <= opened if plan.keys != "new" else len(streams) == count
+    assert streams <= opened if plan.named != "new" else len(streams) == count
 
 
 @pytest.mark.parametrize("pattern", ["poisson", "burst"])
@@ -141,13 +141,19 @@ def test_real_keys_are_the_customers() -> None:
     ("wrong", "said"),
     [
         ({"pattern": "waves"}, "pattern must be one of constant, poisson, burst, cdnow"),
-        ({"keys": "car"}, "keys must be one of new, zipf, real, got 'car'"),
+        ({"keys": "car"}, r"keys must be one of new \(orders\), .*zipf \(bank\), .* got 'car'"),
         ({"rate": 0.0}, "rate must be from 0.1 to 1e\\+06, got 0"),
         ({"rate": float("nan")}, "rate must be from .* got nan"),
         ({"seconds": -1.0}, "seconds must be from 0.1 to 3600, got -1"),
         ({"warm_up": -1.0}, "warm_up must be from"),
-        ({"skew": 11.0}, "skew must be from"),
-        ({"accounts": 0}, "accounts must be from"),
+        ({"keys": "zipf", "skew": 11.0}, "skew must be from"),
+        ({"keys": "zipf", "accounts": 0}, "accounts must be from"),
+        ({"skew": 1.0}, "'new' of service 'orders' takes no skew; it takes lap"),
+        ({"keys": "real", "accounts": 7}, "'real' of service 'bank' takes no accounts"),
+        ({"services": ("catalog",), "keys": "new"}, r"one of default \(catalog\), got 'new'"),
+        ({"services": ("moon",)}, "unknown service or process 'moon'"),
+        ({"services": ("tests.desk:DUMB",)}, "'dumb' has no workload; verify and load need one"),
+        ({"services": ("tests.desk:BLIND",)}, "'blind' has no views; a load measures when"),
         ({"payload": 201}, "payload must be from 0 to 200, got 201"),
         ({"rate": 1e6, "seconds": 3_600.0}, "are too many; at most 5,000,000"),
     ],
@@ -160,3 +166,14 @@ def test_what_cannot_be_is_named(wrong: dict[str, Any], said: str) -> None:
 def test_a_report_leaves_out_what_was_not_used() -> None:
     assert "skew" not in arrivals.shape(plan())
     assert arrivals.shape(plan(keys="zipf"))["skew"] == 1.0
+    assert arrivals.shape(plan(keys="zipf", skew=2.0))["skew"] == 2.0
+
+
+def test_a_plan_of_a_service_of_ones_own() -> None:
+    own = plan(services=("tests.desk:DESK",))
+    assert (own.service.name, own.named) == ("desk", "calm")
+    commands = list(arrivals.commands(own, 50))
+    assert commands == list(arrivals.commands(own, 50)) == list(arrivals.commands(own, 80))[:50]
+    assert commands != list(arrivals.commands(plan(services=own.services, seed=2), 50))
+    assert arrivals.shape(own)["service"] == "desk"
+    assert [command.stream for command in arrivals.opening(own, 50)] == ["first"]

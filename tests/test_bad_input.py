@@ -12,7 +12,8 @@ from kafka import KafkaProducer
 
 from labkit import stack
 from labkit.lab import Lab
-from labkit.messages import MAX_COMMAND_BYTES, Answer, Token, new_id
+from labkit.messages import MAX_COMMAND_BYTES, Answer, Token
+from labkit.ports.ids import new_id
 from labkit.services.orders import PlaceOrder
 from labkit.write.decisions import DAY_MS
 

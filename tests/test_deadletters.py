@@ -16,7 +16,8 @@ import pytest
 from labkit import stack
 from labkit.errors import CheckFailed, Refused, UsageError
 from labkit.lab import Lab
-from labkit.messages import Envelope, encode, new_id
+from labkit.messages import Envelope, encode
+from labkit.ports.ids import new_id
 from labkit.services.orders import ORDERS, OrderById, PayOrder, PlaceOrder, ShipOrder
 
 GARBAGE = b"\xff\x00 not JSON"

@@ -14,7 +14,6 @@ from typing import Any
 
 import psutil
 import pytest
-from labkit.services.views import OrderViews
 
 from labkit import stack
 from labkit.cli import main
@@ -155,11 +154,11 @@ def test_one_wrong_cent_is_found_and_the_result_is_written_all_the_same(
 
     def with_a_lost_cent(lab: Lab, *rest: Any) -> float:
         speed = replay(lab, *rest)
-        document = lab.store.find(OrderViews.customers, {})[0]
+        document = lab.store.find("orders.view.customers", {})[0]
         document["cents"] -= 1
         at = lab.store.claim("orders.checkpoints", "tamper")
         lab.store.advance(
-            "orders.checkpoints", [(at, at)], Writes({}, {OrderViews.customers: [document]})
+            "orders.checkpoints", [(at, at)], Writes({}, {"orders.view.customers": [document]})
         )
         return speed
 

@@ -13,8 +13,8 @@ from labkit.experiments.verify.history import History
 from labkit.experiments.verify.verdict import Verdict
 from labkit.experiments.verify.write import adopt_commands
 from labkit.lab import Lab
-from labkit.messages import new_id
 from labkit.ports.failpoints import Failpoint
+from labkit.ports.ids import new_id
 from labkit.process import process_manager
 from labkit.services import bank, inventory
 from labkit.services.bank import Deposit, OpenAccount, SendMoney, Withdraw

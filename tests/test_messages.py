@@ -19,8 +19,8 @@ from labkit.messages import (
     Token,
     encode,
     encode_value,
-    new_id,
 )
+from labkit.ports.ids import new_id
 from labkit.query.wire import QueryEnvelope, ReplyTo, Result, decode_reply_to, decode_result
 from labkit.read.freshness import Fresh, Version
 from labkit.services import orders

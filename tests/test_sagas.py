@@ -9,7 +9,7 @@ from msgspec import structs
 
 from labkit.lab import Lab
 from labkit.messages import Commit, encode
-from labkit.ports.clock import SystemClock
+from labkit.ports.clock import Clock
 from labkit.ports.failpoints import Failpoint
 from labkit.process.process_manager import ProcessManager
 from labkit.services import bank, inventory, orders
@@ -133,8 +133,8 @@ def test_the_refusal_of_a_zombie_moves_nobody() -> None:
 
 def test_a_deadline_survives_days_without_anybody(monkeypatch: pytest.MonkeyPatch) -> None:
     days = 0
-    wall = SystemClock.wall
-    monkeypatch.setattr(SystemClock, "wall", lambda clock: wall(clock) + days * 86_400_000)
+    wall = Clock.wall
+    monkeypatch.setattr(Clock, "wall", lambda clock: wall(clock) + days * 86_400_000)
     with lab_with("fulfilment") as lab:
         order = orders.PlaceOrder("o1", "ada", "1997-01-31", 3, 100, "cd")
         send(lab, inventory.ReceiveStock("cd", 10), order)

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from random import Random
+from typing import Any
 
 import pytest
 
 from labkit import stack
+from labkit.errors import CheckFailed, UsageError
+from labkit.experiments.verify import queries as verification
 from labkit.experiments.verify.queries import Tally, Way, compare
-from labkit.messages import Result, encode_value
+from labkit.lab import Lab
+from labkit.messages import encode_value
+from labkit.query.wire import Result
+from labkit.services.bank import AccountById
+from tests.desk import BLIND, DESK, DUMB, Tickets
 from tests.test_cli import labkit, refused
 
 
 def tally_of(result: Result) -> Tally:
     tally = Tally()
-    way = Way("account", {"account": "a"}, encode_value({"_id": "a", "balance": 1}))
+    way = Way(AccountById("a"), encode_value({"_id": "a", "balance": 1}))
     compare(way, result, tally)
     return tally
 
@@ -36,6 +44,44 @@ def test_an_error_is_no_answer() -> None:
     tally = tally_of(Result("x", False, error="TimedOut", text="too late"))
     assert (tally.answered, tally.refused) == (0, 1)
     assert "too late" in tally.examples[0]
+
+
+def test_queries_are_taken_from_the_services_and_their_documents() -> None:
+    with Lab(backend="memory", services=["orders", DESK]) as lab:
+        lab.start()
+        verification._fill(lab, 120, 1)
+        ways = verification._ways(lab, Random(1), lambda *_: None)
+    assert {"TicketsOf", "OrderById", "OrdersOf", "Revenue", "ById", "All"} <= {
+        way.name for way in ways
+    }
+    assert len(ways) == len({way.query for way in ways if way.name != "OrdersById"}) + sum(
+        way.name == "OrdersById" for way in ways
+    )
+    assert len({way.expected for way in ways}) > len(ways) / 3, "most of the answers differ"
+
+
+def test_views_that_are_wrong_are_not_queried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Tickets, "apply", lambda *_: {"customer": "nobody", "notes": 7})
+    monkeypatch.setattr(verification, "PATIENCE_SECONDS", 0.5)
+    with Lab(backend="memory", services=[DESK]) as lab:
+        lab.start()
+        with pytest.raises(CheckFailed, match="C9 are red"):
+            verification._fill(lab, 20, 1)
+
+
+@pytest.mark.parametrize(
+    ("services", "said"),
+    [
+        ([DUMB], "service 'dumb' has no workload; verify and load need one"),
+        ([BLIND], "service 'blind' has no views to query"),
+        (["moon"], "unknown service or process 'moon'"),
+    ],
+)
+def test_services_that_cannot_be_asked_are_named(services: list[Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        verification.verify_queries(
+            "lab", "kafka-python", 100, None, 1, lambda *_: None, lambda _: None, services
+        )
 
 
 def test_bad_options_are_said_before_the_run(home: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from labkit.errors import Transient
 from labkit.log import partition
 from labkit.log.partition import fetch_records
 from labkit.messages import MAX_COMMAND_BYTES, Command, Envelope, ReleaseParked, encode
+from labkit.ports.clock import Clock
 from labkit.service import Service
 from labkit.services import orders
 from labkit.services.orders import PayOrder, ShipOrder
@@ -27,7 +28,7 @@ from tests.test_handlers import Rig, place
 START = 1_700_000_000_000
 
 
-class Calendar:
+class Calendar(Clock):
     """A clock that stands still until it is told to go on."""
 
     def __init__(self) -> None:
@@ -532,12 +533,12 @@ def test_replay_equals_live(calls: list[tuple[str, str]], data: st.DataObject) -
         rig.restart(data.draw(st.sampled_from(["live", "live", "replayed", "flushed"])))
     for _ in range(5):
         rig.step(100)
-    live = dict(rig.now._streams)
+    live = dict(rig.now._states.streams)
     rig.now.close()
     rig.store.drop()
     again = rig.made()
     for key, stream in live.items():
-        replayed = again._streams.get(key, StreamState(stream.partition))
+        replayed = again._states.streams.get(key, StreamState(stream.partition))
         stream.stored = replayed.stored = False
         assert replayed == stream
     # Everything that was sent has its commit, and nothing waits that is due.

@@ -7,6 +7,7 @@ states, and checkpoints in the transaction of the view's writes.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from typing import Any, ClassVar
 
@@ -48,7 +49,7 @@ def _handle(pipe: Connection, job: Job, broker: KafkaPythonBroker) -> None:
     group = f"{job.group}.handler"
     log = broker.log(job.commands, job.events, group, f"{group}-0")
     store = MongoStore(job.mongo_uri, job.database)
-    handler = Handler(ORDERS, log, store, batch_size=job.batch, save_in_background=True)
+    handler = Handler(ORDERS, log, store, batch_size=job.batch, executor=ThreadPoolExecutor(1))
     ready(pipe)
     while True:
         handler.step()

@@ -8,8 +8,8 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from labkit.adapters.confluent_producer import client_settings, translated
-from labkit.adapters.kafka import POLL_INTERVAL_MS, SESSION_MS, TRANSACTION_MS, spread
-from labkit.errors import Unreachable
+from labkit.adapters.kafka import POLL_INTERVAL_MS, SESSION_MS, SETTLE_MS, spread
+from labkit.errors import Pending, Unreachable
 from labkit.ports.broker import MAX_BATCH_BYTES, Batch, Record
 
 
@@ -117,20 +117,32 @@ class ConfluentSource:
                 Record(partition, offset, message.key() or b"", message.value() or b"")
             )
 
-    def start(self, partition: int, offset: int | None = None) -> None:
+    def start(self, partition: int, offset: int | None = None) -> int:
         tp = TopicPartition(self._topic, partition)
         with translated(f"start {self._topic!r}:{partition}", self._bootstrap):
             if offset is None:
-                # Under read_committed this waits for the pending offset commit of a predecessor.
-                committed = self._consumer.committed([tp], timeout=3 * TRANSACTION_MS / 1000)[0]
-                if committed.error is not None:
-                    raise KafkaException(committed.error)
-                offset = max(committed.offset, 0)
+                offset = self._settled(tp)
             tp.offset = offset
             if partition in self._positions:
                 self._consumer.incremental_unassign([TopicPartition(self._topic, partition)])
             self._consumer.incremental_assign([tp])
         self._positions[partition] = offset
+        return offset
+
+    def _settled(self, tp: TopicPartition) -> int:
+        """The committed offset; under read_committed a predecessor's pending one is asked for again
+        and again by the client, so it gets a short time only."""
+        try:
+            (committed,) = self._consumer.committed([tp], timeout=SETTLE_MS / 1000)
+            if committed.error is not None:
+                raise KafkaException(committed.error)
+        except KafkaException as error:
+            if error.args[0].code() == KafkaError._TIMED_OUT:
+                raise Pending(
+                    f"the offsets of {tp.topic}:{tp.partition} are not settled"
+                ) from error
+            raise
+        return max(int(committed.offset), 0)
 
     def stop(self, partition: int) -> None:
         if self._positions.pop(partition, None) is None:

@@ -19,6 +19,8 @@ from labkit.ports.broker import Batch, Record
 T = TypeVar("T")
 #: The broker aborts an open transaction of a dead worker after this time. A delivery fails earlier.
 TRANSACTION_MS = 10_000
+#: One look at committed offsets takes at most this long; if they are unsettled, ask again.
+SETTLE_MS = 500
 DELIVERY_MS = 8_000
 SESSION_MS = 6_000
 POLL_INTERVAL_MS = 60_000

@@ -9,17 +9,19 @@ from collections.abc import Iterable, Sequence
 from kafka import KafkaConsumer, TopicPartition
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.errors import KafkaTimeoutError
 from kafka.structs import MemberState
 
 from labkit.adapters.kafka import (
     CLOSE_SECONDS,
     POLL_INTERVAL_MS,
     SESSION_MS,
+    SETTLE_MS,
     TRANSACTION_MS,
     spread,
 )
 from labkit.adapters.kafka_python_sender import translated
-from labkit.errors import Unreachable
+from labkit.errors import Pending, Unreachable
 from labkit.ports.broker import MAX_BATCH_BYTES, Batch, Record
 
 
@@ -138,16 +140,25 @@ class KafkaPythonSource(ConsumerRebalanceListener):  # type: ignore[misc]
         if joining and not self._consumer._coordinator.need_rejoin():
             self._consumer._coordinator.request_rejoin()
 
-    def start(self, partition: int, offset: int | None = None) -> None:
+    def start(self, partition: int, offset: int | None = None) -> int:
         tp = TopicPartition(self._topic, partition)
         with translated(f"start {self._topic!r}:{partition}", self._bootstrap):
             if offset is None:
-                offset = self._committed(tp) or 0
+                offset = self._settled(tp)
             self._positions[partition] = offset
             if self._group is None:
                 self._assign()
             self._consumer.seek(tp, offset)
             self._consumer.resume(tp)
+        return offset
+
+    def _settled(self, tp: TopicPartition) -> int:
+        """The committed offset; under read_committed a predecessor's pending one is asked for again
+        and again by the client, so it gets a short time only."""
+        try:
+            return self._consumer.committed(tp, timeout_ms=SETTLE_MS) or 0
+        except KafkaTimeoutError as error:
+            raise Pending(f"the offsets of {tp.topic}:{tp.partition} are not settled") from error
 
     def committed(self) -> dict[int, int]:
         with translated(f"offsets of {self._group!r}", self._bootstrap):

@@ -70,12 +70,13 @@ class MemorySource:
             position += 1
         return position
 
-    def start(self, partition: int, offset: int | None = None) -> None:
+    def start(self, partition: int, offset: int | None = None) -> int:
         if offset is None:
             assert self._group, "a reader in no group has no committed offset"
             group = self._broker.group(self._topic, self._group)
             offset = group.offsets.get(partition, 0)
         self._positions[partition] = offset
+        return offset
 
     def stop(self, partition: int) -> None:
         self._positions.pop(partition, None)

@@ -84,12 +84,13 @@ class MongoSource:
                     if size >= MAX_BATCH_BYTES:
                         break
 
-    def start(self, partition: int, offset: int | None = None) -> None:
+    def start(self, partition: int, offset: int | None = None) -> int:
         if offset is None:
             with translated(f"start {self._topic!r}:{partition}"):
                 found = self._db["log.groups"].find_one({"_id": f"{self._group}|{partition}"})
-            offset = (found or {}).get("offset", 0)
+            offset = int((found or {}).get("offset", 0))
         self._positions[partition] = offset
+        return offset
 
     def stop(self, partition: int) -> None:
         self._positions.pop(partition, None)

@@ -214,7 +214,7 @@ def fields_in(path: str) -> set[str]:
 
 
 def camel(name: str) -> str:
-    """``PlaceOrder``, ``place_order`` -> ``placeOrder``."""
+    """``OpenTicket``, ``open_ticket`` -> ``openTicket``."""
     head, *rest = name.split("_")
     joined = head + "".join(part[:1].upper() + part[1:] for part in rest)
     return joined[:1].lower() + joined[1:]

@@ -24,8 +24,9 @@ from labkit.api.updates import OpenStreams
 from labkit.errors import Duplicate, TimedOut, UsageError
 from labkit.lab import Lab
 from labkit.log.partition import fetch_records
-from labkit.messages import Answer, Command, Token, new_id
+from labkit.messages import Answer, Command, Token
 from labkit.ports.broker import Source
+from labkit.ports.ids import new_id
 from labkit.ports.store import Writes
 from labkit.read.freshness import Fresh, Position, Version
 from labkit.read.queries import Queries

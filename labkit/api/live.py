@@ -7,14 +7,17 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from importlib.resources import files
+from typing import Any
 
 import msgspec
 from fastapi import APIRouter
 from fastapi.responses import HTMLResponse, StreamingResponse
 from fastapi.sse import format_sse_event
 
-from labkit.api.backend import Here
+from labkit.api.backend import Backend, Here
+from labkit.api.commands import Form
 from labkit.api.feed import QUIET_SECONDS
+from labkit.api.fields import Schema, without_null
 from labkit.api.schema import Seconds
 from labkit.api.updates import HEADERS, RETRY_MS
 
@@ -32,7 +35,12 @@ async def page() -> HTMLResponse:
 async def live(here: Here, seconds: Seconds = None) -> StreamingResponse:
     """What moves, as server-sent events for the live page."""
     lab = here.lab
-    about = {"run": lab.run, "services": lab.services, "partitions": lab.partitions}
+    about = {
+        "run": lab.run,
+        "services": list(lab.services),
+        "partitions": lab.partitions,
+        "commands": forms(here),
+    }
     ends = time.monotonic() + seconds if seconds is not None else float("inf")
 
     async def events() -> AsyncIterator[bytes]:
@@ -47,3 +55,40 @@ async def live(here: Here, seconds: Seconds = None) -> StreamingResponse:
             here.live.leave(mine)
 
     return StreamingResponse(events(), media_type="text/event-stream", headers=HEADERS)
+
+
+def forms(here: Backend) -> list[dict[str, Any]]:
+    """What a form for each public command needs, in the order of the services."""
+    routes = {route.kind: route for route in here.addresses.commands}
+    found = []
+    for route in (routes[kind] for s in here.lab.services.values() for kind in s.public):
+        form = Form(route, here.schemas.of(route.kind))
+        needed = {*form.in_path, *form.body["required"]}
+        parts = [(form.in_path, "path"), (form.body["properties"], "body")]
+        found.append(
+            {
+                "name": route.kind.__name__,
+                "service": route.service.name,
+                "method": route.method,
+                "path": route.path,
+                "key": route.key,
+                "about": (route.kind.__doc__ or "").strip(),
+                "fields": [
+                    {"name": name, "in": where, "needed": name in needed, **_input(schema)}
+                    for schemas, where in parts
+                    for name, schema in schemas.items()
+                ],
+            }
+        )
+    return found
+
+
+def _input(schema: Schema) -> dict[str, Any]:
+    """How a value is typed in."""
+    plain = without_null(schema)
+    kind = plain.get("type", "string" if plain.get("enum") else "json")
+    names = ("minimum", "maximum", "minLength", "maxLength", "enum", "default")
+    found = {name: plain[name] for name in names if plain.get(name) is not None}
+    if examples := plain.get("examples"):
+        found["example"] = examples[0]
+    return {"type": "json" if kind in ("array", "object") else kind, **found}

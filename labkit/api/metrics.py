@@ -91,6 +91,6 @@ def _method(scope: Scope) -> str:
 
 
 def _route(scope: Scope) -> str:
-    """The path with its names in it: ``/orders/{order_id}``."""
+    """The path with its names in it: ``/desk/{ticket}``."""
     route = scope.get("route")
     return str(getattr(route, "path", "")) or "unmatched"

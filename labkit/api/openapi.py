@@ -115,7 +115,7 @@ def query_parameters(schemas: Mapping[str, tuple[Schema, bool]]) -> list[Schema]
 
 
 def words(kind: type, before: str = "") -> str:
-    """``PlaceOrder`` -> ``Place order``."""
+    """``OpenTicket`` -> ``Open ticket``."""
     name = f"{before} {kebab(kind.__name__).replace('-', ' ')}".strip()
     return name[0].upper() + name[1:].lower()
 

@@ -115,9 +115,9 @@ class Conditions:
             raise invalid(self._where(name), str(error)) from None
         for name in given:
             value = getattr(query, name)
-            if wrong := here.schemas.wrong(value, self._schemas[name]):
-                if wrong != fields.OTHER:
-                    raise invalid(self._where(name), wrong)
+            wrong = here.schemas.wrong(value, self._schemas[name])
+            if wrong not in ("", fields.OTHER):
+                raise invalid(self._where(name), wrong)
         return query
 
     def _where(self, name: str) -> str:
@@ -155,4 +155,4 @@ def _answer(
 
 def _next(request: Request, cursor: str) -> str:
     kept = [(k, v) for k, v in request.query_params.multi_items() if k != "cursor"]
-    return f"{quote(request.url.path)}?{urlencode([*kept, ('cursor', cursor)])}"
+    return f"{quote(request.scope['path'])}?{urlencode([*kept, ('cursor', cursor)])}"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
 
 from labkit.errors import TimedOut
 from labkit.ports.broker import Record, Source
+from labkit.ports.clock import SYSTEM, Clock
 
 K = TypeVar("K")
 
@@ -28,6 +28,7 @@ def read_partition(
     *,
     end: int | None = None,
     limit: int = 5_000,
+    clock: Clock = SYSTEM,
 ) -> Iterator[list[Record]]:
     """The committed records from ``start`` to the high watermark at the time of the call.
 
@@ -37,7 +38,7 @@ def read_partition(
     """
     if end is None:
         end = source.ends()[partition]
-    deadline = time.monotonic() + timeout
+    deadline = clock.seconds() + timeout
     position = start
     source.start(partition, start)
     try:
@@ -47,8 +48,8 @@ def read_partition(
             if records := [r for r in batch.records if r.partition == partition and r.offset < end]:
                 yield records
             if batch.positions:
-                deadline = time.monotonic() + timeout
-            elif time.monotonic() > deadline:
+                deadline = clock.seconds() + timeout
+            elif clock.seconds() > deadline:
                 raise TimedOut(
                     f"partition {partition} was read to offset {position} of {end}, then nothing "
                     f"came for {timeout:.0f} s: a transaction is open, or the broker is gone"
@@ -79,7 +80,7 @@ def fetch_records(
     return found
 
 
-def peek(source: Source, patience: float) -> tuple[list[Record], int]:
+def peek(source: Source, patience: float, clock: Clock = SYSTEM) -> tuple[list[Record], int]:
     """What a reader of committed records sees of a topic now, and how many offsets it may not see.
 
     Unlike :func:`read` this does not wait for transactions that are open: it stops where nothing
@@ -90,28 +91,30 @@ def peek(source: Source, patience: float) -> tuple[list[Record], int]:
     for partition in ends:
         source.start(partition, 0)
     found: list[Record] = []
-    moved = time.monotonic()
+    moved = clock.seconds()
     while any(at[p] < ends[p] for p in ends):
         batch = source.poll(5_000, 0.1)
         at.update(batch.positions)
         found += batch.records
         if batch.positions:
-            moved = time.monotonic()
-        elif time.monotonic() - moved >= patience:
+            moved = clock.seconds()
+        elif clock.seconds() - moved >= patience:
             break
     found.sort(key=lambda record: (record.partition, record.offset))
     return found, sum(max(0, ends[p] - at[p]) for p in ends)
 
 
-def join_group(source: Source, partitions: int, timeout: float = READ_TIMEOUT) -> frozenset[int]:
+def join_group(
+    source: Source, partitions: int, timeout: float = READ_TIMEOUT, clock: Clock = SYSTEM
+) -> frozenset[int]:
     """Poll until a group member owns that many partitions; nothing is read yet.
 
     For those who step by hand: a worker just polls. Raises ``TimedOut``.
     """
     owned: frozenset[int] = frozenset()
-    deadline = time.monotonic() + timeout
+    deadline = clock.seconds() + timeout
     while len(owned) < partitions:
-        if time.monotonic() > deadline:
+        if clock.seconds() > deadline:
             raise TimedOut(
                 f"got {len(owned)} of {partitions} partitions within {timeout:g} s; "
                 "does another member of the group hold the others?"

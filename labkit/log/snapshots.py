@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from msgspec import Struct, structs
@@ -15,10 +15,16 @@ from msgspec import Struct, structs
 from labkit.errors import UsageError
 from labkit.messages import Commit
 from labkit.ports.store import Checkpoint, Document
-from labkit.write.stream_state import StreamState
 
 #: The index of the collection: a stream's newest snapshot at or below a version.
 INDEX = [("stream", 1), ("fold", 1), ("version", 1)]
+
+
+class Folded(Protocol):
+    """A stream after a commit: its state, and the latest instant of its commits so far."""
+
+    state: Any
+    at: int
 
 
 class Snapshot(Struct, frozen=True):
@@ -82,7 +88,7 @@ class Snapshots:
         """Whether a commit reaches or jumps over a multiple of ``every``."""
         return commit.last // self.every > (commit.first - 1) // self.every
 
-    def draft(self, commit: Commit[Any], stream: StreamState) -> None:
+    def draft(self, commit: Commit[Any], stream: Folded) -> None:
         """Keep the state after ``commit``, which is not in the log yet."""
         self._drafts[id(commit)] = commit, _of(commit, stream, -1)
 
@@ -101,7 +107,7 @@ class Snapshots:
                 self._taken.append(structs.replace(draft, position=positions[commit.partition]))
         self._drafts.clear()
 
-    def take(self, commit: Commit[Any], stream: StreamState, position: int) -> None:
+    def take(self, commit: Commit[Any], stream: Folded, position: int) -> None:
         """Keep the state after ``commit``; the log goes on at ``position``."""
         self._taken.append(_of(commit, stream, position))
 
@@ -118,5 +124,5 @@ class Snapshots:
         self._taken = [s for s in self._taken if s.partition not in partitions]
 
 
-def _of(commit: Commit[Any], stream: StreamState, position: int) -> Snapshot:
+def _of(commit: Commit[Any], stream: Folded, position: int) -> Snapshot:
     return Snapshot(commit.stream, commit.last, commit.partition, position, stream.at, stream.state)

@@ -55,8 +55,12 @@ class Source(Protocol):
         No more come once their values have ``MAX_BATCH_BYTES``.
         """
 
-    def start(self, partition: int, offset: int | None = None) -> None:
-        """Begin to read an assigned partition; ``None``: where the group has committed."""
+    def start(self, partition: int, offset: int | None = None) -> int:
+        """Begin to read an assigned partition, and return the offset.
+
+        ``None``: where the group has committed. Raises ``Pending`` while a predecessor's offsets
+        belong to a transaction that has not ended.
+        """
 
     def stop(self, partition: int) -> None:
         """Yield nothing more of a partition until it is started again."""

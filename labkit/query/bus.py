@@ -16,9 +16,8 @@ that, so an answer can come twice: the first is taken. One that comes too late i
 
 from __future__ import annotations
 
-import random
-import time
 from collections.abc import Callable, Iterator
+from random import Random
 from typing import Any
 
 import msgspec
@@ -26,9 +25,10 @@ from msgspec import Struct
 
 from labkit import errors
 from labkit.errors import DecodeError, LabkitError, StackError, TimedOut, UsageError
-from labkit.messages import MAX_COMMAND_BYTES, encode, encode_value, new_id
+from labkit.messages import MAX_COMMAND_BYTES, encode, encode_value
 from labkit.ports.broker import Sender, Source
-from labkit.ports.clock import Clock, SystemClock
+from labkit.ports.clock import SYSTEM, Clock
+from labkit.ports.ids import Ids, new_id
 from labkit.query.wire import MAX_LEASE, Purpose, QueryEnvelope, Result, decode_result
 from labkit.read.freshness import EVENTUAL, Fresh
 from labkit.read.queries import Queries, answer_type
@@ -64,14 +64,18 @@ class QueryBus:
         topic: Callable[[str], str],
         sender: Sender,
         tail: Callable[[str], Source],
-        clock: Clock | None = None,
+        clock: Clock = SYSTEM,
+        ids: Ids = new_id,
+        random: Random | None = None,
         drive: Callable[[], None] = lambda: None,
     ) -> None:
         self._queries = queries
         self._topic = topic
         self._sender = sender
         self._tail = tail
-        self._clock = clock or SystemClock()
+        self._clock = clock
+        self._ids = ids
+        self._random = random or Random()
         self._drive = drive
         self._tails: dict[str, Source] = {}
         self._replies: dict[str, int] = {}  # service -> the partition drawn
@@ -106,7 +110,7 @@ class QueryBus:
     def answer(self, question: Question) -> Any:
         """The answer to a query that was sent; see ``ask``. It can be taken once."""
         while (result := self._heard.pop(question.id, None)) is None:
-            left = question.deadline - time.monotonic()
+            left = question.deadline - self._clock.seconds()
             if left <= 0 or question.id not in self._open:
                 self._open.discard(question.id)
                 raise TimedOut(
@@ -169,15 +173,15 @@ class QueryBus:
         """Draw a partition of the service's results, and read it from its end."""
         if service not in self._tails:
             source = self._tail(service)
-            partition, end = random.choice(list(source.ends().items()))
+            partition, end = self._random.choice(list(source.ends().items()))
             source.start(partition, end)
             self._tails[service], self._replies[service] = source, partition
 
     def _question(self, query: Query, timeout: float) -> Question:
         asked = self._queries.asked(query)
         self.listen(asked.service)
-        deadline = time.monotonic() + timeout
-        return Question(new_id(), asked.query, asked.service, timeout, deadline)
+        deadline = self._clock.seconds() + timeout
+        return Question(self._ids(), asked.query, asked.service, timeout, deadline)
 
     def _put(
         self,
@@ -248,7 +252,7 @@ class Feed:
         self._bus._put(
             self.question, "subscribe", self._fresh, deadline=deadline, round=self._round
         )
-        self._renew_at = time.monotonic() + lease / RENEWALS
+        self._renew_at = self._bus._clock.seconds() + lease / RENEWALS
 
     def take(self, result: Result) -> None:
         """Called by the bus with what came."""
@@ -261,7 +265,7 @@ class Feed:
 
         Raises what the handler could not do; the subscription goes on.
         """
-        deadline = time.monotonic() + timeout
+        deadline = self._bus._clock.seconds() + timeout
         while True:
             while self._results:
                 result = self._results.pop(0)
@@ -269,9 +273,9 @@ class Feed:
                 if self._number == 0 or seen != self._given:
                     self._number, self._given = self._number + 1, seen
                     return Update(self._number, value)
-            if time.monotonic() >= self._renew_at:
+            if self._bus._clock.seconds() >= self._renew_at:
                 self.renew()
-            left = deadline - time.monotonic()
+            left = deadline - self._bus._clock.seconds()
             self._bus.hear(max(0.0, min(left, 0.05)), self.question.service)
             if left <= 0 and not self._results:
                 return None

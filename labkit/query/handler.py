@@ -7,7 +7,6 @@ read anew. Offsets are committed after the answers are acknowledged: at least on
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
@@ -19,7 +18,7 @@ from labkit.log.crash_only import CrashOnly
 from labkit.log.partition import join_group
 from labkit.messages import encode, encode_value
 from labkit.ports.broker import Acknowledgement, Batch, CommandLog, Record, Sender
-from labkit.ports.clock import Clock, SystemClock
+from labkit.ports.clock import SYSTEM, Clock
 from labkit.ports.store import Changes, Noticed, Store
 from labkit.query.answer_cache import AnswerCache
 from labkit.query.wire import QueryEnvelope, Result, decode_reply_to
@@ -74,7 +73,7 @@ class Settled(Queries):
     """Queries that must show ``goals``, whatever else is committed by now."""
 
     def __init__(self, queries: Queries) -> None:
-        super().__init__(queries._store, queries._services)
+        super().__init__(queries._store, queries._services, clock=queries._clock)
         self.goals: list[Goal] = []
 
     def _goals(self, fresh: Fresh, services: Iterable[str]) -> list[Goal]:
@@ -106,7 +105,7 @@ class QueryHandler(CrashOnly):
         sender: Sender,
         queries: Queries,
         store: Store,
-        clock: Clock | None = None,
+        clock: Clock = SYSTEM,
         *,
         cache: int = 0,
         batch_size: int = 500,
@@ -119,7 +118,7 @@ class QueryHandler(CrashOnly):
         self._queries = queries
         self._settled = Settled(queries)
         self._store = store
-        self._clock = clock or SystemClock()
+        self._clock = clock
         self._answers = AnswerCache(cache) if cache else None
         self._batch_size = batch_size
         self._close = close
@@ -165,7 +164,7 @@ class QueryHandler(CrashOnly):
         # 6. Once all answers are acknowledged, their queries are done with.
         answered = self._answered
         self._answered = 0
-        if not batch.records or time.monotonic() >= self._commit_at:
+        if not batch.records or self._clock.seconds() >= self._commit_at:
             self._commit(batch)
         return answered
 
@@ -235,7 +234,7 @@ class QueryHandler(CrashOnly):
         if query.purpose == "unsubscribe":
             self._followed.pop(query.id, None)
             return None
-        now = time.monotonic()
+        now = self._clock.seconds()
         left = (query.deadline - self._clock.wall()) / 1_000 if query.deadline else query.lease
         until = now + left
         if (followed := self._followed.get(query.id)) is not None:
@@ -290,7 +289,7 @@ class QueryHandler(CrashOnly):
         waiting, self._waiting = self._waiting, []
         for arrived in waiting:
             missing = any(goal in behind for goal in arrived.goals)
-            if missing and time.monotonic() < arrived.until:
+            if missing and self._clock.seconds() < arrived.until:
                 self._waiting.append(arrived)
             else:
                 self._answer(arrived)
@@ -298,7 +297,7 @@ class QueryHandler(CrashOnly):
     def _answer(self, arrived: Arrived) -> None:
         query = arrived.query
         if query.purpose == "subscribe":
-            self._followed[query.id] = Followed(arrived, time.monotonic() + query.lease)
+            self._followed[query.id] = Followed(arrived, self._clock.seconds() + query.lease)
             return  # given with the updates, right after
         cached = False
         try:
@@ -352,7 +351,7 @@ class QueryHandler(CrashOnly):
 
     def _update(self) -> None:
         for id, followed in list(self._followed.items()):
-            if time.monotonic() > followed.until:
+            if self._clock.seconds() > followed.until:
                 del self._followed[id]
             elif followed.due:
                 query = followed.arrived.query
@@ -394,7 +393,7 @@ class QueryHandler(CrashOnly):
             with suppress(Fenced):
                 self._log.commit(structs.replace(batch, records=[], positions=moved), [])
                 self._committed.update(moved)
-        self._commit_at = time.monotonic() + COMMIT_SECONDS
+        self._commit_at = self._clock.seconds() + COMMIT_SECONDS
 
 
 def _concerns(noticed: Noticed, followed: Followed) -> bool:

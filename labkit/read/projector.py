@@ -32,7 +32,7 @@ from labkit.log.crash_only import CrashOnly
 from labkit.log.partition import join_group, read_partition
 from labkit.messages import Codec, Commit
 from labkit.ports.broker import Record, Source
-from labkit.ports.clock import Clock, SystemClock
+from labkit.ports.clock import SYSTEM, Clock
 from labkit.ports.failpoints import Failpoint, hit
 from labkit.ports.store import Checkpoint, Document, Store
 from labkit.read.generations import named, serving
@@ -70,7 +70,7 @@ class Projector(CrashOnly):
         source: Source,
         store: Store,
         checkpoints: str,
-        clock: Clock | None = None,
+        clock: Clock = SYSTEM,
         *,
         batch_size: int = 4_000,
         outbox: Dispatch | None = None,
@@ -84,7 +84,7 @@ class Projector(CrashOnly):
         self._source = source
         self._store = store
         self._collection = checkpoints
-        self._clock = clock or SystemClock()
+        self._clock = clock
         self._batch_size = batch_size
         self._outbox = outbox
         self._refusals = refusals

@@ -10,7 +10,6 @@ them all: a token, a version of a stream, and what the log holds at the call.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar, get_type_hints
@@ -19,6 +18,7 @@ from msgspec import Struct
 
 from labkit.errors import Conflict, Parked, TimedOut, UsageError
 from labkit.messages import Token
+from labkit.ports.clock import SYSTEM, Clock
 from labkit.ports.store import Checkpoint, Store, Watched
 from labkit.read.freshness import EVENTUAL, Fresh, Goal, Position, Version, words
 from labkit.read.generations import Serving
@@ -80,8 +80,10 @@ class Queries:
         services: Mapping[str, Service],
         drive: Callable[[], None] = lambda: None,
         ends: Callable[[str], Mapping[int, int]] = lambda service: {},
+        clock: Clock = SYSTEM,
     ) -> None:
         self._store = store
+        self._clock = clock
         self._services = services
         self._drive = drive
         self._ends = ends
@@ -260,7 +262,7 @@ class Queries:
         for goal in goals:
             self.check_views(goal.service)
         streams = {*streams, *((g.service, g.stream) for g in goals if isinstance(g, Version))}
-        began = time.monotonic()
+        began = self._clock.seconds()
         if goals:
             self._drive()
         while True:
@@ -272,7 +274,7 @@ class Queries:
                 if not behind:
                     return read(views)
             goals = [goal for goal, _ in behind] or goals
-            waited = time.monotonic() - began
+            waited = self._clock.seconds() - began
             if behind and waited > timeout:
                 goal, at = behind[0]
                 raise TimedOut(
@@ -281,7 +283,7 @@ class Queries:
                 )
             meanwhile()
             self._drive()
-            time.sleep(min(max(waited / 20, SHORTEST_LOOK_SECONDS), LONGEST_LOOK_SECONDS))
+            self._clock.sleep(min(max(waited / 20, SHORTEST_LOOK_SECONDS), LONGEST_LOOK_SECONDS))
 
     def check_views(self, service: str) -> None:
         """Raises ``UsageError`` if this run has no views of a service."""

@@ -14,13 +14,13 @@ view goes on with it.
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable
 
 from msgspec import Struct, structs
 
 from labkit.errors import CheckFailed, Conflict, Fenced
+from labkit.ports.clock import SYSTEM, Clock
 from labkit.ports.store import Store, Writes
 from labkit.read.generations import named
 from labkit.read.projection import Projection, parked_in
@@ -63,7 +63,9 @@ class Rebuild:
         store: Store,
         checkpoints: str,
         build: Callable[[int], Projector],
+        clock: Clock = SYSTEM,
     ) -> None:
+        self._clock = clock
         self._view = view
         self._store = store
         self._checkpoints = checkpoints
@@ -79,13 +81,13 @@ class Rebuild:
         #: The offsets that an earlier rebuild has done; 0: this one began.
         self.went_on_at = sum(self._projector.positions.values())
         self._applied = 0
-        self._began = time.monotonic()
+        self._began = self._clock.seconds()
         self._seen: deque[tuple[float, int, int]] = deque()
 
     def step(self, timeout: float = 0.1) -> Progress:
         """One batch into the next generation."""
         self._applied += self._projector.step(timeout)
-        now = time.monotonic()
+        now = self._clock.seconds()
         done, total = sum(self._projector.positions.values()), sum(self._projector.ends().values())
         self._seen.append((now, done, total))
         while len(self._seen) > 2 and now - self._seen[0][0] > WINDOW_SECONDS:
@@ -143,12 +145,12 @@ class Rebuild:
 
     def serve(self, seconds: float = KEEP_SECONDS) -> None:
         """Keep the new generation going until its workers have taken it over, for so long."""
-        until = time.monotonic() + seconds
+        until = self._clock.seconds() + seconds
         try:
-            while time.monotonic() < until:
+            while self._clock.seconds() < until:
                 self._projector.step(0.05)
         except Fenced:
-            time.sleep(max(0.0, until - time.monotonic()))
+            self._clock.sleep(max(0.0, until - self._clock.seconds()))
 
     def run(
         self, keep: float = KEEP_SECONDS, report: Callable[[Progress], None] = lambda _: None

@@ -23,7 +23,9 @@ class Session(Queries):
     """
 
     def __init__(self, queries: Queries) -> None:
-        super().__init__(queries._store, queries._services, queries._drive, queries._ends)
+        super().__init__(
+            queries._store, queries._services, queries._drive, queries._ends, queries._clock
+        )
         self._floor: dict[tuple[str, int], Position] = {}
         self._writes: dict[tuple[str, int | str], Token | Version] = {}
 

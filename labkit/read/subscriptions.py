@@ -14,7 +14,6 @@ whatever was missed (the server forgot, a view was rebuilt), the way on is the s
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -55,6 +54,7 @@ class Subscription:
         self._store = store
         self._queries = queries
         self._asked = queries.asked(query)
+        self._clock = queries._clock
         self._fresh = fresh
         self._drive = drive
         self._number = 0
@@ -68,14 +68,14 @@ class Subscription:
 
         Raises what the query raises; the answer is then still due.
         """
-        deadline = time.monotonic() + timeout
+        deadline = self._clock.seconds() + timeout
         while True:
             self._drive()
             if not self._due:
-                self._due = bool(self._changes.poll(max(0.0, deadline - time.monotonic())))
+                self._due = bool(self._changes.poll(max(0.0, deadline - self._clock.seconds())))
             if self._due and (update := self._read()) is not None:
                 return update
-            if time.monotonic() >= deadline:
+            if self._clock.seconds() >= deadline:
                 return None
 
     def _read(self) -> Update | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from labkit.log.partition import Watermarks
 from labkit.log.relay import Log as Publisher
 from labkit.log.relay import Relay
 from labkit.ports.broker import Sender, Source
+from labkit.ports.world import REAL, World
 from labkit.process.inbox import Module
 from labkit.process.notifier import Notifier
 from labkit.process.outbox import Outbox
@@ -27,7 +29,8 @@ from labkit.read.queries import Queries
 from labkit.read.rebuild import Rebuild
 from labkit.run.run import ROLES, Run
 from labkit.run.worker import Worker
-from labkit.write.handler import Handler, Recovered
+from labkit.write.handler import Handler
+from labkit.write.take_over import Recovered
 
 if TYPE_CHECKING:
     from labkit.streams.streams import Streams
@@ -36,17 +39,16 @@ if TYPE_CHECKING:
 class Parts:
     """How each part of a run is made."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, world: World = REAL) -> None:
         self.run = run
+        self.world = world
 
     def make(
         self,
         worker: Worker,
         report: Callable[[Recovered], None] = lambda _: None,
-        *,
-        save_in_background: bool = False,
     ) -> Any:
-        """Wire one part; ``report`` and ``save_in_background`` are a handler's."""
+        """Wire one part; ``report`` is a handler's."""
         if worker.role not in ROLES:
             raise UsageError(f"role must be one of {', '.join(ROLES)}, got {worker.role!r}")
         if worker.service not in self.run.instances_of(worker.role):
@@ -72,9 +74,10 @@ class Parts:
                     commands, events, group, f"{group}-{worker.slot}", self.run.settings.delivery
                 ),
                 self.run.store,
+                self.world.clock,
                 batch_size=self.run.settings.batch_size,
                 linger=self.run.settings.linger,
-                save_in_background=save_in_background,
+                executor=self.world.executor(),
                 report=report,
             )
         if worker.role == "relay":
@@ -93,6 +96,7 @@ class Parts:
             self.run.broker.source(self.run.topic_name(f"{service}.events"), group),
             self.run.view_store,
             self.run.services[service].checkpoints,
+            self.world.clock,
             batch_size=batch_size,
             generation=generation,
         )
@@ -145,8 +149,9 @@ class Parts:
             results,
             self.run.partitions,
             self.run.broker.sender(),
-            Queries(self.run.store, self.run.services, ends=watermarks),
+            Queries(self.run.store, self.run.services, ends=watermarks, clock=self.world.clock),
             self.run.store,
+            self.world.clock,
             cache=self.run.settings.cache,
             close=watermarks.close,
         )
@@ -160,6 +165,9 @@ class Parts:
             self.run.topic_name,
             self.run.broker.sender(),
             lambda service: self.run.broker.source(self.run.topic_name(f"{service}.results")),
+            self.world.clock,
+            self.world.ids,
+            self.world.random,
             drive=drive,
         )
 
@@ -286,7 +294,14 @@ class Parts:
         source = self.run.broker.source(self.run.topic_name(f"{service}.events"), group)
         codec = self.run.services[service].codec
         return Projector(
-            projection, codec, source, self.run.store, checkpoints, outbox=box, refusals=True
+            projection,
+            codec,
+            source,
+            self.run.store,
+            checkpoints,
+            self.world.clock,
+            outbox=box,
+            refusals=True,
         )
 
 
@@ -314,5 +329,6 @@ def make_worker(
             f"{', '.join(known) or 'none'}"
         )
     worker = Worker(role, service or known[0], slot)
-    parts = Parts(joined)
-    return worker, joined, lambda: parts.make(worker, _log_recovery, save_in_background=True)
+    # A worker saves its states in a thread of its own, while it decides on the next batch.
+    parts = Parts(joined, World(executor=lambda: ThreadPoolExecutor(1, "saver")))
+    return worker, joined, lambda: parts.make(worker, _log_recovery)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import reprlib
-import time
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
@@ -18,10 +17,10 @@ from labkit.messages import (
     Envelope,
     Token,
     encode,
-    new_id,
 )
 from labkit.ports.broker import Acknowledgement, Sender, Source
-from labkit.ports.clock import Clock, SystemClock
+from labkit.ports.clock import SYSTEM, Clock
+from labkit.ports.ids import Ids, new_id
 from labkit.service import Service
 from labkit.write.decisions import DAY_MS, MAX_AHEAD_MS
 
@@ -59,7 +58,8 @@ class CommandBus:
         topic: Callable[[str], str],
         sender: Sender,
         tail: Callable[[str], Source],
-        clock: Clock | None = None,
+        clock: Clock = SYSTEM,
+        ids: Ids = new_id,
         drive: Callable[[], None] | None = None,
     ) -> None:
         self._routes = routes
@@ -69,7 +69,8 @@ class CommandBus:
         self._tails: dict[str, Source] = {}
         self._services = {service.name: service for service in routes.values()}
         self._heard: dict[Token, Answer] = {}
-        self._clock = clock or SystemClock()
+        self._clock = clock
+        self._ids = ids
         self._drive = drive or (lambda: None)
 
     def service_of(self, command: Command, service: str | None = None) -> Service:
@@ -102,7 +103,7 @@ class CommandBus:
         to = self.service_of(command, service)
         sent = self._clock.now()
         envelope = Envelope(
-            id=new_id() if id is None else id,
+            id=self._ids() if id is None else id,
             body=command,
             expected_version=expected_version,
             deliver_at=None if deliver_at is None else _unix_ms(deliver_at, self._clock.wall()),
@@ -175,9 +176,9 @@ class CommandBus:
 
         ``final``: of one that is scheduled or parked, the answer at its end. Raises ``TimedOut``.
         """
-        deadline = time.monotonic() + timeout
+        deadline = self._clock.seconds() + timeout
         while (answer := self._heard.get(token)) is None or (final and not answer.final):
-            if time.monotonic() > deadline:
+            if self._clock.seconds() > deadline:
                 raise TimedOut(
                     f"no {'final ' if answer else ''}answer to {token} within {timeout:g} s; "
                     f"is a handler of {token.service!r} running? "

@@ -16,8 +16,9 @@ from labkit.errors import CheckFailed, Refused, UsageError
 from labkit.log.dead_letter import DeadLetter
 from labkit.log.event_log import EPOCH
 from labkit.log.partition import fetch_records
-from labkit.messages import Answer, Envelope, ReleaseParked, Token, encode, new_id
+from labkit.messages import Answer, Envelope, ReleaseParked, Token, encode
 from labkit.ports.broker import Record, Sender, Source
+from labkit.ports.ids import new_id
 from labkit.ports.store import Document, Store
 from labkit.service import Service
 from labkit.write.bus import CommandBus

@@ -3,54 +3,44 @@
 from __future__ import annotations
 
 import hashlib
-import time
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from itertools import islice
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from typing import Any
 
-import stamina
-from msgspec import Struct, structs
+from msgspec import structs
 
-from labkit.errors import DecodeError, Unreachable
+from labkit.errors import DecodeError
 from labkit.log.crash_only import CrashOnly
-from labkit.log.partition import STRETCH, fetch_records, join_group, read_partition
+from labkit.log.partition import STRETCH, fetch_records, join_group
 from labkit.log.snapshots import Snapshots
 from labkit.messages import MAX_ID, Commit
 from labkit.ports.broker import MAX_BATCH_BYTES, Batch, CommandLog, Record, Source
-from labkit.ports.clock import Clock, SystemClock
+from labkit.ports.clock import SYSTEM, Clock
 from labkit.ports.executor import AtOnce
 from labkit.ports.failpoints import Failpoint, hit
-from labkit.ports.store import Checkpoint, Store, Writes
+from labkit.ports.store import Store
 from labkit.service import Service
 from labkit.write.decisions import Arrival, decide
+from labkit.write.states import States
 from labkit.write.stream_state import StreamState
+from labkit.write.take_over import Recovered, TakeOver
 from labkit.write.timers import Timers
 
 #: Each takes a seek; so many of them take far less than the clients' poll interval.
 MAX_STRETCHES = 200
-
-
-#: Made once: for a single command it takes a tenth of a millisecond less than a retry made anew.
-PATIENTLY = stamina.RetryingCaller(attempts=3, wait_initial=0.1).on(Unreachable)
-
-
-class Recovered(Struct, frozen=True):
-    """What taking a partition over took: the commits replayed since the checkpoint."""
-
-    partition: int
-    commits: int
-    seconds: float
+#: While partitions are taken over, a step waits at most this long for their commits.
+TAKE_OVER_SECONDS = 0.05
+LATER_MS = 100
 
 
 class Handler(CrashOnly):
     """Handles the commands of one service.
 
-    ``batch_size`` commands at most go into one transaction; who can wait gathers them for
-    ``linger`` seconds. Changed states are flushed when ``flush_streams`` of them have gathered, or
-    after ``flush_seconds``; ``max_streams`` clean ones stay in memory. With ``save_in_background``
-    a thread writes them while the next batch is decided. Each ``snapshot_every`` versions a stream
-    gets a snapshot (0: never). ``report`` is told what each take-over took.
+    At most ``batch_size`` commands go into one transaction; with ``linger`` the handler gathers
+    them for that many seconds. It saves changed states when there are ``flush_streams`` of them or
+    after ``flush_seconds``, in ``executor``; at most ``max_streams`` clean ones stay in memory.
+    A stream gets a snapshot each ``snapshot_every`` versions (0: never). ``report`` is given what
+    each take-over took.
     """
 
     def __init__(
@@ -58,7 +48,7 @@ class Handler(CrashOnly):
         service: Service,
         log: CommandLog,
         store: Store,
-        clock: Clock | None = None,
+        clock: Clock = SYSTEM,
         *,
         batch_size: int = 4_000,
         linger: float = 0.0,
@@ -66,7 +56,7 @@ class Handler(CrashOnly):
         flush_seconds: float = 0.2,
         max_streams: int = 100_000,
         snapshot_every: int = 1_000,
-        save_in_background: bool = False,
+        executor: Executor | None = None,
         report: Callable[[Recovered], None] = lambda _: None,
     ) -> None:
         self.service = service
@@ -75,22 +65,23 @@ class Handler(CrashOnly):
         self._events = log.events()
         self._commands: Source | None = None
         self._store = store
-        self._clock = clock or SystemClock()
+        self._clock = clock
         self._batch_size = batch_size
         self._linger = linger
-        self._flush_streams = flush_streams
-        self._flush_seconds = flush_seconds
-        self._max_streams = max_streams
         self._report = report
-        self._streams: dict[str, StreamState] = {}
-        self._dirty: dict[str, None] = {}
         self._snapshots = Snapshots(snapshot_every)
-        self._agenda = Timers()
-        self._checkpoints: dict[int, Checkpoint] = {}
-        self._reached: dict[int, Checkpoint] = {}
-        self._flushed = time.monotonic()
-        self._saver: Executor = ThreadPoolExecutor(1, "saver") if save_in_background else AtOnce()
-        self._saving: tuple[Future[None], dict[int, Checkpoint]] | None = None
+        self._timers = Timers()
+        self._states = States(
+            service,
+            store,
+            self._snapshots,
+            executor or AtOnce(),
+            clock,
+            flush_streams=flush_streams,
+            flush_seconds=flush_seconds,
+            max_streams=max_streams,
+        )
+        self._take_over = TakeOver(log, self._events, clock, self._replay, self._recovered)
 
     def step(self, timeout: float = 0.5) -> list[Commit[Any]]:
         """One batch: poll, decide, commit once. Returns the commits, in the order of the log.
@@ -101,16 +92,19 @@ class Handler(CrashOnly):
             return self._step(timeout)
 
     def _step(self, timeout: float) -> list[Commit[Any]]:
-        # 1. Poll, and take over or give up partitions.
+        # 1. Poll; go on with the partitions that are being taken over.
+        if self._take_over:
+            self._take_over.step(min(timeout, TAKE_OVER_SECONDS))
+            timeout = 0.0
         batch = self._gather(timeout)
         polled, wall = self._clock.now(), self._clock.wall()
 
         # 2. Bring what has waited and is due, and the states of cold streams, in one look-up.
         arrived = list(zip(self._streams_of(batch.records), batch.records, strict=True))
         due = self._due(wall)
-        work = self._load((key, record.partition) for key, record in arrived)
+        work = self._states.load((key, record.partition) for key, record in arrived)
         if not arrived and not due:
-            self._flush_if_due()
+            self._states.flush_if_due()
             return []
         hit(Failpoint.HANDLER_POLLED)
 
@@ -120,7 +114,7 @@ class Handler(CrashOnly):
             for key, record in due
             if self._working(work, key).may_go(record.offset, wall)
         ]
-        answered = {partition: at.command for partition, at in self._reached.items()}
+        answered = {partition: at.command for partition, at in self._states.reached.items()}
         for key, record in arrived:
             again = record.offset <= answered[record.partition]
             made.append(self._handle(key, record, work, polled, wall, again))
@@ -132,29 +126,35 @@ class Handler(CrashOnly):
 
         # 5. Only now may memory change; the streams used last come last.
         for key, stream in work.items():
-            self._streams.pop(key, None)
-            self._streams[key] = stream
-            self._dirty[key] = None
+            self._states.put(key, stream)
         for key in {c.stream for c, _ in made if not c.final or c.release} | {k for k, _ in due}:
-            self._agenda.note(work[key].next_due(), work[key].partition, key)
-        self._snapshots.settle((commit for commit, _ in made), self._reached)
+            self._timers.note(work[key].next_due(), work[key].partition, key)
+        self._snapshots.settle((commit for commit, _ in made), self._states.reached)
         for partition, position in batch.positions.items():
-            command = max(position - 1, self._reached[partition].command)
-            self._reach(partition, command=command)
+            command = max(position - 1, self._states.reached[partition].command)
+            self._states.reach(partition, command=command)
         for partition, end in ends.items():
-            self._reach(partition, position=end)
+            self._states.reach(partition, position=end)
 
         # 6. Now and then, save the changed states with the checkpoint.
-        self._flush_if_due()
+        self._states.flush_if_due()
         return [commit for commit, _ in made]
 
     def join(self, partitions: int) -> None:
-        """Own ``partitions`` before the first step: for those who step by hand."""
-        self._take_over(join_group(self._log, partitions))
+        """Own ``partitions`` before the first step, and wait for them: for stepping by hand."""
+        self._claim(join_group(self._log, partitions, clock=self._clock))
+        while self._take_over:
+            self._take_over.step(0.2)
+
+    def flush(self) -> None:
+        """Save the changed states and the checkpoints in one transaction, under the epoch."""
+        with self.unbroken():
+            self._states.flush()
+            self._states.settle()
 
     def close(self) -> None:
         """Leave the group. Nothing is saved on the way out: crash-only."""
-        self._saver.shutdown()
+        self._states.close()
         if self._commands is not None:
             self._commands.close()
         self._events.close()
@@ -169,7 +169,9 @@ class Handler(CrashOnly):
         get into the way of others.
         """
         keys = [_id(record.key) for record in records]
-        homes = {key: s.partition for key in keys if (s := self._streams.get(key)) is not None}
+        homes = {
+            key: s.partition for key in keys if (s := self._states.streams.get(key)) is not None
+        }
         new = [key for key in dict.fromkeys(keys) if key and key not in homes]
         homes |= zip(new, self._log.partitions_for([key.encode() for key in new]), strict=True)
         return [
@@ -180,7 +182,7 @@ class Handler(CrashOnly):
     def _working(self, work: dict[str, StreamState], key: str) -> StreamState:
         """A stream as a copy that this batch may change."""
         if (stream := work.get(key)) is None:
-            stream = work[key] = self._streams[key].copy()
+            stream = work[key] = self._states.streams[key].copy()
         return stream
 
     def _handle(
@@ -204,11 +206,11 @@ class Handler(CrashOnly):
 
     def _gather(self, timeout: float) -> Batch:
         """Poll until there is something; then, for ``linger`` seconds, until the batch is full."""
-        timeout = self._agenda.wait(self._clock.wall(), timeout)
+        timeout = self._timers.wait(self._clock.wall(), timeout)
         batch = self._poll(self._batch_size, timeout)
-        deadline = time.monotonic() + self._linger
+        deadline = self._clock.seconds() + self._linger
         while batch.records and len(batch.records) < self._batch_size:
-            if (left := deadline - time.monotonic()) <= 0:
+            if (left := deadline - self._clock.seconds()) <= 0:
                 break
             if sum(len(record.value) for record in batch.records) >= MAX_BATCH_BYTES:
                 break
@@ -224,7 +226,7 @@ class Handler(CrashOnly):
     def _poll(self, limit: int, timeout: float) -> Batch:
         batch = self._log.poll(limit, timeout)
         self._give_up(batch.revoked)
-        self._take_over(batch.assigned)
+        self._claim(batch.assigned)
         return batch
 
     def _due(self, now: int) -> list[tuple[str, Record]]:
@@ -233,14 +235,18 @@ class Handler(CrashOnly):
         As many as fit into a batch, in so many stretches of it; the others are looked at again in
         the next step.
         """
-        streams = self._agenda.pop(now, self._batch_size)
-        self._streams |= self._load(streams.items())
+        streams = self._timers.pop(now, self._batch_size)
+        for key, partition in list(streams.items()):
+            if partition in self._take_over:  # its states are not what they will be
+                del streams[key]
+                self._timers.note(now + LATER_MS, partition, key)
+        self._states.streams |= self._states.load(streams.items())
         due: list[tuple[str, int, int]] = []
         stretches: set[tuple[int, int]] = set()
         for key, partition in streams.items():
-            for offset in self._streams[key].due(now):
+            for offset in self._states.streams[key].due(now):
                 if len(due) == self._batch_size or len(stretches) == MAX_STRETCHES:
-                    self._agenda.note(now, partition, key)
+                    self._timers.note(now, partition, key)
                     break
                 stretches.add((partition, offset // STRETCH))
                 due.append((key, partition, offset))
@@ -255,109 +261,32 @@ class Handler(CrashOnly):
             for key, partition, offset in due
         ]
 
-    # --- states and checkpoints
-
-    def _load(self, keys: Iterable[tuple[str, int]]) -> dict[str, StreamState]:
-        """The streams among these that are not in memory, and do not get there by this."""
-        cold = {key: partition for key, partition in keys if key not in self._streams}
-        if not cold:
-            return {}
-        found = PATIENTLY(self._store.load, self.service.states, cold)
-        return {
-            key: StreamState.load(found[key], self.service.state)
-            if key in found
-            else StreamState(partition)
-            for key, partition in cold.items()
-        }
-
-    def _reach(self, partition: int, **fields: int) -> None:
-        self._reached[partition] = structs.replace(self._reached[partition], **fields)
-
-    def _flush_if_due(self) -> None:
-        self._settle_if_saved()
-        late = time.monotonic() - self._flushed >= self._flush_seconds
-        if self._dirty and (late or len(self._dirty) >= self._flush_streams):
-            self._flush()
-
-    def flush(self) -> None:
-        """Save the changed states and the checkpoints in one transaction, under the epoch."""
-        with self.unbroken():
-            self._flush()
-            self._settle()
-
-    def _flush(self) -> None:
-        """Give what has changed to be saved; one transaction after the other."""
-        self._settle()
-        hit(Failpoint.HANDLER_FLUSHING)
-        writes = Writes({self.service.states: []}, {self.service.states: []})
-        for key in self._dirty:
-            stream = self._streams[key]
-            into = writes.replaces if stream.stored else writes.inserts
-            into[self.service.states].append(stream.document(key))
-            stream.stored = True
-        writes.inserts[self.service.snapshots] = self._snapshots.documents(self.service.fold)
-        moves = [
-            (old, self._reached[partition])
-            for partition, old in self._checkpoints.items()
-            if old != self._reached[partition]
-        ]
-        self._dirty.clear()
-        self._snapshots.saved()
-        self._flushed = time.monotonic()
-        saving = self._saver.submit(self._store.advance, self.service.checkpoints, moves, writes)
-        self._saving = saving, dict(self._reached)
-        self._settle_if_saved()
-
-    def _settle_if_saved(self) -> None:
-        if self._saving is not None and self._saving[0].done():
-            self._settle()
-
-    def _settle(self) -> None:
-        """Wait until what was given is saved; raises what the store raised."""
-        if self._saving is None:
-            return
-        (saving, reached), self._saving = self._saving, None
-        saving.result()
-        hit(Failpoint.HANDLER_FLUSHED)
-        self._checkpoints |= reached
-        # What is clean now may go, those first that were not used for longest.
-        for key in list(islice(self._streams, max(0, len(self._streams) - self._max_streams))):
-            if key not in self._dirty:
-                del self._streams[key]
+    # --- taking partitions over
 
     def _give_up(self, partitions: frozenset[int]) -> None:
         if not partitions:
             return
-        self._settle()
-        for partition in partitions:
-            self._checkpoints.pop(partition, None)
-            self._reached.pop(partition, None)
-        self._streams = {k: s for k, s in self._streams.items() if s.partition not in partitions}
-        self._dirty = {k: None for k in self._dirty if k in self._streams}
-        self._agenda.forget(partitions)
+        self._take_over.give_up(partitions)
+        self._states.give_up(partitions)
+        self._timers.forget(partitions)
         self._snapshots.forget(partitions)
 
-    def _take_over(self, partitions: frozenset[int]) -> None:
+    def _claim(self, partitions: frozenset[int]) -> None:
+        """Claim partitions; their commands come once what followed the checkpoint is replayed."""
         self._give_up(partitions)
         for partition in sorted(partitions):
-            self._recover(partition)
+            checkpoint = self._states.claim(partition)
+            hit(Failpoint.HANDLER_CLAIMED)
+            self._take_over.begin(partition, checkpoint.position)
+        if partitions:
+            self._take_over.step(0)
 
-    def _recover(self, partition: int) -> None:
-        """Claim a partition, then replay what came after its checkpoint."""
-        began, commits = time.monotonic(), 0
-        checkpoint = self._store.claim(self.service.checkpoints, self.service.checkpoint(partition))
-        hit(Failpoint.HANDLER_CLAIMED)
-        self._checkpoints[partition] = self._reached[partition] = checkpoint
-        # This fetches the group's offset and waits for a predecessor's pending one; only after
-        # that does the high watermark cover all that the predecessor committed.
-        self._log.start(partition)
-        waiting = {"waiting": partition}
+    def _recovered(self, recovered: Recovered) -> None:
+        """From now on its commands are handled, and those that wait for an instant."""
+        waiting = {"waiting": recovered.partition}
         for document in self._store.find(self.service.states, waiting, fields=["due"]):
-            self._agenda.note(document["due"], partition, document["_id"])
-        for records in read_partition(self._events, partition, checkpoint.position):
-            self._replay(partition, records)
-            commits += len(records)
-        self._report(Recovered(partition, commits, time.monotonic() - began))
+            self._timers.note(document["due"], recovered.partition, document["_id"])
+        self._report(recovered)
 
     def _decode(self, record: Record) -> Commit[Any] | None:
         try:
@@ -367,26 +296,28 @@ class Handler(CrashOnly):
 
     def _replay(self, partition: int, records: Sequence[Record]) -> None:
         commits = [(record, self._decode(record)) for record in records]
-        self._streams |= self._load((c.stream, partition) for _, c in commits if c is not None)
-        reached = self._reached[partition]
+        self._states.streams |= self._states.load(
+            (c.stream, partition) for _, c in commits if c is not None
+        )
+        reached = self._states.reached[partition]
         ignored = reached.ignored
         for record, commit in commits:
-            stream = self._streams[commit.stream] if commit else None
+            stream = self._states.streams[commit.stream] if commit else None
             if commit is None or stream is None or commit.first != stream.version + 1:
                 ignored += 1
                 continue
             stream.take(commit, self.service.evolve)
             if self._snapshots.due(commit):
                 self._snapshots.take(commit, stream, record.offset + 1)
-            self._dirty[commit.stream] = None
+            self._states.dirty[commit.stream] = None
             if not commit.final or commit.release:
-                self._agenda.note(stream.next_due(), partition, commit.stream)
+                self._timers.note(stream.next_due(), partition, commit.stream)
             reached = structs.replace(reached, command=max(reached.command, commit.offset))
-        self._reached[partition] = structs.replace(
+        self._states.reached[partition] = structs.replace(
             reached, position=records[-1].offset + 1, ignored=ignored
         )
         self.ignored += ignored - reached.ignored
-        self._flush_if_due()
+        self._states.flush_if_due()
 
 
 def _id(key: bytes) -> str:

@@ -47,7 +47,7 @@ Fulfilment._next = lambda *a: [send for send in _next(*a) if send.step != "cance
 """
 
 ALL_IDS_ARE_RANDOM = """
-from labkit.messages import new_id
+from labkit.ports.ids import new_id
 from labkit.process.outbox import Outbox
 _send = Outbox.send
 def _renamed(letter):

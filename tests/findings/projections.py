@@ -154,7 +154,7 @@ Outbox.leftovers = lambda box, partition: [
 
 IDS_BY_CHANCE = """
 from msgspec import structs
-from labkit.messages import new_id
+from labkit.ports.ids import new_id
 from labkit.process.notifier import Notifier
 _of = Notifier._of
 Notifier._of = lambda self, commit: (

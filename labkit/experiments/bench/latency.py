@@ -43,7 +43,8 @@ from labkit.experiments.processes import PATIENCE_SECONDS, hear, process
 from labkit.experiments.results import archive, versions
 from labkit.experiments.scratch import scratch_run
 from labkit.lab import Lab
-from labkit.messages import Envelope, encode, new_id
+from labkit.messages import Envelope, encode
+from labkit.ports.ids import new_id
 from labkit.read.freshness import LINEARIZABLE, Fresh
 from labkit.run.settings import DEFAULTS
 from labkit.run.worker import calm_gc

@@ -23,7 +23,7 @@ from labkit.experiments.demo import Progress
 from labkit.lab import Lab
 from labkit.messages import Command
 from labkit.services.catalog import CATALOG, ChangePrice, Entry, ListProduct
-from labkit.write.handler import Recovered
+from labkit.write.take_over import Recovered
 
 
 class _Takeover(Struct):
@@ -104,7 +104,7 @@ def _take_over(lab: Lab, sizes: Sizes, times: int) -> _Takeover:
     try:
         handler.join(lab.partitions)
         took = time.perf_counter() - began
-        streams = handler._streams
+        streams = handler._states.streams
         same = len(streams) == sizes.tail and all(
             (kept := streams.get(f"product-p{n}")) is not None
             and (kept.version, kept.state) == (times + 1, Entry("a pen", times))

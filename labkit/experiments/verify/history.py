@@ -8,7 +8,8 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from labkit.errors import TimedOut, Unreachable, UsageError
-from labkit.messages import Answer, Command, Commit, Envelope, Token, new_id
+from labkit.messages import Answer, Command, Commit, Envelope, Token
+from labkit.ports.ids import new_id
 from labkit.service import Operation
 from labkit.write.bus import CommandBus, Sent
 

@@ -35,10 +35,11 @@ from typing import Any
 import msgspec
 
 from labkit.errors import UsageError
-from labkit.messages import Commit, new_id
+from labkit.messages import Commit
 from labkit.ports.broker import Batch
 from labkit.ports.clock import Clock
 from labkit.ports.failpoints import Failpoint, arm_from_environment
+from labkit.ports.ids import new_id
 from labkit.ports.store import Checkpoint, Writes
 
 #: While this file is missing in the folder of the marks, the brittle rule raises.
@@ -234,10 +235,10 @@ def held() -> None:
         batch = poll(self, limit, min(timeout, HELD_SECONDS))
         for partition in batch.assigned:
             self._log.stop(partition)
-        say("handler", len(self._checkpoints))
+        say("handler", len(self._states.saved))
         if go.exists():
             Handler._poll = poll  # type: ignore[method-assign]
-            for partition in self._checkpoints:
+            for partition in self._states.saved:
                 self._log.start(partition)
         return batch
 

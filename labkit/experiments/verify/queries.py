@@ -180,6 +180,7 @@ def _fill(lab: Lab, count: int, seed: int) -> None:
     while wrong := red(check_run(lab, history, {name: gather(lab, name) for name in lab.services})):
         if time.monotonic() > deadline:  # handlers save their states a moment later
             raise CheckFailed(f"the views are wrong before any query: {', '.join(wrong)} are red")
+        lab.drive()
         time.sleep(0.2)
 
 
