@@ -1,4 +1,4 @@
-"""What the notebooks import: looking, stepping by hand, raw records, exercises."""
+"""Tools of the notebooks: looking, stepping by hand, raw records, exercises."""
 
 from labkit.teaching.exercises import check, try_out
 from labkit.teaching.looking import Look, commands, commits, running

@@ -1,4 +1,4 @@
-"""What notebook 08 claims, and the bugs that turn each claim red."""
+"""The claims of notebook 08, and the planted bugs that turn each claim red."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from tests.findings.handlers_under_stress import FORGETS_IDS
 NAME = "08_sagas"
 CLAIMS = ("takes effect once", "StockReleased, once", "No transaction spans two streams")
 
-SHIPPED = "an order that is paid is shipped, and so are its goods"
-NO_STOCK = "an order without goods is called off by the process"
-DEADLINE = "goods of an order that is not paid come back by themselves"
-ONCE = "a command that a killed process sends twice takes effect once"
-RANDOM = "with random ids it would take effect twice"
-MONEY = "money on its way is on no account, and none is lost"
+SHIPPED = "a paid order is shipped, and so are its goods"
+NO_STOCK = "the process manager cancels an order without goods"
+DEADLINE = "the goods of an unpaid order are released at the deadline"
+ONCE = "a command that a killed process manager sends twice takes effect once"
+RANDOM = "with random ids a command takes effect twice"
+MONEY = "money of an open transfer is on no account, and none is lost"
 
 
 def findings(book: TestbookNotebookClient) -> dict[str, bool]:
@@ -67,13 +67,13 @@ planted_bugs.random_saga_ids = lambda: None
 
 TWINS = {
     "a stream forgets the ids of a process": ("parameters", FORGETS_IDS, {ONCE}),
-    "nobody gives the goods back": ("parameters", NO_RELEASE, {DEADLINE}),
-    "nobody calls the order off": ("parameters", NO_CANCEL, {NO_STOCK}),
-    "every sending has another id": (
+    "no goods are released": ("parameters", NO_RELEASE, {DEADLINE}),
+    "no order is cancelled": ("parameters", NO_CANCEL, {NO_STOCK}),
+    "every command gets a random id": (
         "parameters",
         ALL_IDS_ARE_RANDOM,
         {SHIPPED, NO_STOCK, DEADLINE, ONCE, MONEY},
     ),
-    "what is sent again has another id": ("parameters", RANDOM_IDS, {ONCE}),
+    "a command that is sent again gets a random id": ("parameters", RANDOM_IDS, {ONCE}),
     "the bug is not planted": ("parameters", NOTHING_PLANTED, {RANDOM}),
 }
