@@ -13,7 +13,7 @@ from itertools import chain
 from random import Random
 from typing import Any
 
-from msgspec import Struct, structs
+from msgspec import Struct
 
 from labkit.errors import UsageError
 from labkit.lab import Lab
@@ -118,8 +118,8 @@ def subject(bench: str, service: str | Service | None = None) -> Subject:
 
 def about(measured: Subject) -> dict[str, Any]:
     """The subject as a result states it."""
-    chosen = structs.asdict(measured.chosen)
-    return {"service": measured.name, "workload": chosen["workload"]} | chosen["options"]
+    chosen = measured.chosen
+    return {"service": measured.name, "workload": {"name": chosen.workload, **chosen.options}}
 
 
 def _options(make: Any) -> list[str]:
