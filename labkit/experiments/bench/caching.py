@@ -1,11 +1,11 @@
 """``labkit bench cache``: the gain of a query handler's answer cache, and its stale answers.
 
 Two runs on the same servers differ only in the cache of their query handler; commands go to the
-streams of both throughout, and the queries ask for documents of these streams. The runs take turns, round by round. In each round a requester first
-sends many queries at once, which gives the answers per second, then one query at a time, which
-gives the latencies. Before each of the latter it reads the view: an answer with a lower version is
-*stale*. Without a cache no answer is stale, since the handler reads after it was asked; with a
-cache an answer lags as far as the change stream does.
+streams of both throughout, and the queries ask for documents of these streams. The runs take turns,
+round by round. In each round a requester first sends many queries at once, which gives the answers
+per second, then one query at a time, which gives the latencies. Before each of the latter it reads
+the view: an answer with a lower version is *stale*. Without a cache no answer is stale, since the
+handler reads after it was asked; with a cache an answer lags as far as the change stream does.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """The price of freshness, and the staleness without it: four strategies side by side, under load.
 
 A *try*: a client sends a command to one of its streams, waits for the answer (the commit is in the
-log), reads the stream's document, and checks whether it has the version of the answer. The latency is that of the read, from call to answer;
-every read starts at the same point, after the answer to the write. So ``eventual`` shows the price
-of a read, and the other strategies add what they wait for: the projector, and their polls of its
-checkpoint; ``linearizable`` first asks Kafka for the ends of the log. A read that times out counts
-with the time it took.
+log), reads the stream's document, and checks whether it has the version of the answer. The latency
+is that of the read, from call to answer; every read starts at the same point, after the answer to
+the write. So ``eventual`` shows the price of a read, and the other strategies add what they wait
+for: the projector, and their polls of its checkpoint; ``linearizable`` first asks Kafka for the
+ends of the log. A read that times out counts with the time it took.
 
 In every other linearizable try, a *second client* with its own connections writes: the reader has
 neither token nor version.
@@ -115,8 +115,8 @@ def sample(lab: Lab, tries: int, seed: int, pauses_ms: Sequence[int] = ()) -> pd
     """Tries by this process, under the load of the bench: a table with one row for each.
 
     ``tries`` of each strategy, and as many of ``eventual`` after each pause. The columns are the
-    fields of ``Try``. The workers of ``lab`` must run; its first service is measured. Raises ``UsageError`` for a lab in memory,
-    which has no other processes.
+    fields of ``Try``. The workers of ``lab`` must run; its first service is measured. Raises
+    ``UsageError`` for a lab in memory, which has no other processes.
     """
     import pandas as pd
 

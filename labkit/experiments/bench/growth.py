@@ -2,12 +2,12 @@
 
 Every run starts empty, with its commands in the topic (``bulk.py``). A workload that repeats a data
 set (the CDNOW purchases, say) repeats that of a short run in the long one, with new customers each
-time: the share of first orders, which are different work for a store, is the same in both. Short runs come before and after the long one, so
-that a machine that slows down meanwhile is not mistaken for a slow store. The clock runs from the
-first commit until all is visible; start-up does not count. ``ratio`` is the rate of the long run
-over the median rate of the short ones. Its interval is that of the short runs, by bootstrap, since
-there is one long run. ``tenths`` holds the rate of the long run by tenths of its commands; the
-first includes the start.
+time: the share of first orders, which are different work for a store, is the same in both. Short
+runs come before and after the long one, so that a machine that slows down meanwhile is not mistaken
+for a slow store. The clock runs from the first commit until all is visible; start-up does not
+count. ``ratio`` is the rate of the long run over the median rate of the short ones. Its interval is
+that of the short runs, by bootstrap, since there is one long run. ``tenths`` holds the rate of the
+long run by tenths of its commands; the first includes the start.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Memory of a handler and a projector while they process a million streams.
 
-One drain (``bulk.py``); of the built-in workload each command goes to its own stream. An observer reads the resident
-set size of both processes twenty times per second (``psutil``), so it can miss a peak shorter than
-50 ms. A megabyte is 10**6 bytes.
+One drain (``bulk.py``); of the built-in workload each command goes to its own stream. An observer
+reads the resident set size of both processes twenty times per second (``psutil``), so it can miss a
+peak shorter than 50 ms. A megabyte is 10**6 bytes.
 
 ``handler_mb`` and ``projector_mb`` are the peaks. ``projector_growth_mb`` is the median size of the
 projector while the last tenth of the events becomes visible, minus that in the second tenth; as

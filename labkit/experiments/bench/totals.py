@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from itertools import chain
 from typing import Any
 from zlib import crc32
 
@@ -58,17 +57,13 @@ def _documents(service: Service, commands: Iterable[Command]) -> dict[str, Docum
     view = next((view for view in service.views if not isinstance(view, KeyedView)), None)
     found: dict[str, Document] = {}
     rules = Streams(service)
-    for command in commands:
-        if (taken := rules.take(command)) is None:
-            found.setdefault(command.stream, {"version": 0})
-            continue
-        document = found.get(taken.stream)
-        before = None if document is None or not document["version"] else document
-        after: Document | None = before
+    for taken in filter(None, map(rules.take, commands)):
+        stream, document = taken.stream, found.get(taken.stream)
         for event in taken.events if view else ():
-            after = {**view.apply(after, event), "_id": taken.stream}  # type: ignore[union-attr]
-        found[taken.stream] = (after or {}) | {"version": taken.version}
-    return {stream: document for stream, document in found.items() if document["version"]}
+            version = document["version"] if document else 0
+            document = {**view.apply(document, event), "_id": stream, "version": version}  # type: ignore[union-attr]
+        found[stream] = (document or {}) | {"version": taken.version}
+    return found
 
 
 def shown(lab: Lab, service: Service, fields: list[str]) -> Totals:
