@@ -18,7 +18,8 @@ from labkit.api.fields import Schema, Schemas
 from labkit.api.problems import Problem, invalid
 from labkit.api.request_options import Options, derived
 from labkit.errors import Refused
-from labkit.messages import Command, new_id
+from labkit.messages import Command
+from labkit.ports.ids import new_id
 
 
 class Form:
