@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import re
 import sys
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -25,6 +24,7 @@ from labkit.adapters.memory_store import MemoryStore
 from labkit.errors import Unreachable, UsageError
 from labkit.log import snapshots
 from labkit.ports.broker import Broker
+from labkit.ports.ids import Ids, new_id
 from labkit.ports.store import Store, Writes
 from labkit.process.process_manager import ProcessProjection
 from labkit.read.generations import named, serving
@@ -98,6 +98,7 @@ class Run:
         start: bool = True,
         report: Callable[[str], None] = lambda _: None,
         settings: Mapping[str, Any] | None = None,
+        ids: Ids = new_id,
     ) -> None:
         if backend not in ("kafka", "memory"):
             raise UsageError(f"backend must be 'kafka' or 'memory', got {backend!r}")
@@ -106,7 +107,7 @@ class Run:
         if run is not None and not RUN_NAME.fullmatch(run):
             raise UsageError(f"lab {name!r} has no run {run!r}: a run is named like r0a1b2c3")
         self.name = name
-        self.run = run or f"r{uuid.uuid4().hex[:7]}"
+        self.run = run or f"r{ids()[:7]}"
         self.backend = backend
         given = dict(settings or {})
         if run is not None and set(given) - {"client"}:
