@@ -36,8 +36,8 @@ class Steady(Clock):
 
 numbers = itertools.count(1)
 world = World(clock=Steady(), ids=lambda: f"{next(numbers):032x}", random=random.Random(1))
-services = ["orders", "catalog", "inventory", "bank"]
-with Lab(backend="memory", services=services, processes=["fulfilment", "transfer"], world=world) as lab:
+services, processes = ["orders", "catalog", "inventory", "bank"], ["fulfilment", "transfer"]
+with Lab(backend="memory", services=services, processes=processes, world=world) as lab:
     lab.start(notifiers=1, queries=1)
     for service in lab.services.values():
         workload = next(iter(service.workloads.values()))
