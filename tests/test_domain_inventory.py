@@ -21,12 +21,12 @@ from labkit.services.inventory import (
     ReleaseStock,
     ReserveStock,
     ShipStock,
-    StockState,
     StockAdjusted,
     StockReceived,
     StockReleased,
     StockReserved,
     StockShipped,
+    StockState,
 )
 from labkit.testing import fold, specification
 from tests.built_in import SERVICES
@@ -140,7 +140,7 @@ COMMANDS = st.one_of(
 @settings(deadline=None, max_examples=300)
 @any_of(st.lists(COMMANDS, max_size=40))
 def test_nothing_gets_lost_and_nothing_is_negative(commands: list[Command]) -> None:
-    state: Stock | None = None
+    state: StockState | None = None
     received = adjusted = shipped = 0
     for command in commands:
         try:

@@ -260,7 +260,9 @@ def test_nothing_changes_for_the_days_of_the_demo(day: datetime.date) -> None:
 
 def test_a_later_rule_does_not_alter_what_was_promised(monkeypatch: pytest.MonkeyPatch) -> None:
     past = shipped(SINCE)
-    monkeypatch.setattr(orders.rules, "RULES", (orders.rules.Rules(since="0001-01-01", return_days=1),))
+    monkeypatch.setattr(
+        orders.rules, "RULES", (orders.rules.Rules(since="0001-01-01", return_days=1),)
+    )
     given(*past).when(ReturnOrder("o1", day="1998-07-31")).then(
         OrderReturned("o1", "ann", SINCE, 1_499, 1_499, "", "1998-07-31")
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from random import Random
 from typing import Any
 
@@ -137,7 +138,7 @@ def again(rig: Rig, handler: Handler, how: str, **options: Any) -> Handler:
     handler.step(0)
     if how == "evicted":
         handler.flush()
-        assert not handler._streams, "nothing is left in memory"
+        assert not handler._states.streams, "nothing is left in memory"
     if how.startswith("restart"):
         if how == "restart after a flush":
             handler.flush()
@@ -330,13 +331,13 @@ def test_nothing_in_memory_changes_before_the_commit(rig: Rig) -> None:
     handler = rig.handler()
     rig.send(place("o1"))
     handler.step(0)
-    before = {k: s.copy() for k, s in handler._streams.items()}
+    before = {k: s.copy() for k, s in handler._states.streams.items()}
     rig.send(PayOrder("o1", 5))
     rig.broker.log("commands", "events", "handlers", "handler-1")  # the group moves on
     handler._log.poll = _without_rebalance(handler)  # type: ignore[method-assign]
     with pytest.raises(Fenced):
         handler.step(0)
-    assert handler._streams == before
+    assert handler._states.streams == before
 
 
 def _without_rebalance(handler: Handler) -> Any:
@@ -412,10 +413,10 @@ def test_memory_is_bounded_and_cold_streams_come_back_in_one_look_up(
     for n in range(200):
         rig.send(place(f"o{n}"))
     while handler.step(0):
-        most = max(most, len(handler._streams))
+        most = max(most, len(handler._states.streams))
     assert most <= 10 + 20 + 5
     handler.flush()
-    assert len(handler._streams) == 10
+    assert len(handler._states.streams) == 10
     looked_up: list[set[str]] = []
     load = rig.store.load
 
@@ -435,9 +436,9 @@ def test_only_clean_states_are_evicted(rig: Rig) -> None:
     handler = rig.handler(max_streams=0, flush_streams=1_000)
     rig.send(place("o1"))
     handler.step(0)
-    assert list(handler._streams) == ["o1"], "dirty: it is nowhere else"
+    assert list(handler._states.streams) == ["o1"], "dirty: it is nowhere else"
     handler.flush()
-    assert not handler._streams
+    assert not handler._states.streams
 
 
 class SlowStore(MemoryStore):
@@ -459,7 +460,7 @@ class SlowStore(MemoryStore):
 def test_the_next_batch_is_decided_while_the_last_one_is_saved(rig: Rig) -> None:
     """What is being saved stays in memory until it is: the store does not have it yet."""
     rig.store = store = SlowStore()
-    handler = rig.handler(beside=True, flush_seconds=0, max_streams=0)
+    handler = rig.handler(executor=ThreadPoolExecutor(1), flush_seconds=0, max_streams=0)
     rig.send(place("o1"))
     handler.step(0)
     assert store.begun.wait(10)
@@ -470,14 +471,14 @@ def test_the_next_batch_is_decided_while_the_last_one_is_saved(rig: Rig) -> None
     assert (commit.outcome, commit.last) == ("accepted", 2)
     handler.flush()
     assert {key: d["version"] for key, d in rig.states().items()} == {"o1": 2}
-    assert not handler._streams, "clean now"
+    assert not handler._states.streams, "clean now"
     handler.close()
 
 
 def test_two_saves_beside_never_overlap_and_an_error_breaks_the_handler(rig: Rig) -> None:
     rig.store = store = SlowStore()
     store.error = Fenced("another owner")
-    handler = rig.handler(beside=True, flush_seconds=0)
+    handler = rig.handler(executor=ThreadPoolExecutor(1), flush_seconds=0)
     rig.send(place("o1"))
     handler.step(0)
     store.may.set()
@@ -491,7 +492,7 @@ def test_two_saves_beside_never_overlap_and_an_error_breaks_the_handler(rig: Rig
 
 def test_who_gives_a_partition_up_has_saved_it_or_fails(rig: Rig) -> None:
     rig.store = store = SlowStore()
-    handler = rig.handler(beside=True, flush_seconds=0)
+    handler = rig.handler(executor=ThreadPoolExecutor(1), flush_seconds=0)
     rig.send(place("o1"))
     handler.step(0)
     assert store.begun.wait(10)
@@ -551,8 +552,8 @@ def test_a_partition_that_moves_is_replayed_by_its_new_owner(rig: Rig) -> None:
     assert len(done) == 10
     owners = [{c.partition for c in h.step(0)} for h in (first, second)]
     assert owners == [set(), set()]
-    assert len(first._checkpoints) == len(second._checkpoints) == 1
-    assert {s.partition for s in first._streams.values()} == set(first._checkpoints)
+    assert len(first._states.saved) == len(second._states.saved) == 1
+    assert {s.partition for s in first._states.streams.values()} == set(first._states.saved)
     second.close()
     for n in range(10):
         rig.send(ShipOrder(f"o{n}"))
@@ -820,6 +821,7 @@ def test_a_context_needs_one_decision_for_each_command() -> None:
     def service(decide: Any) -> Service:
         return Service(
             "orders",
+            commands=ORDERS.commands,
             events=orders.EVENTS,
             state=orders.OrderState,
             decide=decide,
@@ -844,7 +846,7 @@ def test_a_decision_is_pure() -> None:
         for decide in service.decide.values():
             assert decide.__closure__ is None
     with pytest.raises(Refused):
-        orders.rules.rules.ship(None, ShipOrder("o1"))
+        orders.rules.ship(None, ShipOrder("o1"))
 
 
 # --- a second delivery of what was answered, longer ago than a stream remembers
@@ -907,7 +909,8 @@ def replayed(rig: Rig) -> dict[str, Any]:
     """What a new life knows of what waits."""
     handler = rig.handler()
     found = {
-        key: (list(s.held), s.parked, s.scheduled, s.version) for key, s in handler._streams.items()
+        key: (list(s.held), s.parked, s.scheduled, s.version)
+        for key, s in handler._states.streams.items()
     }
     handler.close()
     return found

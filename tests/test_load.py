@@ -238,9 +238,7 @@ def test_a_load_needs_workers_and_the_right_service() -> None:
         with pytest.raises(UsageError, match="pattern must be one of"):
             offer.offer(lab, Plan(pattern="waves", rate=1.0, seconds=1.0))  # type: ignore[arg-type]
         lab.backend = "kafka"
-        with pytest.raises(
-            UsageError, match="for service 'bank', and this run has orders"
-        ):
+        with pytest.raises(UsageError, match="for service 'bank', and this run has orders"):
             offer.offer(lab, Plan(rate=1.0, seconds=1.0, keys="zipf"))
         lab.bus.send(PlaceOrder("o1", "c", "1997-01-01", 1, 1))
         with pytest.raises(UsageError, match="has had commands already; make a new Lab"):

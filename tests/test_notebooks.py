@@ -1,7 +1,7 @@
 """The notebooks: their findings on real servers and in memory, their exercises, their form.
 
-A finding is something a notebook claims, asserted on what its cells computed. Each has a twin: the
-same notebook with a bug planted into labkit, in which that finding must turn red.
+A finding is a claim of a notebook, asserted on the values that its cells computed. Each finding has
+a twin: the same notebook with a bug planted into labkit, in which the finding must turn red.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ NAMES = [START, STEPS, *(one.NAME for one in MORE)]
 
 MAX_CELLS, MAX_LINES, MAX_CELL_LINES = 30, 120, 15
 CELL_SECONDS = 120
-#: What takes long on real servers, and shows the same with less.
+#: Smaller parameters for real servers, with the same findings.
 SMALLER = {
     handlers_under_stress.NAME: "BURST = 80",
     projections.NAME: "ORDERS, BATCH = 400, 40",
@@ -83,7 +83,7 @@ def tagged(notebook: nbformat.NotebookNode, tag: str) -> nbformat.NotebookNode:
 
 
 def solve(notebook: nbformat.NotebookNode) -> None:
-    """Put the solution into the stub, which may then no longer fail."""
+    """Put the solution into the stub, and remove the tag that lets the stub fail."""
     (solution,) = re.findall(r"```python\n(.*?)```", tagged(notebook, "solution").source, re.DOTALL)
     stub = tagged(notebook, "exercise")
     stub.source = solution.rstrip()
@@ -99,7 +99,7 @@ def run(
     after: str = "parameters",
     solved: bool = False,
 ) -> Iterator[TestbookNotebookClient]:
-    """A notebook that ran from its first cell to its last, with its kernel still there.
+    """A notebook that ran from its first cell to its last; its kernel is still alive.
 
     ``planted`` is code that runs right after the cell tagged ``after``.
     """
@@ -111,12 +111,12 @@ def run(
         book.inject(planted or "pass", after=after, run=False)
         smaller = SMALLER.get(name, "") if backend == "kafka" else ""
         book.inject(f"BACKEND = {backend!r}\n{smaller}", after="parameters", run=False)
-        # Here and not by testbook(execute=True), which leaks the kernel when a cell fails.
+        # testbook(execute=True) would leak the kernel when a cell fails.
         book.execute()
         yield book
 
 
-# --- what they claim: finding -> does it hold
+# --- the findings: claim -> whether it holds
 
 Findings = dict[str, bool]
 
@@ -131,10 +131,10 @@ def findings_of_start(book: TestbookNotebookClient) -> Findings:
         "the CRUD shop has the order twice": book.value("crud_orders.values.tolist()")
         == [["ada", "cd", 1599]] * 2,
         "labkit has it once": book.value("labkit_orders['_id'].to_list()") == ["order-1"],
-        "both requests arrived, and the second is known as a repeat": [r[1:] for r in retry]
+        "both requests arrived, and the second is a known repeat": [r[1:] for r in retry]
         == [["accepted", 1], ["repeated", 1]]
         and retry[0][0] == retry[1][0],
-        "the client is told what it would have been told": "is told: accepted"
+        "the client gets the answer of the first attempt": "is told: accepted"
         in book.cell_output_text("retry"),
         "the topic keeps three commands, the view two orders": (
             book.value("sorted(sent_commands['order'])"),
@@ -157,10 +157,10 @@ def findings_of_steps(book: TestbookNotebookClient) -> Findings:
         return [outcome for id, outcome in story if id == command_id]
 
     return {
-        "a sent command is stored, and nobody has decided": at(
+        "a sent command is stored, and no handler has decided": at(
             "sent", commands=1, unread=1, commits=0, state=0, view=0
         ),
-        "a handled command has its commit, and the view does not know": at(
+        "a handled command has its commit, and the view does not show it": at(
             "handled", commands=1, unread=0, commits=1, hidden=0, state=1, view=0
         ),
         "a projected commit is in the view": at("projected", commits=1, view=1),
@@ -173,16 +173,16 @@ def findings_of_steps(book: TestbookNotebookClient) -> Findings:
         "killed after the transaction: the commit stands, the saved state is behind": at(
             "killed after the transaction", commits=3, hidden=0, unread=0, state=1, view=1
         ),
-        "the next life knows what its predecessor did": at(
-            "next life", commits=4, hidden=0, unread=0, state=2, view=2
+        "the successor knows the commits of its predecessor": at(
+            "the successor", commits=4, hidden=0, unread=0, state=2, view=2
         )
         and outcomes("pay-1") == ["accepted", "repeated"],
-        "killed inside the transaction: a record that nobody may read": at(
+        "killed inside the transaction: a record that no reader gets": at(
             "killed inside the transaction", commits=4, hidden=1, unread=1, state=2, view=2
         )
         and "applied 0 commits" in book.cell_output_text("crash-inside"),
-        "the next life handles that command once": at(
-            "next life again", commits=5, hidden=0, unread=0, state=3, view=3
+        "the successor handles that command once": at(
+            "the second successor", commits=5, hidden=0, unread=0, state=3, view=3
         )
         and outcomes("ship-1") == ["accepted"],
         "a projector killed after its transaction counts nothing twice": (
@@ -190,7 +190,7 @@ def findings_of_steps(book: TestbookNotebookClient) -> Findings:
             book.value("applied_again"),
         )
         == ([1, 0, 0], 0),
-        "no commit had to be ignored": book.value("ignored") == 0,
+        "no reader ignored a commit": book.value("ignored") == 0,
     }
 
 
@@ -206,7 +206,7 @@ def red(name: str, book: TestbookNotebookClient) -> set[str]:
     return {finding for finding, holds in FINDINGS[name](book).items() if not holds}
 
 
-#: What is measured for long, and better not beside another test.
+#: Long measurements, which other tests would disturb.
 LONG = {consistency_lag.NAME, throughput.NAME}
 
 
@@ -230,7 +230,7 @@ def test_findings_on_real_servers(name: str, servers: stack.Servers) -> None:
 
 
 def left_behind(servers: stack.Servers, own: str, timeout: float = 20.0) -> list[str]:
-    """Topics and databases of a run that dropped itself; Kafka deletes in the background."""
+    """Topics and databases that a dropped run left; Kafka deletes in the background."""
     broker = KafkaPythonBroker(servers.bootstrap)
     deadline = time.monotonic() + timeout
     try:
@@ -246,12 +246,12 @@ def left_behind(servers: stack.Servers, own: str, timeout: float = 20.0) -> list
 
 
 @pytest.mark.servers
-def test_a_reader_may_take_her_time(
+def test_a_reader_may_pause_between_two_steps(
     servers: stack.Servers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A minute between two steps costs a part its place in the group, and no step comes to naught.
+    """A part that pauses for a minute loses its place in its group, and every step still works.
 
-    Here no second passes; every touch is taken for one that came too late.
+    The test does not wait: it treats every step as too late.
     """
     monkeypatch.setattr("labkit.lab.IDLE_SECONDS", -1.0)
     with Lab("lab", services=["orders"], partitions=1) as lab:
@@ -291,12 +291,12 @@ def test_an_open_exercise_fails_a_strict_check(name: str, monkeypatch: pytest.Mo
 # --- the twins: a bug, and exactly the findings that it turns red
 
 FORGETS_IDS = """
-from labkit.write.stream_state import Stream
-_take = Stream.take
+from labkit.write.stream_state import StreamState
+_take = StreamState.take
 def take(stream, commit, evolve):
     _take(stream, commit, evolve)
     stream.seen.clear()
-Stream.take = take
+StreamState.take = take
 """
 
 SERVER_MAKES_THE_IDS = """
@@ -371,7 +371,7 @@ def advance(store, checkpoints, moves, writes):
             getattr(sums if early else rest, kind)[collection] = documents
     _advance(store, checkpoints, [], sums)
     if sums.replaces:
-        hit(Failpoint.PROJECTOR_ADVANCED)  # dies between the two
+        hit(Failpoint.PROJECTOR_ADVANCED)  # dies between the two writes
     _advance(store, checkpoints, moves, rest)
 MemoryStore.advance = advance
 """
@@ -384,7 +384,7 @@ TWINS = {
         "Link.answers_to_lose = 0",
         {
             "the CRUD shop has the order twice",
-            "both requests arrived, and the second is known as a repeat",
+            "both requests arrived, and the second is a known repeat",
             "the topic keeps three commands, the view two orders",
         },
     ),
@@ -393,8 +393,8 @@ TWINS = {
         "parameters",
         FORGETS_IDS,
         {
-            "both requests arrived, and the second is known as a repeat",
-            "the client is told what it would have been told",
+            "both requests arrived, and the second is a known repeat",
+            "the client gets the answer of the first attempt",
         },
     ),
     "the server makes the ids": (
@@ -403,28 +403,28 @@ TWINS = {
         SERVER_MAKES_THE_IDS,
         {
             "labkit has it once",
-            "both requests arrived, and the second is known as a repeat",
+            "both requests arrived, and the second is a known repeat",
             "the topic keeps three commands, the view two orders",
             "the film is that of the order",
         },
     ),
-    "who sends decides": (
+    "the sender decides": (
         STEPS,
         "parameters",
         SENDER_DECIDES,
-        {"a sent command is stored, and nobody has decided"},
+        {"a sent command is stored, and no handler has decided"},
     ),
     "the offsets are not committed": (
         STEPS,
         "parameters",
         OFFSETS_ARE_NOT_COMMITTED,
         {
-            "a handled command has its commit, and the view does not know",
+            "a handled command has its commit, and the view does not show it",
             "a repeat changes neither state nor view",
             "killed after the transaction: the commit stands, the saved state is behind",
-            "the next life knows what its predecessor did",
-            "killed inside the transaction: a record that nobody may read",
-            "the next life handles that command once",
+            "the successor knows the commits of its predecessor",
+            "killed inside the transaction: a record that no reader gets",
+            "the successor handles that command once",
         },
     ),
     "commits are written without a transaction": (
@@ -432,15 +432,15 @@ TWINS = {
         "parameters",
         NO_TRANSACTION,
         {
-            "killed inside the transaction: a record that nobody may read",
-            "the next life handles that command once",
+            "killed inside the transaction: a record that no reader gets",
+            "the successor handles that command once",
         },
     ),
     "no replay at the start": (
         STEPS,
         "parameters",
         NO_REPLAY,
-        {"the next life knows what its predecessor did", "no commit had to be ignored"},
+        {"the successor knows the commits of its predecessor", "no reader ignored a commit"},
     ),
     "the handler forgets the ids, by hand": (
         STEPS,
@@ -448,7 +448,7 @@ TWINS = {
         FORGETS_IDS,
         {
             "a repeat changes neither state nor view",
-            "the next life knows what its predecessor did",
+            "the successor knows the commits of its predecessor",
         },
     ),
     "the projector is late": (
@@ -473,7 +473,7 @@ TWINS = {
 
 
 for one in MORE:
-    assert not TWINS.keys() & one.TWINS.keys(), "of two bugs of one name only one would be planted"
+    assert not TWINS.keys() & one.TWINS.keys(), "two bugs have one name"
     TWINS |= {bug: (one.NAME, *twin) for bug, twin in one.TWINS.items()}
 
 SERVER_TWINS = {
@@ -495,13 +495,13 @@ def test_a_planted_bug_turns_its_findings_red(bug: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("bug", SERVER_TWINS)
 def test_a_planted_bug_on_real_servers(bug: str, servers: stack.Servers) -> None:
-    """What is measured may be off as well, on a machine that does other things."""
+    """On a busy machine measured findings may be red, too."""
     name, after, code, expected = SERVER_TWINS[bug]
     with run(name, "kafka", code, after=after) as book:
         assert red(name, book) >= expected
 
 
-# --- their form
+# --- the form
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -536,12 +536,12 @@ def test_words(name: str) -> None:
     prose = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
     text = "\n\n".join(prose)
     title = prose[0].splitlines()[0]
-    assert re.match(r"# [A-Z][a-z]+ (one|a|an|the) ", title), f"a verb, then what: {title}"
+    assert re.match(r"# [A-Z][a-z]+ (one|a|an|the) ", title), f"not a verb, then an object: {title}"
     for part in ("What you will do:", "What you will learn:", "What you need:", "Minutes:"):
         assert f"*{part}*" in prose[0]
     for heading in ("## On your own", "## In practice", "## Further reading"):
         assert text.count(f"\n{heading}\n") == 1
-    assert text.count("A common misbelief") == 1
+    assert text.count("A common misconception") == 1
     assert text.count("*Predict:*") >= 4
     (stated,) = re.findall(r"some ([\d,]+) words", prose[0])
     assert abs(int(stated.replace(",", "")) / len(text.split()) - 1) < 0.1
@@ -556,7 +556,7 @@ def test_the_first_cell_shows_a_picture_of_the_finding(name: str) -> None:
     words = " ".join("".join(root.itertext()).split())
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     assert root.get("role") == "img"
-    # What it draws is what the findings above assert.
+    # The picture shows what the findings above assert.
     claims = {START: ("2 orders", "1 order"), STEPS: ("nobody may read it", "once")}
     for claim in (claims | {one.NAME: one.CLAIMS for one in MORE})[name]:
         assert claim in words

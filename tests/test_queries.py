@@ -85,7 +85,7 @@ def test_the_orders_of_a_customer_by_day_and_by_cents(shop: Lab) -> None:
     assert ids(shop.ask(OrdersOf("bob", sort="cents"))) == ["o0", "o3", "o6", "o9"]
     assert ids(shop.ask(OrdersOf("bob", sort="-day"))) == ["o9", "o3", "o6", "o0"]
     assert shop.ask(OrdersOf("nobody")) == Page([])
-    with pytest.raises(UsageError, match="sort must be one of day, date, cents, .* got 'name'"):
+    with pytest.raises(UsageError, match=r"sort must be one of day, date, cents, .* got 'name'"):
         shop.ask(OrdersOf("bob", sort="name"))
 
 
@@ -278,8 +278,8 @@ def test_waiting_ends_soon_after_the_view_is_there(lab: Lab) -> None:
     lab.handler.step(0)
     projector = lab.projector
     timer = threading.Timer(0.05, projector.step, [0])
-    timer.start()
     started = time.monotonic()
+    timer.start()
     lab.queries.until([token], 10)
     assert lab.ask(OrderById("o1")) is not None
     assert time.monotonic() - started >= 0.04, "it did wait"

@@ -114,7 +114,7 @@ def test_what_no_handler_could_read_is_refused_at_once(lab: Lab) -> None:
         bus.ask(OrderById(order=object()))  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="Expected `array` of length <= 1000"):
         bus.ask(OrdersById(["x"] * 1_001))
-    with pytest.raises(UsageError, match="AccountById has 1000.* bytes, at most 1000000 fit"):
+    with pytest.raises(UsageError, match=r"AccountById has 1000.* bytes, at most 1000000 fit"):
         bus.ask(AccountById("x" * 1_000_000))
     with pytest.raises(UsageError, match="no JSON"):
         bus.ask(AccountById("\ud800"))
@@ -177,7 +177,13 @@ def put(lab: Lab, value: bytes, partition: int = 0) -> None:
 def test_what_is_no_query_stops_nobody(money: Lab) -> None:
     question = money.query_bus.send(AccountById(account="a"))
     reply = money.query_bus._replies["bank"]
-    for value in (b"\xff", b"[]", b"{}", b'{"id":"x","reply":99,"name":"AccountById"}', b"[" * 10_000):
+    for value in (
+        b"\xff",
+        b"[]",
+        b"{}",
+        b'{"id":"x","reply":99,"name":"AccountById"}',
+        b"[" * 10_000,
+    ):
         put(money, value)
     put(money, json.dumps({"id": "x", "reply": 99}).encode())
     part = handler(money)

@@ -21,6 +21,8 @@ from labkit.errors import CheckFailed, Fenced, UsageError
 from labkit.experiments.verify.checkers import check_all
 from labkit.experiments.verify.history import History
 from labkit.lab import Lab
+from labkit.ports.clock import Clock
+from labkit.ports.world import World
 from labkit.read.freshness import LINEARIZABLE, Fresh
 from labkit.read.projection import ServiceProjection
 from labkit.read.rebuild import Rebuild
@@ -242,10 +244,14 @@ def test_an_unknown_view_is_refused(lab: Lab) -> None:
 
 def test_the_estimate_is_what_is_left_at_the_speed_of_late(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a clock of its own: 10 offsets a second of 100, while the log grows by 5 a second."""
-    with Lab(backend="memory") as lab:
+    now = [0.0]
+
+    class Told(Clock):
+        def now(self) -> int:
+            return int(now[0] * 1e9)
+
+    with Lab(backend="memory", world=World(clock=Told())) as lab:
         rebuild = lab.rebuild(VIEW)
-        now = [0.0]
-        monkeypatch.setattr("labkit.read.rebuild.time.monotonic", lambda: now[0])
         projector: Any = rebuild._projector
 
         def at(second: float) -> float | None:

@@ -14,6 +14,7 @@ from labkit.errors import Transient
 from labkit.log import partition
 from labkit.log.partition import fetch_records
 from labkit.messages import MAX_COMMAND_BYTES, Command, Envelope, ReleaseParked, encode
+from labkit.ports.clock import Clock
 from labkit.service import Service
 from labkit.services import orders
 from labkit.services.orders import PayOrder, ShipOrder
@@ -245,7 +246,7 @@ def test_replay_after_a_mended_rule(how: str) -> None:
     def ship(order: Any, c: ShipOrder) -> tuple[Any, ...]:
         if broken[0]:
             raise ZeroDivisionError("a bug")
-        return orders.rules.rules.ship(order, c)
+        return orders.rules.ship(order, c)
 
     rig = Waiting(with_ship(ship))
     rig.send(place("o1"))
@@ -323,7 +324,7 @@ def test_a_command_that_is_too_large_is_parked(rig: Waiting) -> None:
 
 def test_a_commit_that_is_too_large_parks_its_stream() -> None:
     def ship(order: Any, c: ShipOrder) -> tuple[Any, ...]:
-        (event,) = orders.rules.rules.ship(order, c)
+        (event,) = orders.rules.ship(order, c)
         return (event,) * 200_000
 
     rig = Waiting(with_ship(ship))
@@ -341,7 +342,7 @@ def test_a_fold_that_fails_parks_its_stream_and_changes_nothing() -> None:
             raise KeyError("no such field")
         return orders.evolve(state, event)
 
-    service = with_ship(orders.rules.rules.ship)
+    service = with_ship(orders.rules.ship)
     service.evolve = evolve
     rig = Waiting(service)
     rig.send(place("o1"))
@@ -364,7 +365,7 @@ def flaky(failures: int) -> tuple[Service, list[int]]:
         tries.append(1)
         if len(tries) <= failures:
             raise Transient("the carrier does not answer")
-        return orders.rules.rules.ship(order, c)
+        return orders.rules.ship(order, c)
 
     return with_ship(ship), tries
 
@@ -532,12 +533,12 @@ def test_replay_equals_live(calls: list[tuple[str, str]], data: st.DataObject) -
         rig.restart(data.draw(st.sampled_from(["live", "live", "replayed", "flushed"])))
     for _ in range(5):
         rig.step(100)
-    live = dict(rig.now._streams)
+    live = dict(rig.now._states.streams)
     rig.now.close()
     rig.store.drop()
     again = rig.made()
     for key, stream in live.items():
-        replayed = again._streams.get(key, StreamState(stream.partition))
+        replayed = again._states.streams.get(key, StreamState(stream.partition))
         stream.stored = replayed.stored = False
         assert replayed == stream
     # Everything that was sent has its commit, and nothing waits that is due.

@@ -1,4 +1,4 @@
-"""What the notebooks import: looking, stepping by hand, raw records, exercises."""
+"""Tools of the notebooks: looking, stepping by hand, raw records, exercises."""
 
 from labkit.teaching.exercises import check, try_out
 from labkit.teaching.looking import Look, commands, commits, running
@@ -12,6 +12,7 @@ from labkit.teaching.stepping import (
     seconds_for,
     settle,
     step_while_waiting,
+    stop_part,
     work,
 )
 
@@ -32,6 +33,7 @@ __all__ = [
     "send_raw",
     "settle",
     "step_while_waiting",
+    "stop_part",
     "try_out",
     "work",
 ]

@@ -1,17 +1,16 @@
-"""TODO."""
+"""Exercises: check a solution, try given-when-then sentences."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 
 def try_out(sentences: Sequence[Callable[[], None]]) -> dict[int, str]:
-    """Say which sentences (given, when, then) hold; the stories of the others, by their number."""
+    """Print which sentences (given, when, then) hold.
+
+    Returns the stories of the false sentences, by their number.
+    """
     stories: dict[int, str] = {}
     for number, sentence in enumerate(sentences, 1):
         try:
@@ -25,9 +24,9 @@ def try_out(sentences: Sequence[Callable[[], None]]) -> dict[int, str]:
 
 
 def check(solved: bool, hint: str, praise: str) -> None:
-    """Say whether an exercise is solved; the tests set ``LABKIT_STRICT`` to get an error instead.
+    """Print whether an exercise is solved.
 
-    Raises ``AssertionError`` in the tests only.
+    Raises ``AssertionError`` for an open exercise if ``LABKIT_STRICT`` is set, as in the tests.
     """
     if not solved and os.environ.get("LABKIT_STRICT"):
         raise AssertionError(f"not yet: {hint}")

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Tables of the topics, the collections and the processes of a lab."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ if TYPE_CHECKING:
 
 
 class Looked(Protocol):
-    """What is needed of a ``Lab``, which only notebooks and programs may import."""
+    """The part of ``Lab`` that this module uses; only notebooks and programs may import it."""
 
     servers: Any
 
     def peek(self, name: str) -> tuple[list[dict[str, Any]], int]:
-        """The records that a reader of a topic sees, and how many are hidden."""
+        """The committed records of a topic, and the number of hidden offsets."""
 
     def collection(self, name: str) -> pd.DataFrame:
-        """The documents of a collection."""
+        """The documents of a collection, one row each."""
 
     @property
     def first(self) -> str:
-        """The service that is meant if none is named."""
+        """The name of the default service."""
 
     def lag(self, role: str, service: str) -> int:
-        """How far a role is behind."""
+        """The lag of a role, in offsets."""
 
     def workers(self) -> list[Any]:
         """The worker processes."""
@@ -92,10 +92,9 @@ def running(lab: Looked) -> pd.DataFrame:
 
 
 class Look:
-    """Looks at the five places where one order leaves its traces, and remembers what it saw.
+    """Shows the five places where one order leaves traces, and compares them with the last look.
 
-    Call it with a name for the moment: the table sets what is there now beside what was there at
-    the look before. ``history`` keeps the bare numbers of every look, by that name.
+    Call it with a name for the moment. ``history`` holds the numbers of every look, by that name.
     """
 
     def __init__(self, lab: Looked, order_id: str) -> None:
@@ -130,7 +129,7 @@ class Look:
             "state": int(state.get("version", 0)),
             "view": int(view.get("version", 0)),
         }
-        locked = f" + {hidden} that nobody may read" if hidden else ""
+        locked = f" + {hidden} uncommitted" if hidden else ""
         shown = f", {view['status']}, {view['payment']}" if view else ""
         return {
             "topic orders.commands": _count(seen["commands"], "command"),

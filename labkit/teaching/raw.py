@@ -1,21 +1,18 @@
-"""TODO."""
+"""Raw records: read and write Kafka topics without labkit's codecs."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from labkit.log.partition import fetch_records
 
-if TYPE_CHECKING:
-    pass
-
 
 def poll_all(consumer: Any, patience: float = 8.0, quiet: float = 1.5) -> list[Any]:
-    """Everything that a bare Kafka consumer is given, in the order of its coming.
+    """All records that a bare Kafka consumer gets, in the order of arrival.
 
-    It joins its group in the first polls, so it has ``patience`` seconds for the first record; then
-    it is done when nothing has come for ``quiet`` seconds.
+    The consumer joins its group in the first polls, so it waits up to ``patience`` seconds for the
+    first record. Then it stops after ``quiet`` seconds without a record.
     """
     found: list[Any] = []
     last, patient = time.monotonic(), patience
@@ -30,7 +27,7 @@ def poll_all(consumer: Any, patience: float = 8.0, quiet: float = 1.5) -> list[A
 
 
 def send_raw(lab: Any, stream: str, raw: bytes, topic: str = "orders.commands") -> tuple[int, int]:
-    """Put bytes into a topic, past all checks; returns their place: partition and offset."""
+    """Append bytes to a topic without any check. Returns their partition and offset."""
     sender = lab.log_broker.sender()
     try:
         place: tuple[int, int] = sender.send(lab.topic_name(topic), stream.encode(), raw).result(30)
@@ -40,7 +37,7 @@ def send_raw(lab: Any, stream: str, raw: bytes, topic: str = "orders.commands") 
 
 
 def read_raw(lab: Any, topic: str, place: tuple[int, int]) -> bytes:
-    """The bytes that lie at a place of a topic."""
+    """The bytes of the record at a (partition, offset) of a topic."""
     partition, offset = place
     source = lab.log_broker.source(lab.topic_name(topic))
     try:

@@ -1,4 +1,4 @@
-"""What notebooks share to look and to check; no message ever passes through here."""
+"""Stepping by hand: run the parts of a lab in this process until there is no work left."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from labkit.read.projection import ServiceProjection
 from labkit.read.projector import Projector
 from labkit.read.queries import Queries
 from labkit.service import Query
+from labkit.teaching.looking import Looked
 
 if TYPE_CHECKING:
     import pandas as pd
-from labkit.teaching.looking import Looked
 
 
 def catch_up(lab: Looked, timeout: float = 30.0) -> None:
-    """Wait until the handler and the projector of the first service have read all there is.
+    """Wait until the handler and the projector of the first service have no lag.
 
-    Raises ``TimedOut`` where they do not.
+    Raises ``TimedOut``.
     """
     deadline = time.monotonic() + timeout
     while behind := lab.lag("handler", lab.first) + lab.lag("projector", lab.first):
@@ -34,9 +34,9 @@ def catch_up(lab: Looked, timeout: float = 30.0) -> None:
 
 
 def work(lab: Any, service: str | None = None, wait: float = 1.0) -> int:
-    """Step a handler by hand until nothing is left to do, and let it save its states.
+    """Step a handler until no command is left, and save its states.
 
-    Returns how many commands it decided on.
+    Returns the number of commands that it decided on.
     """
     handler, done = lab.by_hand("handler", service), 0
     while made := handler.step(wait):
@@ -46,10 +46,10 @@ def work(lab: Any, service: str | None = None, wait: float = 1.0) -> int:
 
 
 def project(lab: Any, service: str | None = None, wait: float = 0.3) -> int:
-    """Step a projector by hand until its views have all there is in the log.
+    """Step a projector until its views have applied the whole log.
 
-    Returns how many commits it applied. Where somebody else took its partitions it begins a new
-    life, as a worker process does.
+    Returns the number of applied commits. If it is fenced, its successor continues, as with worker
+    processes.
     """
     done, service = 0, service or lab.first
     while lab.lag("projector", service):
@@ -58,11 +58,15 @@ def project(lab: Any, service: str | None = None, wait: float = 0.3) -> int:
     return done
 
 
-def settle(lab: Any, wait: float = 0.3) -> int:
-    """Step every part of a lab by hand, in the order of a message, until nobody is behind any more.
+def stop_part(lab: Any, role: str, service: str | None = None) -> None:
+    """Close a part that is stepped by hand; the next step starts its successor."""
+    lab._by_hand.forget(role, service or lab.first)
 
-    Commands that wait for an instant are left waiting, unless it has come. Returns how many steps
-    found work.
+
+def settle(lab: Any, wait: float = 0.3) -> int:
+    """Step every part of a lab, in the order of a message, until no part is behind.
+
+    Scheduled commands wait until they are due. Returns the number of steps that found work.
     """
     steps, moved = 0, True
     while moved:
@@ -79,7 +83,7 @@ def settle(lab: Any, wait: float = 0.3) -> int:
 
 
 def step_while_waiting(lab: Any, service: str | None = None) -> Queries:
-    """Queries of a lab whose parts are stepped by hand: whoever waits steps them, and is told."""
+    """Queries of a lab that is stepped by hand: a waiting query steps it and prints each step."""
     work = {"handler": "decided on", "projector": "put into the view"}
 
     def step() -> None:
@@ -92,10 +96,10 @@ def step_while_waiting(lab: Any, service: str | None = None) -> Queries:
 
 
 def answer_all(lab: Any, count: int, query: Query, *, take: bool = False, wait: float = 1.0) -> Any:
-    """Ask the same so many times at once, and step the query handler by hand until all is answered.
+    """Send a query ``count`` times, and step the query handler until all are answered.
 
-    Returns how many of the answers were held and not read, and the seconds that these steps took;
-    or, with ``take``, the last answer.
+    Returns the number of answers from the cache, and the seconds of these steps; with ``take``, the
+    last answer instead.
     """
     bus, seconds = lab.query_bus, 0.0
     service = lab.queries.asked(query).service
@@ -113,9 +117,9 @@ def answer_all(lab: Any, count: int, query: Query, *, take: bool = False, wait: 
 
 
 class Copy:
-    """Another copy of a service's views, kept elsewhere (in this process), from the same log.
+    """A second copy of a service's views, in this process, from the same log.
 
-    Its projector runs only when told to. ``queries`` ask this copy.
+    Its projector runs only in ``catch_up``. ``queries`` read this copy.
     """
 
     def __init__(self, lab: Any, service: str | None = None) -> None:
@@ -124,7 +128,7 @@ class Copy:
         self.queries = Queries(self._store, lab.services, ends=lab.queries._ends)
 
     def catch_up(self, timeout: float = 30.0) -> None:
-        """Project all that is in the log by now. Raises ``TimedOut``."""
+        """Project the log to its current end. Raises ``TimedOut``."""
         service = self._service
         source = self._lab.broker.source(
             self._lab.topic_name(f"{service.name}.events"),
@@ -146,7 +150,7 @@ class Copy:
 
 
 def seconds_for(lab: Any, commands: Sequence[Command], wait: float = 10.0) -> float:
-    """Send commands to orders; then, by the clock, how long the handler takes to decide on all."""
+    """Send commands, then measure the seconds that the handler takes to decide on all of them."""
     for command in commands:
         lab.bus.send(command)
     lab.bus.flush()
@@ -157,11 +161,11 @@ def seconds_for(lab: Any, commands: Sequence[Command], wait: float = 10.0) -> fl
 
 
 def one_by_one(lab: Any, commands: Sequence[Command], every: float, stall: float) -> pd.DataFrame:
-    """A closed loop: one command each ``every`` seconds, if the one before is answered by then.
+    """A closed loop: one command every ``every`` seconds, if the previous one is answered by then.
 
-    After a quarter of them nobody works for ``stall`` seconds. The first comes before the clock
-    starts, since it waits for connections. Then a row a command: ``at`` (when it was intended, s),
-    and ms until its answer ``from_intended_ms`` and ``from_sent_ms``.
+    After a quarter of the commands the handler stops for ``stall`` seconds. The first command opens
+    the connections and is not measured. The others give one row each: ``at`` (the intended instant,
+    in seconds), and the milliseconds until the answer, ``from_intended_ms`` and ``from_sent_ms``.
     """
     import pandas as pd
 

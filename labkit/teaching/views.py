@@ -1,4 +1,4 @@
-"""What the notebook on projections shares: a shop that goes on, one call after the other."""
+"""Steps of the notebook on projections."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from labkit.messages import Command
 from labkit.ports.store import Writes
 from labkit.read.rebuild import Progress
 from labkit.services.orders import PlaceOrder
-from labkit.teaching.stepping import project
+from labkit.teaching.stepping import project, stop_part
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,7 +21,7 @@ SHOWN = ("orders.view.orders", "orders.view.customers", "orders.view.months")
 
 
 def kept(lab: Any) -> dict[str, int]:
-    """How many documents the views of orders hold, and how far their projector has come."""
+    """The numbers of documents in the views of orders, and the position of their projector."""
     held = {name: len(lab.collection(name)) for name in SHOWN}
     at = lab.queries.checkpoints("orders").values()
     return held | {
@@ -33,18 +33,18 @@ def kept(lab: Any) -> dict[str, int]:
 def place(
     order_id: str, customer_id: str = "ada", product_id: str = "cd", pieces: int = 1
 ) -> PlaceOrder:
-    """An order of 15.99, whatever is in it."""
+    """An order for 15.99."""
     return PlaceOrder(order_id, customer_id, "1997-01-31", pieces, 1599, product_id)
 
 
 def events(lab: Any) -> list[dict[str, Any]]:
-    """The events of all orders, as they are in the topic."""
+    """The events of all orders, as the topic holds them."""
     rows, _ = lab.peek("orders.events")
     return [event for row in rows for event in row["value"].get("events", ())]
 
 
 def send(lab: Any, *commands: Command) -> None:
-    """Send commands to orders, and let the handler by hand decide on all that lies there."""
+    """Send commands to orders, and step the handler until it has decided on all of them."""
     for command in commands:
         lab.bus.send(command)
     lab.bus.flush()
@@ -53,19 +53,19 @@ def send(lab: Any, *commands: Command) -> None:
 
 
 def serve(lab: Any, *commands: Command) -> int:
-    """``send`` and ``project``: the view shows what came of the commands."""
+    """``send`` and ``project``: afterwards the view shows the results."""
     send(lab, *commands)
     return project(lab)
 
 
 def tell(lab: Any) -> None:
-    """Step the notifier of orders by hand until it has read all and its outbox is empty."""
+    """Step the notifier of orders until it has read the whole log and its outbox is empty."""
     while lab.lag("notifier", "orders") or not lab.collection("orders.notices.outbox").empty:
         lab.by_hand("notifier").step(0.3)
 
 
 def hear(lab: Any, module: str) -> pd.DataFrame:
-    """The inbox of a business module, once it has read every notice of orders."""
+    """The inbox of a business module, after it has read every notice of orders."""
     ends = lab.topic("orders.notices").groupby("partition")["offset"].max() + 1
     with closing(lab.module(module, "orders")) as listener:
         while (
@@ -77,8 +77,8 @@ def hear(lab: Any, module: str) -> pd.DataFrame:
 
 
 def forget(lab: Any) -> None:
-    """The notifier of orders loses how far it has read, and what it knows of streams."""
-    lab._parts.pop(("notifier", "orders")).close()
+    """Delete the checkpoints of the orders' notifier, and the stream versions that it knows."""
+    stop_part(lab, "notifier")
     name = "orders.notices.checkpoints"
     ids = [checkpoint.id for checkpoint in lab.store.checkpoints(name)]
     lab.store.advance(name, [], Writes(deletes={name: ids}))
@@ -86,8 +86,8 @@ def forget(lab: Any) -> None:
 
 
 def add(lab: Any, name: str, number: int) -> None:
-    """Add to a number that is kept in a document, in a write of its own."""
-    lab.store.index("naive", [("_id", 1)])  # a collection is made outside of transactions
+    """Add to a number in a document, in a separate write."""
+    lab.store.index("naive", [("_id", 1)])  # a collection is created outside transactions
     document = {"_id": name, "number": got(lab, name) + number}
     writes = Writes()
     kind = writes.replaces if lab.store.load("naive", [name]) else writes.inserts
@@ -96,13 +96,13 @@ def add(lab: Any, name: str, number: int) -> None:
 
 
 def got(lab: Any, name: str) -> int:
-    """What ``add`` has added up so far."""
+    """The number that ``add`` maintains."""
     found = lab.store.load("naive", [name]).get(name)
     return int(found["number"]) if found else 0
 
 
 def estimates(progress: Sequence[Progress], rows: int = 6) -> pd.DataFrame:
-    """How a rebuild went, and when it thought that it would be done, at some of its steps."""
+    """The progress of a rebuild and its estimated duration, at some of its steps."""
     import pandas as pd
 
     columns = ["offsets read", "of", "seconds so far", "all of it, as estimated (s)"]

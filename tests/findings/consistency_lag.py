@@ -1,6 +1,6 @@
-"""What notebook 10 claims, and the bugs that turn each claim red.
+"""The claims of notebook 10, and the planted bugs that turn each claim red.
 
-Without servers its loads are imagined, by a model that is made up; the claims are the same.
+Without servers a model simulates the loads; the claims are the same.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ NAME = "10_consistency_lag"
 CLAIMS = ("the lag", "does not see the write", "markers take offsets")
 
 OFFSETS = "the same three commits are six offsets or four, and none once the view has them"
-CLOCKS = "who waits before he sends again misses nearly all of a stall"
+CLOCKS = "a closed loop misses nearly all of a stall"
 SUM = "the stages add up to what a probe saw"
-BAND = "the later a read comes, the likelier it sees the write, and both ends say so"
-MODEL = "the model foretells the median of a half that it has not seen"
+BAND = "a later read is more likely to see the write, by both bounds"
+MODEL = "the model predicts the median of a half that it has not seen"
 BEHIND = "some reads of busy streams are behind, and few of them far"
-THREE = "offsets are more than the commits that they stand for"
+THREE = "there are more offsets than commits"
 LOAD = "more load is more lag"
 
-#: Of the model on a median: in an imagined run; and in one that is as short as this, on a machine
-#: that does other things. A longer one on a quiet machine has a narrower bound (`labkit load`).
+#: Bound of the model's relative error of the median: in a simulated run, and in a short run on a
+#: busy machine. A longer run on a quiet machine has a narrower bound (`labkit load`).
 ERROR = {"memory": 0.1, "kafka": 0.5}
 
 
@@ -32,7 +32,7 @@ def findings(book: TestbookNotebookClient) -> dict[str, bool]:
     offsets, commits = book.value("lags[['offsets', 'commits']].sum().to_list()")
     lags: list[float] = book.value("[float(np.median(at_rate(times))) for times in (1, 4, 16)]")
     (said, probed) = sums
-    # From a run that does not count, since the machine did other things, no model can be fitted.
+    # No model can be fitted to a disturbed run.
     disturbed = book.value("BACKEND != 'memory' and bool(loaded.trouble)")
     return {
         OFFSETS: book.value("counted.values.tolist()") == [[3, 6, 0], [3, 4, 0]],
@@ -43,7 +43,7 @@ def findings(book: TestbookNotebookClient) -> dict[str, bool]:
         BAND: all(ends == sorted(ends) for ends in seen)
         and all(a <= b for a, b in zip(low, high, strict=True))
         and low[0] < 0.5 < low[-1],
-        MODEL: disturbed or book.value("foretold.error_p50") < ERROR[book.value("BACKEND")],
+        MODEL: disturbed or book.value("predicted.error_p50") < ERROR[book.value("BACKEND")],
         BEHIND: stale[0] < 1 and early[0] >= stale[0] > 0.2 and abs(sum(stale) - 1) < 1e-9,
         THREE: offsets > 1.05 * commits > 0,
         LOAD: disturbed or (lags == sorted(lags) and lags[-1] > 1.2 * lags[0]),
@@ -103,15 +103,15 @@ Line.at = lambda line, size: line.base + 0 * size
 
 TWINS = {
     "transactions leave no markers": ("set-up", NO_MARKERS, {OFFSETS}),
-    "the timetable is forgotten": ("set-up", LOOKS_AWAY, {CLOCKS}),
+    "the schedule is ignored": ("set-up", LOOKS_AWAY, {CLOCKS}),
     "a stage is missing": ("load", A_STAGE_IS_MISSING, {SUM}),
-    "the two ends are swapped": ("stages", ENDS_ARE_SWAPPED, {BAND}),
+    "the two bounds are swapped": ("stages", ENDS_ARE_SWAPPED, {BAND}),
     "nothing waits in the model": ("stages", NOTHING_WAITS, {MODEL, LOAD}),
-    "a commit is visible when it is heard of": ("visibility", VISIBLE_WHEN_HEARD, {BEHIND, THREE}),
+    "a commit is visible at its reply": ("visibility", VISIBLE_WHEN_HEARD, {BEHIND, THREE}),
     "only commits are counted": ("versions", COUNTS_COMMITS, {THREE}),
     "a batch costs as much as one command": ("three-lags", BATCHES_COST_NOTHING, {LOAD}),
 }
-#: On real servers too: what is measured there, and not imagined.
+#: On real servers, where the loads are measured.
 SERVER_TWINS = {
     "a stage is missing, on real servers": ("load", A_STAGE_IS_MISSING, {SUM}),
 }

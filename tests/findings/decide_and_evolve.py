@@ -1,4 +1,4 @@
-"""What notebook 02 claims, and the bugs that turn each claim red."""
+"""The claims of notebook 02, and the planted bugs that turn each claim red."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from testbook.client import TestbookNotebookClient
 NAME = "02_decide_and_evolve"
 CLAIMS = ("no limit", "30 days", "returned", "refused", "same bytes")
 
-PURE = "to decide changes nothing, and says the same each time; to evolve makes the difference"
-PREFIX = "each number of first events folds to the state of that time"
+PURE = "decide is pure and gives the same result each time; evolve changes the state"
+PREFIX = "the first n events fold to the state at version n"
 SENTENCES = "three sentences are rules, and the false one tells its story"
-RULES = "two orders of two days have two rules, and keep them to the end"
-PROMISE = "what was promised stands, though the rules were overwritten"
+RULES = "two orders of two days have two rules, and keep them"
+PROMISE = "a promise stays valid after the rules were overwritten"
 UPCAST = "a record of the old schema is read as today's event"
-BYTES = "both schemas stand in one log, and the old bytes are what they were"
-REAL = "a real handler goes on where an older program left off"
+BYTES = "both schemas are in one log, and the old bytes are unchanged"
+REAL = "a real handler continues the log of an older program"
 
 TOO_LATE = "order 'july' is of 1998-07-01 and can be returned for 30 days, got 1998-12-31"
 
@@ -52,12 +52,12 @@ def findings(book: TestbookNotebookClient) -> dict[str, bool]:
 IMPURE_DECIDE = """
 from itertools import count
 from msgspec import structs
-from labkit.services.orders import ORDERS as _ORDERS, PayOrder as _PayOrder
-_pay, _calls = _ORDERS.decide[_PayOrder], count()
+from labkit.services.orders import ORDERS as _ORDERS, PayOrder as _PayOrder, rules as _rules
+_pay, _calls = _rules.pay, count()
 def pay(order, command):
     (event,) = _pay(order, command)
     return (structs.replace(event, cents=event.cents + next(_calls)),)
-_ORDERS.decide[_PayOrder] = pay
+_rules.pay = _ORDERS.decide[_PayOrder] = pay
 """
 
 IMPURE_EVOLVE = """
@@ -124,12 +124,12 @@ Handler._replay = lambda *_: None
 """
 
 TWINS = {
-    "to decide leaves a trace": ("parameters", IMPURE_DECIDE, {PURE, SENTENCES}),
-    "an evolve that is not pure": ("parameters", IMPURE_EVOLVE, {PREFIX}),
-    "what is shipped can be called off": ("parameters", SHIPPED_IS_CANCELLED, {SENTENCES}),
+    "decide is not pure": ("parameters", IMPURE_DECIDE, {PURE, SENTENCES}),
+    "evolve is not pure": ("parameters", IMPURE_EVOLVE, {PREFIX}),
+    "a shipped order can be cancelled": ("parameters", SHIPPED_IS_CANCELLED, {SENTENCES}),
     "the new rule is missing": ("parameters", NO_NEW_RULE, {RULES, PROMISE, REAL}),
-    "a return looks at the table": ("parameters", LOOKS_AT_THE_TABLE, {PROMISE}),
+    "a return looks up the rules again": ("parameters", LOOKS_AT_THE_TABLE, {PROMISE}),
     "an upcaster guesses": ("parameters", UPCAST_BY_GUESS, {UPCAST, REAL}),
     "a handler rewrites the old log": ("parameters", REWRITES_THE_LOG, {BYTES}),
-    "a handler knows nothing of before": ("parameters", NO_REPLAY, {REAL}),
+    "a handler replays nothing": ("parameters", NO_REPLAY, {REAL}),
 }

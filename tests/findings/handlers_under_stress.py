@@ -1,4 +1,4 @@
-"""What notebook 04 claims, and the bugs that turn each claim red."""
+"""The claims of notebook 04, and the planted bugs that turn each claim red."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ NAME = "04_handlers_under_stress"
 CLAIMS = ("lost", "twice", "once")
 
 TIMER = "a timer handles all in batches of three, in the order of each partition"
-WAITS = "a command that waits outlives its handler"
+WAITS = "a scheduled command survives its handler"
 LEVELS = "at most once loses, at least once repeats, exactly once does neither"
-PARKED = "poison parks its own stream, in order, and no other"
-RELEASED = "what waited takes effect when the poison is dropped"
+PARKED = "poison parks its own stream, in order, and no other stream"
+RELEASED = "waiting commands take effect when the poison is dropped"
 
 
 def findings(book: TestbookNotebookClient) -> dict[str, bool]:
@@ -41,12 +41,12 @@ def findings(book: TestbookNotebookClient) -> dict[str, bool]:
 
 
 FORGETS_IDS = """
-from labkit.write.stream_state import Stream
-_take = Stream.take
+from labkit.write.stream_state import StreamState
+_take = StreamState.take
 def take(stream, commit, evolve):
     _take(stream, commit, evolve)
     stream.seen.clear()
-Stream.take = take
+StreamState.take = take
 """
 
 FORGETS_WHAT_WAITS = """
@@ -58,7 +58,7 @@ for _store in (MemoryStore, MongoStore):
     _store.find = find
 """
 
-#: Neither by its id nor by its place.
+#: Neither by its id nor by its offset.
 KNOWS_NO_REPEAT = f"""{FORGETS_IDS}
 from msgspec import structs
 from labkit.write import handler as handlers
@@ -85,13 +85,13 @@ Lab.drop_dead_letter = Lab.replay
 """
 
 TWINS = {
-    "a handler under stress knows no repeat": ("parameters", KNOWS_NO_REPEAT, {LEVELS}),
-    "a new handler forgets what waits": (
+    "a handler detects no repeat": ("parameters", KNOWS_NO_REPEAT, {LEVELS}),
+    "a new handler forgets the waiting commands": (
         "parameters",
         FORGETS_WHAT_WAITS,
         {WAITS, PARKED, RELEASED},
     ),
     "batches are too large": ("parameters", TAKES_FIVE, {TIMER}),
-    "nobody may wait behind the poison": ("parameters", NO_ROOM, {PARKED, RELEASED}),
+    "no command may wait behind the poison": ("parameters", NO_ROOM, {PARKED, RELEASED}),
     "a drop is only a replay": ("parameters", DROPS_NOTHING, {RELEASED}),
 }

@@ -1,4 +1,4 @@
-"""What notebook 08 claims, and the bugs that turn each claim red."""
+"""The claims of notebook 08, and the planted bugs that turn each claim red."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from tests.findings.handlers_under_stress import FORGETS_IDS
 NAME = "08_sagas"
 CLAIMS = ("takes effect once", "StockReleased, once", "No transaction spans two streams")
 
-SHIPPED = "an order that is paid is shipped, and so are its goods"
-NO_STOCK = "an order without goods is called off by the process"
-DEADLINE = "goods of an order that is not paid come back by themselves"
-ONCE = "a command that a killed process sends twice takes effect once"
-RANDOM = "with random ids it would take effect twice"
-MONEY = "money on its way is on no account, and none is lost"
+SHIPPED = "a paid order is shipped, and so are its goods"
+NO_STOCK = "the process manager cancels an order without goods"
+DEADLINE = "the goods of an unpaid order are released at the deadline"
+ONCE = "a command that a killed process manager sends twice takes effect once"
+RANDOM = "with random ids a command takes effect twice"
+MONEY = "money of an open transfer is on no account, and none is lost"
 
 
 def findings(book: TestbookNotebookClient) -> dict[str, bool]:
@@ -48,11 +48,11 @@ Fulfilment._next = lambda *a: [send for send in _next(*a) if send.step != "cance
 
 ALL_IDS_ARE_RANDOM = """
 from labkit.ports.ids import new_id
-from labkit.process.process_manager import LetterBox
-_send = LetterBox.send
+from labkit.process.outbox import Outbox
+_send = Outbox.send
 def _renamed(letter):
     return letter | {"value": letter["value"].replace(letter["_id"], new_id(), 1)}
-LetterBox.send = lambda self, letters: _send(self, [_renamed(letter) for letter in letters])
+Outbox.send = lambda self, letters: _send(self, [_renamed(letter) for letter in letters])
 """
 
 RANDOM_IDS = """
@@ -61,19 +61,19 @@ random_saga_ids()
 """
 
 NOTHING_PLANTED = """
-from labkit.experiments import plants
-plants.random_saga_ids = lambda: None
+from labkit.experiments.verify import planted_bugs
+planted_bugs.random_saga_ids = lambda: None
 """
 
 TWINS = {
     "a stream forgets the ids of a process": ("parameters", FORGETS_IDS, {ONCE}),
-    "nobody gives the goods back": ("parameters", NO_RELEASE, {DEADLINE}),
-    "nobody calls the order off": ("parameters", NO_CANCEL, {NO_STOCK}),
-    "every sending has another id": (
+    "no goods are released": ("parameters", NO_RELEASE, {DEADLINE}),
+    "no order is cancelled": ("parameters", NO_CANCEL, {NO_STOCK}),
+    "every command gets a random id": (
         "parameters",
         ALL_IDS_ARE_RANDOM,
         {SHIPPED, NO_STOCK, DEADLINE, ONCE, MONEY},
     ),
-    "what is sent again has another id": ("parameters", RANDOM_IDS, {ONCE}),
+    "a command that is sent again gets a random id": ("parameters", RANDOM_IDS, {ONCE}),
     "the bug is not planted": ("parameters", NOTHING_PLANTED, {RANDOM}),
 }

@@ -1,4 +1,4 @@
-"""What notebook 05 claims, and the bugs that turn each claim red."""
+"""The claims of notebook 05, and the planted bugs that turn each claim red."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from testbook.client import TestbookNotebookClient
 NAME = "05_projections"
 CLAIMS = ("no look misses an order", "half old and half new", "one transaction")
 
-FOLD = "a step writes documents, and how far it has read"
-NAIVE = "two writes and a death between them count an order twice"
-CRASH = "a death at any of three places counts each order once"
-SUMS = "a sum has a document for each partition, and is right when it is asked for"
-PARKED = "poison parks its own stream, and who asks for that stream is told"
-MENDED = "a replay applies what waited"
-LOOKS = "no look misses an order, and none is half old and half new"
+FOLD = "a step writes documents and a checkpoint"
+NAIVE = "a crash between two writes counts an order twice"
+CRASH = "a crash at any of three failpoints counts each order once"
+SUMS = "a sum has a document for each partition, and a query adds them"
+PARKED = "poison parks its own stream, and a query for that stream raises"
+MENDED = "a replay applies the waiting commits"
+LOOKS = "no read misses an order, and none mixes two generations"
 GONE = "the new generation serves, and the old one is gone"
-TOLD = "a notice that is sent twice is heard once"
-SILENT = "a replay tells nobody anything"
+TOLD = "a notice that is sent twice is processed once"
+SILENT = "a replay sends no notice"
 
 
 def findings(book: TestbookNotebookClient) -> dict[str, bool]:
@@ -42,14 +42,14 @@ def findings(book: TestbookNotebookClient) -> dict[str, bool]:
         LOOKS: served == [old] * len(before) + [new] * 3
         and len(before) >= 5
         and all(seen == sent for sent, seen, *_ in looks)
-        # Of the crowd's orders none has a shelf until all have: the late ones are folded anew.
+        # Before the switch only the late orders have a shelf, after it all orders have one.
         and [shelved for _, _, shelved, *_ in before] == list(range(1, len(before) + 1))
         and all(shelved == seen for _, seen, shelved, _, at in looks if at == new)
         and 0 < before[-1][3] <= orders,
         GONE: book.value("sorted(names)")
         == [f"orders.view.{kind}@1" for kind in ("customers", "months", "orders", "parked")],
         TOLD: book.value("len(inbox)") == orders < book.value("said"),
-        SILENT: book.cell_output_text("silent") == "all was read again; notices sent since: 0",
+        SILENT: book.cell_output_text("silent") == "the log was read again; notices sent since: 0",
     }
 
 
@@ -66,7 +66,7 @@ def advance(store, checkpoints, moves, writes):
 MemoryStore.advance = advance
 """
 
-#: What the loop writes first is only there once it has written its bookmark, too.
+#: The first write becomes visible with the second.
 TWO_WRITES_ARE_ONE = """
 _held = []
 def add(lab, name, number, _add=add):
@@ -90,7 +90,7 @@ def advance(store, checkpoints, moves, writes):
             getattr(sums if early else rest, kind)[collection] = documents
     _advance(store, checkpoints, [], sums)
     if sums.replaces:
-        hit(Failpoint.PROJECTOR_ADVANCED)  # dies between the two
+        hit(Failpoint.PROJECTOR_ADVANCED)  # dies between the two writes
     _advance(store, checkpoints, moves, rest)
 MemoryStore.advance = advance
 """
@@ -129,13 +129,13 @@ Projector.replay = replay
 """
 
 READS_WHAT_IS_BEING_BUILT = """
-from labkit.read.generations import Views, named
-_collection = Views.collection
+from labkit.read.generations import Serving, named
+_collection = Serving.collection
 def collection(views, name):
     built = {checkpoint.id for checkpoint in views._all("orders")}
     early = name == "orders.view.orders" and "orders.view@1:0" in built
     return named(name, 1) if early else _collection(views, name)
-Views.collection = collection
+Serving.collection = collection
 """
 
 KEEPS_THE_OLD_ONE = """
@@ -144,9 +144,9 @@ Rebuild.drop_old = lambda rebuild: None
 """
 
 OTHER_IDS = """
-from labkit.process.process_manager import LetterBox
-_leftovers = LetterBox.leftovers
-LetterBox.leftovers = lambda box, partition: [
+from labkit.process.outbox import Outbox
+_leftovers = Outbox.leftovers
+Outbox.leftovers = lambda box, partition: [
     letter | {"value": letter["value"].replace(":mail", ":mail:again")}
     for letter in _leftovers(box, partition)
 ]
@@ -171,10 +171,10 @@ TWINS = {
         {CRASH, SUMS},
     ),
     "all partitions share a sum": ("set-up", ONE_SUM_FOR_ALL, {SUMS}),
-    "a query does not look who is parked": ("set-up", ASKS_NOBODY, {PARKED}),
+    "a query ignores parked streams": ("set-up", ASKS_NOBODY, {PARKED}),
     "a replay applies the first commit only": ("set-up", REPLAYS_THE_FIRST_ONLY, {MENDED}),
-    "readers see what is being built": ("set-up", READS_WHAT_IS_BEING_BUILT, {LOOKS}),
+    "readers see the unfinished generation": ("set-up", READS_WHAT_IS_BEING_BUILT, {LOOKS}),
     "the old generation is kept": ("set-up", KEEPS_THE_OLD_ONE, {GONE}),
     "a notice that is sent again has another id": ("set-up", OTHER_IDS, {TOLD}),
-    "ids of notices are made by chance": ("set-up", IDS_BY_CHANCE, {SILENT}),
+    "ids of notices are random": ("set-up", IDS_BY_CHANCE, {SILENT}),
 }

@@ -1,4 +1,4 @@
-"""What notebook 06 claims, and the bugs that turn each claim red."""
+"""The claims of notebook 06, and the planted bugs that turn each claim red."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from testbook.client import TestbookNotebookClient
 NAME = "06_queries"
 CLAIMS = ("the same id", "perhaps twice", "only that it changed", "So ask again")
 
-OWN = "an answer lies in the partition that its question names, under its id"
-MEANT = "conditions are understood, whatever words they come in"
-TWICE = "a question that was answered twice is taken once"
-TOLD = "a change says which document, and no more"
-FOLLOWED = "a subscription gives the first answer, then each that differs"
-HELD = "a cache reads once what is asked many times, and without one each is read"
-DEAF = "a cache that hears of no change stays with what it held"
-WEB = "over HTTP each idea has its status and its header"
+OWN = "an answer is in the partition that its query names, under its id"
+MEANT = "a query type translates the words of its conditions"
+TWICE = "a client takes one of two answers"
+TOLD = "a change names the document, and nothing else"
+FOLLOWED = "a subscription gives the first answer, then each different one"
+HELD = "a cache reads once for many equal queries; without one each query reads"
+DEAF = "a cache that receives no changes keeps its old answers"
+WEB = "each idea has its status and its header in HTTP"
 
 
 def findings(book: TestbookNotebookClient) -> dict[str, bool]:
@@ -31,8 +31,8 @@ def findings(book: TestbookNotebookClient) -> dict[str, bool]:
         == [[book.value("QUESTIONS"), 0], [1, book.value("QUESTIONS") - 1]],
         DEAF: book.value("[hears, deaf]") == [["unpaid", "paid"], ["unpaid", "unpaid"]],
         WEB: list(statuses.values()) == [202, 200, 304, 409, 412, 200]
-        and book.value("fresh.body['order_id']") == "order-1"
-        and '"order_id":"order-1"' in book.value("stream.body"),
+        and book.value("fresh.body['id']") == "order-1"
+        and '"id":"order-1"' in book.value("stream.body"),
     }
 
 
@@ -85,9 +85,9 @@ _Bus.send = send
 
 TWINS = {
     "answers go anywhere": ("parameters", REPLIES_ANYWHERE, {OWN}),
-    "the asker forgets what it has taken": ("parameters", TAKES_ALL, {TWICE}),
-    "words are not understood": ("parameters", IN_ANY_ORDER, {MEANT}),
-    "nobody hears of a change": ("parameters", HEARS_NOTHING, {TOLD, FOLLOWED, DEAF}),
+    "the client takes every answer": ("parameters", TAKES_ALL, {TWICE}),
+    "the sort condition is not translated": ("parameters", IN_ANY_ORDER, {MEANT}),
+    "no change is reported": ("parameters", HEARS_NOTHING, {TOLD, FOLLOWED, DEAF}),
     "a cache holds nothing": ("parameters", HOLDS_NOTHING, {HELD, DEAF}),
-    "any version will do over HTTP": ("parameters", NO_VERSIONS, {WEB}),
+    "the expected version is ignored over HTTP": ("parameters", NO_VERSIONS, {WEB}),
 }

@@ -1,4 +1,4 @@
-"""What notebook 07 claims, and the bugs that turn each claim red."""
+"""The claims of notebook 07, and the planted bugs that turn each claim red."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from testbook.client import TestbookNotebookClient
 NAME = "07_reading_your_own_writes"
 CLAIMS = ("a stale read", "promises nothing", "its own write")
 
-STALE = "what is accepted is not shown before it is projected"
-WAYS = "three ways wait for what they say, and none shows what is old"
-VAIN = "a wait in vain says what it waited for, and how far the view is"
+STALE = "an accepted order is not shown before it is projected"
+WAYS = "three strategies wait for their goals, and none shows an old state"
+VAIN = "a time-out names its goal, and how far the view is"
 TOKEN = "a token is enough from the acknowledgement on"
-ANOTHER = "a write of somebody else is shown linearizably, and not by one's own token"
-SESSION = "a session shows its own write without being asked to"
+ANOTHER = "linearizable shows another client's write, and one's own token does not"
+SESSION = "a session shows its own write by default"
 BACK = "without a session a reader goes back, with one it waits"
 
 # On real servers only.
-PROMISED = "under load no read is stale that promised not to be, and none gives up"
+PROMISED = "under load no read breaks its promise, and none times out"
 
 
 def findings(book: TestbookNotebookClient) -> dict[str, bool]:
@@ -32,9 +32,9 @@ def findings(book: TestbookNotebookClient) -> dict[str, bool]:
         WAYS: book.value("matrix.T.to_dict('list')")
         == {
             "eventual": ["no such order", "no such order", "placed"],
-            "token": ["waits in vain", "waits in vain", "placed"],
-            "version": ["waits in vain", "waits in vain", "placed"],
-            "linearizable": ["no such order", "waits in vain", "placed"],
+            "token": ["times out", "times out", "placed"],
+            "version": ["times out", "times out", "placed"],
+            "linearizable": ["no such order", "times out", "placed"],
         },
         VAIN: set(vain) == set(goals)
         and all(f"did not reach {goal}" in vain[strategy] for strategy, goal in goals.items())
@@ -49,7 +49,7 @@ def findings(book: TestbookNotebookClient) -> dict[str, bool]:
 
 
 def under_load(book: TestbookNotebookClient) -> dict[str, bool]:
-    """By the rows, not by the table of them."""
+    """From the rows, not from the displayed table."""
     promised = "tries[tries['strategy'] != 'eventual']"
     counted = f"{promised}[['stale', 'timed_out']].sum().to_list()"
     others = book.value(f"int({promised}['by_another'].sum())")
@@ -116,19 +116,19 @@ _Session.turn_to = turn_to
 """
 
 TWINS = {
-    "a handler tells the view itself": ("set-up", TOLD_WHEN_SHOWN, {STALE, WAYS, VAIN, ANOTHER}),
-    "a query forgets what was asked for": (
+    "a handler also projects": ("set-up", TOLD_WHEN_SHOWN, {STALE, WAYS, VAIN, ANOTHER}),
+    "a query ignores the freshness": (
         "parameters",
         ASKS_FOR_NOTHING,
         {WAYS, VAIN, TOKEN, ANOTHER},
     ),
-    "a time-out says nothing": ("parameters", SAYS_NOTHING, {VAIN}),
+    "a time-out does not name its goal": ("parameters", SAYS_NOTHING, {VAIN}),
     "tokens are one too low": ("parameters", ONE_TOO_LOW, {WAYS, VAIN}),
-    "nobody asks for the ends of the log": ("parameters", NO_ENDS, {WAYS, VAIN, ANOTHER}),
-    "a session forgets what it wrote": ("parameters", FORGETS_ITS_WRITES, {SESSION, BACK}),
-    "a session forgets what it read": ("parameters", FORGETS_ITS_READS, {BACK}),
+    "linearizable knows no ends of the log": ("parameters", NO_ENDS, {WAYS, VAIN, ANOTHER}),
+    "a session forgets its writes": ("parameters", FORGETS_ITS_WRITES, {SESSION, BACK}),
+    "a session forgets its reads": ("parameters", FORGETS_ITS_READS, {BACK}),
 }
 
 SERVER_TWINS = {
-    "nobody waits under load": ("monotonic", NOBODY_WAITS, {PROMISED}),
+    "no query waits under load": ("monotonic", NOBODY_WAITS, {PROMISED}),
 }

@@ -1,4 +1,4 @@
-"""What the notebook on streams claims, and the bugs in which each claim turns red."""
+"""The claims of notebook 09, and the planted bugs that turn each claim red."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ NAME = "09_streams"
 CLAIMS = ("late records", "€ 45 = € 15 in its window + € 30 late", "says nothing twice")
 
 JUDGED = "each record is an order or a reject, and the orders are those of pandas"
-WINDOWS = "windows and late records are what pandas counts, minute by minute"
-DEALT = "an order of reading makes records late that no till has delayed"
+WINDOWS = "windows and late records add up to the figures of pandas, minute by minute"
+DEALT = "the reading order makes records late that no register delayed"
 HOPPING = "each order counts in two hopping windows"
-JOINED = "a settlement is the same, whatever was read first, and that of pandas"
+JOINED = "settlements do not depend on the reading order, and equal those of pandas"
 
 # On real servers only.
-EQUAL = "what Quix wrote to MongoDB equals pandas, though a pipeline was killed"
-ONCE = "nothing is said twice, though a pipeline was killed"
+EQUAL = "the documents of Quix equal pandas after a pipeline was killed"
+ONCE = "no total is written twice after a pipeline was killed"
 
 
 def findings(book: TestbookNotebookClient) -> dict[str, bool]:
@@ -71,26 +71,30 @@ labkit.streams.sales.settle = settle
 TWINS = {
     "there are no rules": ("set-up", NO_RULES, {JUDGED, WINDOWS, JOINED}),
     "late records are dropped": ("set-up", DROPS_LATE_ONES, {WINDOWS, DEALT, HOPPING}),
-    "all read one partition": ("set-up", ONE_PARTITION, {DEALT}),
+    "all records are in one partition": ("set-up", ONE_PARTITION, {DEALT}),
     "a hopping window tumbles": ("set-up", TUMBLES, {HOPPING}),
-    "a join knows only what was read before": ("set-up", ONLY_WHAT_WAS_READ_BEFORE, {JOINED}),
+    "a join matches earlier records only": (
+        "set-up",
+        ONLY_WHAT_WAS_READ_BEFORE,
+        {JOINED},
+    ),
 }
 
 AT_LEAST_ONCE = '''
 import sys
 from types import SimpleNamespace
-_subprocess = tills.subprocess
+_subprocess = registers.subprocess
 PROGRAM = """
 import os, runpy, time
 from labkit.streams import streams
 streams.GUARANTEE = "at-least-once"
 kill = os.kill
-os.kill = lambda *call: (time.sleep(1), kill(*call))  # what it had in hand is sent by then
+os.kill = lambda *call: (time.sleep(1), kill(*call))  # its open records are sent by then
 runpy.run_module("labkit.experiments.sales", run_name="__main__", alter_sys=True)
 """
 def popen(command, **options):
     return _subprocess.Popen([sys.executable, "-c", PROGRAM, *command[3:]], **options)
-tills.subprocess = SimpleNamespace(Popen=popen, PIPE=_subprocess.PIPE)
+registers.subprocess = SimpleNamespace(Popen=popen, PIPE=_subprocess.PIPE)
 '''
 
 LATE_ONES_VANISH = """
@@ -99,6 +103,6 @@ quix.Missed.note = lambda *_, **__: False
 """
 
 SERVER_TWINS = {
-    "a pipeline that dies is at-least-once": ("set-up", AT_LEAST_ONCE, {ONCE}),
+    "the pipelines are at-least-once": ("set-up", AT_LEAST_ONCE, {ONCE}),
     "late records vanish on the stream": ("set-up", LATE_ONES_VANISH, {EQUAL}),
 }

@@ -1,4 +1,4 @@
-"""What notebook 03 claims, and the bugs that turn each claim red."""
+"""The claims of notebook 03, and the planted bugs that turn each claim red."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from testbook.client import TestbookNotebookClient
 NAME = "03_the_event_log"
 CLAIMS = ("all come again", "One key, one partition", "pass over this")
 
-# With bare hands, on real servers only.
+# On real servers only.
 PARTITIONS = "equal keys share a partition, which counts its own offsets"
-GROUPS = "a group goes on at its bookmark, another one has its own"
-DUPLICATE = "who dies before it notes its offset does everything twice"
-REBALANCE = "two members share the partitions, and one takes them back"
-ISOLATION = "a careful reader passes over what was aborted, and waits for what is open"
+GROUPS = "each group continues at its own committed offset"
+DUPLICATE = "a consumer that dies before its commit does everything twice"
+REBALANCE = "two members share the partitions, and the last one gets all"
+ISOLATION = "a read_committed reader skips aborted records, and waits for open transactions"
 
 HISTORY = "a history has each event, and the refusal"
-TRAVEL = "every state that ever was can be asked for, by version and by instant"
+TRAVEL = "every past state can be read, by version and by instant"
 SNAPSHOT = "a fold from the snapshot is the fold from the start"
 RACE = "of two writers for one version one wins"
 
@@ -93,8 +93,8 @@ CommandBus.send = send
 TWINS = {
     "a history leaves out refusals": ("parameters", NO_REFUSALS, {HISTORY, RACE}),
     "time travel goes nowhere": ("parameters", ALWAYS_THE_NEWEST, {TRAVEL}),
-    "a snapshot is of somebody else": ("parameters", WRONG_OWNER, {SNAPSHOT}),
-    "any version will do": ("parameters", ANY_VERSION, {RACE}),
+    "a snapshot holds a wrong state": ("parameters", WRONG_OWNER, {SNAPSHOT}),
+    "the expected version is ignored": ("parameters", ANY_VERSION, {RACE}),
 }
 
 CARELESS = """
@@ -107,5 +107,5 @@ KafkaConsumer.commit = lambda *_, **__: None
 """
 
 SERVER_TWINS = {
-    "readers are careless and note nothing": ("parameters", CARELESS, {GROUPS, ISOLATION}),
+    "readers are uncommitted and commit nothing": ("parameters", CARELESS, {GROUPS, ISOLATION}),
 }

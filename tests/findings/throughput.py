@@ -1,4 +1,4 @@
-"""What notebook 11 claims, and the bugs that turn each claim red. Nothing here asserts a time."""
+"""The claims of notebook 11, and the planted bugs that turn each claim red; none asserts a time."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from testbook.client import TestbookNotebookClient
 NAME = "11_throughput"
 CLAIMS = ("no rate", "a checker is red", "interval")
 
-BATCHES = "the larger the batch, the fewer transactions: one marker each"
-FITTED = "a fit gives back the law that the runs were made of, within its intervals"
-PEAK = "it finds the peak that was put in"
+BATCHES = "larger batches need fewer transactions, with one marker each"
+FITTED = "a fit recovers the law of the simulated runs, within its intervals"
+PEAK = "a fit recovers the peak of the law"
 
 # On real servers only.
-GREEN = "every checker is green in every run that counts, and each of its arms has a rate"
-THROWN = "a handler that forgets ids is seen in every run, and has no rate"
+GREEN = "every checker is green in every run that counts, and each arm has a rate"
+THROWN = "checkers detect a handler that forgets ids in every run, and it has no rate"
 LITTLE = "Little's law holds within 5 % in the open loop, and the checkers are green"
 
 
@@ -67,10 +67,10 @@ _scaling._solve = solve
 
 TWINS = {
     "a handler takes one command at a time": ("set-up", ONE_AT_A_TIME, {BATCHES}),
-    "a fit that knows no coherency": ("set-up", NO_COHERENCY, {FITTED, PEAK}),
+    "a fit ignores coherency": ("set-up", NO_COHERENCY, {FITTED, PEAK}),
 }
 
-#: What the bugs below have no need of.
+#: The bugs below need no loads.
 NO_LOADS = "LOADS = ()\n"
 
 CHECKERS_SLEEP = (
@@ -99,7 +99,7 @@ _load.samples = samples
 """
 
 SERVER_TWINS = {
-    "the checkers of a drain are asleep": ("parameters", CHECKERS_SLEEP, {THROWN}),
+    "the checkers of a drain check nothing": ("parameters", CHECKERS_SLEEP, {THROWN}),
     "every handler forgets the ids": ("parameters", ALL_FORGET_IDS, {GREEN}),
     "the observer counts some twice": ("parameters", COUNTS_SOME_TWICE, {LITTLE}),
 }

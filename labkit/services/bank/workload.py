@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import accumulate
+from itertools import accumulate, count
 from random import Random
 
 from labkit.messages import Command
@@ -42,6 +42,12 @@ def real(random: Random, *, lap: int | None = None) -> Iterator[Command]:
         yield Deposit(bought.customer, max(1, bought.cents))
 
 
+def new(random: Random) -> Iterator[Command]:
+    """New accounts, one after another."""
+    for number in count():
+        yield OpenAccount(f"n{number}", "ann")
+
+
 def busy_opening(random: Random) -> Iterator[Command]:
     for account in (*(f"hot-a{n}" for n in range(HOT)), *(f"a{n}" for n in range(COLD))):
         yield OpenAccount(account, f"owner of {account}")
@@ -77,4 +83,5 @@ WORKLOADS = {
     "zipf": Workload(zipf, zipf_opening),
     "real": Workload(real, real_opening),
     "busy": Workload(busy, busy_opening),
+    "new": Workload(new),
 }

@@ -21,10 +21,16 @@ def placed(bought: cdnow.Purchase, order_id: str, lap: int = 0) -> PlaceOrder:
     return PlaceOrder(order_id, customer, bought.day, bought.quantity, bought.cents)
 
 
-def new(random: Random, *, lap: int | None = None) -> Iterator[Command]:
-    """New orders: the purchases of the CDNOW file by day, again after ``lap`` of them."""
+def new(random: Random, *, lap: int | None = None, payload: int = 0) -> Iterator[Command]:
+    """New orders: the purchases of the CDNOW file by day, again after ``lap`` of them.
+
+    With a payload every second command cancels the order before it, with a reason of ``payload``
+    bytes: an order itself has no field of that length.
+    """
     for number, (time, bought) in enumerate(cdnow.forever(lap)):
         yield placed(bought, f"o{number}", time)
+        if payload:
+            yield CancelOrder(f"o{number}", "x" * payload)
 
 
 def busy(random: Random) -> Iterator[Command]:
