@@ -220,18 +220,14 @@ def test_what_workers_cannot_import_is_said() -> None:
     class Local(Loan, frozen=True):
         pass
 
-    with pytest.raises(
-        UsageError, match=r"<locals>\.Local of process 'loan' is no attribute of the"
-    ):
+    with pytest.raises(UsageError, match=r"<locals>\.Local of process 'loan' is no attribute of"):
         references.to_process(Local())
     assert references.to_process(Loan()).at == "tests.test_service:Loan"
 
 
 def test_in_memory_it_works_all_the_same() -> None:
     own = in_main()
-    put, where = (
-        next(t for t in types if t.__name__ in ("Put", "WhereIs")) for types in kinds(own)
-    )
+    put, where = put_and_where(own)
     with Lab(backend="memory", services=[own]) as lab:
         lab.start()
         assert lab.bus.execute(put("left", "cup")).accepted
@@ -299,9 +295,7 @@ def test_workers_import_what_the_run_names(
 @pytest.mark.servers
 def test_of_main_only_steps_by_hand(servers: stack.Servers) -> None:
     own = in_main()
-    put, where = (
-        next(t for t in types if t.__name__ in ("Put", "WhereIs")) for types in kinds(own)
-    )
+    put, where = put_and_where(own)
     with Lab(services=[own], partitions=1) as lab:
         try:
             with pytest.raises(UsageError, match=r"defined in __main__ .*%%writefile"):
