@@ -361,7 +361,7 @@ def test_there_is_no_run_of_another_name(servers: stack.Servers) -> None:
             store: Any = lab.store
             assert not any("typo" in name for name in store._client.list_database_names())
             done = labkit("run", "handler", "--run", lab.run, "--service", "zoo")
-            refused(done, "has no handler of 'zoo': orders")
+            refused(done, "has no handler of 'zoo'; name one of them by --service: orders")
             refused(labkit("run", "relay", "--run", lab.run), "several parts 'relay', or none")
         finally:
             lab.drop()
