@@ -220,18 +220,14 @@ def test_what_workers_cannot_import_is_said() -> None:
     class Local(Loan, frozen=True):
         pass
 
-    with pytest.raises(
-        UsageError, match=r"<locals>\.Local of process 'loan' is no attribute of the"
-    ):
+    with pytest.raises(UsageError, match=r"<locals>\.Local of process 'loan' is no attribute of"):
         references.to_process(Local())
     assert references.to_process(Loan()).at == "tests.test_service:Loan"
 
 
 def test_in_memory_it_works_all_the_same() -> None:
     own = in_main()
-    put, where = (
-        next(t for t in types if t.__name__ in ("Put", "WhereIs")) for types in kinds(own)
-    )
+    put, where = put_and_where(own)
     with Lab(backend="memory", services=[own]) as lab:
         lab.start()
         assert lab.bus.execute(put("left", "cup")).accepted
@@ -299,9 +295,7 @@ def test_workers_import_what_the_run_names(
 @pytest.mark.servers
 def test_of_main_only_steps_by_hand(servers: stack.Servers) -> None:
     own = in_main()
-    put, where = (
-        next(t for t in types if t.__name__ in ("Put", "WhereIs")) for types in kinds(own)
-    )
+    put, where = put_and_where(own)
     with Lab(services=[own], partitions=1) as lab:
         try:
             with pytest.raises(UsageError, match=r"defined in __main__ .*%%writefile"):
@@ -367,7 +361,7 @@ def test_there_is_no_run_of_another_name(servers: stack.Servers) -> None:
             store: Any = lab.store
             assert not any("typo" in name for name in store._client.list_database_names())
             done = labkit("run", "handler", "--run", lab.run, "--service", "zoo")
-            refused(done, "has no handler of 'zoo': orders")
+            refused(done, "has no handler of 'zoo'; name one of them by --service: orders")
             refused(labkit("run", "relay", "--run", lab.run), "several parts 'relay', or none")
         finally:
             lab.drop()

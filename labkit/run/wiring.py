@@ -329,9 +329,11 @@ def make_worker(
     """
     joined = Run(lab, run=run, services=(), start=False)
     known = joined.instances_of(role)
-    if service is None and len(known) != 1:
+    if service not in known and (service is not None or len(known) != 1):
+        joined.close()
+        problem = f"no {role} of {service!r}" if service else f"several parts {role!r}, or none"
         raise UsageError(
-            f"run {run!r} has several parts {role!r}, or none; name one of them by --service: "
+            f"run {run!r} has {problem}; name one of them by --service: "
             f"{', '.join(known) or 'none'}"
         )
     worker = Worker(role, service or known[0], slot)
