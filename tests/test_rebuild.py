@@ -256,9 +256,9 @@ def test_the_estimate_is_what_is_left_at_the_speed_of_late(monkeypatch: pytest.M
 
         def at(second: float) -> float | None:
             now[0] = second
-            first = projector._checkpoints[0]
+            first = projector._owned.checkpoints[0]
             place_ = structs.replace(first, position=int(10 * second))
-            projector._checkpoints[0] = place_
+            projector._owned.checkpoints[0] = place_
             projector._source.ends = lambda: {0: 100 + int(5 * second)}
             monkeypatch.setattr(projector, "step", lambda timeout: 0)
             return rebuild.step().remaining
@@ -267,7 +267,9 @@ def test_the_estimate_is_what_is_left_at_the_speed_of_late(monkeypatch: pytest.M
         assert at(2) == pytest.approx(90 / 5)
         assert at(4) == pytest.approx(80 / 5)
         assert at(20) == 0.0
-        projector._checkpoints[0] = structs.replace(projector._checkpoints[0], position=0)
+        projector._owned.checkpoints[0] = structs.replace(
+            projector._owned.checkpoints[0], position=0
+        )
 
 
 @pytest.mark.servers

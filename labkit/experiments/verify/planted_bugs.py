@@ -232,7 +232,7 @@ def held() -> None:
 
     def telling_step(self: Projector, timeout: float = 0.5) -> int:
         done = step(self, min(timeout, HELD_SECONDS))
-        say("projector", len(self._checkpoints))
+        say("projector", len(self._owned.checkpoints))
         if go.exists():
             Projector.step = step  # type: ignore[method-assign]
         return done
