@@ -150,7 +150,10 @@ def test_real_keys_are_the_customers() -> None:
         ({"keys": "zipf", "accounts": 0}, "accounts must be from"),
         ({"skew": 1.0}, "'new' of service 'orders' takes no skew; it takes lap"),
         ({"keys": "real", "accounts": 7}, "'real' of service 'bank' takes no accounts"),
-        ({"services": ("catalog",), "keys": "new"}, r"one of default \(catalog\), got 'new'"),
+        (
+            {"services": ("tests.desk:DESK",), "keys": "new"},
+            r"of calm \(desk\), busy \(desk\), got",
+        ),
         ({"services": ("moon",)}, "unknown service or process 'moon'"),
         ({"services": ("tests.desk:DUMB",)}, "'dumb' has no workload; verify and load need one"),
         ({"services": ("tests.desk:BLIND",)}, "'blind' has no views; a load measures when"),

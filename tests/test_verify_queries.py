@@ -116,7 +116,7 @@ def test_a_planted_bug_turns_it_red(
 ) -> None:
     file = tmp_path / "q.json"
     options = ("--queries", "600", "--plant", plant, "--json", str(file))
-    done = labkit("verify", "queries", *options)
+    done = labkit("verify", "queries", *options, timeout=240)
     assert done.returncode == 1, done.stderr
     assert "some queries did not get their answer" in done.stderr
     found = json.loads(file.read_text())
