@@ -370,5 +370,5 @@ def test_a_rebuild_by_the_command_line_is_cancelled_and_goes_on(
         assert "resumed" not in again.stdout
         assert "generation 2" in again.stdout
         refused(labkit("rebuild", "owl", "--run", lab.run), "catalog.view", "'owl'")
-        refused(labkit("rebuild", "catalog.view", "--run", "r0000000"), "has no topics")
+        refused(labkit("rebuild", "catalog.view", "--run", "r0000000"), "has no run 'r0000000'")
         lab.drop()
