@@ -10,6 +10,7 @@ from pymongo.client_session import ClientSession
 from labkit import stack
 from labkit.lab import Lab
 from labkit.read.freshness import Fresh, Version
+from labkit.run.wiring import make_worker
 from labkit.run.worker import Worker
 from labkit.services.bank import AccountById, Deposit, OpenAccount
 from labkit.services.orders import PlaceOrder
@@ -36,9 +37,12 @@ def test_it_is_the_projectors(
         asked.clear()
         assert lab.projector.step(10) == 1
         assert asked == [projectors]
-        assert lab.of.worker_command(Worker("projector", "orders", 0)).count("--write-concern") == (
-            concern == "1"
-        )
+        worker = Worker("projector", "orders", 0)
+        command = lab.of.worker_command(worker)
+        assert concern not in command, "a worker reads it where the run keeps it"
+        _, joined, _ = make_worker(lab.name, lab.run, "projector", None, 0)
+        assert joined.settings.write_concern == concern
+        joined.close()
         lab.drop()
 
 

@@ -46,7 +46,7 @@ class Accounts(View):
 class Transactions(KeyedView):
     """What changed the balance of an account. A page of one account comes from one shard."""
 
-    indexes = (("account", "version"), ("transfer_id",))
+    indexes = (("account", "version", "_id"), ("transfer_id",))
     shard_key = (("account", 1),)
 
     def change(self, documents: Documents, event: Any, at: At) -> None:
