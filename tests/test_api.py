@@ -255,14 +255,14 @@ def test_a_read_is_as_fresh_as_asked(lab: Lab) -> None:
         partition, offset = token.split("-")[1:]
         assert f"command {offset} of partition {partition} within 0.05 s" in found["detail"]
         service: Any = api.app.state.backend  # type: ignore[attr-defined]
-        service.desk.call(lambda: lab.handler.step(0))
+        service.thread.call(lambda: lab.handler.step(0))
         late = {"freshness": "linearizable", "timeout": "0.05"}
         found = problem(api.get("/orders/o1", params=late), 504, "timed-out")
         assert "did not reach position" in found["detail"]
         found = problem(
             api.get("/orders/o1", params={"version": 1, "timeout": 0}), 504, "timed-out"
         )
-        service.desk.call(lambda: lab.projector.step(0))
+        service.thread.call(lambda: lab.projector.step(0))
         for fresh in (soon, late, {"version": "1", "timeout": "0.05"}, {}):
             assert api.get("/orders/o1", params=fresh).status_code == 200
 
@@ -329,7 +329,7 @@ def test_errors_are_problems(api: TestClient) -> None:
 
 def test_who_is_being_shut_down_says_so(lab: Lab) -> None:
     with TestClient(create_app(lab)) as api:
-        api.app.state.backend.desk.close()  # type: ignore[attr-defined]
+        api.app.state.backend.thread.close()  # type: ignore[attr-defined]
         answer = api.post("/orders", json=new_order())
         problem(answer, 503, "unreachable")
         assert answer.headers["retry-after"] == "2"

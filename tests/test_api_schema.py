@@ -11,18 +11,17 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
-from labkit.services.services import CONTEXTS
 
 from labkit import stack
-from labkit.api import queries
+from labkit.api import answers, queries
 from labkit.api.backend import Backend
 from labkit.lab import Lab
-from labkit.services.fulfilment import PROCESSES
+from labkit.services import BUILT_IN, PROCESSES
 from tests.serving import Served, serving
 
 pytestmark = pytest.mark.servers
@@ -32,9 +31,32 @@ TESTS = Path(__file__).parent
 LEAST_CASES = 2_000
 
 
+class Subject(NamedTuple):
+    """A run whose API is tried: its services and processes, by name or reference; how many
+    operations it has at least; of each, the examples of the long run; and a part of its paths."""
+
+    services: Sequence[str]
+    processes: Sequence[str]
+    operations: int
+    examples: int
+    paths: str
+
+
+SUBJECTS = {
+    "built in": Subject(BUILT_IN, PROCESSES, 50, 20, "^/orders"),
+    "of somebody's own": Subject(["tests.desk_for_api:DESK"], [], 18, 80, "^/desk"),
+}
+
+
+@pytest.fixture(scope="module", params=SUBJECTS)
+def subject(request: pytest.FixtureRequest) -> Subject:
+    return SUBJECTS[request.param]
+
+
 @pytest.fixture(scope="module")
-def served(servers: stack.Servers) -> Iterator[Served]:
-    with Lab(services=list(CONTEXTS), processes=list(PROCESSES), start=False, partitions=2) as lab:
+def served(servers: stack.Servers, subject: Subject) -> Iterator[Served]:
+    chosen = {"services": subject.services, "processes": subject.processes}
+    with Lab(**chosen, start=False, partitions=2) as lab:
         lab.start()
         with serving(lab) as found:
             yield found
@@ -62,28 +84,29 @@ def schemathesis(url: str, folder: Path, *options: str) -> dict[str, Any]:
     return found | {"output": done.stdout[-20_000:], "exit": done.returncode}
 
 
-def passed(report: dict[str, Any], least: int) -> None:
+def passed(report: dict[str, Any], subject: Subject, least: int) -> None:
     cases = report["test_cases"]
     assert report["failures"] == [], report["output"]
     assert report["errors"] == [], report["output"]
     assert (cases["with_failures"], cases["errored"]) == (0, 0), report["output"]
-    assert report["operations"]["tested"] == report["operations"]["total"] >= 30
+    assert report["operations"]["tested"] == report["operations"]["total"] >= subject.operations
     assert cases["generated"] >= least, f"only {cases['generated']} cases"
     assert report["exit"] == 0
 
 
-def test_a_few_cases_of_every_operation(served: Served, tmp_path: Path) -> None:
+def test_a_few_cases_of_every_operation(served: Served, subject: Subject, tmp_path: Path) -> None:
     options = ("--phases", "examples,fuzzing,stateful", "-n", "2", "--seed", "1")
-    passed(schemathesis(served.url, tmp_path, *options), 100)
+    passed(schemathesis(served.url, tmp_path, *options), subject, 2 * subject.operations)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1_800)
-def test_two_thousand_cases_and_more(served: Served, tmp_path: Path) -> None:
-    options = ("--phases", "examples,coverage,fuzzing,stateful", "-n", "20", "--seed", "2")
+def test_two_thousand_cases_and_more(served: Served, subject: Subject, tmp_path: Path) -> None:
+    options = ("--phases", "examples,coverage,fuzzing,stateful", "--seed", "2")
+    options += ("-n", str(subject.examples))
     report = schemathesis(served.url, tmp_path, *options)
     print(report["test_cases"], f"in {report['running_time']:.0f} s")
-    passed(report, LEAST_CASES)
+    passed(report, subject, LEAST_CASES)
     assert {p["status"] for p in report["phases"].values()} == {"success"}, report["phases"]
 
 
@@ -91,10 +114,10 @@ def test_two_thousand_cases_and_more(served: Served, tmp_path: Path) -> None:
 
 
 def a_bug(patch: pytest.MonkeyPatch) -> None:
-    def broken(order: Any) -> Any:
+    def broken(answer: Any, route: Any) -> Any:
         raise KeyError("customer")
 
-    patch.setattr(queries, "order", broken)
+    patch.setattr(answers, "shown", broken)
 
 
 def an_undocumented_status(patch: pytest.MonkeyPatch) -> None:
@@ -109,15 +132,15 @@ def an_undocumented_status(patch: pytest.MonkeyPatch) -> None:
 
 
 def a_wrong_etag(patch: pytest.MonkeyPatch) -> None:
-    honest = queries._one
+    honest = queries._answer
 
-    def one(*args: Any) -> Any:
-        answer = honest(*args)
-        if answer.status_code == 200:
-            answer.headers["ETag"] = '"0"'
-        return answer
+    def answer(*args: Any) -> Any:
+        found = honest(*args)
+        if found.status_code == 200 and "ETag" in found.headers:
+            found.headers["ETag"] = '"0"'
+        return found
 
-    patch.setattr(queries, "_one", one)
+    patch.setattr(queries, "_answer", answer)
 
 
 PLANTED = {
@@ -131,10 +154,10 @@ PLANTED = {
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", PLANTED)
 def test_a_planted_bug_is_seen(
-    name: str, served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, served: Served, subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plant, code = PLANTED[name]
     plant(monkeypatch)
-    options = ("--phases", "fuzzing,stateful", "-n", "10", "--include-path-regex", "^/orders")
+    options = ("--phases", "fuzzing,stateful", "-n", "10", "--include-path-regex", subject.paths)
     report = schemathesis(served.url, tmp_path, *options)
     assert code in {failure["code"] for failure in report["failures"]}, report["output"]

@@ -82,7 +82,7 @@ def test_a_slash_in_disguise_is_no_slash(api: httpx2.Client) -> None:
     made = api.post("/orders", json=new_order(order_id="%2F"), headers=WAIT)
     assert made.headers["location"] == "/orders/%252F"
     found = api.get("/orders/%252F", params={"version": 1, "timeout": 20})
-    assert found.json()["order_id"] == "%2F"
+    assert found.json()["id"] == "%2F"
 
 
 def test_many_wait_at_once_each_for_its_own_answer(api: httpx2.Client) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import pytest
+from msgspec import Meta
 from starlette.testclient import TestClient
 
 import labkit.api
@@ -96,6 +98,8 @@ def test_what_fits_is_taken_as_it_is(api: TestClient) -> None:
     contact = {"mail": "a@b", "phones": ["1", "2"]}
     opened(api, id="t1", minutes=2**63 - 1, hours=2, contact=contact, urgency="high")
     opened(api, id="t2", minutes=5.0)
+    closed = api.put("/desk/t2/end", json={"stars": 3.0}, headers=WAIT)
+    assert closed.status_code == 200, "in JSON Schema 3.0 is an integer, also if it may be null"
     found = api.get("/desk/t1", params=FRESH).json()
     assert (found["minutes"], found["contact"]) == (2**63 - 1, {"mail": "a@b"})
     assert api.get("/desk/t2", params=FRESH).json()["minutes"] == 5
@@ -132,6 +136,7 @@ def test_methods_and_paths_are_those_that_the_service_names(api: TestClient) -> 
     answer = api.patch("/desk/t1")
     problem(answer, 405, "method")
     assert answer.headers["allow"] == "DELETE, GET"
+    assert api.patch("/desk/count").headers["allow"] == "GET", "the more exact path counts"
 
 
 # --- queries
@@ -270,9 +275,12 @@ def test_openapi_says_what_the_types_say(api: TestClient) -> None:
     assert document["components"]["schemas"]["Contact"]["required"] == ["mail"]
     links = new["responses"]["201"]["links"]
     assert links["ticketById"]["parameters"] == {
-        "ticket": "$response.body#/id",
+        "id": "$response.body#/id",
         "version": "$response.body#/version",
     }
+    assert set(document["paths"]["/desk/{id}"]) == {"get", "delete"}, "one path in OpenAPI"
+    one = document["paths"]["/desk/{id}"]["get"]["parameters"]
+    assert [p["name"] for p in one if p["in"] == "path"] == ["id"]
     assert {"closeTicket", "forgetTicket", "followTicketById", "getCommand"} <= links.keys()
     assert "escalate" not in str(document)
     many = document["paths"]["/desk/tickets-of"]["get"]
@@ -287,6 +295,8 @@ def test_openapi_says_what_the_types_say(api: TestClient) -> None:
 
 
 # --- other services
+
+TicketNumber = Annotated[str, Meta(pattern=r"^T-\d{3}$")]
 
 
 class Make(Command, frozen=True):
@@ -307,13 +317,16 @@ class Things(View):
 
 
 def things(name: str = "things", **more: Any) -> Service:
+    fields: dict[str, Any] = {
+        "decide": {Make: lambda thing, command: Made()},
+        "views": [Things],
+    }
     return Service(
         name,
-        decide={Make: lambda thing, command: Made()},
         events=[Made],
         evolve=lambda thing, event: Thing(),
         state=Thing,
-        **{"views": [Things], **more},
+        **fields | more,
     )
 
 
@@ -360,6 +373,55 @@ def test_an_id_that_names_another_resource_is_found_in_the_view() -> None:
             assert made["resource"] == "/things/things/count"
             assert api.get(made["resource"], params=FRESH).json()["id"] == "count"
             assert api.get("/things/count").json() == {"value": 2}
+
+
+def test_an_id_must_be_given_where_a_new_one_would_not_fit() -> None:
+    class Number(Command, frozen=True):
+        id: TicketNumber
+
+    class NumberById(Query, frozen=True):
+        id: TicketNumber
+        path = "/things/{id}"
+
+        def read(self, views: Views) -> Document | None:
+            return views.get(Things, self.id)
+
+    service = things(
+        decide={Number: lambda thing, command: Made()},
+        queries=[NumberById],
+        public={Number: "POST /things"},
+    )
+    with Lab(backend="memory", services=[service]) as lab:
+        lab.start()
+        with TestClient(create_app(lab)) as api:
+            found = problem(api.post("/things", json={}), 422, "invalid")
+            assert found["errors"][0]["where"] == "body.id"
+            problem(api.post("/things", json={"id": "T-12"}), 422, "invalid")
+            made = api.post("/things", json={"id": "T-123"}, headers=WAIT)
+            assert made.headers["location"] == "/things/T-123"
+            shown = api.get("/things/T-123", params={"version": 1})
+            assert shown.headers["etag"] == '"1"'
+            problem(api.get("/things/T-12"), 422, "invalid")
+
+
+def test_services_may_have_types_of_one_name() -> None:
+    def service(name: str, inner: type) -> Service:
+        label = msgspec.defstruct("Label", [("text", inner)], module=name, frozen=True)
+        fields = [("id", str), ("label", label)]
+        attach = msgspec.defstruct("Attach", fields, bases=(Command,), module=name, frozen=True)
+        return things(name, decide={attach: lambda thing, command: Made()})
+
+    services = [service("here", str), service("there", int)]
+    with Lab(backend="memory", services=services) as lab, TestClient(create_app(lab)) as api:
+        assert api.post("/here/a/attach", json={"label": {"text": "x"}}).status_code == 202
+        assert api.post("/there/a/attach", json={"label": {"text": 1}}).status_code == 202
+        problem(api.post("/there/a/attach", json={"label": {"text": "x"}}), 422, "invalid")
+        document = api.get("/openapi.json").json()
+        found = [o["operationId"] for path in document["paths"].values() for o in path.values()]
+        assert len(found) == len(set(found))
+        assert {"attach", "thereAttach"} <= set(found)
+        refs = re.findall(r"#/components/schemas/([^'\"]+)", str(document))
+        assert set(refs) <= document["components"]["schemas"].keys()
 
 
 def test_two_routes_with_one_address_are_refused() -> None:

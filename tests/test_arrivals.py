@@ -95,7 +95,7 @@ def test_the_trace_keeps_the_days_of_the_shop() -> None:
     assert np.bincount((at / 1e9 + 1e-6).astype(int), minlength=546).tolist() == wanted
     one_day = np.diff(at[: wanted[0]])
     assert one_day.min() == pytest.approx(one_day.max(), abs=2), "spread evenly over the day"
-    bought = list(arrivals.commands(whole, len(at)))
+    bought: list[Any] = list(arrivals.commands(whole, len(at)))
     assert [command.day for command in bought] == sorted(command.day for command in bought)
 
 
@@ -150,7 +150,10 @@ def test_real_keys_are_the_customers() -> None:
         ({"keys": "zipf", "accounts": 0}, "accounts must be from"),
         ({"skew": 1.0}, "'new' of service 'orders' takes no skew; it takes lap"),
         ({"keys": "real", "accounts": 7}, "'real' of service 'bank' takes no accounts"),
-        ({"services": ("catalog",), "keys": "new"}, r"one of default \(catalog\), got 'new'"),
+        (
+            {"services": ("tests.desk:DESK",), "keys": "new"},
+            r"of calm \(desk\), busy \(desk\), got",
+        ),
         ({"services": ("moon",)}, "unknown service or process 'moon'"),
         ({"services": ("tests.desk:DUMB",)}, "'dumb' has no workload; verify and load need one"),
         ({"services": ("tests.desk:BLIND",)}, "'blind' has no views; a load measures when"),

@@ -17,8 +17,18 @@ from labkit.errors import StackError, UsageError
 from labkit.experiments import processes
 from labkit.experiments.bench import freshness
 from labkit.experiments.bench.freshness import judge
-from labkit.experiments.bench.freshness_client import Report, Tally, deposits
+from labkit.experiments.bench.freshness_client import (
+    CLIENTS,
+    LOAD_SLOTS,
+    LOAD_STREAMS,
+    STREAMS,
+    Report,
+    Tally,
+    Writer,
+    load,
+)
 from labkit.experiments.bench.sessions import Read, Write
+from labkit.experiments.bench.subject import subject
 from labkit.experiments.percentiles import RANGE
 from labkit.lab import Lab
 from labkit.read.freshness import STRATEGIES
@@ -75,6 +85,16 @@ def test_histograms_are_merged_not_their_percentiles() -> None:
     row = judge(found, 2_000)["strategies"]["token"]
     assert row["p50_ms"] == pytest.approx(9, rel=0.01), "of 1, 9, 9 and 9"
     assert row["max_ms"] == pytest.approx(9, rel=0.01)
+
+
+def test_each_writer_has_its_own_streams() -> None:
+    slots = [range(n * STREAMS, (n + 1) * STREAMS) for n in range(CLIENTS)]
+    writers = [Writer(subject("freshness"), 1, some) for some in (*slots, LOAD_SLOTS)]
+    owned = [{taken.stream for taken in writer.opening} for writer in writers]
+    assert [len(streams) for streams in owned] == [STREAMS] * CLIENTS + [LOAD_STREAMS]
+    assert len(set.union(*owned)) == sum(map(len, owned)), "and shares none of them"
+    for writer, streams in zip(writers, owned, strict=True):
+        assert {next(writer.commands).stream for _ in range(200)} <= streams
 
 
 def test_bad_options_are_said_before_the_run(home: Path, tmp_path: Path) -> None:
@@ -168,7 +188,7 @@ def test_a_process_that_dies_ends_the_bench(home: Path) -> None:
     """It says why on its own; who waits for it does not wait on."""
     with (
         Lab(backend="memory") as lab,
-        processes.process(deposits, {"name": "owl"}, 1) as pipe,
+        processes.process(load, {"name": "owl"}, subject("freshness").chosen, 1) as pipe,
         pytest.raises(StackError, match="died; its reason is above"),
     ):
         processes.hear(lab, pipe)

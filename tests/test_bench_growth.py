@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,11 @@ from msgspec import structs
 from labkit import stack
 from labkit.cli import main
 from labkit.errors import TimedOut
-from labkit.experiments.bench import bulk, growth, memory
+from labkit.experiments.bench import bulk, growth, memory, totals
 from labkit.experiments.bench.bulk import Bulk
 from labkit.experiments.bench.observer import Look
-from labkit.experiments.bench.preload import NEW_ORDERS
-from labkit.experiments.load import arrivals
+from labkit.experiments.bench.subject import subject
+from labkit.experiments.bench.totals import Totals, expected, shown
 from labkit.experiments.verify.planted_bugs import planted
 from labkit.lab import Lab
 from labkit.stack import home as labs_home
@@ -96,11 +97,36 @@ def test_the_clock_runs_from_the_first_commit() -> None:
 
 
 def test_the_long_run_has_the_customers_of_the_short_ones_anew() -> None:
-    placed = list(arrivals.commands(NEW_ORDERS, 3_000, 1_000))
+    placed = list(islice(subject("growth").all(1, lap=1_000), 3_000))
     known = [order.customer_id for order in placed]  # type: ignore[attr-defined]
     news = [len(set(known[lap : lap + 1_000])) for lap in (0, 1_000, 2_000)]
     assert news[0] == news[1] == news[2] == len(set(known)) / 3
     assert len({order.stream for order in placed}) == 3_000
+
+
+@pytest.mark.parametrize("service", ["orders", "bank"])
+def test_the_expected_totals_are_those_of_the_view(
+    monkeypatch: pytest.MonkeyPatch, service: str
+) -> None:
+    """Computed in parts, without the log; some commands are refused."""
+    measured = subject("growth", service)
+    measured = structs.replace(measured, chosen=structs.replace(measured.chosen, options={}))
+    with Lab(backend="memory", services=[service]) as lab:
+        for command in islice(measured.all(1), 1_500):
+            lab.bus.send(command)
+        lab.bus.flush()
+        while lab.handler.step(0):
+            pass
+        while lab.projector.step(0):
+            pass
+        found = expected(measured.service, lambda: islice(measured.all(1), 1_500), 1_500)
+        assert found == shown(lab, measured.service, list(found.sums))
+        monkeypatch.setattr(totals, "PART", 400)
+        assert found == expected(measured.service, lambda: islice(measured.all(1), 1_500), 1_500)
+
+
+def test_totals_are_told_in_words() -> None:
+    assert str(Totals(1_000, {"version": 2_000})) == "1,000 streams with a total of version 2,000"
 
 
 def test_where_it_slows_down_is_seen() -> None:
@@ -236,4 +262,4 @@ def test_a_lost_command_is_seen(
     assert code == 1
     assert (found["ok"], found["ratio"]) == (False, None)
     assert all("the view holds" in one["wrong"][0] for one in found["runs"])
-    assert "not 2,000 with" in capsys.readouterr().err
+    assert "not 2,000 streams with" in capsys.readouterr().err

@@ -106,7 +106,7 @@ def check_shape(found: Any) -> None:
         assert len(found["ratios"][kind]["each"]) == 2
     newest = max((labs_home() / "results" / "bench-latency").iterdir())
     rows = pd.read_parquet(newest / "samples.parquet")
-    assert rows["order"].is_unique
+    assert rows["id"].is_unique
     assert sorted(rows.groupby(["round", "kind"]).size().tolist()) == [6] * 6
     ours = rows[rows["kind"] != "bare"]
     for before, after in zip(latency.STAGES[1:], latency.STAGES[2:], strict=False):

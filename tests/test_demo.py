@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import psutil
 import pytest
 
 from labkit import stack
+from labkit.adapters.mongo import MongoStore
 from labkit.cli import main
 from labkit.cli.runs import worker_status
 from labkit.experiments import cdnow, demo
@@ -133,9 +135,11 @@ def test_a_small_demo_matches(client: str, servers: stack.Servers, tmp_path: Pat
     assert not worker_processes()
     assert worker_status("lab") == []
     own = f"lab.{report['run']}."
-    with Lab(run=report["run"]) as lab:
+    with Lab(services=[]) as lab:
         assert not [topic for topic in lab.broker.topics() if topic.startswith(own)]
-        assert lab.store.collections() == []
+        lab.drop()
+    with closing(MongoStore(servers.mongo_uri, f"lab_{report['run']}")) as store:
+        assert store.collections() == []
 
 
 def test_one_purchase_is_enough(servers: stack.Servers, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from random import Random
 from typing import Any
 
@@ -459,7 +460,7 @@ class SlowStore(MemoryStore):
 def test_the_next_batch_is_decided_while_the_last_one_is_saved(rig: Rig) -> None:
     """What is being saved stays in memory until it is: the store does not have it yet."""
     rig.store = store = SlowStore()
-    handler = rig.handler(beside=True, flush_seconds=0, max_streams=0)
+    handler = rig.handler(executor=ThreadPoolExecutor(1), flush_seconds=0, max_streams=0)
     rig.send(place("o1"))
     handler.step(0)
     assert store.begun.wait(10)
@@ -477,7 +478,7 @@ def test_the_next_batch_is_decided_while_the_last_one_is_saved(rig: Rig) -> None
 def test_two_saves_beside_never_overlap_and_an_error_breaks_the_handler(rig: Rig) -> None:
     rig.store = store = SlowStore()
     store.error = Fenced("another owner")
-    handler = rig.handler(beside=True, flush_seconds=0)
+    handler = rig.handler(executor=ThreadPoolExecutor(1), flush_seconds=0)
     rig.send(place("o1"))
     handler.step(0)
     store.may.set()
@@ -491,7 +492,7 @@ def test_two_saves_beside_never_overlap_and_an_error_breaks_the_handler(rig: Rig
 
 def test_who_gives_a_partition_up_has_saved_it_or_fails(rig: Rig) -> None:
     rig.store = store = SlowStore()
-    handler = rig.handler(beside=True, flush_seconds=0)
+    handler = rig.handler(executor=ThreadPoolExecutor(1), flush_seconds=0)
     rig.send(place("o1"))
     handler.step(0)
     assert store.begun.wait(10)
@@ -820,6 +821,7 @@ def test_a_context_needs_one_decision_for_each_command() -> None:
     def service(decide: Any) -> Service:
         return Service(
             "orders",
+            commands=ORDERS.commands,
             events=orders.EVENTS,
             state=orders.OrderState,
             decide=decide,
@@ -844,7 +846,7 @@ def test_a_decision_is_pure() -> None:
         for decide in service.decide.values():
             assert decide.__closure__ is None
     with pytest.raises(Refused):
-        orders.rules.rules.ship(None, ShipOrder("o1"))
+        orders.rules.ship(None, ShipOrder("o1"))
 
 
 # --- a second delivery of what was answered, longer ago than a stream remembers

@@ -81,7 +81,7 @@ def documents() -> dict[str, list[Document]]:
 
 @pytest.fixture(scope="module")
 def lab(servers: stack.Servers) -> Iterator[Lab]:
-    with Lab(services=SERVICES) as made:
+    with Lab(services=list(SERVICES)) as made:
         made.store.advance("t.checkpoints", [], Writes(documents()))
         yield made
         made.drop()

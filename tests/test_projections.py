@@ -298,7 +298,7 @@ def test_a_partition_that_moves_is_shown_once(rig: Rig) -> None:
     for n in range(10):
         rig.commit(f"o{n}", 2, paid(f"o{n}"), partition=n % 2)
     assert sum(p.step(0) for p in (first, second, first, second)) == 10
-    assert len(first._checkpoints) == len(second._checkpoints) == 1
+    assert len(first._owned.checkpoints) == len(second._owned.checkpoints) == 1
     assert {d["version"] for d in rig.view()[ORDER_DOCUMENTS]} == {2}
     second.close()
     first.step(0)

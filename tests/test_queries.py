@@ -278,8 +278,8 @@ def test_waiting_ends_soon_after_the_view_is_there(lab: Lab) -> None:
     lab.handler.step(0)
     projector = lab.projector
     timer = threading.Timer(0.05, projector.step, [0])
-    timer.start()
     started = time.monotonic()
+    timer.start()
     lab.queries.until([token], 10)
     assert lab.ask(OrderById("o1")) is not None
     assert time.monotonic() - started >= 0.04, "it did wait"

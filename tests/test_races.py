@@ -104,7 +104,7 @@ def test_on_real_servers(servers: Any, settings: dict[str, str]) -> None:
 
         def second_writer() -> None:
             try:
-                with Lab(run=lab.run, services=["bank"], start=False, **settings) as other:
+                with Lab(run=lab.run, start=False) as other:
                     history = History(bus := other.bus)
                     assert isinstance(bus, CommandBus)
                     bus.listen("bank")

@@ -21,6 +21,8 @@ from labkit.errors import CheckFailed, Fenced, UsageError
 from labkit.experiments.verify.checkers import check_all
 from labkit.experiments.verify.history import History
 from labkit.lab import Lab
+from labkit.ports.clock import Clock
+from labkit.ports.world import World
 from labkit.read.freshness import LINEARIZABLE, Fresh
 from labkit.read.projection import ServiceProjection
 from labkit.read.rebuild import Rebuild
@@ -242,17 +244,21 @@ def test_an_unknown_view_is_refused(lab: Lab) -> None:
 
 def test_the_estimate_is_what_is_left_at_the_speed_of_late(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a clock of its own: 10 offsets a second of 100, while the log grows by 5 a second."""
-    with Lab(backend="memory") as lab:
+    now = [0.0]
+
+    class Told(Clock):
+        def now(self) -> int:
+            return int(now[0] * 1e9)
+
+    with Lab(backend="memory", world=World(clock=Told())) as lab:
         rebuild = lab.rebuild(VIEW)
-        now = [0.0]
-        monkeypatch.setattr("labkit.read.rebuild.time.monotonic", lambda: now[0])
         projector: Any = rebuild._projector
 
         def at(second: float) -> float | None:
             now[0] = second
-            first = projector._checkpoints[0]
+            first = projector._owned.checkpoints[0]
             place_ = structs.replace(first, position=int(10 * second))
-            projector._checkpoints[0] = place_
+            projector._owned.checkpoints[0] = place_
             projector._source.ends = lambda: {0: 100 + int(5 * second)}
             monkeypatch.setattr(projector, "step", lambda timeout: 0)
             return rebuild.step().remaining
@@ -261,7 +267,9 @@ def test_the_estimate_is_what_is_left_at_the_speed_of_late(monkeypatch: pytest.M
         assert at(2) == pytest.approx(90 / 5)
         assert at(4) == pytest.approx(80 / 5)
         assert at(20) == 0.0
-        projector._checkpoints[0] = structs.replace(projector._checkpoints[0], position=0)
+        projector._owned.checkpoints[0] = structs.replace(
+            projector._owned.checkpoints[0], position=0
+        )
 
 
 @pytest.mark.servers
@@ -362,5 +370,5 @@ def test_a_rebuild_by_the_command_line_is_cancelled_and_goes_on(
         assert "resumed" not in again.stdout
         assert "generation 2" in again.stdout
         refused(labkit("rebuild", "owl", "--run", lab.run), "catalog.view", "'owl'")
-        refused(labkit("rebuild", "catalog.view", "--run", "r0000000"), "has no topics")
+        refused(labkit("rebuild", "catalog.view", "--run", "r0000000"), "has no run 'r0000000'")
         lab.drop()

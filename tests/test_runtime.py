@@ -259,7 +259,7 @@ def test_a_killed_parent_leaves_no_process_behind(servers: stack.Servers) -> Non
     until("supervisor and workers end", lambda: not running_runs("lab"))
     until("the workers end", lambda: not any(runs(int(pid)) for pid in pids))
     assert command_lines(run) == []
-    with Lab(run=run, services=("orders",), partitions=2) as left:
+    with Lab(run=run) as left:
         left.drop()
 
 
@@ -379,7 +379,7 @@ def test_a_registry_is_only_as_good_as_its_supervisor(tmp_path: Path) -> None:
     assert read_registry(path) is None
     born = psutil.Process().create_time()
     workers = [Alive("handler", "orders", 0, 1)]
-    state = Registry("r1", os.getpid(), born, "kafka-python", "kafka", 4, workers)
+    state = Registry("r1", os.getpid(), born, workers)
     write_whole(path, msgspec.json.encode(state))
     assert read_registry(path) == state
     dead = subprocess.Popen([sys.executable, "-c", ""])

@@ -38,7 +38,7 @@ def lab(servers: stack.Servers) -> Iterator[Lab]:
         lab.streams.send("raw", raw)
         lab.streams.send("payments", payments)
         yield lab
-    with Lab("lab", run=lab.run, services=[], start=False) as again:
+    with Lab("lab", run=lab.run, start=False) as again:
         again.drop()  # some tests have dropped it themselves
 
 
@@ -160,7 +160,7 @@ from labkit.lab import Lab
 from labkit.ports.store import Writes
 streams.COMMIT_EVERY = 200
 {planted}
-with Lab({lab.name!r}, run={lab.run!r}, services=[], partitions=2, start=False) as lab:
+with Lab({lab.name!r}, run={lab.run!r}, start=False) as lab:
     lab.streams.run({name!r}, streams.dying({after}))
 """
     done = subprocess.run(

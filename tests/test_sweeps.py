@@ -17,11 +17,12 @@ from labkit.errors import UsageError
 from labkit.experiments.bench import sweeps
 from labkit.experiments.bench.drain import Arm, Drained, drain
 from labkit.experiments.bench.observer import Look
-from labkit.experiments.bench.preload import orders
+from labkit.experiments.bench.preload import repeated
+from labkit.experiments.bench.subject import subject
 from labkit.experiments.bench.sweeps import FACTORS, arms_of, summary, sweep
 from labkit.experiments.bench.window import rate, window
 from labkit.experiments.verify.history import History
-from labkit.messages import Answer, Commit, Token
+from labkit.messages import Answer, Command, Commit, Token
 from labkit.run.settings import CLIENTS
 from labkit.services.orders import CancelOrder, PlaceOrder
 from tests.test_cli import labkit, refused
@@ -83,8 +84,13 @@ def test_what_never_came_has_no_rate() -> None:
 # --- what is sent
 
 
+def orders(count: int, payload: int, seed: int) -> list[tuple[str, Command]]:
+    commands = subject("sweep").all(seed, payload=payload)
+    return list(repeated(commands, count, seed))
+
+
 def test_the_load_is_the_same_for_the_same_seed() -> None:
-    assert list(orders(500, 0, 1)) == list(orders(500, 0, 1)) != list(orders(500, 0, 2))
+    assert orders(500, 0, 1) == orders(500, 0, 1) != orders(500, 0, 2)
 
 
 def test_one_command_in_a_hundred_comes_twice() -> None:
@@ -138,6 +144,14 @@ def test_bad_options_are_said_before_the_run(home: Path, tmp_path: Path) -> None
     refused(labkit("bench", "sweep", "batch", "--commands", "many"), "--commands", "many")
     refused(labkit("bench", "sweep", "batch", "--client", "owl"), "owl", "kafka-python")
     refused(labkit("bench", "sweep", "batch", "--json", str(tmp_path)), str(tmp_path))
+
+
+def test_a_service_that_cannot_be_swept_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"workload 'zipf' of service 'bank' has no .*'payload'"):
+        arms_of("payload", service="bank")
+    with pytest.raises(UsageError, match="unknown service or process 'owl'"):
+        arms_of("batch", service="owl")
+    assert {arm.subject.name for arm in arms_of("batch", service="bank")} == {"bank"}
 
 
 def test_what_compares_nothing_is_refused() -> None:

@@ -16,12 +16,13 @@ import pytest
 
 from labkit import stack
 from labkit.errors import UsageError
+from labkit.experiments import scratch
 from labkit.experiments.results import to_json
 from labkit.experiments.verify import client, planted_bugs
 from labkit.experiments.verify import write as verification
 from labkit.experiments.verify.faulty_workers import faulty_workers
 from labkit.experiments.verify.history import History
-from labkit.experiments.verify.mixture import GUESSED, POISON, REPEATED, Mixture
+from labkit.experiments.verify.mixture import GUESSED, POISON, REPEATED, Mixture, workload_of
 from labkit.experiments.verify.planted_bugs import plant_from_environment
 from labkit.experiments.verify.write import PLANTS
 from labkit.lab import Lab
@@ -102,8 +103,8 @@ def test_a_service_needs_a_workload_that_does_not_end() -> None:
 def test_the_busy_workload_is_taken_or_else_the_first() -> None:
     calm, busy = (Workload(lambda random, c=c: iter([c] * 99)) for c in (Deposit("a", 1), None))
     for workload in ({"calm": calm, "busy": busy}, {"busy": busy, "calm": calm}):
-        assert verification.workload_of(named("x", workload)) is busy
-    assert verification.workload_of(named("x", {"calm": calm, "idle": busy})) is calm
+        assert workload_of(named("x", workload)) is busy
+    assert workload_of(named("x", {"calm": calm, "idle": busy})) is calm
 
 
 @pytest.mark.parametrize(
@@ -188,8 +189,8 @@ def twin(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         drop(self)
 
     monkeypatch.setattr(Lab, "drop", noted)
-    monkeypatch.setattr(verification, "Lab", partial(Lab, backend="memory"))
-    monkeypatch.setattr(verification.stack, "borrowed", lambda *_: nullcontext())
+    monkeypatch.setattr(scratch, "Lab", partial(Lab, backend="memory"))
+    monkeypatch.setattr(stack, "borrowed", lambda *_: nullcontext())
     monkeypatch.setattr(verification, "calm_gc", lambda: None)
     monkeypatch.setattr(verification, "faulty_workers", lambda _: [])
     monkeypatch.setattr(client, "STILL_SECONDS", 2.0)

@@ -16,11 +16,11 @@ from labkit.experiments.verify.mixture import Mixture
 from labkit.experiments.verify.reference import MOST_WAYS
 from labkit.experiments.verify.verdict import Verdict
 from labkit.lab import Lab
-from labkit.messages import Answer, Command
+from labkit.messages import Answer, Command, Document, Event
 from labkit.run.run import Role
-from labkit.service import Case, Service
+from labkit.service import At, Case, Documents, KeyedView, Service
 from labkit.services import bank, catalog, inventory, orders
-from tests.desk import BLIND, DESK, PLAIN, SHOWN, WORKLOADS, Clerk, Note, OpenTicket, desk
+from tests.desk import BLIND, DESK, PLAIN, SHOWN, WORKLOADS, Clerk, Note, Noted, OpenTicket, desk
 
 ROLES: tuple[Role, ...] = ("handler", "projector")
 
@@ -85,6 +85,50 @@ def test_without_views_the_log_alone_is_judged() -> None:
     found = judged(BLIND)
     assert not wrong(found)
     assert found["C9"].ok, "the model explains the replies"
+
+
+class Notes(KeyedView):
+    """How many notes each partition has: no document for each ticket."""
+
+    def keys(self, event: Event, at: At) -> Iterator[str]:
+        yield f"{at.partition}"
+
+    def change(self, documents: Documents, event: Any, at: At) -> None:
+        sums = documents.get(f"{at.partition}") or documents.add(
+            {"_id": f"{at.partition}", "notes": 0}
+        )
+        sums["notes"] += isinstance(event, Noted)
+
+
+class Counting(Clerk):
+    def compare(self, streams: dict[str, Document], views: dict[str, list[Document]]) -> list[str]:
+        told = sum(ticket["notes"] for ticket in streams.values())
+        shown = sum(each["notes"] for each in views["desk.view.notes"])
+        return [] if told == shown else [f"{told} notes, shown are {shown}"]
+
+
+def test_a_model_that_fails_is_not_green() -> None:
+    class Broken(Clerk):
+        def shown(self, document: Document) -> Document:
+            return {"moon": document["moon"]}
+
+    found = judged(desk("desk", workload=WORKLOADS, model=Broken(), **SHOWN))
+    assert wrong(found) == {"C9": ["the reference model failed: KeyError: 'moon'"]}
+
+
+def test_a_view_that_keeps_no_document_for_each_stream_is_judged_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    keyed = desk("desk", workload=WORKLOADS, model=Counting(), views=[Notes()])
+    assert not wrong(judged(keyed))
+    change = Notes.change
+
+    def twice(self: Notes, documents: Documents, event: Any, at: At) -> None:
+        change(self, documents, event, at)
+        change(self, documents, event, at)
+
+    monkeypatch.setattr(Notes, "change", twice)
+    assert set(wrong(judged(keyed))) == {"C9"}
 
 
 def test_an_invariant_that_does_not_hold_is_found() -> None:

@@ -116,9 +116,9 @@ def test_a_planted_bug_turns_it_red(
 ) -> None:
     file = tmp_path / "q.json"
     options = ("--queries", "600", "--plant", plant, "--json", str(file))
-    done = labkit("verify", "queries", *options)
+    done = labkit("verify", "queries", *options, timeout=240)
     assert done.returncode == 1, done.stderr
-    assert "not each question got its own answer" in done.stderr
+    assert "some queries did not get their answer" in done.stderr
     found = json.loads(file.read_text())
     assert found["ok"] is False
     assert found[field] > 6  # of 600

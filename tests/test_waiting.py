@@ -246,7 +246,7 @@ def test_replay_after_a_mended_rule(how: str) -> None:
     def ship(order: Any, c: ShipOrder) -> tuple[Any, ...]:
         if broken[0]:
             raise ZeroDivisionError("a bug")
-        return orders.rules.rules.ship(order, c)
+        return orders.rules.ship(order, c)
 
     rig = Waiting(with_ship(ship))
     rig.send(place("o1"))
@@ -324,7 +324,7 @@ def test_a_command_that_is_too_large_is_parked(rig: Waiting) -> None:
 
 def test_a_commit_that_is_too_large_parks_its_stream() -> None:
     def ship(order: Any, c: ShipOrder) -> tuple[Any, ...]:
-        (event,) = orders.rules.rules.ship(order, c)
+        (event,) = orders.rules.ship(order, c)
         return (event,) * 200_000
 
     rig = Waiting(with_ship(ship))
@@ -342,7 +342,7 @@ def test_a_fold_that_fails_parks_its_stream_and_changes_nothing() -> None:
             raise KeyError("no such field")
         return orders.evolve(state, event)
 
-    service = with_ship(orders.rules.rules.ship)
+    service = with_ship(orders.rules.ship)
     service.evolve = evolve
     rig = Waiting(service)
     rig.send(place("o1"))
@@ -365,7 +365,7 @@ def flaky(failures: int) -> tuple[Service, list[int]]:
         tries.append(1)
         if len(tries) <= failures:
             raise Transient("the carrier does not answer")
-        return orders.rules.rules.ship(order, c)
+        return orders.rules.ship(order, c)
 
     return with_ship(ship), tries
 

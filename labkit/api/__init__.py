@@ -2,10 +2,12 @@
 
 ::
 
-    request thread ──command──> Desk (one thread: the bus and all Kafka readers) ──> Kafka
+    request thread ──command──> LabThread (owns the bus and all Kafka readers) ──> Kafka
           └────────query──────> Queries ──> MongoDB
 
-``app.py`` puts it together; what a request may say and is answered is in ``schema.py``.
+All routes come from the services of the run: ``addresses.py`` lists them, ``forms.py`` makes a
+request a command, ``queries.py`` makes one a query, ``answers.py`` makes an answer JSON, and
+``fields.py`` has the schemas of the message types. ``app.py`` puts it together.
 """
 
 from labkit.api.app import create_app

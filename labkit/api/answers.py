@@ -1,4 +1,4 @@
-"""Answers as JSON: always an object, without what the views keep for themselves."""
+"""Answers as JSON: always an object, without the bookkeeping of the views."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ VALUE: Schema = {"type": "object", "properties": {"value": {}}, "required": ["va
 
 
 def shown(answer: Any, route: QueryRoute) -> dict[str, Any]:
-    """An answer as its clients see it.
+    """An answer as clients see it.
 
     A document is an object with ``id`` instead of ``_id``; pages, lists and mappings of documents
     are ``{"rows": [...]}``; anything else is ``{"value": ...}``.
@@ -37,9 +37,8 @@ def shown(answer: Any, route: QueryRoute) -> dict[str, Any]:
 
 
 def _clean(value: Any, keyed: bool = False) -> Any:
-    """Documents without ``_id`` and ``trace``; ``keyed``: ``id`` is the key in any case.
-
-    Otherwise a document with an ``id`` of its own keeps it.
+    """Documents without ``_id`` and ``trace``. A field ``id`` of the document itself stays, unless
+    ``keyed``: then ``id`` is the key, by which the view finds the document.
     """
     if isinstance(value, (list, tuple)):
         return [_clean(part) for part in value]
@@ -60,7 +59,7 @@ def version(answer: Any) -> int | None:
 
 
 def schema(route: QueryRoute) -> Schema:
-    """What the answers of a query look like, as far as its ``read`` says."""
+    """The schema of a query's answers, as far as the annotation of its ``read`` says."""
     kind = answer_type(route.kind)
     if kind is Page or get_origin(kind) is list or _is_mapping(kind):
         return ROWS

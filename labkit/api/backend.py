@@ -1,4 +1,4 @@
-"""What the routes share: one lab, its desk, and how a request becomes a command or a query."""
+"""What the routes share: one lab, its thread, its routes and schemas."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from labkit.api.fields import Schemas
 from labkit.api.lab_thread import LabThread
 from labkit.api.metrics import Metrics
 from labkit.api.problems import Problem
-from labkit.api.request_options import FreshOptions, Options
+from labkit.api.request_options import FreshOptions, Options, derived
 from labkit.api.schema import CommandStatus, written
 from labkit.api.updates import OpenStreams
 from labkit.errors import Duplicate, TimedOut, UsageError
@@ -34,13 +34,13 @@ from labkit.run.run import Role
 from labkit.service.declared import key_of
 from labkit.write.stream_state import StreamState
 
-#: Who asks whether it is ready waits no longer.
+#: The time-out of readiness probes.
 PROBE_SECONDS = 5.0
 #: Idempotency keys with what they were used for, kept as long as the run.
 KEYS = "api.keys"
 CHECKPOINTS = "api.checkpoints"
 
-#: Without these nothing goes on.
+#: The roles whose lag is measured.
 WORKING: tuple[Role, ...] = ("handler", "relay", "projector", "process")
 
 
@@ -49,13 +49,13 @@ class Backend:
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
-        self.desk = LabThread(lab)
+        self.thread = LabThread(lab)
         self.metrics = Metrics()
         self.streams = OpenStreams()
         self.live = Live(self)
         self.closing = threading.Event()
         self._commands: dict[str, Source] = {}
-        # Views are read by the threads of the requests; what Kafka has to say, by the desk alone.
+        # Request threads read the views; only the lab's thread reads Kafka.
         self.queries = Queries(
             lab.store, lab.services, self.drive, lambda service: self._ends(f"{service}.events")
         )
@@ -70,63 +70,63 @@ class Backend:
     def start(self) -> None:
         """Begin to serve."""
         self.lab.store.index(KEYS, [("_id", 1)])
-        self.desk.start()
+        self.thread.start()
 
     def end(self) -> None:
-        """The server ends: streams stop, and nobody waits for an answer any longer."""
+        """The server ends: streams stop, and waits for answers return."""
         self.closing.set()
-        self.desk.release()
+        self.thread.release()
 
     def close(self) -> None:
-        """Bounded in time."""
+        """Close the readers, within a bounded time."""
         self.closing.set()
-        self.desk.close()
+        self.thread.close()
         for source in self._commands.values():
             source.close()
 
     def drive(self) -> None:
-        """In memory, what the worker processes would do."""
+        """In memory, do what worker processes would do."""
         if self.lab.backend == "memory":
-            self.desk.call(self.lab.drive)
+            self.thread.call(self.lab.drive)
 
     def _ends(self, topic: str) -> Mapping[int, int]:
-        return self.desk.call(lambda: self.lab.ends(topic))
+        return self.thread.call(lambda: self.lab.ends(topic))
 
     def lags(self) -> dict[tuple[str, str], int]:
         """How many offsets the workers are behind, by role and service."""
         lab = self.lab
         places = [(role, host) for role in WORKING for host in lab.instances_of(role)]
-        return self.desk.call(lambda: {place: lab.lag(*place) for place in places}, PROBE_SECONDS)
+        return self.thread.call(lambda: {place: lab.lag(*place) for place in places}, PROBE_SECONDS)
 
     # --- commands
 
-    def submit(self, command: Command, wishes: Options, *, creates: bool = False) -> Response:
-        """Send a command and answer as asked: at once, or with what became of it."""
-        command_id = self._claim(command, wishes)
-        token = self.desk.send(command, command_id, wishes.expected_version)
+    def submit(self, command: Command, options: Options, *, creates: bool = False) -> Response:
+        """Send a command; answer at once, or with its outcome if the client waits."""
+        command_id = self._claim(command, options)
+        token = self.thread.send(command, command_id, options.expected_version)
         answer = None
-        if wishes.wait is not None:
-            answer = self.desk.answer(token, wishes.wait)
-        status = self._status(token, command, command_id, answer or self.desk.heard(token))
+        if options.wait is not None:
+            answer = self.thread.answer(token, options.wait)
+        status = self._status(token, command, command_id, answer or self.thread.heard(token))
         self.metrics.command(type(command).__name__, status.status)
         headers = {"Labkit-Token": status.token}
-        if wishes.wait is not None:
-            headers["Preference-Applied"] = f"wait={wishes.wait}"
+        if options.wait is not None:
+            headers["Preference-Applied"] = f"wait={options.wait}"
         if answer is None:
             headers["Location"] = f"/commands/{status.token}"
             return JSONResponse(status.model_dump(), 202, headers)
         if answer.outcome in ("refused", "dropped"):
-            raise self._refused(answer, status, wishes, headers)
+            raise self._refused(answer, status, options, headers)
         headers["ETag"] = f'"{answer.version}"'
         if creates:
             headers["Location"] = status.resource
         return JSONResponse(status.model_dump(), 201 if creates else 200, headers)
 
     def _refused(
-        self, answer: Answer, status: CommandStatus, wishes: Options, headers: dict[str, str]
+        self, answer: Answer, status: CommandStatus, options: Options, headers: dict[str, str]
     ) -> Problem:
-        """Where the expected version was another, that is why; all else is a business rule."""
-        expected = wishes.expected_version
+        """412 if the expected version was wrong, else 409: a business rule."""
+        expected = options.expected_version
         missed = expected is not None and expected != answer.version
         more = {"token": status.token, "version": answer.version, "resource": status.resource}
         if missed:
@@ -134,16 +134,16 @@ class Backend:
         reason = answer.reason or "somebody dropped it as a dead letter"
         return Problem(409, "refused", reason, headers, **more)
 
-    def _claim(self, command: Command, wishes: Options) -> str:
-        """The id of the command: with a key always the same, and the key is kept for it.
+    def _claim(self, command: Command, options: Options) -> str:
+        """The id of the command; the same key always gives the same id.
 
-        What the key was used for is written before the command is sent, so that every process of
-        the API, now or after a restart, knows another body under the same key.
+        The use of the key is stored before the command is sent, so every process of the API detects
+        another body under the same key, also after a restart.
         """
-        if wishes.idempotency_key is None:
+        if options.idempotency_key is None:
             return new_id()
-        key = derived("key", wishes.idempotency_key)
-        used = hashlib.sha256(msgspec.json.encode([command, wishes.expected_version])).hexdigest()
+        key = derived("key", options.idempotency_key)
+        used = hashlib.sha256(msgspec.json.encode([command, options.expected_version])).hexdigest()
         document = {"_id": key, "used": used, "at": time.time_ns() // 1_000_000}
         try:
             self.lab.store.advance(CHECKPOINTS, [], Writes(inserts={KEYS: [document]}))
@@ -153,20 +153,20 @@ class Backend:
                 raise Problem(
                     422,
                     "key-reused",
-                    f"Idempotency-Key {wishes.idempotency_key!r} was used for another command; "
+                    f"Idempotency-Key {options.idempotency_key!r} was used for another command; "
                     "take a new one",
                 ) from None
-        return derived("command", wishes.idempotency_key)
+        return derived("command", options.idempotency_key)
 
     def status(self, text: str) -> CommandStatus:
-        """What has become of a command: from the answers heard, or its stream's bookkeeping.
+        """The outcome of a command: from the answers heard, or from its stream's bookkeeping.
 
-        That is saved some tenths of a second after the answer, and knows the newest 1,000 commands
-        of the stream.
+        The bookkeeping is saved some tenths of a second after the answer, and holds the newest
+        1,000 commands of the stream.
         """
         token = self.token(text)
-        envelope = self.desk.call(lambda: self._envelope(token))
-        answer = self.desk.heard(token)
+        envelope = self.thread.call(lambda: self._envelope(token))
+        answer = self.thread.heard(token)
         if answer is None:
             service = self.lab.services[token.service]
             stream = envelope.body.stream
@@ -182,7 +182,7 @@ class Backend:
         return self._status(token, envelope.body, envelope.id, answer)
 
     def _envelope(self, token: Token) -> Any:
-        """The command itself, from its topic; in the desk's thread."""
+        """The command itself, from its topic; in the lab's thread."""
         name = f"{token.service}.commands"
         if name not in self._commands:
             topic = self.lab.topic_name(name)
@@ -211,7 +211,7 @@ class Backend:
         )
 
     def token(self, text: str) -> Token:
-        """A token as it was given out; raises a problem for one of a backend that is not here."""
+        """The token that was given out as this text; raises a problem if its service is unknown."""
         service, partition, offset = text.split("-")
         if service not in self.lab.services:
             raise Problem(404, "not-found", f"this run has no service {service!r}")
@@ -219,29 +219,29 @@ class Backend:
 
     # --- queries
 
-    def fresh(self, wishes: FreshOptions, version: Version | None = None) -> Fresh:
-        """What a query is to wait for.
+    def fresh(self, options: FreshOptions, version: Version | None = None) -> Fresh:
+        """The freshness that a client asks for.
 
-        Nobody waits for what cannot come: a token that no command has, a version that nobody can
-        have been told of, since the view has passed the end of the log without it.
+        Raises at once what a wait could never reach: a token without a command, or a version that
+        the log does not have.
         """
-        tokens = tuple(self.token(text) for text in wishes.token or ())
-        strategy = wishes.freshness or (
+        tokens = tuple(self.token(text) for text in options.token or ())
+        strategy = options.freshness or (
             "token" if tokens else "version" if version is not None else "eventual"
         )
         goals = tokens + ((version,) if version is not None else ())
-        fresh = Fresh(strategy, goals, wishes.timeout)
+        fresh = Fresh(strategy, goals, options.timeout)
         if self.queries.behind(goals):
             for token in tokens:
                 ends = self._ends(f"{token.service}.commands")
                 if token.offset >= ends.get(token.partition, 0):
                     raise UsageError(f"no command has the token {written(token)!r}")
             if version is not None:
-                self._check_exists(version, wishes.timeout)
+                self._check_exists(version, options.timeout)
         return fresh
 
     def _check_exists(self, version: Version, timeout: float) -> None:
-        """A version that the view lacks when it has passed all that is in the log now."""
+        """Raises a problem if the view lacks a version after it has applied the whole log."""
         ends = self._ends(f"{version.service}.events")
         log = [Position(version.service, p, end) for p, end in ends.items() if end > 0]
         self.queries.until(log, timeout)
@@ -253,23 +253,8 @@ class Backend:
             raise Problem(404, "not-found", f"there is no {what}, it is at {at}") from None
 
 
-def derived(what: str, key: str, principal: str = "anonymous") -> str:
-    """An id that belongs to a principal and his idempotency key, and to nobody else.
-
-    Until there is authentication, everybody is anonymous.
-    """
-    parts = "\0".join((what, principal, key))
-    return hashlib.sha256(parts.encode()).hexdigest()[:32]
-
-
-def new_stream(wishes: Options) -> str:
-    """The id of what is created: derived from the key, or new."""
-    key = wishes.idempotency_key
-    return new_id() if key is None else derived("stream", key)
-
-
 def backend_of(request: Request) -> Backend:
-    """The backend of the app that a request came to."""
+    """The backend of the app that serves a request."""
     found: Backend = request.app.state.backend
     return found
 

@@ -1,13 +1,13 @@
-"""What the fields of commands and queries take: their JSON schemas, and a check of values by them.
+"""The JSON schemas of message fields, and a check of values against them.
 
-The schemas come from the types. They stand in ``/openapi.json``, and what they say is enforced,
+The schemas come from the types and are part of ``/openapi.json``. All they say is enforced,
 also the bounds that a type only documents (``Meta(extra_json_schema=...)``).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -17,15 +17,15 @@ from labkit.messages import MAX_ID
 
 Schema = dict[str, Any]
 
-#: No control characters, no slash, no dot in front: what one part of a path can hold.
+#: What one segment of a path can hold: no control characters, no slash, no dot in front.
 ID = r"^[^\x00-\x1f\x7f/.][^\x00-\x1f\x7f/]*$"
-#: What MongoDB can hold.
+#: The integers that MongoDB can hold.
 WHOLE = {"minimum": -(2**63), "maximum": 2**63 - 1}
-#: Characters of a condition that states no limit.
+#: The characters of a text condition without a limit of its own.
 MAX_TEXT = 4_000
 REF = "#/components/schemas/"
 
-#: How values other than text are written in an address.
+#: The notation of values in an address, by type; text is not restricted.
 WRITTEN = {
     "integer": re.compile(r"-?[0-9]{1,19}"),
     "number": re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?"),
@@ -50,18 +50,39 @@ class Schemas:
         for schema in self.components.values():
             _bound(schema)
         self._names = {k: ref["$ref"].removeprefix(REF) for k, ref in zip(every, refs, strict=True)}
-        #: Those that only nested fields refer to.
+        #: The schemas that fields refer to.
         self.nested = {n: s for n, s in self.components.items() if n not in self._names.values()}
 
     def of(self, kind: type[Struct]) -> Schema:
-        """The schema of a type's fields by name, with what is required."""
+        """The schema of a type."""
         found: Schema = self.components[self._names[kind]]
         return found
 
+    def _found(self, schema: Schema) -> Schema:
+        while "$ref" in schema:
+            schema = self.components[schema["$ref"].removeprefix(REF)]
+        return schema
+
+    def whole(self, value: Any, schema: Schema) -> Any:
+        """A value with its integers as such: in JSON Schema 5.0 is one, too."""
+        schema = self._found(schema)
+        choices = [self._found(choice) for choice in schema.get("anyOf", [schema])]
+        kinds = {choice.get("type") for choice in choices}
+        if isinstance(value, float) and value.is_integer():
+            return int(value) if "integer" in kinds and "number" not in kinds else value
+        for choice in choices:
+            if isinstance(value, dict) and (known := choice.get("properties")):
+                return {name: self.whole(v, known.get(name, {})) for name, v in value.items()}
+            if isinstance(value, list) and (items := choice.get("items")):
+                return [self.whole(item, items) for item in value]
+        return value
+
     def wrong(self, value: Any, schema: Schema) -> str:
-        """What of a value does not fit a schema; empty: it fits."""
-        if "$ref" in schema:
-            return self.wrong(value, self.components[schema["$ref"].removeprefix(REF)])
+        """Why a value does not fit a schema; empty if it does."""
+        schema = self._found(schema)
+        if parts := schema.get("allOf"):
+            rest = {name: part for name, part in schema.items() if name != "allOf"}
+            return next(filter(None, (self.wrong(value, part) for part in (*parts, rest))), "")
         if choices := schema.get("anyOf"):
             found = [self.wrong(value, choice) for choice in choices]
             return "" if "" in found else next((w for w in found if w != OTHER), OTHER)
@@ -70,11 +91,11 @@ class Schemas:
             return OTHER
         if isinstance(value, dict):
             known = schema.get("properties", {})
-            parts = [self.wrong(part, known[name]) for name, part in value.items() if name in known]
-            return next(filter(None, parts), "")
+            fields = [self.wrong(v, known[name]) for name, v in value.items() if name in known]
+            return next(filter(None, fields), "")
         if isinstance(value, list):
-            parts = [self.wrong(part, schema.get("items", {})) for part in value]
-            return next(filter(None, parts), "") or _outside(len(value), schema, "Items")
+            items = [self.wrong(item, schema.get("items", {})) for item in value]
+            return next(filter(None, items), "") or _outside(len(value), schema, "Items")
         if isinstance(value, str):
             return _wrong_text(value, schema)
         return _outside(value, schema) if isinstance(value, (int, float)) else ""
@@ -91,7 +112,7 @@ def _wrong_text(value: str, schema: Schema) -> str:
 
 
 def _outside(value: float, schema: Schema, of: str = "") -> str:
-    """Whether a number, or a length, is outside its bounds."""
+    """Why a number, or a length, is outside its bounds; empty if it is not."""
     low, high = schema.get(f"min{of or 'imum'}"), schema.get(f"max{of or 'imum'}")
     if (low is None or value >= low) and (high is None or value <= high):
         return ""
@@ -102,7 +123,7 @@ def _outside(value: float, schema: Schema, of: str = "") -> str:
 
 
 def _bound(schema: Any) -> None:
-    """Numbers without bounds get those of the store."""
+    """Give integers without bounds those of the store."""
     if isinstance(schema, list):
         for part in schema:
             _bound(part)
@@ -120,30 +141,30 @@ def _bound(schema: Any) -> None:
 
 
 def in_path(schema: Schema) -> Schema:
-    """The same for a part of a path: text that a path can hold."""
+    """The schema of a field that is a segment of a path."""
     found = without_null(schema)
     found.pop("default", None)
     if found.get("type") != "string" or "enum" in found:
         return found
     own = found.pop("pattern", None)
     found = {"minLength": 1, "maxLength": MAX_ID, **found, "pattern": ID}
-    if own and not _all_of(own):
+    if own and not _excludes_nul(own):
         found["allOf"] = [{"pattern": own}]
     return found
 
 
-def _all_of(pattern: str) -> bool:
-    """Whether a pattern only keeps out NUL, which an id does anyway."""
+def _excludes_nul(pattern: str) -> bool:
+    """Whether a pattern excludes NUL alone, which is implied by ``ID``."""
     return pattern in (r"^[^\x00]*$", r"^[^\0]*$")
 
 
 def as_condition(schema: Schema) -> Schema:
-    """The same for a parameter of a query: text has a limit, and what is optional is left out."""
+    """The schema of a field that is a query parameter."""
     found = without_null(schema)
     if found.get("default", 0) is None:
         del found["default"]
     texts = [choice for choice in found.get("anyOf", ()) if choice.get("type") == "string"]
-    if len(texts) == 1:  # a list may be written as one text
+    if len(texts) == 1:  # the field is a list, or one text
         found = {**{k: v for k, v in found.items() if k != "anyOf"}, **texts[0]}
     if found.get("type") == "string" and "enum" not in found:
         found.setdefault("maxLength", MAX_TEXT)
@@ -151,7 +172,7 @@ def as_condition(schema: Schema) -> Schema:
 
 
 def without_null(schema: Schema) -> Schema:
-    """A parameter that is not needed is left out; it is never ``null``."""
+    """A schema without its choice of null: an optional parameter is left out instead."""
     choices = [choice for choice in schema.get("anyOf", ()) if choice.get("type") != "null"]
     if len(choices) != len(schema.get("anyOf", ())) and len(choices) == 1:
         return {**{k: v for k, v in schema.items() if k != "anyOf"}, **choices[0]}
@@ -165,20 +186,8 @@ def written(text: str, schema: Schema) -> bool:
     return is_text or not kinds or any(WRITTEN[kind].fullmatch(text) for kind in kinds)
 
 
-def whole(values: Mapping[str, Any], properties: Mapping[str, Schema]) -> dict[str, Any]:
-    """In JSON Schema 5.0 is an integer, too."""
-    return {
-        name: int(value)
-        if isinstance(value, float)
-        and value.is_integer()
-        and properties.get(name, {}).get("type") == "integer"
-        else value
-        for name, value in values.items()
-    }
-
-
 def takes_lists_only(hint: Any) -> bool:
-    """Whether a condition is a list, even where one value is given."""
+    """Whether a condition is a list also if one value is given."""
     info = inspect.type_info(hint)
     while isinstance(info, inspect.Metadata):
         info = info.type

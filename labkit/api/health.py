@@ -49,7 +49,7 @@ async def live() -> Live:
 )
 def ready(here: Here) -> Ready:
     """Whether Kafka and MongoDB answer, and the workers are not far behind."""
-    kafka = here.desk.call(here.lab.broker.version, PROBE_SECONDS)
+    kafka = here.thread.call(here.lab.broker.version, PROBE_SECONDS)
     mongodb = here.lab.store.version()
     here.lab.check()
     lag = {f"{role}/{service}": n for (role, service), n in here.lags().items()}

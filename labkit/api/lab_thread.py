@@ -1,4 +1,4 @@
-"""The desk: the one thread that owns a lab's bus and readers, and serves the request threads.
+"""The one thread that owns a lab's bus and readers, and serves the request threads.
 
 A Kafka consumer belongs to one thread, and so does the bus. The threads of the requests hand their
 work in and wait for it; commands of many requests are on their way at once, and each request waits
@@ -42,7 +42,7 @@ class LabThread:
         self._waiting: dict[Token, list[Future[Answer | None]]] = {}
         self._listening: list[str] = []
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="desk", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="lab", daemon=True)
 
     def start(self) -> None:
         """Begin; the answers to all commands sent from now on are heard."""
@@ -50,7 +50,7 @@ class LabThread:
         self.call(self._listen)
 
     def call(self, work: Callable[[], T], seconds: float = CALL_SECONDS) -> T:
-        """Let the desk's thread do something; raises what it raises, or ``Unreachable``."""
+        """Let the thread do something; raises what it raises, or ``Unreachable``."""
         done: Future[T] = Future()
         if threading.current_thread() is self._thread:
             return work()
@@ -116,7 +116,7 @@ class LabThread:
             self._listening.append(service)
 
     def _run(self) -> None:
-        log = structlog.get_logger().bind(part="desk")
+        log = structlog.get_logger().bind(part="lab thread")
         swept = 0.0
         while not self._stopping.is_set():
             self._serve()

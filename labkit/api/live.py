@@ -15,9 +15,9 @@ from fastapi.responses import HTMLResponse, StreamingResponse
 from fastapi.sse import format_sse_event
 
 from labkit.api.backend import Backend, Here
-from labkit.api.commands import Form
 from labkit.api.feed import QUIET_SECONDS
 from labkit.api.fields import Schema, without_null
+from labkit.api.forms import Form
 from labkit.api.schema import Seconds
 from labkit.api.updates import HEADERS, RETRY_MS
 
@@ -33,7 +33,7 @@ async def page() -> HTMLResponse:
 
 @router.get("/live", include_in_schema=False)
 async def live(here: Here, seconds: Seconds = None) -> StreamingResponse:
-    """What moves, as server-sent events for the live page."""
+    """Server-sent events for the live page: the run, then its messages as they move."""
     lab = here.lab
     about = {
         "run": lab.run,
@@ -58,11 +58,11 @@ async def live(here: Here, seconds: Seconds = None) -> StreamingResponse:
 
 
 def forms(here: Backend) -> list[dict[str, Any]]:
-    """What a form for each public command needs, in the order of the services."""
+    """The public commands with their fields, in the order of the services: one form each."""
     routes = {route.kind: route for route in here.addresses.commands}
     found = []
     for route in (routes[kind] for s in here.lab.services.values() for kind in s.public):
-        form = Form(route, here.schemas.of(route.kind))
+        form = Form(route, here.schemas)
         needed = {*form.in_path, *form.body["required"]}
         parts = [(form.in_path, "path"), (form.body["properties"], "body")]
         found.append(
@@ -84,7 +84,7 @@ def forms(here: Backend) -> list[dict[str, Any]]:
 
 
 def _input(schema: Schema) -> dict[str, Any]:
-    """How a value is typed in."""
+    """The input for a field."""
     plain = without_null(schema)
     kind = plain.get("type", "string" if plain.get("enum") else "json")
     names = ("minimum", "maximum", "minLength", "maxLength", "enum", "default")

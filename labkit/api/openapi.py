@@ -1,4 +1,4 @@
-"""What OpenAPI says beside the routes: problems, headers, and the links between operations."""
+"""What OpenAPI documents besides parameters and bodies: answers, headers, and links."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
 from labkit.api import answers
-from labkit.api.addresses import Addresses, CommandRoute, QueryRoute, fields_in
+from labkit.api.addresses import NAME, Addresses, CommandRoute, QueryRoute, fields_in, shape
 from labkit.api.fields import Schema, Schemas, without_null
 from labkit.api.problems import MEDIA_TYPE
 from labkit.api.schema import CommandStatus, ProblemDetails
@@ -80,7 +80,7 @@ def problems(*statuses: int) -> Responses:
 
 
 def query(route: QueryRoute) -> Responses:
-    """What a query may be answered."""
+    """The answers to a query, by status."""
     content = {"application/json": {"schema": answers.schema(route)}}
     done: dict[str, Any] = {"description": "The answer.", "content": content}
     found: Responses = {200: done, **problems(404, 422, 503, 504)}
@@ -99,7 +99,7 @@ def stream(of: str) -> Responses:
 
 
 def path_parameters(schemas: Mapping[str, Schema]) -> list[Schema]:
-    """The parts of a path that have names."""
+    """The parameters in a path."""
     return [
         {"name": name, "in": "path", "required": True, "schema": schema}
         for name, schema in schemas.items()
@@ -107,7 +107,7 @@ def path_parameters(schemas: Mapping[str, Schema]) -> list[Schema]:
 
 
 def query_parameters(schemas: Mapping[str, tuple[Schema, bool]]) -> list[Schema]:
-    """The conditions of a query, each with whether it is needed."""
+    """The conditions of a query, each with whether it is required."""
     return [
         {"name": name, "in": "query", "required": required, "schema": schema}
         for name, (schema, required) in schemas.items()
@@ -121,7 +121,7 @@ def words(kind: type, before: str = "") -> str:
 
 
 def _links(addresses: Addresses, route: CommandRoute) -> dict[str, Any]:
-    """From a command to what it made or changed, and to what can be done with that."""
+    """From a command to the queries of its stream, and to the commands that can follow."""
     id, version = "$response.body#/id", "$response.body#/version"
     links: dict[str, Any] = {}
     for other in addresses.commands:
@@ -143,7 +143,7 @@ def _links(addresses: Addresses, route: CommandRoute) -> dict[str, Any]:
 
 
 def command(addresses: Addresses, route: CommandRoute) -> Responses:
-    """What a command may be answered, with links to what it made or changed."""
+    """The answers to a command, by status, with links to its stream."""
     status = {"application/json": {"schema": {"$ref": "#/components/schemas/CommandStatus"}}}
     look = {
         "operationId": "getCommand",
@@ -165,8 +165,34 @@ def command(addresses: Addresses, route: CommandRoute) -> Responses:
     return {201 if route.creates else 200: done, 202: accepted, **problems(*statuses)}
 
 
+def _merged(paths: dict[str, Any]) -> dict[str, Any]:
+    """Paths that differ only in their names are one path in OpenAPI, with the names of the first.
+
+    Links and parameters get these names, too.
+    """
+    found: dict[str, Any] = {}
+    first: dict[str, str] = {}
+    names: dict[str, dict[str, str]] = {}
+    for path, operations in paths.items():
+        known = first.setdefault(shape(path), path)
+        renamed = dict(zip(NAME.findall(path), NAME.findall(known), strict=True))
+        for operation in operations.values():
+            names[operation["operationId"]] = renamed
+            for parameter in operation.get("parameters", ()):
+                if parameter["in"] == "path":
+                    parameter["name"] = renamed[parameter["name"]]
+        found.setdefault(known, {}).update(operations)
+    for operations in found.values():
+        for operation in operations.values():
+            for response in operation["responses"].values():
+                for link in response.get("links", {}).values():
+                    new = names[link["operationId"]]
+                    link["parameters"] = {new.get(k, k): v for k, v in link["parameters"].items()}
+    return found
+
+
 def describe(app: FastAPI, schemas: Schemas) -> None:
-    """Make ``/openapi.json`` complete: the models that only references name are added."""
+    """Add to ``/openapi.json`` the schemas that only references name."""
 
     def made() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -182,6 +208,7 @@ def describe(app: FastAPI, schemas: Schemas) -> None:
             )
             known = document.setdefault("components", {}).setdefault("schemas", {})
             known.update(schemas.nested | extra["$defs"])
+            document["paths"] = _merged(document["paths"])
             for path in document["paths"].values():
                 for operation in path.values():
                     for parameter in operation.get("parameters", ()):

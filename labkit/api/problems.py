@@ -33,6 +33,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from labkit.api.addresses import order
 from labkit.errors import Parked, StackError, TimedOut, UsageError
 
 RETRY_SECONDS = 2
@@ -143,13 +144,15 @@ async def _http(request: Request, error: Exception) -> Response:
 
 
 def _methods(request: Request) -> set[str]:
-    """All that this path knows, by the description of the API; the live page is not in it."""
-    found = {"GET"} if request.scope["path"] in ("/", "/live") else set[str]()
-    for path, operations in request.app.openapi()["paths"].items():
-        pattern, *_ = compile_path(path)
-        if pattern.match(request.scope["path"]):
-            found |= {method.upper() for method in operations}
-    return found
+    """The methods of a path, by the description of the API; the live page is not in it.
+
+    As in OpenAPI, a path with text counts, and not one with a name in the same place.
+    """
+    if request.scope["path"] in ("/", "/live"):
+        return {"GET"}
+    paths = request.app.openapi()["paths"]
+    fit = [path for path in paths if compile_path(path)[0].match(request.scope["path"])]
+    return {method.upper() for method in paths[min(fit, key=order)]} if fit else set()
 
 
 async def _unusable(request: Request, error: Exception) -> Response:

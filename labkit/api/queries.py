@@ -1,4 +1,4 @@
-"""Queries over HTTP: what the views hold, as fresh as the caller asks, and its updates.
+"""Queries over HTTP: answers from the views, as fresh as the client asks, and their updates.
 
 The ``ETag`` of an answer about one stream is the stream's version. Pages go on at
 ``Link: rel="next"``.
@@ -43,13 +43,13 @@ def routes(backend: Backend) -> APIRouter:
 def _add(router: APIRouter, backend: Backend, route: QueryRoute) -> None:
     conditions = Conditions(route, backend.schemas.of(route.kind))
 
-    def one(request: Request, here: Here, wishes: One) -> Response:
+    def one(request: Request, here: Here, options: One) -> Response:
         query = conditions.query(here, request, {*OPTIONS, "version"})
-        return _answer(here, request, route, query, wishes, wishes.version)
+        return _answer(here, request, route, query, options, options.version)
 
-    def many(request: Request, here: Here, wishes: Many) -> Response:
+    def many(request: Request, here: Here, options: Many) -> Response:
         query = conditions.query(here, request, OPTIONS)
-        return _answer(here, request, route, query, wishes)
+        return _answer(here, request, route, query, options)
 
     async def follow(
         request: Request, here: Here, last_event_id: LastEventId = None, seconds: Seconds = None
@@ -75,7 +75,7 @@ def _add(router: APIRouter, backend: Backend, route: QueryRoute) -> None:
 
 
 class Conditions:
-    """Makes a query of a request; ``in_path`` and ``others`` are the schemas of its parts."""
+    """The conditions of one query; ``in_path`` and ``others`` are the schemas of its parts."""
 
     def __init__(self, route: QueryRoute, schema: Schema) -> None:
         self._route = route
@@ -93,7 +93,7 @@ class Conditions:
         }
 
     def query(self, here: Backend, request: Request, options: set[str]) -> Query:
-        """The query with its conditions; raises a problem."""
+        """The query of a request; raises a problem that names the condition."""
         given: dict[str, Any] = {n: request.path_params[n] for n in self.in_path}
         for name in request.query_params:
             if name in options:
@@ -129,23 +129,23 @@ def _answer(
     request: Request,
     route: QueryRoute,
     query: Query,
-    wishes: FreshOptions,
+    options: FreshOptions,
     version: int | None = None,
 ) -> Response:
-    """The answer to a query: 304 where the caller has it, 404 where there is none."""
+    """The answer to a query: 304 if the client has it already, 404 if there is none."""
     asked = here.queries.asked(query)
     goal = None
     if version is not None:
         if asked.stream is None:
             raise UsageError(f"version is of one stream, and {query!r:.200} is not about one")
         goal = Version(*asked.stream, version)
-    found = here.queries.answer(asked, here.fresh(wishes, goal)).value
+    found = here.queries.answer(asked, here.fresh(options, goal)).value
     if found is None:
         raise not_found(f"answer to {reprlib.repr(query)}")
     headers = {}
     if asked.stream is not None and (at := answers.version(found)) is not None:
         headers["ETag"] = f'"{at}"'
-        if isinstance(wishes, OneOptions) and wishes.holds(headers["ETag"]):
+        if isinstance(options, OneOptions) and options.holds(headers["ETag"]):
             return Response(status_code=304, headers=headers)
     if isinstance(found, Page) and found.cursor:
         headers["Link"] = f'<{_next(request, found.cursor)}>; rel="next"'

@@ -3,6 +3,7 @@
 FastAPI reads these classes at run time, so their annotations must not be put off.
 """
 
+import hashlib
 import re
 from dataclasses import dataclass
 from typing import Annotated
@@ -48,7 +49,7 @@ class Options:
 
 
 @dataclass
-class ChangeWishes(Options):
+class ChangeOptions(Options):
     """Of who sends a command to something that is there."""
 
     if_match: IfMatch = None
@@ -92,6 +93,15 @@ class OneOptions(FreshOptions):
 
 
 Create = Annotated[Options, Depends()]
-Change = Annotated[ChangeWishes, Depends()]
+Change = Annotated[ChangeOptions, Depends()]
 Many = Annotated[FreshOptions, Depends()]
 One = Annotated[OneOptions, Depends()]
+
+
+def derived(what: str, key: str, principal: str = "anonymous") -> str:
+    """An id that belongs to a principal and its idempotency key, and to no other.
+
+    Until there is authentication, every principal is anonymous.
+    """
+    parts = "\0".join((what, principal, key))
+    return hashlib.sha256(parts.encode()).hexdigest()[:32]

@@ -21,7 +21,7 @@ GRACE_SECONDS = 5
 
 
 class Server(uvicorn.Server):
-    """Tells the streams, and all who wait for an answer, that it ends, before it waits for them."""
+    """Ends streams and waits for answers before it waits for open connections."""
 
     def __init__(self, config: uvicorn.Config, closing: Callable[[], None]) -> None:
         super().__init__(config)
@@ -78,11 +78,11 @@ def api(
     services: Sequence[str] | None = None,
     processes: Sequence[str] = (),
 ) -> None:
-    """Serve a run that is there, or one of its own with workers, which is dropped afterwards.
+    """Serve an existing run, or a new one with workers, which is dropped afterwards.
 
-    ``services`` and ``processes`` of a run of its own are names or ``module:ATTRIBUTE``; without
-    them, all that are built in take part. One that is there has its own, and its own settings;
-    raises ``UsageError`` where it has no live workers.
+    ``services`` and ``processes`` are names or ``module:ATTRIBUTE``; without them, a new run has
+    all that are built in. An existing run has its own services and settings; raises ``UsageError``
+    if it has no live workers.
     """
     if run is None:
         lab = _own(name, settings, report, services, processes)
@@ -90,9 +90,9 @@ def api(
         lab = _joined(name, run, services, processes)
     with lab:
         try:
+            app = create_app(lab)
             if run is None:
                 lab.start()
-            app = create_app(lab)
             print(f"{address(at)} is the live page of run {lab.run}; /docs is the API", flush=True)
             server(app).run(sockets=[at])
         finally:
@@ -107,11 +107,11 @@ def _own(
     services: Sequence[str] | None,
     processes: Sequence[str],
 ) -> Lab:
-    chosen = services is not None or bool(processes)
+    chosen = bool(services or processes)
     return Lab(
         name,
-        services=(services or ()) if chosen else BUILT_IN,
-        processes=processes if chosen else PROCESSES,
+        services=services or (() if chosen else BUILT_IN),
+        processes=processes or (() if chosen else PROCESSES),
         report=report,
         **structs.asdict(settings),
     )

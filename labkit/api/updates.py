@@ -1,7 +1,7 @@
 """Server-sent events: the only part that is asynchronous, since a stream lasts.
 
-Whatever blocks (MongoDB) is done in a thread, half a second at most, so that a stream ends soon
-after its client has gone or the server ends.
+Blocking calls (MongoDB) run in a thread for half a second at most, so a stream ends soon after its
+client has gone or the server ends.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fastapi.sse import format_sse_event
 from labkit.api import answers
 from labkit.api.addresses import QueryRoute
 from labkit.api.problems import unreachable
-from labkit.errors import LabkitError, Unreachable
+from labkit.errors import LabkitError, Unreachable, UsageError
 from labkit.messages import encode_value
 from labkit.read.sessions import Session
 from labkit.read.subscriptions import Subscription, Update
@@ -41,7 +41,7 @@ HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
 class OpenStreams:
-    """How many there are, and their threads."""
+    """The number of open streams, and their threads."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -55,7 +55,7 @@ async def updates(
     last_event_id: str | None,
     seconds: float | None,
 ) -> Response:
-    """The answer, then its updates; ``id:`` is the version, and what was seen is not sent again."""
+    """The answer, then its updates; ``Last-Event-ID`` names the one that the client has."""
     if here.streams.count >= MAX_STREAMS:
         raise unreachable(Unreachable(f"{MAX_STREAMS} streams are open, no more fit"))
     limiter = here.streams.limiter
@@ -63,18 +63,20 @@ async def updates(
         lambda: Subscription(here.lab.store, Session(here.queries), query, drive=here.drive),
         limiter=limiter,
     )
+    try:
+        first = await to_thread.run_sync(_first, subscription, limiter=limiter)
+    except UsageError:
+        subscription.close()
+        raise
     ends = time.monotonic() + seconds if seconds is not None else float("inf")
 
     async def events() -> AsyncIterator[bytes]:
         here.streams.count += 1
         seen, told = last_event_id, time.monotonic()
+        update = first
         try:
             yield format_sse_event(retry=RETRY_MS)
             while not here.closing.is_set():
-                patience = min(POLL_SECONDS, max(0.0, ends - time.monotonic()))
-                update: Update | None = None
-                with suppress(LabkitError):  # asked again: the answer is still due
-                    update = await to_thread.run_sync(subscription.poll, patience, limiter=limiter)
                 if update is not None and (id := _id(update.answer, route)) != seen:
                     seen, told = id, time.monotonic()
                     yield format_sse_event(data_str=_json(update.answer, route), id=id)
@@ -83,6 +85,9 @@ async def updates(
                     yield format_sse_event(comment="still here")
                 if time.monotonic() >= ends:
                     return
+                patience, update = min(POLL_SECONDS, max(0.0, ends - time.monotonic())), None
+                with suppress(LabkitError):  # asked again: the answer is still due
+                    update = await to_thread.run_sync(subscription.poll, patience, limiter=limiter)
         finally:
             here.streams.count -= 1
             subscription.close()
@@ -90,8 +95,18 @@ async def updates(
     return StreamingResponse(events(), media_type="text/event-stream", headers=HEADERS)
 
 
+def _first(subscription: Subscription) -> Update | None:
+    """The answer, if there is one now; raises ``UsageError`` if there can be none."""
+    try:
+        return subscription.poll()
+    except UsageError:
+        raise
+    except LabkitError:  # asked again later
+        return None
+
+
 def _id(answer: Any, route: QueryRoute) -> str:
-    """The version of a stream's document; of anything else, a sum that changes with it."""
+    """The version of a stream's document; for any other answer, a checksum."""
     if answer is None:
         return "0"
     at = answers.version(answer) if route.one else None

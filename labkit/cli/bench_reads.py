@@ -6,6 +6,7 @@ import statistics
 from functools import partial
 from typing import Annotated, Any
 
+from labkit.cli.bench_service import Service, named
 from labkit.cli.measure import cells, measure, table
 from labkit.cli.options import Client, JsonFile, LabName, Seed, number, option, whole
 
@@ -16,6 +17,7 @@ TIMES = ("p50_ms", "p99_ms")
 def restart(
     client: Client = "kafka-python",
     scale: Annotated[float, option("Factor for all sizes.", number(0.001, 1))] = 1.0,
+    service: Service = None,
     json_file: JsonFile = None,
     lab: LabName = "lab",
 ) -> None:
@@ -24,7 +26,8 @@ def restart(
     from labkit.experiments.bench.restart_sizes import Sizes
 
     sizes = Sizes().scaled(scale)
-    measure(partial(experiment.restart, lab, client, sizes), json_file, _show_restart)
+    run = partial(experiment.restart, lab, client, sizes, service=named(service))
+    measure(run, json_file, _show_restart)
 
 
 def _show_restart(found: dict[str, Any]) -> str | None:
@@ -45,13 +48,15 @@ def freshness(
     tries: Annotated[int, option("Reads with each strategy.", whole(1, MOST))] = 10_000,
     client: Client = "kafka-python",
     seed: Seed = 1,
+    service: Service = None,
     json_file: JsonFile = None,
     lab: LabName = "lab",
 ) -> None:
     """Measure how often a read is stale, and what each of four strategies against it costs."""
     from labkit.experiments.bench import freshness as experiment
 
-    measure(partial(experiment.freshness, lab, client, tries, seed), json_file, _show_freshness)
+    run = partial(experiment.freshness, lab, client, tries, seed, service=named(service))
+    measure(run, json_file, _show_freshness)
 
 
 def _show_freshness(found: dict[str, Any]) -> str | None:
@@ -73,6 +78,7 @@ def rebuild(
     rounds: Annotated[int, option("Measured rounds.", whole(1, 100))] = 3,
     probes: Annotated[int, option("Reads during the rebuilds, at least.", whole(1, MOST))] = 10_000,
     client: Client = "kafka-python",
+    service: Service = None,
     json_file: JsonFile = None,
     lab: LabName = "lab",
 ) -> None:
@@ -80,7 +86,8 @@ def rebuild(
     from labkit.experiments.bench import rebuild as experiment
 
     sizes = events, rounds, probes
-    measure(partial(experiment.rebuild, lab, client, sizes), json_file, _show_rebuild)
+    run = partial(experiment.rebuild, lab, client, sizes, service=named(service))
+    measure(run, json_file, _show_rebuild)
 
 
 def _show_rebuild(found: dict[str, Any]) -> str | None:
@@ -93,8 +100,11 @@ def _show_rebuild(found: dict[str, Any]) -> str | None:
         f"{found['availability']:.2%} of {found['probes']:,} reads during the rebuilds were "
         f"answered; the slowest took {found['slowest_probe_ms']:.0f} ms."
     )
-    for line in [*found["trouble"], *found["checkers"]["C9"]["violations"]][:5]:
+    for line in found["trouble"][:5]:
         print(line)
+    for name, verdict in found["checkers"].items():
+        for line in verdict["violations"][:3]:
+            print(f"{name}: {line}")
     return None if found["ok"] else "a reader noticed the rebuild, or the view is wrong; see above"
 
 
@@ -102,13 +112,15 @@ def cache(
     queries: Annotated[int, option("Queries on each side.", whole(100, MOST))] = 10_000,
     client: Client = "kafka-python",
     seed: Seed = 1,
+    service: Service = None,
     json_file: JsonFile = None,
     lab: LabName = "lab",
 ) -> None:
     """Measure what a query handler gains from a cache, and how often its answers are stale."""
     from labkit.experiments.bench import caching as experiment
 
-    measure(partial(experiment.cache, lab, client, queries, seed), json_file, _show_cache)
+    run = partial(experiment.cache, lab, client, queries, seed, service=named(service))
+    measure(run, json_file, _show_cache)
 
 
 def _show_cache(found: dict[str, Any]) -> str | None:
@@ -120,7 +132,7 @@ def _show_cache(found: dict[str, Any]) -> str | None:
         for side, row in found["sides"].items()
     )
     columns = ("cache", "answers/s", "p50 ms", "p99 ms", "cache hits", "stale")
-    table("The query bus with and without a cache, while the accounts change", columns, rows)
+    table("The query bus with and without a cache, while the documents change", columns, rows)
     if found["ok"]:
         return None
     return "a query failed, or a side used its cache wrongly; see the table and the JSON"

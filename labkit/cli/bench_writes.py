@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from labkit.cli.bench_service import Service, named
 from labkit.cli.measure import between, cells, measure, show_target, table
 from labkit.cli.options import Client, JsonFile, LabName, Seed, option, whole
 from labkit.errors import UsageError
@@ -69,6 +70,7 @@ def latency(
     commands: Annotated[int, option("Commands in a block.", whole(1, 100_000))] = 200,
     client: Client = "kafka-python",
     seed: Seed = 1,
+    service: Service = None,
     json_file: JsonFile = None,
     lab: LabName = "lab",
 ) -> None:
@@ -76,7 +78,8 @@ def latency(
     from labkit.experiments.bench import latency as experiment
 
     sizes = rounds, commands
-    measure(partial(experiment.latency, lab, client, sizes, seed), json_file, _show_latency)
+    run = partial(experiment.latency, lab, client, sizes, seed, service=named(service))
+    measure(run, json_file, _show_latency)
 
 
 def _show_latency(found: dict[str, Any]) -> str | None:
@@ -92,19 +95,21 @@ def _show_latency(found: dict[str, Any]) -> str | None:
     columns = ("", "commands", "p50 ms", "p95 ms", "p99 ms", "max ms", "to bare", "95 %")
     table("One command in flight", columns, rows)
     _show_targets(found)
-    return None if found["ok"] else "an order was missing from its view; see the JSON"
+    return None if found["ok"] else "a command was not there when it should have been; see the JSON"
 
 
 def memory(
-    commands: Annotated[int, option("Commands, each to its own stream.", MANY)] = 1_000_000,
+    commands: Annotated[int, option("Commands in the topic.", MANY)] = 1_000_000,
     client: Client = "kafka-python",
+    service: Service = None,
     json_file: JsonFile = None,
     lab: LabName = "lab",
 ) -> None:
     """Measure the memory of a handler and of a projector after a million streams."""
     from labkit.experiments.bench import memory as experiment
 
-    measure(partial(experiment.memory, lab, client, commands), json_file, _show_memory)
+    run = partial(experiment.memory, lab, client, commands, service=named(service))
+    measure(run, json_file, _show_memory)
 
 
 def _show_memory(found: dict[str, Any]) -> str | None:
@@ -116,6 +121,7 @@ def growth(
     commands: Annotated[int, option("Commands in the long run.", MANY)] = 1_000_000,
     small: Annotated[int, option("Commands in each short run.", SOME)] = 50_000,
     client: Client = "confluent",
+    service: Service = None,
     json_file: JsonFile = None,
     lab: LabName = "lab",
 ) -> None:
@@ -125,7 +131,9 @@ def growth(
     if commands <= small:
         raise UsageError(f"--small must be less than --commands, got {small} and {commands}")
 
-    measure(partial(experiment.growth, lab, client, (commands, small)), json_file, _show_growth)
+    sizes = commands, small
+    run = partial(experiment.growth, lab, client, sizes, service=named(service))
+    measure(run, json_file, _show_growth)
 
 
 def _show_growth(found: dict[str, Any]) -> str | None:

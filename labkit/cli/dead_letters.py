@@ -21,7 +21,9 @@ from labkit.write.dead_letters import DeadLetters, printable
 
 app = typer.Typer(help="Parked streams: list, show, replay, drop.", no_args_is_help=True)
 
-ServiceOption = Annotated[str, typer.Option("--service", help="The service.")]
+ServiceOption = Annotated[
+    str | None, typer.Option("--service", help="The service; by default the first of the run.")
+]
 Stream = Annotated[str, typer.Argument(help="The stream, as `list` shows it.")]
 Timeout = Annotated[float, option("Seconds to wait for the handler's answer.", number(0, 3_600))]
 
@@ -59,7 +61,7 @@ def show(
     stream: Stream,
     run: RunName,
     lab: LabName = "lab",
-    service: ServiceOption = "orders",
+    service: ServiceOption = None,
     json_file: JsonFile = None,
 ) -> None:
     """Show the waiting commands of a parked stream, in order."""
@@ -83,7 +85,7 @@ def replay(
     stream: Annotated[str | None, typer.Argument(help="The stream, as `list` shows it.")] = None,
     every: Annotated[bool, typer.Option("--all", help="All streams of the service.")] = False,
     lab: LabName = "lab",
-    service: ServiceOption = "orders",
+    service: ServiceOption = None,
     by: Annotated[str, typer.Option(help="What parked it: the handler, or a reader.")] = "handler",
     timeout: Timeout = 30.0,
 ) -> None:
@@ -104,7 +106,7 @@ def replay(
             else:
                 print(f"{_shown(letter.stream)} goes on")
     if every and not chosen:
-        print(f"no stream of {service} is parked")
+        print(f"no stream of {service or 'the first service'} is parked")
     if refused:
         raise CheckFailed("; ".join(refused) + "; look again")
 
@@ -132,7 +134,7 @@ def drop(
     stream: Stream,
     run: RunName,
     lab: LabName = "lab",
-    service: ServiceOption = "orders",
+    service: ServiceOption = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     timeout: Timeout = 30.0,
 ) -> None:
@@ -153,8 +155,8 @@ def drop(
 
 
 @contextmanager
-def _letters(lab: str, run: str, service: str) -> Iterator[DeadLetters]:
-    with joined(lab, run, service) as run_, closing(run_.letters(service)) as letters:
+def _letters(lab: str, run: str, service: str | None) -> Iterator[DeadLetters]:
+    with joined(lab, run, service) as run_, closing(run_.letters(service or run_.first)) as letters:
         yield letters
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
+from labkit.cli.bench_service import Service, named
 from labkit.cli.measure import Progress, Say, cells, measure, table
 from labkit.cli.options import Client, JsonFile, LabName, Rounds, Seed, chosen, number, option
+from labkit.services import MEASURED
 
 if TYPE_CHECKING:
     from labkit.experiments.load.lag_sweep import Swept
@@ -22,6 +24,7 @@ def lag(
     rounds: Rounds = 5,
     client: Client = "kafka-python",
     seed: Seed = 1,
+    service: Service = None,
     json_file: JsonFile = None,
     lab: LabName = "lab",
 ) -> None:
@@ -29,7 +32,14 @@ def lag(
     from labkit.experiments.load import lag_sweep
     from labkit.experiments.load.arrivals import Plan
 
-    plan = Plan(rate=rate, seconds=seconds, warm_up=WARM_UP_SECONDS, seed=seed).check()
+    only = named(service)
+    plan = Plan(
+        rate=rate,
+        seconds=seconds,
+        warm_up=WARM_UP_SECONDS,
+        services=MEASURED if only is None else (only,),
+        seed=seed,
+    ).check()
 
     def sweep(_: Progress, say: Say) -> Swept:
         return lag_sweep.sweep(lab, factor, plan, client=client, rounds=rounds, report=say)

@@ -160,8 +160,10 @@ def _show(found: dict[str, Any]) -> str | None:
         f"{found['observer']['interval_ms']:.0f} ms."
     )
     verdicts = found["checkers"]
-    red = [name for name, verdict in verdicts.items() if not verdict["ok"]]
-    print(f"Checkers: {', '.join(verdicts)}; {f'RED: {red}' if red else 'all green'}.")
+    red = [name for name, verdict in verdicts.items() if verdict["ok"] is False]
+    unknown = [name for name, verdict in verdicts.items() if verdict["ok"] is None]
+    said = f"RED: {red}" if red else f"unknown: {unknown}" if unknown else "all green"
+    print(f"Checkers: {', '.join(verdicts)}; {said}.")
     for name in red:
         for line in verdicts[name]["violations"][:3]:
             print(f"{name}: {line}")

@@ -6,6 +6,7 @@ import math
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
+from labkit.cli.bench_service import Service, named
 from labkit.cli.measure import measure, table
 from labkit.cli.options import Client, JsonFile, LabName, Rounds, Seed, chosen, option, whole
 
@@ -30,13 +31,14 @@ def sweep(
     ] = None,
     client: Client = "kafka-python",
     seed: Seed = 1,
+    service: Service = None,
     json_file: JsonFile = None,
     lab: LabName = "lab",
 ) -> None:
     """Vary one factor, and measure the throughput of the same commands, with all checkers on."""
     from labkit.experiments.bench import sweeps
 
-    arms = sweeps.arms_of(factor, client, commands)
+    arms = sweeps.arms_of(factor, client, commands, named(service))
     measure(partial(sweeps.sweep, lab, factor, arms, rounds, seed), json_file, _show)
 
 

@@ -76,12 +76,11 @@ def _verdict(verdict: dict[str, Any]) -> str:
 
 
 def _show_write(found: dict[str, Any]) -> str | None:
-    from labkit.experiments.verify.checkers import MEANINGS
     from labkit.experiments.verify.write import red
 
     rows = (
         [
-            *(name, MEANINGS[name]),
+            *(name, found["meanings"][name]),
             _verdict(verdict),
             *cells(verdict, ",", "checked"),
         ]
@@ -92,6 +91,8 @@ def _show_write(found: dict[str, Any]) -> str | None:
     for name, verdict in found["checkers"].items():
         for line in verdict["violations"][:3]:
             print(f"{name}: {line}")
+        if verdict["ok"] is None:
+            print(f"{name} is unknown: {verdict['why']}")
     for fault in found["faults"]:
         print(f"{fault['worker']}: {fault['fault']}{'' if fault['struck'] else ' (NOT injected)'}")
     print(

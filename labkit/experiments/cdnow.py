@@ -11,7 +11,7 @@ from labkit.services.orders import PlaceOrder, placed
 
 
 class Expected(Struct, frozen=True):
-    """What pandas says about the raw file: an account that shares no code with the lab.
+    """The figures of the raw file by pandas, which shares no code with the views.
 
     ``best`` holds (customer, cents), the ten best first; ``months`` (yyyy-mm, orders, cents).
     """

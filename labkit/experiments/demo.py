@@ -1,8 +1,8 @@
-"""The main job: 69,659 real purchases through Kafka into MongoDB, every cent checked.
+"""The demo: 69,659 real purchases through Kafka into MongoDB, every cent checked.
 
-Two rounds, each with topics and a database of its own. The first sends as fast as it can and gives
-the speed; its views are set against pandas over the raw file. The second is an open loop at half
-that rate and gives the latencies.
+There are two rounds, each with new topics and a new database. The first sends as fast as possible
+and measures the rate; its views are compared with pandas over the raw file. The second is an open
+loop at half that rate and measures latencies.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ OPEN_LOOP_SECONDS, LEAST_SECONDS = 10.0, 0.3
 VISIBLE_SECONDS = 180.0
 
 
-#: Told how far a stage is: its name, and how many of how many purchases.
+#: Called with the name of a stage, and how many of how many purchases it has done.
 Progress = Callable[[str, int, int], None]
 
 
 class Row(Struct, frozen=True):
-    """One line of the table: what the views say, what pandas says."""
+    """One line of the table: the value of the views, and that of pandas."""
 
     what: str
     views: str
@@ -53,10 +53,10 @@ class Row(Struct, frozen=True):
 
 
 class Demo(Struct):
-    """All that a demo found; ``report`` is its JSON.
+    """The result of a demo; ``report`` is its JSON.
 
-    ``lags`` has a row a command of the open loop: it became visible between ``stale_ms`` and
-    ``fresh_ms`` after the client had heard that it is done.
+    ``lags`` has a row for each command of the open loop: it became visible between ``stale_ms`` and
+    ``fresh_ms`` after its reply.
     """
 
     report: dict[str, Any]
@@ -67,7 +67,7 @@ class Demo(Struct):
 
     @property
     def matches(self) -> bool:
-        """Whether everything is as it must be."""
+        """Whether every row is as expected."""
         return bool(self.report["matches"])
 
 
@@ -79,7 +79,7 @@ def demo(
     report: Callable[[str], None],
     keep: bool = False,
 ) -> Demo:
-    """Run both rounds on real servers; starts them if they are not up, and stops what it started.
+    """Run both rounds on real servers; starts servers that are not up, and stops what it started.
 
     Raises ``UsageError`` where another demo runs in this lab, ``StackError`` and ``TimedOut`` where
     servers or workers fail. ``keep`` leaves topics and database of the first round.
@@ -138,7 +138,7 @@ def demo(
 
 
 def _open_loop(rate: float, purchases: int) -> Plan:
-    """Of ten seconds, or of as many as there are; a tenth of it, a second at most, warms up."""
+    """Ten seconds, or as long as the purchases last; a tenth, at most a second, is warm-up."""
     total = min(OPEN_LOOP_SECONDS, max(LEAST_SECONDS, purchases / rate))
     warm_up = min(1.0, total / 10)
     return Plan(pattern="constant", rate=rate, warm_up=warm_up, seconds=total - warm_up)
@@ -146,7 +146,7 @@ def _open_loop(rate: float, purchases: int) -> Plan:
 
 @contextmanager
 def _alone(name: str) -> Iterator[None]:
-    """One demo a lab at a time: two would measure each other."""
+    """One demo at a time in a lab: two would disturb each other's measurements."""
     folder = lab_folder(name).parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -171,7 +171,7 @@ def _alone(name: str) -> Iterator[None]:
 
 
 def _replay(lab: Lab, commands: list[Any], progress: Progress) -> float:
-    """Send all, wait until all are visible; commands a second."""
+    """Send all commands and wait until all are visible; returns commands a second."""
     checked = 0.0
 
     def meanwhile() -> None:
@@ -202,7 +202,7 @@ def _replay(lab: Lab, commands: list[Any], progress: Progress) -> float:
 
 
 def _compare(lab: Lab, limit: int) -> Demo:
-    """The views against pandas."""
+    """Compare the views with pandas."""
     import pandas as pd
 
     expected = cdnow.expected(limit)
@@ -250,7 +250,7 @@ def _compare(lab: Lab, limit: int) -> Demo:
 
 
 def _totals(lab: Lab) -> Counter[str]:
-    """What each customer has spent: all of them, page by page."""
+    """The cents of each customer: all customers, page by page."""
     found, cursor, more = Counter[str](), "", True
     while more:
         page = lab.ask(All("orders.customers", limit=MAX_PAGE, cursor=cursor))

@@ -1,4 +1,4 @@
-"""Processes beside an experiment: load, clients, probes; each talks through a pipe."""
+"""Helper processes of an experiment: load, clients, probes; each has a pipe to its parent."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from labkit.errors import LabkitError, StackError, TimedOut
 from labkit.experiments.verify.planted_bugs import plant_from_environment
 from labkit.lab import Lab
 
-#: Whoever says nothing for so long hangs.
+#: A process that says nothing for this long hangs.
 PATIENCE_SECONDS = 60.0
 
 
 @contextmanager
 def process(target: Callable[..., None], *args: Any) -> Iterator[Connection]:
-    """A process that runs ``target(pipe, *args)`` beside us, and is gone afterwards."""
+    """A process that runs ``target(pipe, *args)``; it is terminated afterwards."""
     spawn = multiprocessing.get_context("spawn")
     here, there = spawn.Pipe()
     process = spawn.Process(target=_main, args=(target, there, *args), daemon=True)
     process.start()
-    there.close()  # the other end is the child's alone: where it dies, we read an end of file
+    there.close()  # so that we read an end of file when the child dies
     try:
         yield here
     finally:
@@ -42,7 +42,7 @@ def settings_of(lab: Lab) -> dict[str, Any]:
 
 
 def steadily(pipe: Connection, rate: float, send: Callable[[int], object]) -> int:
-    """``send(0)``, ``send(1)``, ... so many a second, until something comes; how many they were."""
+    """Call ``send(0)``, ``send(1)``, ... at ``rate`` until a message arrives; how many calls."""
     began, sent = time.monotonic(), 0
     while not pipe.poll(max(0.0, began + sent / rate - time.monotonic())):
         send(sent)
@@ -51,7 +51,7 @@ def steadily(pipe: Connection, rate: float, send: Callable[[int], object]) -> in
 
 
 def _main(target: Callable[..., None], pipe: Connection, *args: Any) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which terminates us
     if "LABKIT_PLANT" in os.environ:
         plant_from_environment()
     try:
@@ -60,11 +60,11 @@ def _main(target: Callable[..., None], pipe: Connection, *args: Any) -> None:
         print(f"{target.__name__.strip('_')}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except (BrokenPipeError, EOFError):
-        pass  # the parent has gone, or has heard enough
+        pass  # the parent is gone, or needs no more
 
 
 def hear(lab: Lab, pipe: Connection) -> bytes:
-    """What it says next. Raises ``TimedOut``, and ``StackError`` where it, or a server, is gone."""
+    """Its next message; raises ``TimedOut``, and ``StackError`` if it or a server is gone."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not pipe.poll(1.0):
         lab.check()

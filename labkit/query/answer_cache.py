@@ -17,7 +17,7 @@ from labkit.read.view_reads import Place
 from labkit.service import Query
 
 
-class Held(Struct):
+class CachedAnswer(Struct):
     """An answer, and the places that it was read from."""
 
     answer: msgspec.Raw
@@ -29,13 +29,13 @@ class AnswerCache:
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._held: OrderedDict[bytes, Held] = OrderedDict()
+        self._held: OrderedDict[bytes, CachedAnswer] = OrderedDict()
         self._readers: dict[Place, set[bytes]] = {}
 
     def __len__(self) -> int:
         return len(self._held)
 
-    def get(self, query: Query) -> Held | None:
+    def get(self, query: Query) -> CachedAnswer | None:
         """What is held; ``None``: it must be read."""
         key = _key(query)
         if (held := self._held.get(key)) is not None:
@@ -46,7 +46,7 @@ class AnswerCache:
         """Hold an answer that was read after the changes that were noticed last."""
         key = _key(query)
         self._drop([key])
-        self._held[key] = Held(answer, places)
+        self._held[key] = CachedAnswer(answer, places)
         for place in places:
             self._readers.setdefault(place, set()).add(key)
         if len(self._held) > self._size:

@@ -247,7 +247,7 @@ class QueryHandler(CrashOnly):
         try:
             if left <= 0:
                 raise TimedOut(f"query {query.name!r} came after its deadline")
-            made = self._queries.named(query.name, query.params)
+            made = self._queries.named(query.name, query.params, self._service)
             if made.service != self._service:
                 raise UsageError(f"{query.name} is a query of {made.service!r}")
             if query.purpose == "subscribe":

@@ -2,10 +2,10 @@
 
 ::
 
-    queries.order("o1")                                # what the view holds now
-    queries.order("o1", Fresh("token", (token,)))      # with this command, once acknowledged
-    queries.order("o1", Fresh("version", (version,)))  # with this version of a stream
-    queries.order("o1", LINEARIZABLE)                  # with all that was committed until now
+    lab.ask(query)                                        # what the view holds now
+    lab.ask(query, fresh=Fresh("token", (token,)))        # with this command
+    lab.ask(query, fresh=Fresh("version", (version,)))    # with this version of a stream
+    lab.ask(query, fresh=LINEARIZABLE)                    # with all that was committed until now
 
 Every strategy comes down to *goals* (a token, a stream's version, a position in the log), which
 ``Queries.until`` waits for. What a wait costs, and what goes wrong without it, is shown by ``labkit

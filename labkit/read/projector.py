@@ -12,48 +12,32 @@ the log, in order, until they are replayed. Collection ``NAME.parked``::
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import stamina
-from msgspec import Struct, structs
 
 from labkit.errors import (
     Conflict,
     DecodeError,
     Duplicate,
     Fenced,
-    LabkitError,
     Parked,
     Unstorable,
     UsageError,
 )
 from labkit.log.crash_only import CrashOnly
 from labkit.log.partition import join_group, read_partition
-from labkit.messages import Codec, Commit
+from labkit.messages import Codec
 from labkit.ports.broker import Record, Source
 from labkit.ports.clock import SYSTEM, Clock
 from labkit.ports.failpoints import Failpoint, hit
 from labkit.ports.store import Checkpoint, Document, Store
 from labkit.read.generations import named, serving
 from labkit.read.projection import Dispatch, Projection, parked_in
-from labkit.read.unit_of_work import UnitOfWork
+from labkit.read.transaction import Entry, Owned, Poison, Transaction
 
 #: Between two looks of a projector that has nothing to do, whether it is still the owner.
 LOOK_NANOSECONDS = 1_000_000_000
-
-
-class _Entry(Struct, frozen=True, gc=False):
-    """A record of the log: a commit, or the reason why it is none."""
-
-    record: Record
-    commit: Commit[Any] | None
-    stream: str
-    reason: str = ""
-
-
-class _Poison(Exception):
-    """Something in a batch cannot be applied."""
 
 
 class Projector(CrashOnly):
@@ -89,8 +73,7 @@ class Projector(CrashOnly):
         self._outbox = outbox
         self._refusals = refusals
         self._letters = parked_in(projection.name)
-        self._checkpoints: dict[int, Checkpoint] = {}
-        self._parked: dict[int, frozenset[str]] = {}
+        self._owned = Owned({}, {})
         self._looked = self._clock.now()
         #: Partitions whose dead owner left commands in the outbox.
         self.owed: set[int] = set()
@@ -108,12 +91,12 @@ class Projector(CrashOnly):
         batch = self._source.poll(self._batch_size, timeout)
         fetched = self._clock.now()
         for partition in batch.revoked:
-            self._checkpoints.pop(partition, None)
+            self._owned.checkpoints.pop(partition, None)
             self.owed.discard(partition)
         self.own(batch.assigned)
         if batch.records:
             hit(Failpoint.PROJECTOR_FETCHED)
-        elif all(self._checkpoints[p].position == at for p, at in batch.positions.items()):
+        elif all(self._owned.checkpoints[p].position == at for p, at in batch.positions.items()):
             self._check_owner(fetched)
             return 0
 
@@ -137,7 +120,7 @@ class Projector(CrashOnly):
         claimed: list[Checkpoint] = []
         for partition in sorted(partitions):
             claimed.append(self._store.claim(self._collection, f"{self.name}:{partition}"))
-            self._checkpoints[partition] = claimed[-1]
+            self._owned.checkpoints[partition] = claimed[-1]
             hit(Failpoint.PROJECTOR_CLAIMED)
         # Claimed first, then looked: a switch after the claim takes it away again.
         known = self._store.checkpoints(self._collection) if claimed else ()
@@ -145,7 +128,7 @@ class Projector(CrashOnly):
             raise Fenced(f"{self.name!r} does not serve any more: a later generation does")
         for checkpoint in claimed:
             partition = int(checkpoint.id.rpartition(":")[2])
-            self._parked[partition] = frozenset(
+            self._owned.parked[partition] = frozenset(
                 document["_id"]
                 for document in self._store.find(
                     named(self._letters, self.generation), {"partition": partition}, fields=["_id"]
@@ -164,7 +147,7 @@ class Projector(CrashOnly):
             return
         self._looked = now
         epochs = {c.id: c.epoch for c in self._store.checkpoints(self._collection)}
-        for checkpoint in self._checkpoints.values():
+        for checkpoint in self._owned.checkpoints.values():
             if epochs.get(checkpoint.id) != checkpoint.epoch:
                 raise Fenced(f"checkpoint {checkpoint.id!r} has another owner")
 
@@ -179,7 +162,7 @@ class Projector(CrashOnly):
             found = self._store.load(named(self._letters, self.generation), [stream]).get(stream)
             if found is None or found["partition"] != partition:
                 raise UsageError(f"stream {stream!r} is not parked in {self.name!r}")
-            end = self._checkpoints[partition].position
+            end = self._owned.checkpoints[partition].position
             waiting = [
                 entry
                 for records in read_partition(self._source, partition, found["offset"], end=end)
@@ -189,8 +172,8 @@ class Projector(CrashOnly):
             for count, entry in enumerate(waiting):
                 following = [later.record.offset for later in waiting[count + 1 :]]
                 try:
-                    _, letters = self._as_one([entry], {}, self._clock.now(), waiting=following)
-                except _Poison as poison:
+                    letters = self._resume(entry, following)
+                except Poison as poison:
                     raise Parked(
                         f"{stream!r} stays parked in {self.name!r}, at offset "
                         f"{entry.record.offset} of partition {partition}: {poison}"
@@ -202,7 +185,7 @@ class Projector(CrashOnly):
     @property
     def positions(self) -> dict[int, int]:
         """The next offset of each partition that it owns."""
-        return {partition: at.position for partition, at in self._checkpoints.items()}
+        return {partition: at.position for partition, at in self._owned.checkpoints.items()}
 
     def ends(self) -> dict[str, int]:
         """How far the log goes now, by the ids of the checkpoints."""
@@ -223,188 +206,109 @@ class Projector(CrashOnly):
         """Leave the group."""
         self._source.close()
 
-    def _entry(self, record: Record) -> _Entry:
+    def _entry(self, record: Record) -> Entry:
         """What is no commit is of the stream that its key says."""
         try:
             commit = self._codec.decode_commit(record.value)
         except DecodeError as error:
             key = record.key.decode("utf-8", "backslashreplace")
-            return _Entry(record, None, key, str(error))
-        return _Entry(record, commit, commit.stream)
+            return Entry(record, None, key, str(error))
+        return Entry(record, commit, commit.stream)
+
+    # --- transactions
 
     def _take(
-        self, entries: Sequence[_Entry], positions: Mapping[int, int], fetched: int
+        self, entries: Sequence[Entry], positions: Mapping[int, int], fetched: int
     ) -> tuple[int, list[Document]]:
-        """The batch in one transaction; where there is poison in it, in ever smaller parts.
+        """The batch in one transaction; if there is poison in it, in ever smaller parts.
 
-        So a batch without is as fast as can be, and one that holds some costs a few transactions
+        So a batch without poison is as fast as can be, and one with it costs a few transactions
         for each. Returns how many commits were applied, and what the outbox has to send.
         """
+
+        def fill(transaction: Transaction, trust: bool) -> None:
+            transaction.load(entries, trust=trust)
+            transaction.take(entries, fetched)
+
         try:
-            return self._as_one(entries, positions, fetched)
-        except _Poison as poison:
+            return self._commit(fill, positions)
+        except Poison as poison:
             if len(entries) == 1:
-                return self._as_one(entries, positions, fetched, reason=str(poison))
+                return self._park(entries[0], positions, str(poison))
         half = len(entries) // 2
         before = {e.record.partition: e.record.offset + 1 for e in entries[:half]}
         applied, letters = self._take(entries[:half], before, fetched)
         more, others = self._take(entries[half:], positions, fetched)
         return applied + more, letters + others
 
-    def _as_one(
-        self,
-        entries: Sequence[_Entry],
-        positions: Mapping[int, int],
-        fetched: int,
-        *,
-        reason: str = "",
-        waiting: list[int] | None = None,
+    def _park(
+        self, entry: Entry, positions: Mapping[int, int], reason: str
     ) -> tuple[int, list[Document]]:
-        """Again where another writer of a shared document was first: nothing was written then."""
+        def fill(transaction: Transaction, trust: bool) -> None:
+            transaction.load_letters([entry])
+            transaction.park(entry, reason)
+
+        return self._commit(fill, positions)
+
+    def _resume(self, entry: Entry, following: Sequence[int]) -> list[Document]:
+        """Apply one commit of a parked stream; what the outbox has to send."""
+        fetched = self._clock.now()
+
+        def fill(transaction: Transaction, trust: bool) -> None:
+            transaction.load([entry], trust=trust)
+            transaction.resume(entry, following, fetched)
+
+        # The checkpoint is written even if it does not move: the owner must still be this one.
+        return self._commit(fill, {}, always=True)[1]
+
+    def _commit(
+        self,
+        fill: Callable[[Transaction, bool], None],
+        positions: Mapping[int, int],
+        *,
+        always: bool = False,
+    ) -> tuple[int, list[Document]]:
+        """Fill a transaction and commit it; again if another writer of a shared document was first.
+
+        ``fill`` is told whether it may take a stream's first commit for new. If an insert shows
+        that it is not, everything is looked up. Raises ``Poison``.
+        """
         for attempt in stamina.retry_context(
             on=Conflict, attempts=10, wait_initial=0.01, wait_max=0.5
         ):
             with attempt:
                 for trust in (True, False) if attempt.num == 1 else (False,):
+                    transaction = self._transaction(positions)
+                    fill(transaction, trust)
                     try:
-                        return self._write(entries, positions, fetched, trust, reason, waiting)
+                        return self._write(transaction, always)
                     except Duplicate as error:
-                        # A first commit of a stream that is there already: look at every version.
                         if not trust:
-                            raise _Poison(str(error)) from error
+                            raise Poison(str(error)) from error
                     except Unstorable as error:
-                        raise _Poison(str(error)) from error
+                        raise Poison(str(error)) from error
         raise AssertionError("a retry ends with a result or an error")
 
-    def _write(
-        self,
-        entries: Sequence[_Entry],
-        positions: Mapping[int, int],
-        fetched: int,
-        trust: bool,
-        poison: str,
-        waiting: list[int] | None,
-    ) -> tuple[int, list[Document]]:
-        """One transaction.
+    def _transaction(self, positions: Mapping[int, int]) -> Transaction:
+        return Transaction(
+            self.projection,
+            self._store,
+            self.generation,
+            self._owned,
+            positions,
+            self._clock,
+            refusals=self._refusals,
+        )
 
-        ``trust``: a stream's first events need no look-up, its document is new. ``poison``: park
-        the one entry for this reason. ``waiting``: it is replayed, and these offsets follow it.
-        """
-        reached = {
-            partition: structs.replace(at, position=positions.get(partition, at.position))
-            for partition, at in self._checkpoints.items()
-        }
-        parked = dict(self._parked)
-        docs = UnitOfWork(self._store, self.generation)
-        try:
-            docs.load(self._wanted(entries, trust, poison))
-        except LabkitError:
-            raise
-        except Exception as error:
-            raise _Poison(f"{type(error).__name__}: {error}") from error
-        now = self._clock.now()
-        applied = 0
-        commands = {partition: at.command for partition, at in reached.items()}
-        for entry in entries:
-            commit, stream, partition = entry.commit, entry.stream, entry.record.partition
-            at = reached[partition]
-            known = self._version(commit, docs) if commit else 0
-            if stream in parked[partition] and waiting is None:
-                if (letter := docs.get(self._letters, stream)) is None:
-                    raise Fenced(f"{stream!r} was replayed by another, who took {at.id!r} over")
-                letter["waiting"] += 1
-            elif commit is None or (reason := poison or _gap(commit, known)):
-                if waiting is not None:
-                    raise _Poison(entry.reason or reason)
-                docs.add(self._letters, self._letter(entry, entry.reason or reason))
-                parked[partition] |= {stream}
-                at = structs.replace(at, parked=at.parked + 1)
-            elif commit.first <= known:
-                at = structs.replace(at, ignored=at.ignored + 1)
-            else:
-                applied += self._apply(commit, docs, fetched, now)
-            if waiting is not None and self._last(stream, docs, waiting):
-                parked[partition] -= {stream}
-                at = structs.replace(at, parked=at.parked - 1)
-            if commit is not None and commit.offset > commands[partition]:
-                commands[partition] = commit.offset
-            reached[partition] = at
-        for partition, command in commands.items():
-            reached[partition] = structs.replace(reached[partition], command=command)
+    def _write(self, transaction: Transaction, always: bool) -> tuple[int, list[Document]]:
         hit(Failpoint.PROJECTOR_APPLIED)
+        after = transaction.owned
         moves = [
-            (old, reached[partition])
-            for partition, old in self._checkpoints.items()
-            if reached[partition] != old or waiting is not None
+            (old, after.checkpoints[partition])
+            for partition, old in self._owned.checkpoints.items()
+            if after.checkpoints[partition] != old or always
         ]
-        letters = docs.added(self._outbox.collection) if self._outbox else []
-        self._store.advance(self._collection, moves, docs.writes())
-        self._checkpoints, self._parked = reached, parked
-        return applied, letters
-
-    def _wanted(
-        self, entries: Iterable[_Entry], trust: bool, poison: str
-    ) -> Iterable[tuple[str, str]]:
-        """What the entries will be folded into, as (collection, id)."""
-        for entry in entries:
-            commit = entry.commit
-            if entry.stream in self._parked[entry.record.partition]:
-                yield self._letters, entry.stream
-            if commit is None or poison:
-                continue
-            if self._concerns(commit):
-                yield from self.projection.touches(commit, entry.record.partition)
-            if commit.first > 1 or not commit.events or not trust:
-                yield self.projection.streams, commit.stream
-
-    def _apply(self, commit: Commit[Any], docs: UnitOfWork, fetched: int, now: int) -> bool:
-        """Whether it concerned the projection, which is pure: what it raises is the commit's."""
-        concerned = self._concerns(commit)
-        try:
-            if concerned:
-                self.projection.apply(commit, docs, fetched, now)
-            if commit.events:
-                document = docs.get(self.projection.streams, commit.stream)
-                assert document is not None, f"{self.projection.name} kept no {commit.stream!r}"
-                document["version"] = commit.last
-        except LabkitError:
-            raise
-        except Exception as error:
-            raise _Poison(f"{type(error).__name__}: {error}") from error
-        return concerned
-
-    def _concerns(self, commit: Commit[Any]) -> bool:
-        if commit.events:
-            return True
-        return self._refusals and commit.outcome in ("refused", "dropped")
-
-    def _version(self, commit: Commit[Any], docs: UnitOfWork) -> int:
-        stream = docs.get(self.projection.streams, commit.stream)
-        return stream["version"] if stream else 0
-
-    def _letter(self, entry: _Entry, reason: str) -> Document:
-        return {
-            "_id": entry.stream,
-            "partition": entry.record.partition,
-            "offset": entry.record.offset,
-            "waiting": 1,
-            "since": self._clock.wall(),
-            "reason": reason,
-        }
-
-    def _last(self, stream: str, docs: UnitOfWork, waiting: list[int]) -> bool:
-        """Note what still waits in a parked stream; whether that is nothing."""
-        letter = docs.get(self._letters, stream)
-        assert letter is not None
-        if waiting:
-            letter.update(offset=waiting[0], waiting=len(waiting))
-        else:
-            docs.remove(self._letters, stream)
-        return not waiting
-
-
-def _gap(commit: Commit[Any], known: int) -> str:
-    """Why a commit cannot be next; empty: it can, or it comes too late."""
-    if commit.first <= known + 1:
-        return ""
-    return f"version {commit.first} cannot follow on {known}: a commit is missing"
+        letters = transaction.docs.added(self._outbox.collection) if self._outbox else []
+        self._store.advance(self._collection, moves, transaction.docs.writes())
+        self._owned = after
+        return transaction.applied, letters

@@ -128,10 +128,15 @@ class Queries:
         """A query with its conditions checked; raises ``UsageError``."""
         return self._asked(checked(query))
 
-    def named(self, name: str, conditions: Mapping[str, Any]) -> Asked:
-        """A query by the name of its class or its address (``OrdersOf``, ``orders-of``)."""
+    def named(self, name: str, conditions: Mapping[str, Any], service: str | None = None) -> Asked:
+        """A query by the name of its class or its address (``OrdersOf``, ``orders-of``).
+
+        Several services may have one of that name: that of ``service`` is meant.
+        """
         every: tuple[type[Query], ...] = (*self._home, *STANDARD)
         known = {kebab(kind.__name__): kind for kind in every}
+        if service is not None:
+            known |= self._services[service].queries
         if (kind := known.get(kebab(name))) is None:
             names = ", ".join(sorted(kind.__name__ for kind in known.values()))
             raise UsageError(f"no query {name[:60]!r}; known: {names}")
@@ -141,11 +146,12 @@ class Queries:
         """The service that a query belongs to; raises ``UsageError``."""
         if isinstance(query, STANDARD):
             if query.view not in self._collections:
-                views = ", ".join(sorted(k for k in self._collections if isinstance(k, str)))
+                names = sorted(k for k in self._collections if isinstance(k, str))
+                views = ", ".join(names) or "none"
                 raise UsageError(f"no view {query.view[:60]!r} in this run; known: {views}")
             return self._collections[query.view][0]
         if (service := self._home.get(type(query))) is None:
-            known = ", ".join(sorted(kind.__name__ for kind in self._home))
+            known = ", ".join(sorted(kind.__name__ for kind in self._home)) or "none"
             raise UsageError(
                 f"no service of this run has the query {type(query).__name__}; known: {known}"
             )

@@ -33,7 +33,9 @@ class UnitOfWork:
         return self._documents.get(collection, {}).get(id)
 
     def add(self, collection: str, document: Document) -> Document:
-        """A document that is new."""
+        """A document that is new; or again there, if this batch has taken it out."""
+        if (gone := self._removed.get(collection)) and document["_id"] in gone:
+            gone.remove(document["_id"])
         self._documents.setdefault(collection, {})[document["_id"]] = document
         return document
 

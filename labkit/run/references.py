@@ -7,7 +7,6 @@ code is sent to a worker: it imports what the run's settings name.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -73,6 +72,11 @@ def to_process(process: Process) -> Reference:
     """How a worker finds a process, with its settings; raises ``UsageError`` if it cannot."""
     kind = type(process)
     module = _module(kind.__module__, f"process {process.name!r}")
+    if _attribute(module, kind.__qualname__) is not kind:
+        raise UsageError(
+            f"the class {kind.__qualname__} of process {process.name!r} is no attribute of the "
+            f"module {kind.__module__!r}, so worker processes cannot import it: define it there"
+        )
     return Reference(
         f"{kind.__module__}:{kind.__qualname__}", _folder(module), msgspec.to_builtins(process)
     )
@@ -83,8 +87,9 @@ def _find(what: str | Reference) -> Any:
     folder = what.folder if isinstance(what, Reference) else ""
     name, colon, attribute = at.partition(":")
     if not colon:
+        known = name in _built_in()
         name, attribute = f"{BUILT_IN}.{name}", name.upper()
-        if importlib.util.find_spec(name) is None or not hasattr(_import(name, at), attribute):
+        if not known or not hasattr(_import(name, at), attribute):
             raise UsageError(
                 f"unknown service or process {at!r}; built in are {', '.join(_built_in())}; "
                 "one of your own is named module:ATTRIBUTE"
@@ -92,10 +97,7 @@ def _find(what: str | Reference) -> Any:
     else:
         _make_importable(folder or os.getcwd())
     module = _import(name, at)
-    found: Any = module
-    for part in attribute.split("."):
-        found = getattr(found, part, None)
-    if found is None:
+    if (found := _attribute(module, attribute)) is None:
         has = [n for n, v in vars(module).items() if isinstance(v, (Service, Process))]
         raise UsageError(
             f"{at!r}: module {name!r} has no {attribute!r}; "
@@ -104,10 +106,17 @@ def _find(what: str | Reference) -> Any:
     return found
 
 
+def _attribute(module: ModuleType, name: str) -> Any:
+    found: Any = module
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found
+
+
 def _import(name: str, at: str) -> ModuleType:
     try:
         return importlib.import_module(name)
-    except Exception as error:  # whatever stands in a module of somebody else's
+    except (Exception, SystemExit) as error:  # whatever stands in a module of somebody else's
         raise UsageError(
             f"{at!r}: cannot import {name!r} ({type(error).__name__}: {error}); it was looked for "
             f"in {os.getcwd()} and in the installed packages"

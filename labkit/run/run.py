@@ -9,8 +9,8 @@ the run reads them there::
 from __future__ import annotations
 
 import os
+import re
 import sys
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -24,6 +24,7 @@ from labkit.adapters.memory_store import MemoryStore
 from labkit.errors import Unreachable, UsageError
 from labkit.log import snapshots
 from labkit.ports.broker import Broker
+from labkit.ports.ids import Ids, new_id
 from labkit.ports.store import Store, Writes
 from labkit.process.process_manager import ProcessProjection
 from labkit.read.generations import named, serving
@@ -39,6 +40,7 @@ Role = Literal["handler", "relay", "projector", "process", "notifier", "query"]
 ROLES: tuple[Role, ...] = get_args(Role)
 #: The collection that holds the settings, and their id.
 COLLECTION, SETTINGS_ID = "run", "settings"
+RUN_NAME = re.compile("[a-z0-9]{1,32}")
 
 
 class Stored(Struct, frozen=True):
@@ -96,13 +98,16 @@ class Run:
         start: bool = True,
         report: Callable[[str], None] = lambda _: None,
         settings: Mapping[str, Any] | None = None,
+        ids: Ids = new_id,
     ) -> None:
         if backend not in ("kafka", "memory"):
             raise UsageError(f"backend must be 'kafka' or 'memory', got {backend!r}")
         if backend == "memory" and run is not None:
             raise UsageError(f"a run in memory ends with its lab and cannot be joined, got {run!r}")
+        if run is not None and not RUN_NAME.fullmatch(run):
+            raise UsageError(f"lab {name!r} has no run {run!r}: a run is named like r0a1b2c3")
         self.name = name
-        self.run = run or f"r{uuid.uuid4().hex[:7]}"
+        self.run = run or f"r{ids()[:7]}"
         self.backend = backend
         given = dict(settings or {})
         if run is not None and set(given) - {"client"}:
@@ -146,7 +151,10 @@ class Run:
     def _choose(self, services: Sequence[Service], processes: Sequence[Process]) -> None:
         """The services and processes of the run; raises ``UsageError`` if they do not fit."""
         every = {service.name: service for service in services}
-        named_processes = {process.name: process for process in processes}
+        named_processes: dict[str, Process] = {}
+        for process in processes:
+            if named_processes.setdefault(process.name, process) != process:
+                raise UsageError(f"two processes of this run are named {process.name!r}")
         for process in named_processes.values():
             for source in process.sources:
                 if source not in every:  # a built-in one can be had by its name

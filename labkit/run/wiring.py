@@ -51,6 +51,8 @@ class Parts:
         """Wire one part; ``report`` is a handler's."""
         if worker.role not in ROLES:
             raise UsageError(f"role must be one of {', '.join(ROLES)}, got {worker.role!r}")
+        if worker.role == "relay" and not isinstance(self.run.log_broker, Publisher):
+            raise UsageError("a relay is for log='mongodb'; this run's log is Kafka")
         if worker.service not in self.run.instances_of(worker.role):
             known = ", ".join(self.run.instances_of(worker.role)) or "none"
             raise UsageError(
@@ -81,8 +83,7 @@ class Parts:
                 report=report,
             )
         if worker.role == "relay":
-            if not isinstance(self.run.log_broker, Publisher):
-                raise UsageError("a relay is for log='mongodb'; this run's log is Kafka")
+            assert isinstance(self.run.log_broker, Publisher)
             return Relay(self.run.log_broker, self.run.broker, events)
         return self._projector(worker.service, self.run.serving(worker.service), group)
 
@@ -109,7 +110,8 @@ class Parts:
         """
         views = {found.view: name for name, found in self.run.services.items() if found.views}
         if (service := views.get(view)) is None:
-            raise UsageError(f"view must be one of {', '.join(sorted(views))}, got {view!r}")
+            known = f"view must be one of {', '.join(sorted(views))}" if views else ""
+            raise UsageError(f"{known or 'this run has no views'}, got {view!r}")
         checkpoints = self.run.services[service].checkpoints
 
         def build(generation: int) -> Projector:
@@ -118,7 +120,11 @@ class Parts:
 
         def begin() -> Rebuild:
             return Rebuild(
-                ServiceProjection(self.run.services[service]), self.run.store, checkpoints, build
+                ServiceProjection(self.run.services[service]),
+                self.run.store,
+                checkpoints,
+                build,
+                self.world.clock,
             )
 
         if anew:
@@ -323,9 +329,11 @@ def make_worker(
     """
     joined = Run(lab, run=run, services=(), start=False)
     known = joined.instances_of(role)
-    if service is None and len(known) != 1:
+    if service not in known and (service is not None or len(known) != 1):
+        joined.close()
+        problem = f"no {role} of {service!r}" if service else f"several parts {role!r}, or none"
         raise UsageError(
-            f"run {run!r} has several parts {role!r}, or none; name one of them by --service: "
+            f"run {run!r} has {problem}; name one of them by --service: "
             f"{', '.join(known) or 'none'}"
         )
     worker = Worker(role, service or known[0], slot)

@@ -16,7 +16,9 @@ from labkit.service.view import View
 
 METHODS = ("POST", "PUT", "PATCH", "DELETE")
 #: Conditions that the HTTP API has for itself.
-TAKEN = {"freshness", "timeout", "token", "version"}
+TAKEN = {"freshness", "seconds", "timeout", "token", "version"}
+#: The names of the queries that every view has (``read.standard``).
+OF_EVERY_VIEW = {"all", "by-id"}
 
 
 def addresses(
@@ -78,12 +80,18 @@ def check_streams(where: str, commands: Iterable[type[Command]]) -> None:
                 )
 
 
+def made_view(view: View | type[View]) -> View:
+    """A view, which may be given as its class."""
+    return view() if isinstance(view, type) and issubclass(view, View) else view
+
+
 def check_views(where: str, views: Sequence[View]) -> None:
     """Views have different names, and indexes that can be made."""
-    names = [view.name for view in views]
     for view in views:
         if not isinstance(view, View):
             raise UsageError(f"{where}: views must be View objects, got {view!r}")
+    names = [view.name for view in views]
+    for view in views:
         if names.count(view.name) > 1:
             raise UsageError(f"{where}: two views are named {view.name!r}")
         if not re.fullmatch(r"[a-z][a-z0-9_]*", view.name) or view.name == "parked":
@@ -101,7 +109,16 @@ def check_queries(where: str, views: Sequence[View], queries: Iterable[type[Quer
     Queries are tried with sample conditions on views that hold nothing.
     """
     known = {type(view) for view in views}
+    names: set[str] = set()
     for query in queries:
+        name = kebab(query.__name__)
+        if name in OF_EVERY_VIEW:
+            raise UsageError(
+                f"{where}: {name!r} is a query of every view; {query.__name__} needs another name"
+            )
+        if name in names:
+            raise UsageError(f"{where}: two queries have the address {name!r}")
+        names.add(name)
         if taken := TAKEN & set(query.__struct_fields__):
             raise UsageError(
                 f"{where}: {query.__name__} has a condition {taken.pop()!r}, which the HTTP API "

@@ -1,6 +1,6 @@
-"""What a service offers to those who judge a run: its reference model and its audits.
+"""What a service declares for the checkers: its workload, its reference model and its audits.
 
-Checkers go by what the clients were told, not by the service's own fold: a comparison of a view
+Checkers go by the replies to the clients, not by the service's own fold: a comparison of a view
 with a fold over the same log would hide that a command took effect twice.
 """
 
@@ -17,7 +17,7 @@ Status = Literal["invoked", "ok", "failed", "unknown"]
 
 
 class Operation(Struct, eq=False):
-    """One call of one client. A retry is an operation of its own, with the same ``id``.
+    """One call of one client. A retry is another operation with the same ``id``.
 
     ``token`` is set when the broker has acknowledged the command: from then on the command must not
     be lost. ``invoked`` and ``unknown`` may have happened; ``failed`` has not.
@@ -48,7 +48,7 @@ class Operation(Struct, eq=False):
 
 
 class Case(Struct):
-    """What an audit is given, at quiet: what clients were told, and what log and store hold.
+    """The argument of an audit, at quiet: the clients' operations, the log and the store.
 
     ``chain`` holds the commits that readers take; ``states`` the handler's documents by stream;
     ``views`` the documents of each collection.
@@ -60,7 +60,7 @@ class Case(Struct):
     views: Mapping[str, list[Document]]
 
     def accepted(self, kind: type) -> Iterator[Operation]:
-        """One operation for each command id that took effect, as the clients were told."""
+        """One operation for each command id that was answered 'accepted'."""
         seen: set[str] = set()
         for operation in self.operations:
             mine = isinstance(operation.command, kind) and operation.id not in seen
@@ -69,7 +69,7 @@ class Case(Struct):
                 yield operation
 
     def in_doubt(self) -> set[str]:
-        """Streams in which a command may have taken effect without anybody having been told."""
+        """Streams in which a command without a final answer may have taken effect."""
         return {
             o.command.stream
             for o in self.operations
@@ -77,7 +77,7 @@ class Case(Struct):
         }
 
 
-#: A checker of a service's own: yields what is wrong.
+#: A checker that a service declares: it yields the violations.
 Audit = Callable[[Case], Iterable[str]]
 
 
@@ -85,7 +85,10 @@ class ReferenceModel(Protocol):
     """A second, independent implementation of a service's rules: plain values, no events."""
 
     def apply(self, state: Document | None, command: Command) -> Document | None:
-        """The stream after an accepted command; ``None`` if the rules refuse it."""
+        """The stream after an accepted command; ``None`` if the rules refuse it.
+
+        If it changes nothing, return an equal state.
+        """
 
     def shown(self, document: Document) -> Document:
         """A stream as its document in the view shows it."""
@@ -95,9 +98,10 @@ class ReferenceModel(Protocol):
 
 
 class Workload(Struct, frozen=True):
-    """What clients send: ``commands(random, **options)`` is an endless, seeded stream.
+    """The commands of a client: ``commands(random, **options)`` yields them without end.
 
-    ``opening(random, **options)`` comes first, and is not measured.
+    ``opening(random, **options)`` is sent first and not measured. The same ``random`` gives the
+    same commands.
     """
 
     commands: Callable[..., Iterator[Command]]

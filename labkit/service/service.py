@@ -103,8 +103,10 @@ class Service:
         self.state = state
         self.fold = fold
         self.upcasts: Upcasts = upcasts or {}
-        self.views = tuple(view() if isinstance(view, type) else view for view in views)
-        self.queries = {kebab(query.__name__): query for query in queries}
+        self.views = tuple(declared.made_view(view) for view in views)
+        asked = tuple(queries)
+        self._check_kinds(self.commands if commands is None else _types(commands), asked)
+        self.queries = {kebab(query.__name__): query for query in asked}
         self.public = declared.addresses(name, self.commands, public)
         self.notices = notices
         self.processes = tuple(processes)
@@ -112,7 +114,7 @@ class Service:
         self.invariants = dict(invariants or {})
         self.audits = dict(audits or {})
         self.model = model
-        self._check(self.commands if commands is None else _types(commands), list(queries))
+        self._check()
         self.codec = Codec(_union(self.commands), _union(self.events), self.upcasts)
         self.states = f"{name}.state.v{fold}"
         self.snapshots = f"{name}.snapshots"
@@ -139,23 +141,30 @@ class Service:
         """The collection of a view."""
         return f"{self.view}.{view.name}"
 
-    def _check(self, commands: Sequence[type], queries: Sequence[type[Query]]) -> None:
+    def _check_kinds(self, commands: Sequence[type], queries: Sequence[type[Query]]) -> None:
+        """Everything is what it has to be; only then can it be asked for more."""
         where = f"service {self.name!r}"
         if not NAME.fullmatch(self.name) or self.name in RESERVED:
             raise UsageError(
                 f"{where}: a name is lower-case letters, digits and _, at most 31, and not one of "
                 f"{', '.join(sorted(RESERVED))}"
             )
-        if set(commands) != set(self.decide):
-            odd = sorted(c.__name__ for c in set(commands) ^ set(self.decide))
-            raise UsageError(f"{where}: not exactly one decision for {', '.join(odd)}")
         declared.check_types(where, "decide", self.commands, Command)
         declared.check_types(where, "events", (*self.events, *self.upcasts), Event)
+        for what, types in (("decide", self.commands), ("events", self.events)):
+            if not types:
+                raise UsageError(f"{where}: {what} must not be empty")
+        if set(commands) != set(self.decide):
+            odd = sorted(getattr(c, "__name__", repr(c)) for c in set(commands) ^ set(self.decide))
+            raise UsageError(f"{where}: not exactly one decision for {', '.join(odd)}")
         declared.check_types(where, "queries", queries, Query)
         if not isinstance(self.state, type) or not issubclass(self.state, Struct):
             raise UsageError(f"{where}: state must be a State or another msgspec.Struct type")
         if not isinstance(self.fold, int) or self.fold < 1:
             raise UsageError(f"{where}: fold must be a whole number from 1, got {self.fold!r}")
+
+    def _check(self) -> None:
+        where = f"service {self.name!r}"
         declared.check_streams(where, self.commands)
         declared.check_views(where, self.views)
         declared.check_queries(where, self.views, self.queries.values())

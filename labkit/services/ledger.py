@@ -1,7 +1,7 @@
-"""Plain books, which the reference models are written in.
+"""Plain books, in which the reference models keep their streams.
 
-The models are a second, independent implementation of the rules, from the commands and the replies
-alone: nothing of the rules is used in them, and bounds and dates are checked anew.
+The models implement the rules a second time, from commands and replies alone: they use nothing of
+the rules, and check bounds and dates themselves.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from labkit.messages import Document
 
 
 class Books(dict[str, Any]):
-    """What a view shows, as items; and beside them, by id, the amounts that are open.
+    """The fields of a view's document as items, and the open amounts by id.
 
-    Books are never changed: ``book`` makes new ones. A stream may have thousands of open amounts
-    and of commands, so they lie on many small shelves, of which a new entry copies one.
+    Books are immutable: ``book`` returns new ones. A stream may have thousands of open amounts and
+    of commands, so the amounts lie on many small shelves, and a new entry copies only one of them.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class Books(dict[str, Any]):
         return self.shelves[hash(id) % 256].get(id, 0)
 
     def book(self, id: str = "", amount: int = 0, **changes: int) -> Books:
-        """One version later, with ``changes`` added, and ``amount`` open under ``id``."""
+        """The next version: ``changes`` are added, and ``amount`` is open under ``id``."""
         shown = {**self, "version": self["version"] + 1}
         for field, change in changes.items():
             shown[field] += change

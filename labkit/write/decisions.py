@@ -105,60 +105,101 @@ def decide(arrival: Arrival, clock: Clock) -> tuple[Commit[Any], bytes]:
 
 
 def _decide(arrival: Arrival, clock: Clock) -> Commit[Any]:
-    stream, record = arrival.stream, arrival.record
-    scheduled, held = record.offset in stream.scheduled, record.offset in stream.held
-
+    """The commit of one delivery: the first of these steps that has an answer gives it."""
     # 1. Parse.
     try:
-        if len(record.value) > MAX_COMMAND_BYTES:
-            raise DecodeError(f"it has {len(record.value)} bytes, at most {MAX_COMMAND_BYTES} fit")
-        command = arrival.service.codec.decode_command(record.value)
-        if command.body.stream != arrival.key:
-            raise DecodeError(f"it is for stream {command.body.stream!r}")
+        command = _parsed(arrival)
     except DecodeError as error:
-        if arrival.again:
-            return _as_it_stands(arrival, None)
-        if stream.dropping and record.offset == stream.head:
-            return arrival.commit(None, "dropped", stream.parked)
-        full = len(stream.held) >= MAX_WAITING and not held
-        return arrival.commit(None, "refused" if full else "parked", str(error))
-    if arrival.again and (scheduled or held or command.id not in stream.seen):
-        return _as_it_stands(arrival, command)
-    if stream.dropping and record.offset == stream.head:
-        return arrival.commit(command, "dropped", digest=digest(command.body))
+        return _unreadable(arrival, str(error))
+    return (
+        # 2. Was it delivered, dropped or seen before?
+        _known(arrival, command)
+        # 3. Does something hold it up? 4. Is it for later?
+        or _held_up(arrival, command)
+        or _for_later(arrival, command)
+        # 5. What does the rule say?
+        or _ruled(arrival, command, clock)
+    )
 
-    # 2. Seen before? Then it gets the first answer; but a used id does not fit another command.
-    body = digest(command.body)
+
+def _parsed(arrival: Arrival) -> Envelope[Any]:
+    size = len(arrival.record.value)
+    if size > MAX_COMMAND_BYTES:
+        raise DecodeError(f"it has {size} bytes, at most {MAX_COMMAND_BYTES} fit")
+    command = arrival.service.codec.decode_command(arrival.record.value)
+    if command.body.stream != arrival.key:
+        raise DecodeError(f"it is for stream {command.body.stream!r}")
+    return command
+
+
+def _unreadable(arrival: Arrival, reason: str) -> Commit[Any]:
+    """What is not a command of this schema parks its stream."""
+    stream, offset = arrival.stream, arrival.record.offset
+    if arrival.again:
+        return _as_it_stands(arrival, None)
+    if stream.dropping and offset == stream.head:
+        return arrival.commit(None, "dropped", stream.parked)
+    full = len(stream.held) >= MAX_WAITING and offset not in stream.held
+    return arrival.commit(None, "refused" if full else "parked", reason)
+
+
+def _known(arrival: Arrival, command: Envelope[Any]) -> Commit[Any] | None:
+    """A second delivery, a dropped command, or a repeat, which gets the first answer.
+
+    A used id does not fit another command.
+    """
+    stream, offset = arrival.stream, arrival.record.offset
+    scheduled = offset in stream.scheduled
     known = stream.seen.get(command.id)
-    if known is not None and not scheduled:
-        answer, first = known
-        if first != body:
-            reason = f"command id {command.id!r} was used for another command"
-            return arrival.commit(command, "refused", reason, digest=body)
-        return arrival.commit(command, "repeated", digest=body, repeats=answer)
+    if arrival.again and (scheduled or offset in stream.held or known is None):
+        return _as_it_stands(arrival, command)
+    if stream.dropping and offset == stream.head:
+        return arrival.commit(command, "dropped", digest=digest(command.body))
+    if known is None or scheduled:
+        return None
+    answer, first = known
+    body = digest(command.body)
+    if first != body:
+        reason = f"command id {command.id!r} was used for another command"
+        return arrival.commit(command, "refused", reason, digest=body)
+    return arrival.commit(command, "repeated", digest=body, repeats=answer)
 
-    # 3. What holds it up: nothing overtakes a command that is stuck, but for its release. What a
-    # process sends always has room: it would take a refusal for the word of a rule.
-    of_process = bool(command.correlation)
+
+def _held_up(arrival: Arrival, command: Envelope[Any]) -> Commit[Any] | None:
+    """Nothing overtakes a command that is stuck, but for its release.
+
+    What a process sends always has room: it would take a refusal for the word of a rule.
+    """
+    stream = arrival.stream
     if isinstance(command.body, ReleaseParked):
-        return _release(arrival, command, body)
-    if stream.held and not held:
-        if len(stream.held) >= MAX_WAITING and not of_process:
-            reason = f"{len(stream.held)} commands wait in this stream, no more fit"
-            return arrival.commit(command, "refused", reason, digest=body)
-        reason = f"waits behind the command at offset {stream.head}: {stream.parked or 'retried'}"
-        return arrival.commit(command, "parked", reason, digest=body)
+        return _release(arrival, command, digest(command.body))
+    if not stream.held or arrival.record.offset in stream.held:
+        return None
+    body = digest(command.body)
+    if len(stream.held) >= MAX_WAITING and not command.correlation:
+        reason = f"{len(stream.held)} commands wait in this stream, no more fit"
+        return arrival.commit(command, "refused", reason, digest=body)
+    reason = f"waits behind the command at offset {stream.head}: {stream.parked or 'retried'}"
+    return arrival.commit(command, "parked", reason, digest=body)
 
-    # 4. Not yet?
-    if command.deliver_at is not None and not scheduled:
-        ahead = command.deliver_at - arrival.wall
-        if not of_process and (no := _unreasonable(ahead, len(stream.scheduled))):
-            reason = f"deliver_at {command.deliver_at} {no}"
-            return arrival.commit(command, "refused", reason, digest=body)
-        if ahead > 0:
-            return arrival.commit(command, "scheduled", digest=body, due=command.deliver_at)
 
-    # 5. Decide.
+def _for_later(arrival: Arrival, command: Envelope[Any]) -> Commit[Any] | None:
+    """A command whose instant has not come is scheduled, if the instant is reasonable."""
+    stream = arrival.stream
+    if command.deliver_at is None or arrival.record.offset in stream.scheduled:
+        return None
+    ahead, body = command.deliver_at - arrival.wall, digest(command.body)
+    if not command.correlation and (no := _unreasonable(ahead, len(stream.scheduled))):
+        reason = f"deliver_at {command.deliver_at} {no}"
+        return arrival.commit(command, "refused", reason, digest=body)
+    if ahead > 0:
+        return arrival.commit(command, "scheduled", digest=body, due=command.deliver_at)
+    return None
+
+
+def _ruled(arrival: Arrival, command: Envelope[Any], clock: Clock) -> Commit[Any]:
+    """The rule's answer: events, or a refusal with its reason."""
+    stream, record, body = arrival.stream, arrival.record, digest(command.body)
     if command.expected_version not in (None, stream.version):
         reason = f"expected version {command.expected_version}, it is {stream.version}"
         return arrival.commit(command, "refused", reason, digest=body)

@@ -4,8 +4,8 @@ A bare consume-transform-produce loop, one record at a time: poll, begin, produc
 to the transaction, commit. It is exactly-once within Kafka, like labkit's handler, but has no
 streams, versions, deduplication or state. It is the only instance, so it assigns itself all
 partitions without a group, and its transactional id fences it. The requester sends a record and
-waits for its event. Both use the settings of labkit's adapters where they matter, except that the
-producer of the loop does not linger.
+waits for its event. The records are those of one fixed job (``job.py``). Both use the settings of
+labkit's adapters where they matter, except that the producer of the loop does not linger.
 """
 
 from __future__ import annotations

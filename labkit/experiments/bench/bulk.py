@@ -1,34 +1,34 @@
 """A drain of too many commands for the checkers: MongoDB counts and sums its results instead.
 
-The commands are the CDNOW purchases, repeated with new customers each time (``arrivals.py``); each
-places a new order, which is a stream. They are in the topic when one handler and one projector
-start, and an observer counts meanwhile (``drain.py``). The checkers of other drains keep each
-command and each commit in memory, some kilobytes for each, which is too much for a million. The
-checks here are: the view holds as many orders as there are commands, and so do its monthly sums,
-which are right to the cent; no commit was ignored; each partition had one owner throughout.
+The commands are in the topic when one handler and one projector start, and an observer counts
+meanwhile (``drain.py``). The checkers of other drains keep each command and each commit in memory,
+some kilobytes for each, which is too much for a million. The checks here are: the view holds each
+stream, with the totals that the commands lead to (``totals.py``); no commit was ignored; each
+partition had one owner throughout.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice, pairwise
 from typing import Any
 
 from msgspec import Struct
 
 from labkit.errors import TimedOut
 from labkit.experiments.bench.drain import on_fast_client, watch
-from labkit.experiments.bench.job import event_of
 from labkit.experiments.bench.observer import Look
-from labkit.experiments.bench.preload import NEW_ORDERS, preload
-from labkit.experiments.load import arrivals
+from labkit.experiments.bench.preload import preload
+from labkit.experiments.bench.subject import Subject
+from labkit.experiments.bench.totals import Totals, expected, shown
 from labkit.experiments.results import versions
 from labkit.experiments.scratch import scratch_run
 from labkit.lab import Lab
-from labkit.services.orders import OrdersSeen, PlaceOrder, Revenue
+from labkit.messages import Command
 
-CONTEXT = "orders"
+#: Of the workload; the bench has no option for it.
+SEED = 1
 
 
 class Bulk(Struct):
@@ -65,43 +65,40 @@ class Bulk(Struct):
 
 
 def drain(
-    name: str, client: str, count: int, progress: Callable[[int, int], None], lap: int | None = None
+    name: str,
+    client: str,
+    measured: Subject,
+    count: int,
+    progress: Callable[[int, int], None],
+    lap: int | None = None,
 ) -> Bulk:
     """Run it once, with its own topics and database, which are dropped afterwards.
 
-    The first ``lap`` purchases are repeated; ``None``: all of them are. Raises ``TimedOut`` where
-    nothing moves any more, ``StackError`` where servers or workers fail.
+    A workload that repeats a data set repeats the first ``lap`` entries; ``None``: all of them.
+    Raises ``TimedOut`` where nothing moves any more, ``StackError`` where servers or workers fail.
     """
-    with scratch_run(name, client=client, services=[CONTEXT], start=False) as lab:
+
+    def commands() -> Iterator[Command]:
+        return islice(measured.all(SEED, lap=lap), count)
+
+    with scratch_run(name, client=client, services=[measured.service], start=False) as lab:
         with on_fast_client(lab) as sending:
-            cents = _preload(sending, count, lap)
+            named = ((f"c{number}", command) for number, command in enumerate(commands()))
+            for _ in preload(sending, measured.name, named):
+                pass
         looks, _ = watch(lab, 1, count, progress)
-        trouble = wrong(lab, count, cents)
+        trouble = wrong(lab, measured, expected(measured.service, commands, count))
         if looks[-1].visible < count:
             trouble.append(f"{looks[-1].visible:,} of {count:,} commands became visible")
         return Bulk(count, looks, trouble, versions(lab.server_versions(), client))
 
 
-def _preload(lab: Lab, count: int, lap: int | None) -> int:
-    """Fill the topic; returns the total of the orders in cents."""
-    cents = 0
-    placing = enumerate(arrivals.commands(NEW_ORDERS, count, lap))
-    for sent in preload(lab, CONTEXT, ((f"c{number}", command) for number, command in placing)):
-        assert isinstance(sent.command, PlaceOrder)
-        cents += event_of(sent.command).cents
-    return cents
-
-
-def wrong(lab: Lab, count: int, cents: int) -> list[str]:
+def wrong(lab: Lab, measured: Subject, right: Totals) -> list[str]:
     """Every check that failed; the workers must still run."""
     found = []
-    seen, months = lab.ask(OrdersSeen()), lab.ask(Revenue())
-    summed = sum(month["orders"] for month in months), sum(month["cents"] for month in months)
-    if (seen, *summed) != (count, count, cents):
-        found.append(
-            f"the view holds {seen:,} orders, and in its months {summed[0]:,} with "
-            f"{summed[1]:,} cents, not {count:,} with {cents:,}"
-        )
+    seen = shown(lab, measured.service, list(right.sums))
+    if seen != right:
+        found.append(f"the view holds {seen}, not {right}")
     if ignored := lab.ignored_commits():
         found.append(f"{ignored:,} commits were ignored")
     found += [

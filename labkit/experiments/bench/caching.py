@@ -1,11 +1,11 @@
 """``labkit bench cache``: the gain of a query handler's answer cache, and its stale answers.
 
-Two runs on the same servers differ only in the cache of their query handler; deposits go to the
-accounts of both throughout. The runs take turns, round by round. In each round a requester first
-sends many queries at once, which gives the answers per second, then one query at a time, which
-gives the latencies. Before each of the latter it reads the view: an answer with a lower version is
-*stale*. Without a cache no answer is stale, since the handler reads after it was asked; with a
-cache an answer lags as far as the change stream does.
+Two runs on the same servers differ only in the cache of their query handler; commands go to the
+streams of both throughout, and the queries ask for documents of these streams. The runs take turns,
+round by round. In each round a requester first sends many queries at once, which gives the answers
+per second, then one query at a time, which gives the latencies. Before each of the latter it reads
+the view: an answer with a lower version is *stale*. Without a cache no answer is stale, since the
+handler reads after it was asked; with a cache an answer lags as far as the change stream does.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import islice
 from multiprocessing.connection import Connection
 from random import Random
 from typing import Any
@@ -21,8 +22,10 @@ from hdrh.histogram import HdrHistogram
 from msgspec import Struct
 
 from labkit.errors import LabkitError, StackError
-from labkit.experiments.bench.freshness_client import CONTEXT, LOAD_ACCOUNTS, deposits
+from labkit.experiments.bench.decided import Streams
+from labkit.experiments.bench.freshness_client import load
 from labkit.experiments.bench.measuring import measuring
+from labkit.experiments.bench.subject import Subject, about, subject
 from labkit.experiments.demo import Progress
 from labkit.experiments.percentiles import RANGE, percentiles
 from labkit.experiments.processes import PATIENCE_SECONDS, hear, process, settings_of
@@ -31,12 +34,15 @@ from labkit.experiments.scratch import scratch_run
 from labkit.lab import Lab
 from labkit.query.wire import Result
 from labkit.run.worker import calm_gc
-from labkit.services.bank import AccountById
+from labkit.service import Service
 
 #: The capacity of the cache: all answers fit.
 CACHE = 10_000
 SIDES = {"off": 0, "on": CACHE}
 ROUNDS = 5
+#: The queries ask for the first streams of the workload, at most this number of them, which are
+#: sought among this number of commands.
+STREAMS, SOUGHT = 200, 10_000
 #: On each side.
 LOAD_PER_SECOND = 100.0
 #: Queries in flight while the rate is measured.
@@ -47,6 +53,8 @@ class Side(Struct):
     """One run and its counts; ``rates`` are answers per second, by round."""
 
     lab: Lab
+    measured: Subject
+    streams: list[str]
     loading: Connection
     times: HdrHistogram
     rates: list[float]
@@ -64,25 +72,32 @@ def cache(
     seed: int,
     progress: Progress,
     report: Callable[[str], None],
+    service: str | Service | None = None,
 ) -> dict[str, Any]:
-    """Run the bench with ``count`` queries on each side, half of them one at a time."""
+    """Run the bench with ``count`` queries on each side, half of them one at a time.
+
+    Raises ``UsageError`` for a service that cannot be measured.
+    """
+    measured = subject("cache", service)
+    streams = first_streams(measured, seed)
     calm_gc()
     rng = Random(seed)
     each = max(1, count // (2 * ROUNDS))
     settings = {
         "cache": CACHE,
-        "accounts": LOAD_ACCOUNTS,
+        "accounts": len(streams),
         "load_per_second": LOAD_PER_SECOND,
         "window": WINDOW,
         "rounds": ROUNDS,
         "partitions": 4,
+        **about(measured),
     }
     with (
         measuring(name, report, "cache", client=client, seed=seed, settings=settings) as found,
         ExitStack() as opened,
     ):
         sides = {
-            side: opened.enter_context(_side(name, client, size, seed))
+            side: opened.enter_context(_side(name, client, size, seed, measured, streams))
             for side, size in SIDES.items()
         }
         report(f"{ROUNDS} rounds with {each:,} questions at once and {each:,} one by one, a side")
@@ -108,20 +123,27 @@ def cache(
     return found
 
 
+def first_streams(measured: Subject, seed: int) -> list[str]:
+    """The streams that the queries ask for. Raises ``UsageError`` if there is none."""
+    _ = measured.first_view
+    taken = Streams(measured.service).taken(measured.all(seed))
+    names = dict.fromkeys(each.stream for each in islice(taken, SOUGHT))
+    return list(names)[:STREAMS]
+
+
 @contextmanager
-def _side(name: str, client: str, size: int, seed: int) -> Iterator[Side]:
-    settings: dict[str, Any] = {"name": name, "client": client, "services": [CONTEXT]}
+def _side(
+    name: str, client: str, size: int, seed: int, measured: Subject, streams: list[str]
+) -> Iterator[Side]:
+    settings: dict[str, Any] = {"name": name, "client": client, "services": [measured.service]}
     with scratch_run(**settings, partitions=4, cache=size) as lab:
         lab.start(queries=1)
-        with process(deposits, settings_of(lab), seed, LOAD_PER_SECOND) as loading:
+        slots = range(1), 1, LOAD_PER_SECOND
+        with process(load, settings_of(lab), measured.chosen, seed, *slots) as loading:
             hear(lab, loading)
-            side = Side(lab, loading, HdrHistogram(*RANGE), [])
-            lab.query_bus.ask(AccountById(account=_account(0)), timeout=PATIENCE_SECONDS)
+            side = Side(lab, measured, streams, loading, HdrHistogram(*RANGE), [])
+            lab.query_bus.ask(measured.document(streams[0]), timeout=PATIENCE_SECONDS)
             yield side
-
-
-def _account(number: int) -> str:
-    return f"load-{number}"
 
 
 def _many(side: Side, count: int, rng: Random) -> None:
@@ -131,8 +153,8 @@ def _many(side: Side, count: int, rng: Random) -> None:
     began = time.monotonic()
     while under_way or sent < count:
         while sent < count and len(under_way) < WINDOW:
-            account = _account(rng.randrange(LOAD_ACCOUNTS))
-            under_way.add(bus.send(AccountById(account=account), timeout=PATIENCE_SECONDS).id)
+            query = side.measured.document(rng.choice(side.streams))
+            under_way.add(bus.send(query, timeout=PATIENCE_SECONDS).id)
             sent += 1
         for result in bus.hear(0.05):
             bus.forget(result.id)
@@ -148,10 +170,10 @@ def _one_by_one(side: Side, count: int, rng: Random) -> None:
     """Ask one query at a time, each after a read of the view."""
     lab = side.lab
     for _ in range(count):
-        account = _account(rng.randrange(LOAD_ACCOUNTS))
-        seen = lab.ask(AccountById(account)) or {"version": 0}
+        query = side.measured.document(rng.choice(side.streams))
+        seen = lab.ask(query) or {"version": 0}
         began = time.monotonic()
-        question = lab.query_bus.send(AccountById(account=account), timeout=PATIENCE_SECONDS)
+        question = lab.query_bus.send(query, timeout=PATIENCE_SECONDS)
         try:
             shown = lab.query_bus.answer(question) or {"version": 0}
         except LabkitError:

@@ -8,7 +8,8 @@ once. An observer (``observer.py``) counts meanwhile. The measured window (``win
 after a tenth of the commands and ends with the last one.
 
 The client keeps the token of each command. At the end it reads all answers, and the checkers judge:
-a run with a red checker has no rate, however fast it was.
+a run with a red checker has no rate, however fast it was. Of a service without a reference model
+one of them, C9, cannot judge the views.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from labkit.errors import TimedOut
+from labkit.errors import TimedOut, UsageError
 from labkit.experiments.backlog import behind
 from labkit.experiments.bench.filling import fill_client
 from labkit.experiments.bench.observer import Look, observe
-from labkit.experiments.bench.preload import orders, preload
+from labkit.experiments.bench.preload import preload, repeated
+from labkit.experiments.bench.subject import Subject, subject
 from labkit.experiments.bench.window import rate, window
 from labkit.experiments.processes import hear, process, settings_of
 from labkit.experiments.scratch import scratch_run
@@ -36,9 +38,9 @@ from labkit.experiments.verify.checkers import check, gather
 from labkit.experiments.verify.history import History
 from labkit.experiments.verify.planted_bugs import GO, HELD_SECONDS, planted
 from labkit.experiments.verify.verdict import Verdict
+from labkit.experiments.verify.verdict import red as names_of_red
 from labkit.lab import READY_SECONDS, Lab
 
-CONTEXT = "orders"
 #: After this time without progress the backlog is looked at, and after the second one the run is
 #: given up: commands are lost, or the workers hang.
 STILL_SECONDS, QUIET_SECONDS = 1.0, 60.0
@@ -52,9 +54,11 @@ class Arm(Struct, frozen=True, kw_only=True):
         value: the value of the factor.
         commands: how many are in the topic.
         workers: handlers, and as many projectors.
-        payload: additional bytes in every second command and in its event.
+        payload: additional bytes in every second command and in its event, if the workload has
+            an option ``payload``.
         settings: of the lab.
         plant: bugs, see ``planted_bugs.py``.
+        service: a name or ``module:ATTRIBUTE``; ``None``: the built-in one.
     """
 
     name: str
@@ -64,6 +68,18 @@ class Arm(Struct, frozen=True, kw_only=True):
     payload: int = 0
     settings: dict[str, Any] = {}
     plant: str = ""
+    service: str | None = None
+
+    @property
+    def subject(self) -> Subject:
+        """What is drained. Raises ``UsageError``."""
+        found = subject("sweep", self.service)
+        if self.payload and not found.takes("payload"):
+            raise UsageError(
+                f"workload {found.chosen.workload!r} of service {found.name!r} has no option "
+                "'payload' for the size of its commands; sweep another factor"
+            )
+        return found
 
 
 class Drained(Struct):
@@ -79,14 +95,17 @@ def drain(
 ) -> Drained:
     """Run an arm once, with its own topics and database, which are dropped afterwards.
 
-    Raises ``TimedOut`` where nothing moves any more, ``StackError`` where servers or workers fail.
+    Raises ``UsageError`` for a service that cannot be drained, ``TimedOut`` where nothing moves any
+    more, ``StackError`` where servers or workers fail.
     """
+    measured = arm.subject
+    commands = measured.all(seed, payload=arm.payload)
     with (
-        scratch_run(name, services=[CONTEXT], start=False, **arm.settings) as lab,
+        scratch_run(name, services=[measured.service], start=False, **arm.settings) as lab,
         on_fast_client(lab) as client,
     ):
         history, size = History(), 0
-        for sent in preload(client, CONTEXT, orders(arm.commands, arm.payload, seed)):
+        for sent in preload(client, measured.name, repeated(commands, arm.commands, seed)):
             history.invoke(sent.command, id=sent.id).token = sent.token
             size += sent.size
         looks, went = watch(lab, arm.workers, len(history), progress, arm.plant)
@@ -176,11 +195,12 @@ def _follow(
 def _judge(
     client: Lab, arm: Arm, history: History, looks: list[Look], went: int, size: int
 ) -> Drained:
-    evidence = gather(client, CONTEXT)
-    history.read(CONTEXT, evidence.commits)
+    service = client.first
+    evidence = gather(client, service)
+    history.read(service, evidence.commits)
     verdicts = check(evidence, history)
-    red = [name for name, verdict in verdicts.items() if not verdict.ok]
-    ends = sum(client.ends(f"{CONTEXT}.events").values())
+    red = names_of_red(verdicts)
+    ends = sum(client.ends(f"{service}.events").values())
     windows = {what: window(looks, arm.commands, went, what) for what in ("committed", "visible")}
     rates = {what: rate(found, what) for what, found in windows.items()}
     whole = windows["visible"]

@@ -46,7 +46,7 @@ def fill(
     save: bool = True,
     batch_size: int = 4_000,
 ) -> None:
-    """Send ``total`` commands and handle them; ``save``: also save the states.
+    """Send the first ``total`` commands and handle them; ``save``: also save the states.
 
     ``ids`` is the prefix of the command ids. Raises ``TimedOut`` if commands are not delivered.
     """
@@ -67,7 +67,7 @@ def fill(
             handler.join(lab.partitions)
             while done < total:
                 sent = 0
-                for command in islice(commands, CHUNK):
+                for command in islice(commands, min(CHUNK, total - done)):
                     value = encode(Envelope(f"{ids}{done + sent}", command))
                     sender.send(topic, command.stream.encode(), value)
                     sent += 1

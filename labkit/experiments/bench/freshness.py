@@ -1,11 +1,11 @@
 """The price of freshness, and the staleness without it: four strategies side by side, under load.
 
-A *try*: a client deposits one cent, waits for the answer (the commit is in the log), reads the
-account, and checks whether the cent is there. The latency is that of the read, from call to answer;
-every read starts at the same point, after the answer to the write. So ``eventual`` shows the price
-of a read, and the other strategies add what they wait for: the projector, and their polls of its
-checkpoint; ``linearizable`` first asks Kafka for the ends of the log. A read that times out counts
-with the time it took.
+A *try*: a client sends a command to one of its streams, waits for the answer (the commit is in the
+log), reads the stream's document, and checks whether it has the version of the answer. The latency
+is that of the read, from call to answer; every read starts at the same point, after the answer to
+the write. So ``eventual`` shows the price of a read, and the other strategies add what they wait
+for: the projector, and their polls of its checkpoint; ``linearizable`` first asks Kafka for the
+ends of the log. A read that times out counts with the time it took.
 
 In every other linearizable try, a *second client* with its own connections writes: the reader has
 neither token nor version.
@@ -13,8 +13,9 @@ neither token nor version.
 Each client goes through the strategies in rounds, in random order. A try never sleeps, and waits
 for nothing but its strategy.
 
-Three strategies promise that no read is stale. Two independent checks confirm it: the balance of
-each account, and checker C10 (``sessions.py``), which goes by versions and instants.
+Three strategies promise that no read is stale. Two checks confirm it: each read is compared with
+its own write, and checker C10 (``sessions.py``) compares all reads with all writes by their
+instants.
 
 ``sample`` makes such tries one by one for a notebook: the caller is the only client, and can also
 sleep before a read.
@@ -36,35 +37,34 @@ from msgspec import structs
 
 from labkit.errors import TimedOut, UsageError
 from labkit.experiments.bench.freshness_client import (
-    ACCOUNTS,
-    CONTEXT,
+    CLIENTS,
     LOAD_PER_SECOND,
     READ_SECONDS,
+    STREAMS,
     Client,
     Report,
     Tally,
     Try,
-    deposits,
+    load,
     run_client,
 )
 from labkit.experiments.bench.measuring import measuring
 from labkit.experiments.bench.sessions import sessions
+from labkit.experiments.bench.subject import Subject, about, subject
 from labkit.experiments.percentiles import RANGE, percentiles
 from labkit.experiments.processes import PATIENCE_SECONDS, hear, process, settings_of
 from labkit.experiments.results import versions
 from labkit.experiments.scratch import scratch_run
 from labkit.lab import Lab
 from labkit.read.freshness import LINEARIZABLE, STRATEGIES, Strategy
-from labkit.services.bank import AccountById
+from labkit.service import Service
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from labkit.experiments.demo import Progress
 
-#: Clients spend most of their time waiting, so several share the cores; each makes at least
-#: ``LEAST_TRIES`` of each strategy.
-CLIENTS = 10
+#: Each client makes at least this number of tries of each strategy.
 LEAST_TRIES = 15
 #: The share of the reads that may time out.
 TIMEOUTS = 0.001
@@ -77,30 +77,37 @@ def freshness(
     seed: int,
     progress: Progress,
     report: Callable[[str], None],
+    service: str | Service | None = None,
 ) -> dict[str, Any]:
-    """Run the bench with ``tries`` tries of each strategy."""
+    """Run the bench with ``tries`` tries of each strategy.
+
+    Raises ``UsageError`` for a service that cannot be measured.
+    """
+    measured = subject("freshness", service)
+    _ = measured.first_view
     clients = max(1, min(CLIENTS, tries // LEAST_TRIES))
     settings = {
         "clients": clients,
-        "accounts_of_each": ACCOUNTS,
+        "accounts_of_each": STREAMS,
         "load_per_second": LOAD_PER_SECOND,
         "read_timeout_s": READ_SECONDS,
         "partitions": 4,
+        **about(measured),
     }
     with (
         measuring(name, report, "freshness", client=client, seed=seed, settings=settings) as found,
-        scratch_run(name, client=client, services=[CONTEXT], partitions=4) as lab,
+        scratch_run(name, client=client, services=[measured.service], partitions=4) as lab,
     ):
         lab.start()
         report(f"run {lab.run}: {tries:,} tries of each strategy by {clients} clients")
         found["versions"] = versions(lab.server_versions(), lab.settings.client)
         began = time.monotonic()
-        reports, load = _run(lab, clients, tries, seed, progress)
+        reports, written = _run(lab, measured, clients, tries, seed, progress)
         found["seconds"] = round(time.monotonic() - began, 1)
         found["ignored_commits"] = lab.ignored_commits()
     found |= judge(reports, tries)
-    found["load"] = {"sent": load, "per_second": round(load / found["seconds"], 1)}
-    found["ok"] = found["ok"] and not found["ignored_commits"] and load > 0
+    found["load"] = {"sent": written, "per_second": round(written / found["seconds"], 1)}
+    found["ok"] = found["ok"] and not found["ignored_commits"] and written > 0
     return found
 
 
@@ -108,31 +115,32 @@ def sample(lab: Lab, tries: int, seed: int, pauses_ms: Sequence[int] = ()) -> pd
     """Tries by this process, under the load of the bench: a table with one row for each.
 
     ``tries`` of each strategy, and as many of ``eventual`` after each pause. The columns are the
-    fields of ``Try``. The workers of ``lab`` must run. Raises ``UsageError`` for a lab in memory,
-    which has no other processes.
+    fields of ``Try``. The workers of ``lab`` must run; its first service is measured. Raises
+    ``UsageError`` for a lab in memory, which has no other processes.
     """
     import pandas as pd
 
     if lab.backend == "memory":
         raise UsageError("how stale reads are is measured between processes, got backend 'memory'")
+    measured = subject("freshness", lab.of.service(lab.first))
     rng = Random(f"{seed} sample")
     ways: list[tuple[Strategy, int]] = [(strategy, 0) for strategy in STRATEGIES]
     ways += [("eventual", pause) for pause in pauses_ms]
     rows = []
     with (
-        process(deposits, settings_of(lab), seed) as load,
+        process(load, settings_of(lab), measured.chosen, seed) as loading,
         Lab(**settings_of(lab), start=False) as second,
     ):
-        hear(lab, load)
-        client = Client("client", lab, second, rng)
-        lab.ask(AccountById("none"), fresh=LINEARIZABLE)  # the first such read opens a reader
+        hear(lab, loading)
+        client = Client(0, lab, second, measured.chosen, seed)
+        lab.ask(measured.document("none"), fresh=LINEARIZABLE)  # the first such read opens a reader
         for round in range(tries):
             for strategy, pause in rng.sample(ways, len(ways)):
                 of_another = strategy == "linearizable" and round % 2 == 1
                 done = client.attempt(strategy, of_another=of_another, pause_ms=pause)
                 rows.append(structs.asdict(done))
-        load.send_bytes(b"stop")
-        hear(lab, load)
+        loading.send_bytes(b"stop")
+        hear(lab, loading)
     return pd.DataFrame(rows, columns=Try.__struct_fields__)
 
 
@@ -171,16 +179,17 @@ def _together(tallies: list[Tally]) -> dict[str, Any]:
 
 
 def _run(
-    lab: Lab, count: int, tries: int, seed: int, progress: Progress
+    lab: Lab, measured: Subject, count: int, tries: int, seed: int, progress: Progress
 ) -> tuple[list[Report], int]:
-    """Run the load and the clients: the final reports, and the number of deposits by the load."""
+    """Run the load and the clients: the final reports, and the number of commands by the load."""
     settings = settings_of(lab)
     shares = [tries // count + (number < tries % count) for number in range(count)]
-    with process(deposits, settings, seed) as loading:
+    chosen = measured.chosen
+    with process(load, settings, chosen, seed) as loading:
         hear(lab, loading)
         with ExitStack() as opened:
             clients = [
-                opened.enter_context(process(run_client, settings, seed, number, share))
+                opened.enter_context(process(run_client, settings, chosen, seed, number, share))
                 for number, share in enumerate(shares)
             ]
             reports = _gather(lab, clients, tries, progress)

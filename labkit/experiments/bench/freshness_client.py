@@ -1,12 +1,14 @@
-"""The clients of the freshness bench: each writes to its accounts and reads them back.
+"""The clients of the freshness bench: each writes to its own streams and reads them back.
 
-Clients and load run in separate processes.
+Clients and load run in separate processes. All of them go through the same workload, and each takes
+the commands to its own streams, so that no client is refused for what another has done.
 """
 
 from __future__ import annotations
 
 import base64
 import time
+from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from random import Random
 from typing import Any
@@ -16,20 +18,23 @@ from hdrh.histogram import HdrHistogram
 from msgspec import Struct
 
 from labkit.errors import StackError, TimedOut
+from labkit.experiments.bench.decided import Share, Streams, Taken
 from labkit.experiments.bench.sessions import Read, Write
+from labkit.experiments.bench.subject import Chosen, Subject
 from labkit.experiments.percentiles import RANGE
 from labkit.experiments.processes import PATIENCE_SECONDS, steadily
 from labkit.lab import Lab
 from labkit.messages import Answer, Token
 from labkit.read.freshness import STRATEGIES, Fresh, Strategy, Version
 from labkit.run.worker import calm_gc
-from labkit.services.bank import AccountById, Deposit, OpenAccount
 
-CONTEXT = "bank"
-#: Accounts of each client.
-ACCOUNTS = 8
+#: Clients spend most of their time waiting, so several share the cores.
+CLIENTS = 10
+#: Of every 280 streams of the workload each client owns 8, and the load 200.
+STREAMS, LOAD_STREAMS = 8, 200
+TOTAL = CLIENTS * STREAMS + LOAD_STREAMS
+LOAD_SLOTS = range(CLIENTS * STREAMS, TOTAL)
 LOAD_PER_SECOND = 200
-LOAD_ACCOUNTS = 200
 #: The timeout of a read.
 READ_SECONDS = 10.0
 #: Between two reports of a client.
@@ -69,31 +74,51 @@ class Report(Struct):
     writes: list[Write] = msgspec.field(default_factory=list)
 
 
-def deposits(
-    pipe: Connection, settings: dict[str, Any], seed: int, rate: float = LOAD_PER_SECOND
+class Writer:
+    """The commands of a workload to the streams of one process."""
+
+    def __init__(self, subject: Subject, seed: int, slots: range, total: int = TOTAL) -> None:
+        share, streams = Share(slots, total), Streams(subject.service)
+        #: What comes first, and what follows without end.
+        self.opening = list(streams.taken(share.own(subject.opening(seed))))
+        self.commands: Iterator[Taken] = streams.taken(share.own(subject.commands(seed)))
+
+
+def load(
+    pipe: Connection,
+    settings: dict[str, Any],
+    chosen: Chosen,
+    seed: int,
+    slots: range = LOAD_SLOTS,
+    total: int = TOTAL,
+    rate: float = LOAD_PER_SECOND,
 ) -> None:
-    """Deposit at a steady rate until told to stop; then report the number of deposits."""
-    rng = Random(f"{seed} load")
+    """Write at a steady rate until told to stop; then report the number of commands."""
     with Lab(**settings, start=False) as lab:
         calm_gc()
-        accounts = [f"load-{number}" for number in range(LOAD_ACCOUNTS)]
-        for account in accounts:
-            lab.bus.send(OpenAccount(account, "load"))
+        writer = Writer(chosen.of(lab), seed, slots, total)
+        for taken in writer.opening:
+            lab.bus.send(taken.command)
         lab.bus.flush(PATIENCE_SECONDS)
         pipe.send_bytes(b"ready")
-        sent = steadily(pipe, rate, lambda _: lab.bus.send(Deposit(rng.choice(accounts), 1)))
+        sent = steadily(pipe, rate, lambda _: lab.bus.send(next(writer.commands).command))
         lab.bus.flush(PATIENCE_SECONDS)
         pipe.send_bytes(str(sent).encode())
 
 
 def run_client(
-    pipe: Connection, settings: dict[str, Any], seed: int, number: int, tries: int
+    pipe: Connection,
+    settings: dict[str, Any],
+    chosen: Chosen,
+    seed: int,
+    number: int,
+    tries: int,
 ) -> None:
     """Make ``tries`` tries of each strategy, in rounds."""
     rng = Random(f"{seed} client {number}")
     with Lab(**settings, start=False) as lab, Lab(**settings, start=False) as second:
         calm_gc()
-        client = Client(f"client-{number}", lab, second, rng)
+        client = Client(number, lab, second, chosen, seed)
         told = time.monotonic()
         for round in range(tries):
             for strategy in rng.sample(STRATEGIES, len(STRATEGIES)):
@@ -106,30 +131,33 @@ def run_client(
 
 
 class Client:
-    """Writes to its own accounts and reads them; ``second`` writes to them as well."""
+    """Writes to its own streams and reads them; ``second`` writes to them as well."""
 
-    def __init__(self, name: str, lab: Lab, second: Lab, rng: Random) -> None:
-        self._name = name
+    def __init__(self, number: int, lab: Lab, second: Lab, chosen: Chosen, seed: int) -> None:
+        self._name = f"client-{number}"
         self._lab, self._second = lab, second
-        self._rng = rng
-        self._cents = {f"{name}-{number}": 0 for number in range(ACCOUNTS)}
+        self._subject = chosen.of(lab)
+        writer = Writer(self._subject, seed, range(number * STREAMS, (number + 1) * STREAMS))
+        self._commands = writer.commands
         self._tallies = {strategy: Tally() for strategy in STRATEGIES}
         self._times = {strategy: HdrHistogram(*RANGE) for strategy in STRATEGIES}
         self._reads: list[Read] = []
         self._writes: list[Write] = []
-        for writer in (lab, second):
-            writer.bus.listen(CONTEXT)
-        for account in self._cents:
-            if not lab.bus.execute(OpenAccount(account, name), timeout=PATIENCE_SECONDS).accepted:
-                raise StackError(f"account {account!r} could not be opened")
+        for each in (lab, second):
+            each.bus.listen(self._subject.name)
+        sent = [(taken, lab.bus.send(taken.command)) for taken in writer.opening]
+        for taken, delivery in sent:
+            token = delivery.token(PATIENCE_SECONDS)
+            self._check(taken, lab.bus.answer(token, PATIENCE_SECONDS))
 
     def attempt(self, strategy: Strategy, *, of_another: bool, pause_ms: int = 0) -> Try:
         """Write, wait for the answer, sleep for the pause, read."""
-        account = self._rng.choice(list(self._cents))
-        token, answer = self._deposit(account, self._second if of_another else self._lab)
+        taken = next(self._commands)
+        stream = taken.stream
+        token, answer = self._write(taken, self._second if of_another else self._lab)
         writer = f"{self._name}'s second" if of_another else self._name
-        self._writes.append(Write(writer, account, answer.version, time.monotonic_ns()))
-        fresh = self._fresh(strategy, token, Version(CONTEXT, account, answer.version))
+        self._writes.append(Write(writer, stream, answer.version, time.monotonic_ns()))
+        fresh = self._fresh(strategy, token, Version(self._subject.name, stream, answer.version))
         tally = self._tallies[strategy]
         tally.tries += 1
         tally.by_others += of_another
@@ -137,10 +165,7 @@ class Client:
         if pause_ms:
             time.sleep(pause_ms / 1e3)
         try:
-            shown = self._lab.queries.ask(AccountById(account), fresh=fresh) or {
-                "balance": 0,
-                "version": 0,
-            }
+            found = self._lab.queries.ask(self._subject.document(stream), fresh=fresh)
         except TimedOut:
             tally.timeouts += 1
             took = time.monotonic_ns() - began
@@ -148,18 +173,25 @@ class Client:
             return Try(strategy, pause_ms, of_another, took / 1e6, timed_out=True)
         ended = time.monotonic_ns()
         self._times[strategy].record_value(max(1, (ended - began) // 1_000))
-        stale = shown["balance"] < self._cents[account]
+        shown = found["version"] if found else 0
+        stale = shown < answer.version
         tally.stale += stale
-        self._reads.append(Read(self._name, account, strategy, shown["version"], began, ended))
+        self._reads.append(Read(self._name, stream, strategy, shown, began, ended))
         return Try(strategy, pause_ms, of_another, (ended - began) / 1e6, stale)
 
-    def _deposit(self, account: str, writer: Lab) -> tuple[Token, Answer]:
-        token = writer.bus.send(Deposit(account, 1)).token(PATIENCE_SECONDS)
+    def _write(self, taken: Taken, writer: Lab) -> tuple[Token, Answer]:
+        token = writer.bus.send(taken.command).token(PATIENCE_SECONDS)
         answer = writer.bus.answer(token, PATIENCE_SECONDS)
-        if not answer.accepted:
-            raise StackError(f"a deposit to {account!r} was {answer.outcome}: {answer.reason}")
-        self._cents[account] += 1
+        self._check(taken, answer)
         return token, answer
+
+    def _check(self, taken: Taken, answer: Answer) -> None:
+        """Raises ``StackError`` for an answer that the rules do not give."""
+        if (answer.outcome, answer.version) != ("accepted", taken.version):
+            raise StackError(
+                f"{type(taken.command).__name__} to {taken.stream!r} was {answer.outcome} at "
+                f"version {answer.version}, not accepted at {taken.version}: {answer.reason}"
+            )
 
     def _fresh(self, strategy: Strategy, token: Token, version: Version) -> Fresh:
         match strategy:

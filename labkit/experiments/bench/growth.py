@@ -1,13 +1,13 @@
 """Throughput as the store grows: one drain of a million commands compared with short ones.
 
-Every run starts empty, with its commands in the topic (``bulk.py``). The long run repeats the
-commands of a short one with new customers each time, so that the share of first orders, which are
-different work for a store, is the same in both. Short runs come before and after the long one, so
-that a machine that slows down meanwhile is not mistaken for a slow store. The clock runs from the
-first commit until all is visible; start-up does not count. ``ratio`` is the rate of the long run
-over the median rate of the short ones. Its interval is that of the short runs, by bootstrap, since
-there is one long run. ``tenths`` holds the rate of the long run by tenths of its commands; the
-first includes the start.
+Every run starts empty, with its commands in the topic (``bulk.py``). A workload that repeats a data
+set (the CDNOW purchases, say) repeats that of a short run in the long one, with new customers each
+time: the share of first orders, which are different work for a store, is the same in both. Short
+runs come before and after the long one, so that a machine that slows down meanwhile is not mistaken
+for a slow store. The clock runs from the first commit until all is visible; start-up does not
+count. ``ratio`` is the rate of the long run over the median rate of the short ones. Its interval is
+that of the short runs, by bootstrap, since there is one long run. ``tenths`` holds the rate of the
+long run by tenths of its commands; the first includes the start.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ import msgspec
 
 from labkit.experiments.bench.bulk import Bulk, drain, rates_of_tenths
 from labkit.experiments.bench.measuring import measuring
+from labkit.experiments.bench.subject import about, subject
 from labkit.experiments.demo import Progress
 from labkit.experiments.intervals import interval
 from labkit.experiments.results import archive
 from labkit.run.settings import DEFAULTS
+from labkit.service import Service
 
 #: Short runs before and after the long one.
 BEFORE, AFTER = 3, 3
@@ -36,9 +38,15 @@ def growth(
     sizes: tuple[int, int],
     progress: Progress,
     report: Callable[[str], None],
+    service: str | Service | None = None,
 ) -> dict[str, Any]:
-    """Run the bench and archive its result. ``sizes``: commands of the long and of a short run."""
+    """Run the bench and archive its result. ``sizes``: commands of the long and of a short run.
+
+    Raises ``UsageError`` for a service that cannot be measured.
+    """
     import pandas as pd
+
+    measured = subject("growth", service)
 
     long, short = sizes
     order = [short] * BEFORE + [long] + [short] * AFTER
@@ -51,11 +59,20 @@ def growth(
         "batch_size": DEFAULTS.batch_size,
         "handlers": 1,
         "projectors": 1,
+        **about(measured),
     }
     with measuring(name, report, "growth", client=client, seed=None, settings=settings) as found:
         for number, count in enumerate(order):
             what = f"run {number + 1}"
-            runs.append(drain(name, client, count, lambda d, n, w=what: progress(w, d, n), short))  # type: ignore[misc]
+            run = drain(
+                name,
+                client,
+                measured,
+                count,
+                lambda d, n, w=what: progress(w, d, n),  # type: ignore[misc]
+                short,
+            )
+            runs.append(run)
             report(f"{what} of {len(order)}: {_line(runs[-1])}")
     found["versions"] = runs[0].versions
     found |= summary(runs)

@@ -2,22 +2,24 @@
 
 A bare loop reads ``PlaceOrder`` commands in labkit's wire form and writes one event record for each
 command. The decision is the domain's own pure function; validation, deduplication and versions are
-not part of it.
+not part of it. All peers do this one fixed job, whatever service labkit itself is measured with.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterator
 from importlib import import_module
 from multiprocessing.connection import Connection
+from random import Random
 
 import msgspec
 from msgspec import Struct
 
 from labkit.messages import Envelope
 from labkit.run.worker import calm_gc
-from labkit.services.orders import OrderPlaced, PlaceOrder
+from labkit.services.orders import WORKLOADS, OrderPlaced, PlaceOrder
 from labkit.services.orders.rules import place
 
 
@@ -37,6 +39,13 @@ class Job(Struct, frozen=True):
 
 _commands = msgspec.json.Decoder(Envelope[PlaceOrder])
 _encode = msgspec.json.Encoder().encode
+
+
+def commands() -> Iterator[PlaceOrder]:
+    """The commands of the job, without end: new orders."""
+    for command in WORKLOADS["new"].commands(Random(0)):
+        assert isinstance(command, PlaceOrder)
+        yield command
 
 
 def event_of(command: PlaceOrder) -> OrderPlaced:

@@ -5,8 +5,8 @@ the latency includes no queueing and no contention; ``load/offer.py`` measures i
 
 =======  ======================================================================
 reply    from the call of ``bus.send`` until the bus has read the answer
-visible  from that call until a query with the command's token returns the order
-bare     the same command by a bare consume-transform-produce transaction with the same client
+visible  from that call until a query with the command's token returns the stream's document
+bare     a new order by a bare consume-transform-produce transaction with the same client
          (``bare_transaction.py``), from its encoding until its event was read
 =======  ======================================================================
 
@@ -16,13 +16,14 @@ order. The first ``WARM_UP`` commands of a block do not count, nor do the first 
 rounds, in which the broker's JVM still compiles. ``reply_ratio`` and ``visible_ratio`` are medians
 over all rounds, divided by the bare median; the ratios within the rounds give the interval.
 
-The trace in the view splits the latency of labkit's commands into stages.
+The trace in the view splits the latency of labkit's commands into stages. The bare loop is about
+orders, whatever service is measured; the commands are those of a workload that the rules accept.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from random import Random
 from statistics import median
@@ -30,30 +31,28 @@ from typing import TYPE_CHECKING, Any
 
 from hdrh.histogram import HdrHistogram
 
-from labkit.errors import StackError
 from labkit.experiments.bench.bare_transaction import SIDES, Requester
-from labkit.experiments.bench.job import Job, play
+from labkit.experiments.bench.decided import Streams, Taken
+from labkit.experiments.bench.job import Job, commands, play
 from labkit.experiments.bench.measuring import measuring
-from labkit.experiments.bench.preload import NEW_ORDERS
+from labkit.experiments.bench.subject import Subject, about, subject
 from labkit.experiments.demo import Progress
 from labkit.experiments.intervals import interval
-from labkit.experiments.load import arrivals
 from labkit.experiments.percentiles import RANGE, percentiles
 from labkit.experiments.processes import PATIENCE_SECONDS, hear, process
 from labkit.experiments.results import archive, versions
 from labkit.experiments.scratch import scratch_run
 from labkit.lab import Lab
-from labkit.messages import Envelope, encode
+from labkit.messages import Command, Document, Envelope, Token, encode
 from labkit.ports.ids import new_id
-from labkit.read.freshness import LINEARIZABLE, Fresh
+from labkit.read.freshness import Fresh
 from labkit.run.settings import DEFAULTS
 from labkit.run.worker import calm_gc
-from labkit.services.orders import OrderById, OrdersById, PlaceOrder
+from labkit.service import Service
 
 if TYPE_CHECKING:
     import pandas as pd
 
-CONTEXT = "orders"
 KINDS = ("reply", "visible", "bare")
 #: Commands at the start of each block: idle clients must first fetch what they have missed.
 WARM_UP = 5
@@ -71,8 +70,14 @@ def latency(
     seed: int,
     progress: Progress,
     report: Callable[[str], None],
+    service: str | Service | None = None,
 ) -> dict[str, Any]:
-    """Run the bench and archive its result. ``sizes``: rounds, and commands of a block."""
+    """Run the bench and archive its result. ``sizes``: rounds, and commands of a block.
+
+    Raises ``UsageError`` for a service that cannot be measured.
+    """
+    measured = subject("latency", service)
+    _ = measured.first_view
     rounds, count = sizes
     settings = {
         "rounds": rounds,
@@ -80,14 +85,15 @@ def latency(
         "warm_up": WARM_UP,
         "warm_rounds": WARM_ROUNDS,
         "partitions": DEFAULTS.partitions,
+        **about(measured),
     }
     with (
         measuring(name, report, "latency", client=client, seed=seed, settings=settings) as found,
-        scratch_run(name, client=client, services=[CONTEXT], start=False) as lab,
+        scratch_run(name, client=client, services=[measured.service], start=False) as lab,
     ):
         found["versions"] = versions(lab.server_versions(), client)
         report(f"run {lab.run}: {rounds} rounds of {count} commands of each kind")
-        samples = _run(lab, rounds, count, seed, progress)
+        samples = _run(lab, measured, rounds, count, seed, progress)
         found["ignored_commits"] = lab.ignored_commits()
     found |= summary(samples)
     found["ok"] = found["ok"] and not found["ignored_commits"]
@@ -95,7 +101,9 @@ def latency(
     return found
 
 
-def _run(lab: Lab, rounds: int, count: int, seed: int, progress: Progress) -> pd.DataFrame:
+def _run(
+    lab: Lab, measured: Subject, rounds: int, count: int, seed: int, progress: Progress
+) -> pd.DataFrame:
     import pandas as pd
 
     calm_gc()
@@ -105,19 +113,18 @@ def _run(lab: Lab, rounds: int, count: int, seed: int, progress: Progress) -> pd
     loop, requester = SIDES[lab.settings.client]
     dice, rows = Random(seed), []
     block = WARM_UP + count
-    sent, commands = 0, (WARM_ROUNDS + rounds) * len(KINDS) * block
-    orders = _orders(commands)
+    sent, total = 0, (WARM_ROUNDS + rounds) * len(KINDS) * block
     with process(play, loop, job) as bare, closing(requester(job)) as asking:
         hear(lab, bare)
-        tries = Tries(lab, asking)
+        tries = Tries(lab, measured, asking, seed)
         for number in range(-WARM_ROUNDS, rounds):
             for kind in dice.sample(KINDS, len(KINDS)):
-                samples = [getattr(tries, kind)(next(orders)) for _ in range(block)]
+                samples = [getattr(tries, kind)() for _ in range(block)]
                 sent += block
-                progress("commands", sent, commands)
+                progress("commands", sent, total)
                 if number >= 0:
                     rows += [{"round": number, "kind": kind, **row} for row in samples[WARM_UP:]]
-    return _with_stages(lab, pd.DataFrame(rows))
+    return pd.DataFrame(rows)
 
 
 def _job(lab: Lab) -> Job:
@@ -131,83 +138,84 @@ def _job(lab: Lab) -> Job:
     )
 
 
-def _orders(count: int) -> Iterator[PlaceOrder]:
-    for order in arrivals.commands(NEW_ORDERS, count):
-        assert isinstance(order, PlaceOrder)
-        yield order
-
-
 class Tries:
-    """Each method times one command: ``began``, ``ended`` and (labkit only) ``acked``, in ns.
+    """Each method times one command: ``began``, ``ended`` and (labkit only) the stages.
 
     ``found`` says whether the expected result was there.
     """
 
-    def __init__(self, lab: Lab, asking: Requester) -> None:
-        self._lab, self._asking = lab, asking
-        lab.bus.listen(CONTEXT)
+    def __init__(self, lab: Lab, measured: Subject, asking: Requester, seed: int) -> None:
+        self._lab, self._measured, self._asking = lab, measured, asking
+        streams = Streams(measured.service)
+        opening = streams.taken(measured.opening(seed))
+        self._commands = streams.taken(measured.commands(seed))
+        self._orders = commands()
+        lab.bus.listen(measured.name)
+        sent = [lab.bus.send(taken.command) for taken in opening]
+        lab.queries.until([delivery.token(PATIENCE_SECONDS) for delivery in sent], PATIENCE_SECONDS)
 
-    def reply(self, order: PlaceOrder) -> dict[str, Any]:
+    def reply(self) -> dict[str, Any]:
         """Send, and wait for the answer."""
+        taken, id = next(self._commands), new_id()
         began = time.monotonic_ns()
-        token = self._lab.bus.send(order).token(PATIENCE_SECONDS)
+        token = self._lab.bus.send(taken.command, id=id).token(PATIENCE_SECONDS)
         acked = time.monotonic_ns()
         answer = self._lab.bus.answer(token, PATIENCE_SECONDS)
         ended = time.monotonic_ns()
         # The next command must not overlap with the projection of this one.
-        self._lab.queries.ask(
-            OrderById(order.order_id), fresh=Fresh("token", (token,), PATIENCE_SECONDS)
-        )
-        return _row(order, began, ended, answer.accepted, acked)
+        shown = self._shown(taken, token)
+        right = answer.accepted and answer.version == taken.version
+        return _row(id, taken.command, began, ended, right) | _stages(id, began, acked, shown)
 
-    def visible(self, order: PlaceOrder) -> dict[str, Any]:
-        """Send, and query the order with the command's token."""
+    def visible(self) -> dict[str, Any]:
+        """Send, and query the stream's document with the command's token."""
+        taken, id = next(self._commands), new_id()
         began = time.monotonic_ns()
-        token = self._lab.bus.send(order).token(PATIENCE_SECONDS)
+        token = self._lab.bus.send(taken.command, id=id).token(PATIENCE_SECONDS)
         acked = time.monotonic_ns()
-        fresh = Fresh("token", (token,), PATIENCE_SECONDS)
-        found = self._lab.queries.ask(OrderById(order.order_id), fresh=fresh)
+        shown = self._shown(taken, token)
         ended = time.monotonic_ns()
-        return _row(order, began, ended, found is not None, acked)
+        right = shown is not None and shown["version"] == taken.version
+        return _row(id, taken.command, began, ended, right) | _stages(id, began, acked, shown)
 
-    def bare(self, order: PlaceOrder) -> dict[str, Any]:
-        """Send to the bare loop, and read the event."""
+    def bare(self) -> dict[str, Any]:
+        """Send a command to the bare loop, and read the event."""
+        order, id = next(self._orders), new_id()
         began = time.monotonic_ns()
-        value = encode(Envelope(new_id(), order, intended=began, sent=began))
-        self._asking.ask(order.order_id.encode(), value)
-        return _row(order, began, time.monotonic_ns(), True)
+        value = encode(Envelope(id, order, intended=began, sent=began))
+        self._asking.ask(order.stream.encode(), value)
+        return _row(id, order, began, time.monotonic_ns(), True) | _stages(id, began, None, None)
+
+    def _shown(self, taken: Taken, token: Token) -> Document | None:
+        query = self._measured.document(taken.stream)
+        found: Document | None = self._lab.queries.ask(
+            query, fresh=Fresh("token", (token,), PATIENCE_SECONDS)
+        )
+        return found
 
 
-def _row(
-    order: PlaceOrder, began: int, ended: int, found: bool, acked: int | None = None
-) -> dict[str, Any]:
+def _row(id: str, command: Command, began: int, ended: int, found: bool) -> dict[str, Any]:
     return {
-        "order": order.order_id,
+        "id": id,
+        "stream": command.stream,
         "began": began,
         "ended": ended,
         "found": found,
-        "acked_ms": None if acked is None else (acked - began) / 1e6,
         "ms": (ended - began) / 1e6,
     }
 
 
-def _with_stages(lab: Lab, samples: pd.DataFrame) -> pd.DataFrame:
-    """Add when labkit's commands were polled, decided, fetched and applied, in ms from ``began``.
+def _stages(id: str, began: int, acked: int | None, shown: Document | None) -> dict[str, Any]:
+    """When a command was acknowledged, polled, decided, fetched and applied, in ms from ``began``.
 
-    The view keeps these instants in the trace of each order.
+    The view keeps the last four in the trace of the newest command of a stream.
     """
-    ours = samples.loc[samples["kind"] != "bare", "order"].tolist()
-    seen = lab.ask(OrdersById(list(ours)), fresh=LINEARIZABLE)
-    if missing := len(ours) - len(seen):
-        raise StackError(
-            f"{missing} of {len(ours)} orders are not in the view; see {lab.of.logs()}"
-        )
-    for stage in STAGES[1:]:
-        samples[f"{stage}_ms"] = [
-            (seen[order]["trace"][stage] - began) / 1e6 if order in seen else None
-            for order, began in zip(samples["order"], samples["began"], strict=True)
-        ]
-    return samples
+    trace = shown["trace"] if shown and shown["trace"]["id"] == id else {}
+    instants = trace | {"acked": acked}
+    return {
+        f"{stage}_ms": None if (at := instants.get(stage)) is None else (at - began) / 1e6
+        for stage in STAGES
+    }
 
 
 def summary(samples: pd.DataFrame) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Memory of a handler and a projector while they process a million streams.
 
-One drain (``bulk.py``) in which each command goes to its own stream. An observer reads the resident
-set size of both processes twenty times per second (``psutil``), so it can miss a peak shorter than
-50 ms. A megabyte is 10**6 bytes.
+One drain (``bulk.py``); of the built-in workload each command goes to its own stream. An observer
+reads the resident set size of both processes twenty times per second (``psutil``), so it can miss a
+peak shorter than 50 ms. A megabyte is 10**6 bytes.
 
 ``handler_mb`` and ``projector_mb`` are the peaks. ``projector_growth_mb`` is the median size of the
 projector while the last tenth of the events becomes visible, minus that in the second tenth; as
@@ -21,9 +21,11 @@ import msgspec
 from labkit.experiments.bench.bulk import Bulk, drain, tenths
 from labkit.experiments.bench.measuring import measuring
 from labkit.experiments.bench.observer import LOOKS_PER_SECOND
+from labkit.experiments.bench.subject import about, subject
 from labkit.experiments.demo import Progress
 from labkit.experiments.results import archive
 from labkit.run.settings import DEFAULTS
+from labkit.service import Service
 
 #: The most that a million streams may take, in megabytes.
 HANDLER_MB, PROJECTOR_MB = 1_000, 300
@@ -32,20 +34,33 @@ FLAT_MB = 30
 
 
 def memory(
-    name: str, client: str, commands: int, progress: Progress, report: Callable[[str], None]
+    name: str,
+    client: str,
+    commands: int,
+    progress: Progress,
+    report: Callable[[str], None],
+    service: str | Service | None = None,
 ) -> dict[str, Any]:
-    """Run the bench and archive its result."""
+    """Run the bench and archive its result.
+
+    Raises ``UsageError`` for a service that cannot be measured.
+    """
     import pandas as pd
+
+    measured = subject("memory", service)
 
     settings = {
         "commands": commands,
         "partitions": DEFAULTS.partitions,
         "batch_size": DEFAULTS.batch_size,
         "looks_per_second": LOOKS_PER_SECOND,
+        **about(measured),
     }
     with measuring(name, report, "memory", client=client, seed=None, settings=settings) as found:
-        report(f"{commands:,} commands, each to a stream of its own")
-        run = drain(name, client, commands, lambda done, all: progress("commands", done, all))
+        report(f"{commands:,} commands of service {measured.name!r}")
+        run = drain(
+            name, client, measured, commands, lambda done, all: progress("commands", done, all)
+        )
     found["versions"] = run.versions
     found |= summary(run)
     looks = pd.json_normalize([msgspec.to_builtins(look) for look in run.looks])

@@ -21,7 +21,6 @@ from labkit.experiments.processes import steadily
 from labkit.lab import Lab
 from labkit.run.registry import read_registry
 
-CONTEXT = "orders"
 LOOKS_PER_SECOND = 20.0
 
 
@@ -40,14 +39,18 @@ class Look(Struct, frozen=True):
 
 
 def observe(pipe: Connection, settings: dict[str, Any]) -> None:
-    """Send one ``Look`` after another until the other end is closed."""
+    """Send one ``Look`` after another until the other end is closed.
+
+    It observes the first service of the run.
+    """
     with Lab(**settings, start=False) as lab:
         meter = Meter(lab)
-        topic, group = lab.topic_name(f"{CONTEXT}.commands"), lab.of.group("handler", CONTEXT)
+        service = lab.first
+        topic, group = lab.topic_name(f"{service}.commands"), lab.of.group("handler", service)
 
         def look(_: int) -> None:
             committed = lab.log_broker.committed(topic, group)
-            reached = lab.queries.reached(CONTEXT)
+            reached = lab.queries.reached(service)
             at = time.monotonic_ns()
             visible = sum(offset + 1 for offset in reached.values())
             cpu, memory = meter.read()

@@ -9,17 +9,13 @@ from random import Random
 from msgspec import Struct
 
 from labkit.experiments.bench.filling import CHUNK, FILL_SECONDS
-from labkit.experiments.load import arrivals
 from labkit.lab import Lab
 from labkit.messages import Command, Envelope, Token, encode
 from labkit.ports.broker import Acknowledgement
-from labkit.services.orders import CancelOrder
 
 #: The share of the commands that is sent a second time with the same id: a handler that forgets
 #: ids is found out.
 REPEATED = 0.01
-#: The load generator's commands; a preload does not use their timetable.
-NEW_ORDERS = arrivals.Plan(rate=1.0, seconds=1.0, keys="new")
 
 
 class Sent(Struct, frozen=True):
@@ -57,19 +53,13 @@ def preload(lab: Lab, service: str, commands: Iterable[tuple[str, Command]]) -> 
         sender.close()
 
 
-def orders(count: int, payload: int, seed: int) -> Iterator[tuple[str, Command]]:
-    """``count`` commands with their ids: the CDNOW purchases, repeated as new orders.
-
-    With a payload every second command cancels the order before it, with a reason of ``payload``
-    bytes: an order itself has no field of that length. A share of ``REPEATED`` is sent twice.
-    """
+def repeated(commands: Iterable[Command], count: int, seed: int) -> Iterator[tuple[str, Command]]:
+    """``count`` commands with their ids; a share of ``REPEATED`` is sent twice."""
     rng, made = Random(seed), 0
-    for order in arrivals.commands(NEW_ORDERS, count):
-        calls: list[tuple[str, Command]] = [(f"c{made}", order)]
-        if payload:
-            calls.append((f"c{made}-", CancelOrder(order.stream, "x" * payload)))
-        if rng.random() < REPEATED:
-            calls.append(calls[-1])
+    for command in commands:
+        calls = [(f"c{made}", command)] * (2 if rng.random() < REPEATED else 1)
         for call in calls[: count - made]:
             made += 1
             yield call
+        if made == count:
+            return

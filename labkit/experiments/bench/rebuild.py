@@ -1,24 +1,24 @@
 """The price of a rebuild, and whether readers notice it: a view is rebuilt under writes and reads.
 
-The log holds one event for each document: opened accounts. Throughout, one process opens 200 more
-accounts per second, and another one reads existing accounts one after the other. Such a *probe*
-succeeds if it is answered at once with the right document. Each round rebuilds the view, switches
-to it and drops the old one; the first round does not count.
+The log holds ``events`` commits of the workload; the built-in one makes one event for each
+document. Throughout, one process sends the next 200 commands per second, and another one reads
+existing documents one after the other. Such a *probe* succeeds if it is answered at once with the
+right document. Each round rebuilds the view, switches to it and drops the old one; the first round
+does not count.
 
-The *bare loop* is the upper bound: it polls the same topic with the same client, decodes with
-msgspec, and inserts the same documents in batches of the same size, with the same write concern,
-into an empty collection, without transactions, checkpoints, epochs or reads. It alternates with the
-rebuilds, under the same writes and probes. Both are timed from their first poll to the end of the
-log.
+The *bare loop* is the upper bound (``bare_inserts.py``). It alternates with the rebuilds, under the
+same writes and probes. Both are timed from their first poll to the end of the log.
 
-At the end C9 compares the view with its own computation.
+At the end the checkers judge; C9 compares the views with its own computation, if the service has a
+reference model.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 from multiprocessing.connection import Connection
 from random import Random
 from typing import Any
@@ -26,30 +26,31 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from labkit.adapters.mongo import connect
 from labkit.errors import LabkitError
+from labkit.experiments.bench.bare_inserts import BATCH, bare_inserts
+from labkit.experiments.bench.decided import Streams, Taken
 from labkit.experiments.bench.filling import fill
 from labkit.experiments.bench.measuring import measuring
+from labkit.experiments.bench.subject import Chosen, Subject, about, subject
 from labkit.experiments.demo import Progress
 from labkit.experiments.processes import PATIENCE_SECONDS, hear, process, settings_of, steadily
 from labkit.experiments.results import versions
 from labkit.experiments.scratch import scratch_run
 from labkit.experiments.verify.checkers import check, gather
+from labkit.experiments.verify.evidence import adopt_commands
 from labkit.experiments.verify.history import History
-from labkit.experiments.verify.write import adopt_commands
+from labkit.experiments.verify.verdict import Verdict, red, to_report
 from labkit.lab import Lab
 from labkit.read.freshness import LINEARIZABLE, Fresh
-from labkit.read.projection import ServiceProjection
 from labkit.read.rebuild import CLOSE
+from labkit.read.standard import All
 from labkit.run.worker import calm_gc
-from labkit.services.bank import BANK, AccountById, Accounts, Balances, OpenAccount
+from labkit.service import Service
 
-CONTEXT = "bank"
-VIEW = BANK.view
+#: Of the workload; the bench has no option for it.
+SEED = 1
 WRITES_PER_SECOND = 200
 PROBES_PER_SECOND = 250
-#: The batch size of the projector.
-BATCH = 4_000
 #: The remaining time is estimated after this share of the log, and compared with the real one.
 ESTIMATE_AT = 0.25
 
@@ -79,8 +80,14 @@ def rebuild(
     sizes: tuple[int, int, int],
     progress: Progress,
     report: Callable[[str], None],
+    service: str | Service | None = None,
 ) -> dict[str, Any]:
-    """Run the bench. ``sizes``: events, rounds that count, and the least number of probes."""
+    """Run the bench. ``sizes``: events, rounds that count, and the least number of probes.
+
+    Raises ``UsageError`` for a service that cannot be measured.
+    """
+    measured = subject("rebuild", service)
+    _ = measured.first_view
     events, rounds, probes = sizes
     calm_gc()
     settings = {
@@ -89,41 +96,43 @@ def rebuild(
         "probes_per_second": PROBES_PER_SECOND,
         "batch_size": BATCH,
         "partitions": 4,
+        **about(measured),
     }
-    about = {"client": client, "events": events, "settings": settings}
+    more = {"client": client, "events": events, "settings": settings}
     with (
-        measuring(name, report, "rebuild", **about) as found,
-        scratch_run(name, client=client, services=[CONTEXT]) as lab,
+        measuring(name, report, "rebuild", **more) as found,
+        scratch_run(name, client=client, services=[measured.service]) as lab,
     ):
         found["versions"] = versions(lab.server_versions(), lab.settings.client)
-        report(f"run {lab.run}: {events:,} accounts")
-        found |= _measure(lab, events, rounds, probes, progress)
-        found["checkers"] = {"C9": _c9(lab)}
+        report(f"run {lab.run}: {events:,} commits of service {measured.name!r}")
+        found |= _measure(lab, measured, events, rounds, probes, progress)
+        verdicts = _judged(lab, measured)
+        found["checkers"] = to_report(verdicts)
         found["ignored_commits"] = lab.ignored_commits()
     found["ok"] = (
-        found["availability"] == 1.0
-        and found["checkers"]["C9"]["ok"]
-        and not found["ignored_commits"]
+        found["availability"] == 1.0 and not red(verdicts) and not found["ignored_commits"]
     )
     return found
 
 
-def _measure(lab: Lab, events: int, rounds: int, probes: int, progress: Progress) -> dict[str, Any]:
-    commands = (OpenAccount(f"a{n}", "ann") for n in range(events))
-    fill(BANK, lab, commands, events, lambda done: progress("events", done, events))
+def _measure(
+    lab: Lab, measured: Subject, events: int, rounds: int, probes: int, progress: Progress
+) -> dict[str, Any]:
+    commands = (taken.command for taken in _taken(measured))
+    fill(measured.service, lab, commands, events, lambda done: progress("events", done, events))
     lab.start()
     _caught_up(lab)
-    settings = settings_of(lab)
+    more = settings_of(lab), measured.chosen, events
     built: list[Built] = []
     bare: list[float] = []
-    with process(_write, settings) as writer, process(_probe, settings, events) as prober:
+    with process(_write, *more) as writer, process(_probe, *more) as prober:
         hear(lab, writer)
         hear(lab, prober)
         began = time.monotonic()
         for number in range(rounds + 1):
             arms: list[Callable[[], None]] = [
-                lambda n=number: bare.append(_bare(lab, n)),  # type: ignore[misc]
-                lambda: built.append(_rebuild(lab)),
+                lambda n=number: bare.append(bare_inserts(lab, measured, n)),  # type: ignore[misc]
+                lambda: built.append(_rebuild(lab, measured.service.view)),
             ]
             for arm in arms if number % 2 else reversed(arms):
                 arm()
@@ -153,18 +162,20 @@ def _measure(lab: Lab, events: int, rounds: int, probes: int, progress: Progress
     }
 
 
+def _taken(measured: Subject) -> Iterator[Taken]:
+    """The workload: commands that the rules accept."""
+    return Streams(measured.service).taken(measured.all(SEED))
+
+
 def _caught_up(lab: Lab) -> None:
-    while lab.lag("projector", CONTEXT):
+    while lab.lag("projector", lab.first):
         lab.check()
         time.sleep(0.1)
 
 
-# --- the two arms
-
-
-def _rebuild(lab: Lab) -> Built:
+def _rebuild(lab: Lab, view: str) -> Built:
     """Rebuild, switch and drop the old view; the time is that to the end of the log."""
-    rebuilding = lab.rebuild(VIEW)
+    rebuilding = lab.rebuild(view)
     estimated, noted = None, 0.0
     try:
         began = time.monotonic()
@@ -183,62 +194,31 @@ def _rebuild(lab: Lab) -> Built:
     )
 
 
-def _bare(lab: Lab, number: int) -> float:
-    """Events per second of the bare loop."""
-    collection = f"bare.{number}"
-    for keys in ServiceProjection(BANK).indexes[BANK.collection(Accounts)] or [[("_id", 1)]]:
-        lab.store.index(collection, keys)
-    assert lab.servers is not None
-    mongo, db = connect(lab.servers.mongo_uri, f"{lab.name}_{lab.run}")
-    source = lab.broker.source(lab.topic_name(f"{CONTEXT}.events"))
-    decode = BANK.codec.decode_commit
-    count = 0
-    try:
-        at = dict.fromkeys(source.ends(), 0)
-        for partition in at:
-            source.start(partition, 0)
-        began = time.monotonic()
-        while sum(source.ends().values()) - sum(at.values()) > CLOSE:
-            batch = source.poll(BATCH, 0.1)
-            documents = []
-            for record in batch.records:
-                commit = decode(record.value)
-                for event in commit.events:
-                    account = {"_id": commit.stream, "version": commit.last, "owner": event.owner}
-                    documents.append(account | {"balance": 0, "open": 0})
-            if documents:
-                db[collection].insert_many(documents, ordered=False)
-            count += len(documents)
-            at.update(batch.positions)
-        seconds = time.monotonic() - began
-    finally:
-        source.close()
-        lab.store.discard([collection])
-        mongo.close()
-    return count / seconds
-
-
 # --- the load processes
 
 
-def _write(pipe: Connection, settings: dict[str, Any]) -> None:
-    """Open accounts at a steady rate until told to stop; then report their number."""
+def _write(pipe: Connection, settings: dict[str, Any], chosen: Chosen, events: int) -> None:
+    """Send the commands after ``events`` at a steady rate until told to stop; then report how many.
+
+    They continue the streams, so their ids are new.
+    """
     with Lab(**settings, start=False) as lab:
         calm_gc()
-        lab.bus.send(OpenAccount("w", "bob")).token(PATIENCE_SECONDS)
+        taken = islice(_taken(chosen.of(lab)), events, None)
+        lab.bus.send(next(taken).command).token(PATIENCE_SECONDS)
         pipe.send_bytes(b"ready")
-        sent = steadily(
-            pipe, WRITES_PER_SECOND, lambda n: lab.bus.send(OpenAccount(f"w{n}", "bob"))
-        )
+        sent = steadily(pipe, WRITES_PER_SECOND, lambda _: lab.bus.send(next(taken).command))
         lab.bus.flush(PATIENCE_SECONDS)
         pipe.send_bytes(str(sent).encode())
 
 
-def _probe(pipe: Connection, settings: dict[str, Any], events: int) -> None:
+def _probe(pipe: Connection, settings: dict[str, Any], chosen: Chosen, events: int) -> None:
     """Probe until told the least number of probes, and until that number is done."""
     rng, found, least = Random(1), Probed(), None
     with Lab(**settings, start=False) as lab:
         calm_gc()
+        measured = chosen.of(lab)
+        streams = list(dict.fromkeys(taken.stream for taken in islice(_taken(measured), events)))
         pipe.send_bytes(b"ready")
         started = time.monotonic()
         while least is None or found.probes < least:
@@ -246,13 +226,13 @@ def _probe(pipe: Connection, settings: dict[str, Any], events: int) -> None:
             if pipe.poll(max(0.0, due)):
                 least = int(pipe.recv_bytes())
                 continue
-            account = f"a{rng.randrange(events)}"
+            stream = rng.choice(streams)
             began = time.monotonic()
             try:
-                shown = lab.ask(AccountById(account), fresh=Fresh())
-                why = "" if shown and shown["_id"] == account else f"{account!r}: {shown}"
+                shown = lab.ask(measured.document(stream), fresh=Fresh())
+                why = "" if shown and shown["_id"] == stream else f"{stream!r}: {shown}"
             except LabkitError as error:
-                why = f"{account!r}: {error}"
+                why = f"{stream!r}: {error}"
             found.probes += 1
             found.available += not why
             found.slowest_ms = max(found.slowest_ms, (time.monotonic() - began) * 1e3)
@@ -265,12 +245,12 @@ def _probe(pipe: Connection, settings: dict[str, Any], events: int) -> None:
 # --- afterwards
 
 
-def _c9(lab: Lab) -> dict[str, Any]:
-    """The verdict of C9, after the view has caught up; the replies are read from the log."""
-    lab.ask(Balances(limit=1), fresh=Fresh(LINEARIZABLE.strategy, timeout=PATIENCE_SECONDS))
+def _judged(lab: Lab, measured: Subject) -> dict[str, Verdict]:
+    """The verdicts, after the view has caught up; the replies are read from the log."""
+    caught_up = Fresh(LINEARIZABLE.strategy, timeout=PATIENCE_SECONDS)
+    lab.ask(All(measured.shown, limit=1), fresh=caught_up)
     history = History()
-    adopt_commands(lab, history, [CONTEXT])
-    evidence = gather(lab, CONTEXT)
-    history.read(CONTEXT, evidence.commits)
-    verdict: dict[str, Any] = msgspec.to_builtins(check(evidence, history)["C9"])
-    return verdict
+    adopt_commands(lab, history)
+    evidence = gather(lab, measured.name)
+    history.read(measured.name, evidence.commits)
+    return check(evidence, history)

@@ -2,9 +2,10 @@
 
 Two ratios (``snapshot_speedup.py`` and ``takeover.py``), each measured in one process, alternating,
 after one round that does not count (connections, metadata, the servers' caches). In all arms the
-servers have recent data in their caches; nothing is read from a cold disk. A real handler fills the
-topics, with confluent-kafka where it is installed, which is three times as fast; the measured code
-runs on the requested client.
+servers have recent data in their caches; nothing is read from a cold disk. The commands are those
+of a workload that the rules accept; it must have long streams (``long_streams.py``). A real handler
+fills the topics, with confluent-kafka where it is installed, which is three times as fast; the
+measured code runs on the requested client.
 """
 
 from __future__ import annotations
@@ -15,16 +16,17 @@ from typing import Any
 import msgspec
 
 from labkit.experiments.bench.filling import fill_client
+from labkit.experiments.bench.long_streams import even_streams, one_stream
 from labkit.experiments.bench.measuring import measuring
 from labkit.experiments.bench.restart_sizes import Sizes
 from labkit.experiments.bench.snapshot_speedup import snapshot_speedup
+from labkit.experiments.bench.subject import about, subject
 from labkit.experiments.bench.takeover import takeovers
 from labkit.experiments.demo import Progress
 from labkit.experiments.results import versions
 from labkit.experiments.scratch import scratch_run
 from labkit.run.worker import calm_gc
-
-SERVICES = ["catalog"]
+from labkit.service import Service
 
 
 def restart(
@@ -33,27 +35,36 @@ def restart(
     sizes: Sizes,
     progress: Progress,
     report: Callable[[str], None],
+    service: str | Service | None = None,
 ) -> dict[str, Any]:
-    """Run both parts."""
+    """Run both parts.
+
+    Raises ``UsageError`` for a service that cannot be measured, or whose streams are too short.
+    """
+    measured = subject("restart", service)
     calm_gc()
-    about = {
+    long = one_stream(measured, sizes.events + sizes.events_after)
+    even = even_streams(measured, sizes.streams, sizes.times_longer + 1)
+    services = [measured.service]
+    more = {
         "client": client,
         "fill_client": fill_client(client),
         "sizes": msgspec.to_builtins(sizes),
         "streams": sizes.streams,
+        "settings": about(measured),
     }
-    with measuring(name, report, "restart", **about) as found:
-        with scratch_run(name, client=client, services=SERVICES) as lab:
+    with measuring(name, report, "restart", **more) as found:
+        with scratch_run(name, client=client, services=services) as lab:
             found["versions"] = versions(
                 lab.server_versions(), "kafka-python", fill_client(lab.settings.client)
             )
             report(f"run {lab.run}: one stream of {sizes.events + sizes.events_after:,} events")
-            found |= snapshot_speedup(lab, sizes, progress)
+            found |= snapshot_speedup(lab, measured.service, long, sizes, progress)
         with (
-            scratch_run(name, client=client, services=SERVICES) as short,
-            scratch_run(name, client=client, services=SERVICES) as long,
+            scratch_run(name, client=client, services=services) as short,
+            scratch_run(name, client=client, services=services) as longer,
         ):
-            report(f"runs {short.run} and {long.run}: {sizes.streams:,} streams each")
-            found |= takeovers(short, long, sizes, progress)
+            report(f"runs {short.run} and {longer.run}: {sizes.streams:,} streams each")
+            found |= takeovers(short, longer, measured.service, even, sizes, progress)
     found["same_state"] = found["snapshots"]["same_state"] and found["restarts"]["same_state"]
     return found

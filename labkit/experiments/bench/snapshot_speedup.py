@@ -20,37 +20,37 @@ import statistics
 import time
 from typing import Any
 
+from labkit.experiments.bench.decided import Taken
 from labkit.experiments.bench.filling import fill
 from labkit.experiments.bench.restart_sizes import Sizes, seconds
 from labkit.experiments.demo import Progress
 from labkit.lab import Lab
 from labkit.log.event_log import EventLog
-from labkit.services.catalog import CATALOG, ChangePrice, Entry, ListProduct
-
-PRODUCT = "pen"
+from labkit.service import Service
 
 
-def snapshot_speedup(lab: Lab, sizes: Sizes, progress: Progress) -> dict[str, Any]:
-    """Fill the stream and measure both ways, alternating; the first round does not count."""
-    total = sizes.events + sizes.events_after
-    commands = (
-        ChangePrice(PRODUCT, n) if n else ListProduct(PRODUCT, "a pen", n) for n in range(total)
-    )
+def snapshot_speedup(
+    lab: Lab, service: Service, long: list[Taken], sizes: Sizes, progress: Progress
+) -> dict[str, Any]:
+    """Fill the stream and measure both ways, alternating; the first round does not count.
+
+    ``long`` holds the commands to the stream.
+    """
+    total, stream = len(long), long[-1].stream
     began = time.monotonic()
     fill(
-        CATALOG,
+        service,
         lab,
-        commands,
+        (taken.command for taken in long),
         total,
         lambda done: progress("events", done, total),
         snapshot_every=sizes.snapshot_every,
         batch_size=sizes.batch_size,
     )
     filled = time.monotonic() - began
-    stream = ChangePrice(PRODUCT, 0).stream
-    readers = {snapshots: _reader(lab) for snapshots in (True, False)}
+    readers = {snapshots: _reader(lab, service) for snapshots in (True, False)}
     times: dict[bool, list[float]] = {True: [], False: []}
-    states: list[Entry] = []
+    states: list[Any] = []
     rounds = 1 + sizes.rounds
     for number in range(rounds):
         for snapshots in (True, False) if number % 2 else (False, True):
@@ -61,11 +61,11 @@ def snapshot_speedup(lab: Lab, sizes: Sizes, progress: Progress) -> dict[str, An
     for reader in readers.values():
         reader.close()
     fast, slow = times[True][1:], times[False][1:]
-    taken = lab.store.count(CATALOG.snapshots)
+    taken = lab.store.count(service.snapshots)
     return {
         "snapshot_speedup": round(statistics.median(slow) / statistics.median(fast), 1),
         "snapshots": {
-            "events": total,
+            "events": long[-1].version,
             "taken": taken,
             "fill_s": round(filled, 1),
             "from_snapshot_s": seconds(fast),
@@ -74,12 +74,17 @@ def snapshot_speedup(lab: Lab, sizes: Sizes, progress: Progress) -> dict[str, An
                 "from_snapshot": round(times[True][0], 4),
                 "from_start": round(times[False][0], 4),
             },
-            "same_state": taken == total // sizes.snapshot_every
-            and all(state == Entry("a pen", total - 1) for state in states),
+            "same_state": taken == _due(long, sizes.snapshot_every)
+            and all(state == long[-1].state for state in states),
         },
     }
 
 
-def _reader(lab: Lab) -> EventLog:
-    source = lab.broker.source(lab.topic_name("catalog.events"))
-    return EventLog(CATALOG, source, lab.store)
+def _due(long: list[Taken], every: int) -> int:
+    """The number of commits that reach or pass a multiple of ``every`` versions."""
+    return sum(t.version // every > (t.version - len(t.events)) // every for t in long)
+
+
+def _reader(lab: Lab, service: Service) -> EventLog:
+    source = lab.broker.source(lab.topic_name(f"{service.name}.events"))
+    return EventLog(service, source, lab.store)

@@ -24,6 +24,7 @@ from labkit.experiments.bench.drain import Arm, Drained, drain
 from labkit.experiments.bench.observer import LOOKS_PER_SECOND
 from labkit.experiments.bench.preload import REPEATED
 from labkit.experiments.bench.scaling import LEAST_POINTS, Scaling, fit
+from labkit.experiments.bench.subject import about
 from labkit.experiments.bench.window import WARM_UP
 from labkit.experiments.demo import Progress
 from labkit.experiments.intervals import interval
@@ -78,10 +79,16 @@ class Swept(Struct):
         return bool(self.runs["green"].all())
 
 
-def arms_of(factor: str, client: str = DEFAULTS.client, commands: int | None = None) -> list[Arm]:
+def arms_of(
+    factor: str,
+    client: str = DEFAULTS.client,
+    commands: int | None = None,
+    service: str | None = None,
+) -> list[Arm]:
     """The arms of a factor; the others are compared with the first. Raises ``UsageError``.
 
-    ``commands`` is the most that a topic holds; the default depends on the client.
+    ``commands`` is the most that a topic holds; the default depends on the client. ``service`` is a
+    name or ``module:ATTRIBUTE``; ``None``: the built-in one.
     """
     if factor not in FACTORS:
         raise UsageError(f"FACTOR must be one of {', '.join(FACTORS)}, got {factor!r}")
@@ -92,7 +99,16 @@ def arms_of(factor: str, client: str = DEFAULTS.client, commands: int | None = N
     def arm(name: str, value: int | str, count: int = most, **more: Any) -> Arm:
         shape = {key: more.pop(key) for key in ("workers", "payload") if key in more}
         settings = {"client": client} | more
-        return Arm(name=name, value=value, commands=min(count, most), settings=settings, **shape)
+        found = Arm(
+            name=name,
+            value=value,
+            commands=min(count, most),
+            settings=settings,
+            service=service,
+            **shape,
+        )
+        _ = found.subject  # it is refused before servers are started
+        return found
 
     match factor:
         case "batch":
@@ -139,6 +155,7 @@ def sweep(
         raise UsageError(f"a sweep compares arms of different names, got {[a.name for a in arms]}")
     if rounds < 2:
         raise UsageError(f"an interval needs at least 2 rounds, got {rounds}")
+    measured = [arm.subject for arm in arms]
     calm_gc()
     rng, before = Random(seed), load_average()
     drained: list[tuple[Arm, int, Drained]] = []
@@ -184,6 +201,7 @@ def sweep(
             "warm_up_share": WARM_UP,
             "repeated_share": REPEATED,
             "looks_per_second": LOOKS_PER_SECOND,
+            **about(measured[0]),
         },
         "seed": seed,
         "versions": server_versions,

@@ -12,17 +12,17 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator
 from typing import Any
 
 from msgspec import Struct
 
+from labkit.experiments.bench.decided import Taken
 from labkit.experiments.bench.filling import NEVER, fill, handler_of
+from labkit.experiments.bench.long_streams import Even
 from labkit.experiments.bench.restart_sizes import Sizes, seconds
 from labkit.experiments.demo import Progress
 from labkit.lab import Lab
-from labkit.messages import Command
-from labkit.services.catalog import CATALOG, ChangePrice, Entry, ListProduct
+from labkit.service import Service
 from labkit.write.take_over import Recovered
 
 
@@ -35,19 +35,27 @@ class _Takeover(Struct):
     same: bool
 
 
-def takeovers(short: Lab, long: Lab, sizes: Sizes, progress: Progress) -> dict[str, Any]:
+def takeovers(
+    short: Lab, long: Lab, service: Service, even: Even, sizes: Sizes, progress: Progress
+) -> dict[str, Any]:
     """Fill both logs and measure their takeovers, alternating; the first round does not count."""
+    tail = [even.streams[number] for number in tail_streams(sizes)]
+    tails = {times: even.next(tail, times) for times in (1, sizes.times_longer)}
     fill_s: dict[str, float] = {}
     for what, lab, times in (("short log", short, 1), ("long log", long, sizes.times_longer)):
         began = time.monotonic()
-        _fill(lab, sizes, times, what, progress)
+        total = sizes.streams * times
+        commands = (taken.command for taken in even.commands(times))
+        fill(service, lab, commands, total, lambda done, w=what, t=total: progress(w, done, t))  # type: ignore[misc]
+        after = (taken.command for taken in tails[times])
+        fill(service, lab, after, sizes.tail, ids="t", save=False)
         fill_s[what] = round(time.monotonic() - began, 1)
     found: dict[str, list[_Takeover]] = {"short_log": [], "long_log": []}
     rounds = 1 + sizes.rounds
     for number in range(rounds):
         arms = [("short_log", short, 1), ("long_log", long, sizes.times_longer)]
         for arm, lab, times in arms if number % 2 else reversed(arms):
-            found[arm].append(_take_over(lab, sizes, times))
+            found[arm].append(_take_over(lab, service, tails[times]))
         progress("restarts", number + 1, rounds)
     every = [one for arm in found.values() for one in arm]
     counted = {arm: restarts[1:] for arm, restarts in found.items()}
@@ -75,40 +83,25 @@ def takeovers(short: Lab, long: Lab, sizes: Sizes, progress: Progress) -> dict[s
     }
 
 
-def _fill(lab: Lab, sizes: Sizes, times: int, what: str, progress: Progress) -> None:
-    """``times`` commits on every stream, saved; then the tail, handled and not saved."""
-    total = sizes.streams * times
-
-    def commands() -> Iterator[Command]:
-        for n in range(sizes.streams):
-            yield ListProduct(f"p{n}", "a pen", 0)
-            for cents in range(1, times):
-                yield ChangePrice(f"p{n}", cents)
-
-    tail = (ChangePrice(f"p{n}", times) for n in tail_streams(sizes))
-    fill(CATALOG, lab, commands(), total, lambda done: progress(what, done, total))
-    fill(CATALOG, lab, tail, sizes.tail, ids="t", save=False)
-
-
 def tail_streams(sizes: Sizes) -> range:
     """The numbers of the streams of the tail, evenly spread."""
     return range(0, sizes.streams, sizes.streams // sizes.tail)[: sizes.tail]
 
 
-def _take_over(lab: Lab, sizes: Sizes, times: int) -> _Takeover:
+def _take_over(lab: Lab, service: Service, tail: list[Taken]) -> _Takeover:
     parts: list[Recovered] = []
     began = time.perf_counter()
     handler = handler_of(
-        CATALOG, lab, lab, NEVER, report=parts.append, flush_streams=NEVER, flush_seconds=NEVER
+        service, lab, lab, NEVER, report=parts.append, flush_streams=NEVER, flush_seconds=NEVER
     )
     try:
         handler.join(lab.partitions)
         took = time.perf_counter() - began
         streams = handler._states.streams
-        same = len(streams) == sizes.tail and all(
-            (kept := streams.get(f"product-p{n}")) is not None
-            and (kept.version, kept.state) == (times + 1, Entry("a pen", times))
-            for n in tail_streams(sizes)
+        same = len(streams) == len(tail) and all(
+            (kept := streams.get(taken.stream)) is not None
+            and (kept.version, kept.state) == (taken.version, taken.state)
+            for taken in tail
         )
     finally:
         handler.close()
@@ -118,4 +111,4 @@ def _take_over(lab: Lab, sizes: Sizes, times: int) -> _Takeover:
 
 
 def _saved(lab: Lab) -> int:
-    return lab.store.count(CATALOG.states)
+    return lab.store.count(lab.of.service(lab.first).states)

@@ -1,21 +1,20 @@
-"""When an open loop sends its commands, and to whom: pure, and the same for the same seed.
+"""The timetable and the commands of an open loop: pure, and the same for the same seed.
 
 Patterns, all with the same mean rate:
 
 =========  =========================================================================
-constant   one command each 1/rate seconds
-poisson    a Poisson process: gaps are exponential, as of many clients who do not know each other
-burst      on and off: each second all commands come in its first quarter, at four times the
-           rate, as a Poisson process; then nothing
-cdnow      the CDNOW purchases in the order of their days, and of the lines within a day. A day has
-           no time of day: its purchases are spread evenly over it. The days, with all that happened
-           on few or many of them, are then compressed to the asked mean rate, so the load rises and
-           falls as the shop's did: at first there are four times as many purchases a day as at the
-           end. Whoever asks for more than 69,659 gets the trace again
+constant   one command every 1/rate seconds
+poisson    a Poisson process: gaps are exponential, as with many independent clients
+burst      on and off: in the first quarter of each second a Poisson process at four times the
+           rate, then nothing
+cdnow      the CDNOW purchases by day, and by line within a day. Purchases of one day are spread
+           evenly over it. Time is then compressed to the mean rate, so the load rises and falls as
+           the shop's did: at first there are four times as many purchases a day as at the end.
+           After 69,659 commands the trace repeats
 =========  =========================================================================
 
-What is sent is a workload of a service (``Service(..., workload=...)``); ``keys`` names it. Those
-of the built-in services are described where they stand (``labkit/services/*/workload.py``).
+The commands are a workload of a service (``Service(..., workload=...)``), which ``keys`` names; for
+those of the built-in services see ``labkit/services/*/workload.py``.
 """
 
 from __future__ import annotations
@@ -39,12 +38,12 @@ from labkit.services import MEASURED, cdnow
 Pattern = Literal["constant", "poisson", "burst", "cdnow"]
 PATTERNS: tuple[Pattern, ...] = get_args(Pattern)
 
-#: Of a burst: seconds from one to the next, and the share of them in which commands come.
+#: A burst: seconds from one to the next, and the share of them in which commands are sent.
 PERIOD_SECONDS = 1.0
 DUTY = 0.25
 #: Options of workloads that a plan may give.
 OPTIONS = ("skew", "accounts")
-#: A plan of more is a mistake: its commands are made before they are sent.
+#: A plan with more commands is a mistake: they are made before they are sent.
 MOST_COMMANDS = 5_000_000
 
 
@@ -56,11 +55,10 @@ class Plan(Struct, frozen=True, kw_only=True):
         services: names or references (``module:ATTRIBUTE``) of services to choose from.
         keys: the name of a workload; the first of these services that has it is loaded. Without a
             name, the first workload of the first service.
-        rate: commands a second, in the mean.
-        seconds: that count; ``warm_up`` seconds come before, and do not.
+        rate: mean commands a second.
+        seconds: the measured time; ``warm_up`` seconds come before it.
         skew, accounts: options of the workload, if it takes them; ``None``: its own default.
-        payload: bytes of ballast that each command carries, and its commit again, at most
-            ``messages.MAX_ID``.
+        payload: additional bytes in each command and its commit, at most ``messages.MAX_ID``.
     """
 
     pattern: Pattern = "poisson"
@@ -139,12 +137,12 @@ class Plan(Struct, frozen=True, kw_only=True):
         return self.service.workloads[self.named]
 
     def at(self, rate: float) -> Plan:
-        """The same at another rate."""
+        """The same plan at another rate."""
         return structs.replace(self, rate=rate)
 
 
 def instants(plan: Plan) -> NDArray[np.int64]:
-    """When each command is to be sent: nanoseconds from the beginning, ascending."""
+    """When to send each command: nanoseconds from the start, ascending."""
     rng = np.random.default_rng([plan.seed, 1])
     expected = max(1, round(plan.rate * plan.total))
     match plan.pattern:
@@ -162,12 +160,12 @@ def instants(plan: Plan) -> NDArray[np.int64]:
 
 
 def _poisson(rng: np.random.Generator, rate: float, seconds: float) -> NDArray[np.float64]:
-    """How many there are is drawn first; given that, each instant is as likely as any other."""
+    """Draw the number of arrivals; given that, their instants are uniform."""
     return np.sort(rng.uniform(0.0, seconds, max(1, rng.poisson(rate * seconds))))
 
 
 def _trace(count: int, seconds: float) -> NDArray[np.float64]:
-    """The first ``count`` purchases, days compressed so that the next one would come at the end."""
+    """The first ``count`` purchases, compressed so that the next one would come at the end."""
     days = np.array([np.datetime64(purchase.day) for purchase in cdnow.by_day()])
     day = (days - days[0]).astype(np.int64)
     first, a_day = np.searchsorted(day, day), np.bincount(day)[day]
@@ -196,7 +194,7 @@ def opening(plan: Plan, count: int) -> list[Command]:
 
 
 def ballast(plan: Plan) -> str:
-    """It rides in the field ``correlation``, which a commit brings back."""
+    """Bytes for the field ``correlation``, which the commit repeats."""
     return "x" * plan.payload
 
 

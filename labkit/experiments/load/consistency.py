@@ -9,9 +9,9 @@ nanoseconds of one host, each taken by the process that did it::
     applied    the projector, before it writes
     stale, visible    the observer: the last look that missed it, and the first that saw it
 
-*Consistency lag* is from ``heard`` to visible. Nobody saw the instant itself, so every figure has
-two ends: it lies after ``stale`` and not after ``visible``. A command that was not seen until the
-run ended is later than any other; one of which nobody took an instant is left out there.
+*Consistency lag* is the time from ``heard`` to visible. The instant itself is not observed, so
+every figure has two ends: it lies after ``stale`` and not after ``visible``. A command that was not
+seen before the run ended is later than all others; one without an instant is left out there.
 
 t-visibility and k-staleness: Bailis, Venkataraman, Franklin, Hellerstein and Stoica,
 *Probabilistically Bounded Staleness for Practical Partial Quorums*, VLDB 2012.
@@ -46,15 +46,15 @@ PERCENTILES = {"p50": 50.0, "p95": 95.0, "p99": 99.0, "p99.9": 99.9}
 
 
 def known(commands: pd.DataFrame) -> pd.DataFrame:
-    """The commands that have a commit to be seen, with the ends of it made as narrow as they are.
+    """The accepted commands whose commit was heard, with the two ends as close as possible.
 
-    A batch of a projector (the same ``fetched``) is one transaction, so all of it became visible at
-    once: after the last look that missed any of it, and not after the first that saw any. And what
-    was seen at an instant had been applied before. Raises ``UsageError`` for no such commands.
+    A projector writes a batch (the same ``fetched``) in one transaction, so all of it became
+    visible at once: after the last look that missed any of it, and not after the first look that
+    saw any. ``visible`` is never before ``applied``. Raises ``UsageError`` if there are none.
     """
     found = commands[commands["outcome"].eq("accepted") & commands["heard"].notna()].copy()
     if found.empty:
-        raise UsageError("no command of this run was accepted and heard of; is a handler running?")
+        raise UsageError("no command of this run was accepted and heard; is a handler running?")
     batch = found.groupby("fetched")
     seen = batch["visible"].transform("min").fillna(found["visible"])
     missed = batch["stale"].transform("max").fillna(found["stale"])
@@ -63,11 +63,11 @@ def known(commands: pd.DataFrame) -> pd.DataFrame:
 
 
 def stages(commands: pd.DataFrame) -> pd.DataFrame:
-    """A row a command, in milliseconds: its stages, its lag and the whole, from end to end.
+    """One row for each command, in milliseconds: its stages, its lag, and the whole.
 
-    What ends with ``visible`` has two columns: the later end under its name, the earlier under its
-    name and `` (at least)``. ``heard → fetched`` is negative where the projector was before the
-    bus: both read the same log, side by side.
+    Figures that end with ``visible`` have two columns: the later end under the name, and the
+    earlier end under the name with `` (at least)``. ``heard → fetched`` is negative if the
+    projector read the commit before the listener did.
     """
     at = known(commands)
     columns: dict[str, pd.Series[float]] = {}
@@ -80,7 +80,7 @@ def stages(commands: pd.DataFrame) -> pd.DataFrame:
 
 
 def lag(commands: pd.DataFrame) -> pd.DataFrame:
-    """Of each command ``stale_ms`` and ``fresh_ms``, after the reply: what ``plots`` draws."""
+    """``stale_ms`` and ``fresh_ms`` of each command, from the reply, as ``plots`` needs them."""
     found = stages(commands)
     return pd.DataFrame({"stale_ms": found[f"{LAG} (at least)"], "fresh_ms": found[LAG]})
 
@@ -89,8 +89,8 @@ def lag(commands: pd.DataFrame) -> pd.DataFrame:
 
 
 def histogram(ms: pd.Series[float] | Milliseconds) -> HdrHistogram:
-    """Of milliseconds, in microseconds. What is infinite is as late as it can hold; what is below
-    zero counts as zero; what is not known is left out. Histograms can be added, percentiles not."""
+    """A histogram in microseconds. Infinity counts as its greatest value and a negative value as
+    zero; NaN is left out. Histograms can be added, percentiles cannot."""
     found = HdrHistogram(*RANGE)
     us = np.asarray(ms, np.float64) * 1e3
     us = np.clip(np.nan_to_num(us[~np.isnan(us)], posinf=RANGE[1]), 0, RANGE[1])
@@ -100,10 +100,10 @@ def histogram(ms: pd.Series[float] | Milliseconds) -> HdrHistogram:
 
 
 def table(found: pd.DataFrame) -> pd.DataFrame:
-    """A row a column of ``stages``: percentiles, the greatest and the mean in ms, and how many.
+    """One row for each column of ``stages``: percentiles, maximum and mean in ms, and counts.
 
-    ``never`` of ``count`` had no end when the run ended: they are in the percentiles as the latest
-    of all, and a mean of them there is not.
+    ``never`` of ``count`` had no end when the run ended: the percentiles count them as the latest,
+    and the mean is infinite.
     """
     rows = {}
     for name, ms in found.items():
@@ -120,13 +120,13 @@ def table(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def adds_up(commands: pd.DataFrame, probes: pd.DataFrame) -> pd.DataFrame:
-    """Whether the stages add up to the whole: their means in ms over the commands that were probed.
+    """Whether the stages add up to the whole: means in ms over the probed commands.
 
-    A row a stage, then ``sum`` and ``whole``, and the two ends of each (``at_least``, ``at_most``).
-    The stages are the workers' and the listener's, each by its own instants. The whole is that of
-    the probe (``probe.py``), a reader of its own who asks for the documents: from ``intended`` to
-    its last read that missed the command, and its first that had it. So no instant at the end of
-    one side stands at the end of the other. ``off_by`` gives the difference as a share.
+    One row for each stage, then ``sum`` and ``whole``, with two ends each (``at_least``,
+    ``at_most``). The stages come from instants of the workers and the listener. The whole comes
+    from the probe (``probe.py``), which reads the documents themselves: from ``intended`` to its
+    last read without the command, and its first read with it. So the two sides end with independent
+    instants. ``off_by`` gives the difference as a share.
     """
     at = known(commands).merge(probes, on="stream", suffixes=("", "_probed"))
     at = at.replace(np.inf, np.nan).dropna(subset=["visible", "stale_probed", "visible_probed"])
@@ -140,7 +140,7 @@ def adds_up(commands: pd.DataFrame, probes: pd.DataFrame) -> pd.DataFrame:
 
 
 def off_by(sums: pd.DataFrame) -> float:
-    """How far the sum is from the whole in ``adds_up``, middle from middle, as a share."""
+    """The difference of ``sum`` and ``whole`` in ``adds_up``, between their middles, as a share."""
     middle = sums.mean(axis=1)
     return float(abs(middle["sum"] / middle["whole"] - 1))
 
@@ -149,9 +149,10 @@ def off_by(sums: pd.DataFrame) -> float:
 
 
 def t_visibility(lag_ms: pd.DataFrame, at_ms: Sequence[float] | Milliseconds) -> pd.DataFrame:
-    """The chance that a read so many ms after the reply sees the write: at least, and at most.
+    """The probability that a read ``t_ms`` after the reply sees the write: at least, and at most.
 
-    ``lag_ms`` has a row a write, ``stale_ms`` and ``fresh_ms``. A row a ``t_ms``.
+    ``lag_ms`` has a row for each write, with ``stale_ms`` and ``fresh_ms``. The result has a row
+    for each ``t_ms``.
     """
     t = np.asarray(at_ms, np.float64)
     ends = {"at_least": "fresh_ms", "at_most": "stale_ms"}
@@ -165,17 +166,17 @@ def t_visibility(lag_ms: pd.DataFrame, at_ms: Sequence[float] | Milliseconds) ->
 
 
 def k_staleness(commands: pd.DataFrame, seed: int = 1, reads: int = 100_000) -> pd.DataFrame:
-    """How many versions behind a read is: a row a ``k``, with the share of the reads.
+    """How many versions ``k`` a read is behind: a row for each ``k``, with the share of the reads.
 
-    ``share`` takes a version for unseen until the first look that saw it, ``share_at_best`` until
-    the last that missed it. The reads come at instants of their own between the first reply and the
-    last, and ask for a stream as often as others write to it.
+    ``share`` counts a version as unseen until the first look that saw it, ``share_at_best`` until
+    the last look that missed it. Reads are drawn uniformly between the first and the last reply,
+    and of each stream in proportion to its writes.
     """
     at = known(commands)
     rng = np.random.default_rng(seed)
     began, ended = at["heard"].min(), at["heard"].max()
     code, _ = pd.factorize(at["stream"])
-    # One sorted line for all streams: each has a stretch of its own, as long as the run.
+    # One sorted axis for all streams: each has its own stretch, as long as the run.
     stretch = int(ended - began) + 2
 
     def place(of: NDArray[np.int64], instants: Any) -> NDArray[np.int64]:
@@ -195,7 +196,7 @@ def k_staleness(commands: pd.DataFrame, seed: int = 1, reads: int = 100_000) -> 
     return pd.DataFrame(shares).rename_axis("k")
 
 
-#: Until when a version is taken for unseen.
+#: Until when a version counts as unseen.
 ENDS = {"share": "visible", "share_at_best": "stale"}
 
 
@@ -203,15 +204,14 @@ ENDS = {"share": "visible", "share_at_best": "stale"}
 
 
 def three_lags(loaded: Loaded) -> pd.DataFrame:
-    """What three people would call the lag of the view, at each look of the observer.
+    """Three definitions of the view's lag, at each look of the observer.
 
-    Columns: ``at`` (s, from the begin of the window); ``offsets``: how far the projector's position
-    is behind the end of its topic; ``commits``: how many were heard of and are not visible;
-    ``by_offsets_ms``: these offsets at the rate of the commits, which is what is read off a
-    dashboard; ``age_ms``: how long ago the oldest unseen commit was heard of; ``probe_ms``: the
-    median lag of those that were heard of since the look before (0 where the view was first).
-    Offsets are more than commits: each transaction leaves a marker in each partition that it wrote
-    to, and that takes one, too.
+    Columns: ``at`` (s, from the start of the window); ``offsets``: how far the projector's position
+    is behind the end of its topic; ``commits``: how many were heard and are not visible;
+    ``by_offsets_ms``: these offsets divided by the rate of the commits, as on a dashboard;
+    ``age_ms``: how long ago the oldest unseen commit was heard; ``probe_ms``: the median lag of the
+    commits heard since the previous look (0 if the view was first). There are more offsets than
+    commits: each transaction leaves a marker in each partition that it wrote to.
     """
     commands, (began, ended) = known(loaded.commands), loaded.window
     looks = loaded.samples.iloc[::SELDOM]
@@ -220,7 +220,7 @@ def three_lags(loaded: Loaded) -> pd.DataFrame:
     heard, visible = (np.sort(commands[name].to_numpy()) for name in ("heard", "visible"))
     told, seen = (np.searchsorted(ends, at, side="right") for ends in (heard, visible))
     rate = len(commands) / (heard[-1] - heard[0])
-    # In the order in which they were heard of, whatever is not seen yet starts with the oldest.
+    # In the order in which they were heard, the unseen ones begin with the oldest.
     ordered = commands.sort_values("heard")
     latest = np.maximum.accumulate(ordered["visible"].to_numpy())
     oldest = np.append(heard, np.inf)[np.searchsorted(latest, at, side="right")]

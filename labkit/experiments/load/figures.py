@@ -1,8 +1,8 @@
-"""What a load's figures are, and whether they count.
+"""The figures of a load, and whether they count.
 
-They count where the generator was on time, Little's law holds, every command was acknowledged, and
-every checker is green (``checkers.py``). The checkers judge by what the clients saw: the generator,
-which was told by the broker where each command stands, and the listener, who heard the answers.
+They count if the generator was on time, Little's law holds, every command was acknowledged, and no
+checker is red (``verify/checkers.py``). The checkers go by what the clients saw: the generator
+knows the place of each command from the broker, and the listener heard the answers.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 
     from labkit.experiments.load.offer import Loaded
 
-#: A model is fitted if the projector's instants are known of this share of the commands.
+#: A model is fitted if the projector's instants are known for this share of the commands.
 KNOWN = 0.99
-#: Checkpoints pass the last markers within this time after the last commit, or the checkers say so.
+#: Checkpoints pass the last transaction markers within this time; otherwise C1 turns red.
 SETTLE_SECONDS = 5.0
 
 
 def judge(loaded: Loaded, everything: pd.DataFrame) -> None:
-    """The figures, and why they do not count if they do not."""
+    """Add the conditions of a valid run to the report, and the broken ones to ``trouble``."""
     commands, window, report = loaded.commands, loaded.window, loaded.report
     rate = len(commands) / loaded.plan.seconds
     report["generator"] = steady.on_time(commands, window) | {"ability": report.pop("ability")}
@@ -69,11 +69,11 @@ def judge(loaded: Loaded, everything: pd.DataFrame) -> None:
 
 
 def figures(loaded: Loaded) -> dict[str, Any]:
-    """Rates and latencies: they stand in the report of a run that counts, and of no other.
+    """Rates and latencies, for the report of a run that counts.
 
     Latencies in ms: ``ack`` from sent, ``reply`` and ``visible`` from intended, ``lag`` from heard;
     ``visible`` and ``lag`` to the later of the two ends, ``lag_stale`` to the earlier. Commands
-    that never got there count with the longest time that the histogram holds.
+    that never got there count as the histogram's greatest value.
     """
     c, seconds = loaded.commands, loaded.plan.seconds
     return {
@@ -90,7 +90,7 @@ def figures(loaded: Loaded) -> dict[str, Any]:
 
 
 def modelled(loaded: Loaded) -> dict[str, Any]:
-    """What the model of the lag says of a run that counts (``model.predict``): by percentile."""
+    """The prediction of the lag model for a run that counts (``model.predict``), by percentile."""
     from labkit.experiments.load.model import predict
 
     fetched = int(loaded.commands["fetched"].notna().sum())
@@ -116,7 +116,7 @@ def judge_by_checkers(
     acked: NDArray[np.int64],
     heard: list[tuple[int, Commit[Any]]],
 ) -> None:
-    """The checkers, by what the clients saw: what was acknowledged, and what was heard."""
+    """Run the checkers on what the clients saw: acknowledgements and answers."""
     plan, service = loaded.plan, loaded.plan.service.name
     history = History()
     answers = {}
@@ -149,7 +149,6 @@ def judge_by_checkers(
 
 
 def _settle(lab: Lab) -> None:
-    """Checkpoints pass the last markers a moment after the last commit."""
     deadline = time.monotonic() + SETTLE_SECONDS
     while behind(lab) and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -1,7 +1,7 @@
-"""The generator of an open loop: a process that keeps to its timetable whatever the servers do.
+"""The generator of an open loop: a process that keeps its timetable whatever the servers do.
 
-Every command has an intended instant, and latencies run from that: a slow server makes the queue
-longer, it does not make the load lighter (no coordinated omission).
+Every command has an intended instant, and latencies are measured from it: a slow server makes the
+queue longer and not the load lighter (no coordinated omission).
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from labkit.write.bus import CommandBus, Sent
 
 #: The generator sends in ticks, since waking up for every command costs more than the command.
 TICK_SECONDS = 0.001
-#: Each of the two dry runs lasts so long at least.
+#: The least length of each dry run.
 DRY_SECONDS = 0.3
 ACK_SECONDS = 60.0
 
 
 class Ability(Struct, frozen=True):
-    """What the generator can do at most, in commands a second; 0: not tried.
+    """The generator's greatest rates, in commands a second; 0: not measured.
 
-    ``void`` is the timetable and the encoding, with nothing sent; ``topic`` sends to a topic that
-    nobody reads, until all is acknowledged, with the rest of the system at rest.
+    ``void``: timetable and encoding, nothing is sent. ``topic``: sent to a topic without readers,
+    until all commands are acknowledged, while the rest of the system is idle.
     """
 
     void: float = 0.0
@@ -49,7 +49,7 @@ class Ability(Struct, frozen=True):
 
 
 class Ready(Struct, frozen=True):
-    """It waits for the instant to begin at; ``opened`` commands were sent before it."""
+    """The generator waits for its start; ``opened`` commands were sent before."""
 
     ability: Ability
     opened: int
@@ -57,7 +57,8 @@ class Ready(Struct, frozen=True):
 
 
 def generate(pipe: Connection, settings: dict[str, Any], plan: Plan, dry: bool, count: Any) -> None:
-    """Send a plan, then what became of each command: acked (ns), partition, offset; -1: it failed.
+    """Send a plan, then a table with a row for each command: acked (ns), partition, offset; -1: it
+    failed.
 
     ``count`` is in shared memory: how many were sent so far. Says ``Ready``, is told the beginning
     (monotonic ns), and ends with one table of int64 whose first row holds the thousandths of a core
@@ -71,7 +72,7 @@ def generate(pipe: Connection, settings: dict[str, Any], plan: Plan, dry: bool, 
         _offer(lab.bus, plan, opening, [1] * len(opening), "open", count)
         lab.bus.flush(ACK_SECONDS)
         calm_gc()
-        sys.setswitchinterval(0.0005)  # who notes the acknowledgements must not hold up the sender
+        sys.setswitchinterval(0.0005)  # the acknowledging thread must not delay us
         pipe.send_bytes(msgspec.json.encode(Ready(ability, len(opening), len(at))))
         beginning = int(pipe.recv_bytes())
         worked, began = time.process_time(), time.monotonic()
@@ -85,16 +86,16 @@ def generate(pipe: Connection, settings: dict[str, Any], plan: Plan, dry: bool, 
 
 
 def acknowledged(data: bytes) -> tuple[NDArray[np.int64], float]:
-    """What ``generate`` ended with: a row a command, and the share of a core that it took."""
+    """The table of ``generate``, one row for each command, and the share of a core that it took."""
     table = np.frombuffer(data, np.int64).reshape(-1, 3)
     return table[1:], float(table[0, 0]) / 1000
 
 
 class Acknowledged:
-    """Notes when the broker's acknowledgement of each command has come, in a thread.
+    """A thread that records when the broker acknowledges each command.
 
-    It waits for the oldest, so one that comes out of order (from another partition) is noted with
-    those before it.
+    It waits for the oldest, so an acknowledgement out of order (from another partition) is recorded
+    with those before it.
     """
 
     def __init__(self, count: int) -> None:
@@ -105,7 +106,6 @@ class Acknowledged:
         self._thread.start()
 
     def append(self, sent: Sent) -> None:
-        """One more command is on its way."""
         self._waiting.append(sent)
         self._more.release()
 
@@ -119,7 +119,7 @@ class Acknowledged:
             row[:] = time.monotonic_ns(), partition, offset
 
     def all(self) -> NDArray[np.int64]:
-        """Wait for the last one."""
+        """Wait for the last acknowledgement; returns the table."""
         self._thread.join()
         return self._table
 
@@ -133,7 +133,7 @@ def _offer(
     count: Any = None,
     acked: Acknowledged | None = None,
 ) -> None:
-    """Each command at its instant (monotonic ns), or as soon as possible after it."""
+    """Send each command at its instant (monotonic ns), or as soon as possible after it."""
     ballast = arrivals.ballast(plan)
     for number, (command, instant) in enumerate(zip(commands, intended, strict=True)):
         while (ahead := instant - time.monotonic_ns()) > 0:
@@ -149,23 +149,19 @@ def _offer(
 
 
 class _Void:
-    """A sender that sends nothing, and an acknowledgement that is there at once."""
+    """A sender that sends nothing and acknowledges at once."""
 
     def send(
         self, topic: str, key: bytes, value: bytes, partition: int | None = None
     ) -> Acknowledgement:
-        """It is gone."""
         return self
 
     def result(self, timeout: float) -> tuple[int, int]:
-        """Nowhere."""
         return 0, 0
 
-    def flush(self, timeout: float) -> None:
-        """There is nothing to wait for."""
+    def flush(self, timeout: float) -> None: ...
 
-    def close(self) -> None:
-        """There is nothing to close."""
+    def close(self) -> None: ...
 
 
 def _dry_runs(lab: Lab, plan: Plan, commands: list[Command]) -> Ability:
@@ -176,9 +172,9 @@ def _dry_runs(lab: Lab, plan: Plan, commands: list[Command]) -> Ability:
 
 
 def _dry(lab: Lab, plan: Plan, commands: list[Command], sender: Sender) -> float:
-    """Commands a second, as fast as they go: the way of the run, but for the topic's name.
+    """The greatest rate, in commands a second, through the same code as the run's.
 
-    Ever more of them, until they take long enough.
+    The number of commands is doubled until they take ``DRY_SECONDS``.
     """
     bus = CommandBus(
         route([plan.service]),

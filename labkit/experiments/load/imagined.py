@@ -1,6 +1,6 @@
-"""A run that never was: the frames of a load, drawn from a model with stations that are made up.
+"""An imagined run: the frames of a load, simulated with a model whose stations are given.
 
-For those who have no servers, and for tests: here it is known what the figures must come to.
+It needs no servers, and its true figures are known, which the tests use.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from labkit.experiments.load.observer import OBSERVE_SECONDS, SELDOM
 from labkit.experiments.load.offer import Loaded, offer
 from labkit.experiments.load.probe import can_probe, probed
 from labkit.experiments.load.station import Line, Station
-from labkit.lab import Lab
+from labkit.experiments.scratch import scratch_run
 from labkit.run.settings import DEFAULTS
 
 PARTITIONS = 4
-#: Between two looks of the listener, and two of the probe, in ms.
+#: Milliseconds between two looks of the listener, and between two reads of the probe.
 LOOK_MS, PROBE_MS = 3.0, 4.0
-#: Of a cycle: what its decisions, or its folding, take before it writes.
+#: The share of a cycle before its write.
 THINKING = 0.2
 MS = 1e6
 
 
 def stations(busy: float = 1.0) -> Model:
-    """A handler and a projector, with times as a machine of two cores has them.
+    """A handler and a projector with typical times of a machine with two cores.
 
-    ``busy``: so many times as long as usual.
+    ``busy`` multiplies these times.
     """
     rng = np.random.default_rng(1)
 
@@ -56,7 +56,7 @@ def stations(busy: float = 1.0) -> Model:
 
 
 def imagine(plan: Plan, model: Model | None = None) -> tuple[Loaded, pd.DataFrame]:
-    """What ``probe.probed`` would have returned, had the load been offered to such stations."""
+    """What ``probe.probed`` would return for a load on these stations."""
     rng = np.random.default_rng(plan.seed)
     model = model or stations()
     said = model.run(arrivals.instants(plan) / MS, plan.seed)
@@ -95,19 +95,16 @@ def imagine(plan: Plan, model: Model | None = None) -> tuple[Loaded, pd.DataFram
 
 
 def measured(plan: Plan, backend: str) -> tuple[Loaded, pd.DataFrame]:
-    """The load of a plan and what its probe saw (no rows, where that cannot ask): on real servers,
-    with workers of their own; or imagined, where the backend is memory."""
+    """A load and the rows of its probe (none if a probe cannot be used): on real servers, or
+    imagined if the backend is ``memory``."""
     if backend == "memory":
         return imagine(plan)
-    with Lab(services=[plan.service]) as lab:
+    with scratch_run("lab", services=[plan.service]) as lab:
         lab.start()
         if can_probe(plan):
-            found = probed(lab, plan, dry=False)
-        else:
-            nothing = pd.DataFrame(columns=["stream", "stale", "visible"])
-            found = offer(lab, plan, dry=False), nothing
-        lab.drop()
-    return found
+            return probed(lab, plan, dry=False)
+        nothing = pd.DataFrame(columns=["stream", "stale", "visible"])
+        return offer(lab, plan, dry=False), nothing
 
 
 def _looks(seen: pd.Series[float], every: float, rng: np.random.Generator) -> NDArray[np.float64]:
@@ -123,7 +120,7 @@ def _ends(
 
 
 def _samples(said: pd.DataFrame) -> pd.DataFrame:
-    """As the observer's. A transaction leaves a marker in each partition that it writes to."""
+    """The observer's looks. A transaction leaves a marker in each partition that it writes to."""
     at = np.arange(0.0, said["visible"].max(), OBSERVE_SECONDS * 1e3)
     batch = said.groupby(["polled", "partition"]).agg({"heard": "max", "visible": "max"})
 

@@ -1,8 +1,8 @@
 """Consistency lag against load, batch size, linger, number of projectors, write concern.
 
-One factor is varied, all else is alike. Each run is a load of its own (``load.offer``) on topics, a
-database and workers of its own; a round holds each value once, in an order that is drawn for it, so
-that what else happens on the machine meets all values alike.
+One factor varies, everything else stays the same. Each run is one load (``load.offer``) with new
+topics, a new database and new workers. A round contains each value once, in random order, so that
+other activity of the machine affects all values alike.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from labkit.experiments.load import arrivals, consistency
 from labkit.experiments.load.arrivals import Plan
 from labkit.experiments.load.offer import Loaded, offer
 from labkit.experiments.results import archive, versions
-from labkit.lab import Lab
+from labkit.experiments.scratch import scratch_run
 
 if TYPE_CHECKING:
     import pandas as pd
 
-#: What is varied, and the values that it takes; the rate is in shares of the plan's.
+#: The factors and their values; rates are shares of the plan's rate.
 FACTORS: Mapping[str, Sequence[Any]] = {
     "rate": (0.25, 0.5, 1.0, 1.5),
     "batch_size": (1, 10, 100, 4_000),
@@ -38,8 +38,8 @@ FACTORS: Mapping[str, Sequence[Any]] = {
 
 
 class Swept(Struct):
-    """``runs``: a row a run, see ``row``. ``values``: a row a value, with medians over the rounds
-    and their intervals. ``report`` is the JSON, ``folder`` where all is kept."""
+    """``runs`` has a row for each run, see ``row``; ``values`` a row for each value, with medians
+    over the rounds and their intervals. ``report`` is the JSON, ``folder`` holds all of it."""
 
     runs: pd.DataFrame
     values: pd.DataFrame
@@ -48,7 +48,7 @@ class Swept(Struct):
 
 
 def known(factor: str) -> None:
-    """Raises ``UsageError`` for a factor that is none."""
+    """Raises ``UsageError`` for an unknown factor."""
     if factor not in FACTORS:
         raise UsageError(f"factor must be one of {', '.join(FACTORS)}, got {factor!r}")
 
@@ -63,7 +63,7 @@ def sweep(
     values: Sequence[Any] | None = None,
     report: Callable[[str], None] = lambda _: None,
 ) -> Swept:
-    """Measure the lag at each value of a factor, so many times, and leave it in a folder.
+    """Measure the lag at each value of a factor, in several rounds, and keep the results.
 
     ``plan.seed`` draws the order, too. Starts servers that are not up, and stops what it started.
     Raises ``UsageError`` for an unknown factor or fewer than two rounds; ``StackError`` and
@@ -83,9 +83,8 @@ def sweep(
                 loaded = _run(name, factor, value, again, client)
                 rows.append({factor: value, "round": number, "order": len(rows)} | row(loaded))
                 report(f"{factor} {value}: p50 {rows[-1]['p50']:.1f} ms")
-        with Lab(name, services=[], client=client, start=False) as lab:
+        with scratch_run(name, services=[], client=client, start=False) as lab:
             server_versions = versions(lab.server_versions(), client)
-            lab.drop()
     runs = pd.DataFrame(rows)
     found = summary(runs, factor, plan.seed)
     whole = {
@@ -102,15 +101,14 @@ def sweep(
 
 def _run(name: str, factor: str, value: Any, plan: Plan, client: str) -> Loaded:
     settings = {} if factor in ("rate", "projectors") else {factor: value}
-    with Lab(name, services=[plan.service], client=client, start=False, **settings) as lab:
+    with scratch_run(name, services=[plan.service], client=client, start=False, **settings) as lab:
         lab.start(projectors=value if factor == "projectors" else 1)
-        found = offer(lab, plan.at(plan.rate * value) if factor == "rate" else plan, dry=False)
-        lab.drop()
-    return found
+        return offer(lab, plan.at(plan.rate * value) if factor == "rate" else plan, dry=False)
 
 
 def row(loaded: Loaded) -> dict[str, Any]:
-    """Of a run: percentiles of the lag in ms, to its later end and (``at_least_``) its earlier;
+    """The figures of a run: percentiles of the lag in ms, for its later and (``at_least_``) its
+    earlier end;
     ``reply_p50``; how many commands a batch of the handler and of the projector had in the mean;
     ``ok``, and why it does not count if it does not (``trouble``)."""
     table = consistency.table(consistency.stages(loaded.commands))
@@ -132,8 +130,8 @@ def row(loaded: Loaded) -> dict[str, Any]:
 
 
 def summary(runs: pd.DataFrame, factor: str, seed: int = 1) -> pd.DataFrame:
-    """A row a value: of its runs that count the medians of p50, p99 and reply_p50, each with an
-    interval by bootstrap over the runs (NaN for fewer than two), and how many were thrown out."""
+    """One row for each value: the medians of p50, p99 and reply_p50 over the runs that count, each
+    with a bootstrap interval (NaN for fewer than two runs), and the number of discarded runs."""
     import pandas as pd
 
     rows = []

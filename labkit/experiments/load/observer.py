@@ -1,22 +1,21 @@
-"""Who looks from outside: how many commands are in the system, and when each became visible.
+"""Observers: the number of commands in the system, and when each command became visible.
 
-The *system* reaches from the generator's call of ``send`` to the view. A command is in it from the
-instant of that call (``sent``; the generator counts it in shared memory) until the checkpoint of
-the view covers it, in its partition. Checkpoint and view are written in one transaction, so a query
-that comes later sees what the command did. What lies in the client's buffer is in the system, too:
-the broker's acknowledgement comes some milliseconds after the topic has the command, so nobody
-could tell to the percent how long it was in a system that began there. No offset arithmetic is
-needed but this: nothing but commands takes offsets on a commands topic (transactions, and so their
-markers, are on the events topic).
+The *system* reaches from the generator's call of ``send`` to the view. A command enters it at that
+call (``sent``; the generator counts in shared memory) and leaves it when the view's checkpoint
+covers the command, in its partition. Checkpoint and view are written in one transaction, so a later
+query sees the command's effect. The client's buffer is part of the system: the broker's
+acknowledgement comes some milliseconds after the topic has the command, which is too inexact a
+beginning. The arithmetic of offsets is simple: on a commands topic only commands take offsets
+(transactions, and so their markers, are on the events topic).
 
-Two look, each with connections and clock reads of its own, and neither knows of the other:
+There are two observers, each with its own connections and clock reads:
 
-- :func:`observe` runs in a process of its own and counts: what is sent, what is visible.
-- :class:`Watch` belongs to who listens for the answers, and gives for each command the two ends
-  between which it became visible.
+- :func:`observe` runs in a separate process and counts the sent and the visible commands.
+- :class:`Watch` belongs to the listener and gives for each command the two instants between which
+  it became visible.
 
-So the number in the system (of the first) and the time in it (from the instant in the command to
-what the second saw) are not made of the same timestamps, and Little's law says something.
+So the number in the system (by the first) and the time in it (by the second) come from different
+timestamps, and Little's law is a real test.
 """
 
 from __future__ import annotations
@@ -36,13 +35,13 @@ from labkit.run.worker import calm_gc
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Between two looks, in the mean; each pause is drawn, from a half to one and a half of it, so that
-#: no rhythm of the system (a batch each 20 ms, say) is met at the same place again and again.
+#: Mean time between two looks. Pauses are drawn from a half to one and a half of it, so that looks
+#: do not keep step with the system (with a batch each 20 ms, for example).
 OBSERVE_SECONDS = 0.005
-#: What costs more, and is not needed for the number in the system, is looked at each so many looks.
+#: The expensive columns, which the number in the system does not need, are read every n-th look.
 SELDOM = 20
 
-#: What the observer's process sends, a row a look; ``at`` is in monotonic nanoseconds.
+#: The columns of the observer's table, one row for each look; ``at`` is in monotonic nanoseconds.
 COLUMNS = (
     "at",
     "sent",
@@ -56,7 +55,7 @@ COLUMNS = (
 
 
 def observe(pipe: Connection, settings: dict[str, Any], service: str, count: Any) -> None:
-    """Look until told to stop, and once more; send all looks, and the share of a core they took.
+    """Look until told to stop, and once more; send all looks and the share of a core they took.
 
     ``count`` is the generator's, in shared memory.
     """
@@ -79,10 +78,10 @@ def observe(pipe: Connection, settings: dict[str, Any], service: str, count: Any
 def _look(
     lab: Lab, service: str, count: Any, before: tuple[float, ...] | None
 ) -> tuple[float, ...]:
-    """One row; without ``before`` also what is looked at seldom, else that is repeated.
+    """One row; without ``before`` with the expensive columns, else these are repeated from it.
 
-    What is sent is read before and after the question what is visible: at 5,000 commands a second,
-    two counts a millisecond apart differ by five.
+    The sent commands are counted before and after the visible ones: at 5,000 commands a second, two
+    counts one millisecond apart differ by five.
     """
     began, sent = time.monotonic_ns(), count.value
     checkpoints = lab.queries.checkpoints(service).values()
@@ -102,12 +101,12 @@ def _look(
 
 
 def samples(data: bytes) -> tuple[pd.DataFrame, float]:
-    """What an observer sent: a row a look, and the share of a core that it took.
+    """An observer's looks, one row each, and the share of a core that it took.
 
     Columns: ``at``, ``sent`` (by the generator, until then), ``visible``, ``in_system`` = sent -
-    visible, and ``look_ns``, how long the look took. At each twentieth look, standing until the
-    next: ``in_topic`` (by its high watermark), ``committed`` (by the handlers' group), and in
-    offsets ``handler_lag`` and ``projector_lag``.
+    visible, and ``look_ns``, how long the look took. Read at every twentieth look and repeated
+    until the next: ``in_topic`` (by its high watermark), ``committed`` (by the handlers' group),
+    and in offsets ``handler_lag`` and ``projector_lag``.
     """
     import pandas as pd
 
@@ -118,7 +117,7 @@ def samples(data: bytes) -> tuple[pd.DataFrame, float]:
 
 
 def cost(looks: pd.DataFrame, window: Window) -> dict[str, Any]:
-    """How often it looked, and how long a look took."""
+    """How often the observer looked, and how long a look took."""
     at = looks["at"][looks["at"].between(*window)].to_numpy()
     gaps = np.diff(at) / 1e6 if len(at) > 1 else np.array([np.nan])
     return {
@@ -130,9 +129,9 @@ def cost(looks: pd.DataFrame, window: Window) -> dict[str, Any]:
 
 
 class Watch:
-    """Looks of the one who listens: until when a command was not visible, and from when on it was.
+    """The listener's looks, which bound the instant at which each command became visible.
 
-    ``look`` as often as possible; ``ends`` afterwards.
+    Call ``look`` as often as possible, and ``ends`` afterwards.
     """
 
     def __init__(self, lab: Lab, service: str) -> None:
@@ -142,7 +141,7 @@ class Watch:
         self._reached: list[list[int]] = []
 
     def look(self) -> int:
-        """One look; how many commands are visible."""
+        """Look once; returns the number of visible commands."""
         before = time.monotonic_ns()
         reached = self._lab.queries.reached(self._service)
         self._after.append(time.monotonic_ns())
@@ -154,8 +153,8 @@ class Watch:
     def ends(
         self, partitions: NDArray[np.int64], offsets: NDArray[np.int64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """For the command at each place: the begin of the last look that missed it, and the end of
-        the first that saw it. NaN: there was no such look."""
+        """For the command at each place: the start of the last look that missed it, and the end of
+        the first look that saw it; NaN if there was no such look."""
         before, after = np.array(self._before, np.float64), np.array(self._after, np.float64)
         reached = np.array(self._reached).reshape(len(before), -1)
         stale, fresh = np.full(len(offsets), np.nan), np.full(len(offsets), np.nan)

@@ -1,15 +1,15 @@
 """``labkit load``: an open loop over real servers, and whether its figures count.
 
-Four take part, each a process with connections of its own: the *generator* sends by its timetable
-(``generator.py``), the *observer* counts what is in the system (``observer.py``), the *workers*
-work, and this process is the client that listens: it notes when each commit comes (``heard``), and
-looks from when on the view holds each command (``stale``, ``visible``).
+Four kinds of processes take part, each with its own connections: the *generator* sends by its
+timetable (``generator.py``), the *observer* counts the commands in the system (``observer.py``),
+the *workers* work, and this process *listens*: it records when it hears each commit (``heard``),
+and between which two looks the view shows each command (``stale``, ``visible``).
 
-While the load runs, nothing is decoded, compared or written down but instants. Afterwards the
-commits that were heard are put beside the commands that were sent, and the checkers judge.
+During the load only instants are recorded. Afterwards the commits are decoded and joined with the
+commands, and the checkers run.
 
-A run counts where the generator was on time, Little's law holds within 5 %, and every checker is
-green; else there are no figures, only the reasons (``Loaded.trouble``).
+A run counts if the generator was on time, Little's law holds within 5 %, and no checker is red.
+Otherwise the result has no figures, only the reasons (``Loaded.trouble``).
 """
 
 from __future__ import annotations
@@ -44,26 +44,26 @@ from labkit.read.projection import streams_of
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Between the last preparation and the first command.
+#: From the last preparation to the first command.
 START_SECONDS = 0.5
-#: The listener waits so long at most for commits between two looks at the view.
+#: The listener waits at most this long for commits between two looks at the view.
 LOOK_SECONDS = 0.002
-#: Nothing was heard or seen for so long, and nobody is behind: what is missing then is lost.
+#: If nothing changes for this long and no worker is behind, the missing commands are lost.
 STILL_SECONDS = 5.0
-#: Nothing was heard or seen for so long, though somebody is behind: the workers hang.
+#: If nothing changes for this long and a worker is behind, the workers hang.
 QUIET_SECONDS = 60.0
 
-#: Told how many of how many commands are visible.
+#: Called with the number of visible commands and the number of all commands.
 Visible = Callable[[int, int], None]
 
 
 class Loaded(Struct):
-    """What a run found.
+    """The result of a run.
 
     ``commands`` has a row for each command of the measured window: id, stream, partition, offset,
     outcome, version, and instants (monotonic ns of one host; NaN where unknown): intended, sent,
-    acked, polled, decided, heard, fetched, applied, stale, visible. Between the last two it became
-    visible. A view keeps ``fetched`` and ``applied`` of the newest command of each stream.
+    acked, polled, decided, heard, fetched, applied, stale, visible. It became visible between the
+    last two. A view keeps ``fetched`` and ``applied`` of the newest command of each stream.
 
     ``samples`` has a row for each look of the observer, also before and after the window
     (``observer.samples``). ``window``: from and until, in the same nanoseconds. ``run``: the run
@@ -85,7 +85,7 @@ class Loaded(Struct):
 
 
 class _Listener:
-    """The client that listens: commits as they come, undecoded, and looks at the view."""
+    """Records commits as they arrive, undecoded, and looks at the view."""
 
     def __init__(self, lab: Lab, service: str) -> None:
         self._lab = lab
@@ -98,7 +98,7 @@ class _Listener:
         self._checked = self._changed = time.monotonic()
 
     def listen(self) -> None:
-        """Once: what comes, then a look. Raises where servers or workers are gone."""
+        """Poll once, then look once; raises if servers or workers are gone."""
         records = self._tail.poll(5_000, LOOK_SECONDS).records
         now = time.monotonic_ns()
         self.heard += [(now, record.value) for record in records]
@@ -111,9 +111,9 @@ class _Listener:
             self._lab.check()
 
     def until(self, count: int, meanwhile: Callable[[], None]) -> bool:
-        """Until so many commits are heard and commands visible; ``False``: some are lost.
+        """Wait until ``count`` commits are heard and visible; ``False`` if some are lost.
 
-        Raises ``TimedOut`` where the workers hang.
+        Raises ``TimedOut`` if the workers hang.
         """
         while len(self.heard) < count or self.visible < count:
             self.listen()
@@ -130,7 +130,6 @@ class _Listener:
         return True
 
     def close(self) -> None:
-        """Let go of the connection."""
         self._tail.close()
 
 
@@ -142,10 +141,10 @@ def offer(
     dry: bool = True,
     checked: bool = True,
 ) -> Loaded:
-    """Offer a load to the workers of a lab, which run already; a run is good for one load.
+    """Offer a load to the running workers of a lab; each load needs a new run.
 
-    ``dry``: find out first what the generator can do at most. ``checked``: let the checkers judge;
-    without them no figure counts, and this is for those who have checks of their own. Raises
+    ``dry``: first measure the generator's greatest rate. ``checked``: run the checkers; without
+    them no figure counts, so a caller that says ``False`` has its own checks. Raises
     ``UsageError`` for a plan that cannot be, ``TimedOut`` and ``StackError`` where workers,
     generator or servers fail.
     """
@@ -205,7 +204,7 @@ def offer(
         if loaded.ok:
             report |= figures(loaded)
     else:
-        loaded.trouble.append("nobody has checked it")
+        loaded.trouble.append("it was not checked")
     report |= {"ok": loaded.ok, "trouble": loaded.trouble}
     return loaded
 
@@ -218,7 +217,7 @@ def _drive(
     total: int,
     progress: Visible,
 ) -> tuple[NDArray[np.int64], float]:
-    """Let the generator run, and listen until all is visible; what it says at its end."""
+    """Start the generator and listen until all commands are visible; returns its result."""
     with suppress(BrokenPipeError):
         generator.send_bytes(str(beginning).encode())
     told = 0.0
@@ -255,7 +254,7 @@ def _rows(
     heard: list[tuple[int, Commit[Any]]],
     watch: Watch,
 ) -> pd.DataFrame:
-    """A row a command of the timetable, in its order; see ``Loaded.commands``."""
+    """One row for each command, in the order of the timetable; see ``Loaded.commands``."""
     import pandas as pd
 
     frame = pd.DataFrame(
@@ -284,7 +283,7 @@ def _rows(
 
 
 def _traces(lab: Lab, plan: Plan) -> pd.DataFrame:
-    """What the view keeps of the newest command of each stream."""
+    """The projector's instants, which the view keeps for the newest command of each stream."""
     import pandas as pd
 
     columns = ["id", "fetched", "applied"]

@@ -1,10 +1,9 @@
-"""A reader beside a load: it asks for documents, and notes from when on it gets them.
+"""An independent reader during a load: it reads documents and records when they appear.
 
-The load itself looks at the view's checkpoints (``observer.py``) and so knows of every command when
-it became visible, by what labkit promises: a checkpoint and its documents are one transaction. The
-probe takes nobody's word. It knows the streams to come, asks for some of them again and
-again, from before they are there, and so has two ends for each: the begin of its last read that
-missed it, and the end of its first that had it.
+The load looks at the view's checkpoints (``observer.py``). From these it knows when each command
+became visible, since a checkpoint and its documents are written in one transaction. The probe does
+not rely on that. It knows the ids of future streams and reads some of them repeatedly. So it has
+two bounds for each: the start of the last read without it, and the end of the first read with it.
 """
 
 from __future__ import annotations
@@ -29,17 +28,17 @@ from labkit.run.worker import calm_gc
 if TYPE_CHECKING:
     import pandas as pd
 
-#: So many commands a second are probed at most, and so many are asked for at once.
+#: At most this many commands a second are probed, and this many documents are read at once.
 PROBES_A_SECOND = 200
 ASKED = 64
-#: Between two reads.
+#: From one read to the next.
 PAUSE_SECONDS = 0.002
 
 
 def probed(
     lab: Lab, plan: Plan, progress: Visible = lambda *_: None, **options: bool
 ) -> tuple[Loaded, pd.DataFrame]:
-    """``load.offer`` with a probe beside it, and what that saw: ``stream``, ``stale``, ``visible``.
+    """``load.offer`` with a probe, and a row for each document: ``stream``, ``stale``, ``visible``.
 
     Instants are monotonic nanoseconds, NaN where no read missed it. The ``options`` are those of
     ``offer``. Raises what that raises, and ``UsageError`` if commands write to a stream again.
@@ -48,7 +47,7 @@ def probed(
 
     if not can_probe(plan):
         raise UsageError(
-            f"a probe asks for new streams, and workload {plan.named!r} writes to some again"
+            f"a probe needs a new stream for each command, and workload {plan.named!r} has others"
         )
     with process(probe, settings_of(lab), plan) as prober:
         hear(lab, prober)
@@ -67,7 +66,7 @@ def can_probe(plan: Plan) -> bool:
 
 
 def probe(pipe: Connection, settings: dict[str, Any], plan: Plan) -> None:
-    """Ask until told to stop; then send a row a document: number, stale, visible."""
+    """Read until told to stop; then send a row for each document: number, stale, visible."""
     rows: list[tuple[float, float, float]] = []
     stride = max(1, round(plan.rate / PROBES_A_SECOND))
     with Lab(**settings, start=False) as lab:

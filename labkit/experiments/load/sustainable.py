@@ -1,16 +1,16 @@
-"""The sustainable rate: the highest that a run offered, and everything held.
+"""The sustainable rate: the highest rate at which every condition held.
 
-Everything: the backlog stayed level, p99 from the intended instant to visible kept its bound, the
-generator kept its timetable, Little's law held, and every checker was green. Each *trial* is a
-short load of its own, Poisson, on a fresh run (topics, database, workers).
+The conditions: the backlog stays level, p99 from intended to visible keeps its bound, the generator
+keeps its timetable, Little's law holds, and no checker is red. Each *trial* is a short Poisson load
+on a new run (topics, database, workers).
 
-First a heap: commands as fast as the generator can send them, and how fast the workers get through
-the middle of it. That is above what an open loop can sustain, since nobody had to send meanwhile.
-From there on bisection, until the lowest rate that failed and the highest that held are 10 % apart.
-A trial on a shared machine may fail by chance; what was tried stands in the result.
+The search begins with a heap: commands are sent as fast as possible, and the workers' rate is
+measured over the middle of the heap. An open loop sustains less, since then the machine also sends.
+Bisection follows, until the lowest rate that failed and the highest that held are 10 % apart. A
+trial on a shared machine may fail by chance; the result lists all trials.
 
-The result is kept under ``LABKIT_HOME/results/sustainable``, and found again by whoever asks for a
-share of it on the same machine, with the same versions and settings.
+The result is kept under ``LABKIT_HOME/results/sustainable``, and used again on the same machine
+with the same versions and settings.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from labkit.experiments.load.arrivals import Plan
 from labkit.experiments.load.figures import figures
 from labkit.experiments.load.offer import Loaded, offer
 from labkit.experiments.results import archive, machine, versions
+from labkit.experiments.scratch import scratch_run
 from labkit.lab import Lab
 from labkit.service import Service
 
@@ -39,12 +40,13 @@ P99_MS = 500.0
 TRIAL_SECONDS, TRIAL_WARM_UP = 5.0, 2.0
 HEAP_SECONDS, HEAP_RATE = 0.3, 100_000.0
 MOST_TRIALS = 8
-#: The search ends where what held and what failed are so near; it begins at this share of the heap.
+#: The search ends when the rates that held and failed are this close; it begins at this share of
+#: the heap's rate.
 NEAR, FIRST = 1.10, 0.6
 
 
 class Crew(Struct, frozen=True, kw_only=True):
-    """Who works: the settings of the run (``settings.Settings``), and how many of each."""
+    """The workers of a trial, and the settings of its run (``settings.Settings``)."""
 
     handlers: int = 1
     projectors: int = 1
@@ -52,17 +54,14 @@ class Crew(Struct, frozen=True, kw_only=True):
 
     @contextmanager
     def working(self, name: str, service: str | Service) -> Iterator[Lab]:
-        """A run of its own whose workers run; it is gone afterwards."""
-        with Lab(name, services=[service], **self.settings) as lab:
-            try:
-                lab.start(self.handlers, self.projectors)
-                yield lab
-            finally:
-                lab.drop()
+        """A new run with its workers; it is dropped afterwards."""
+        with scratch_run(name, services=[service], **self.settings) as lab:
+            lab.start(self.handlers, self.projectors)
+            yield lab
 
 
 class Trial(Struct, frozen=True):
-    """One rate that was tried; ``why`` is empty where everything held."""
+    """The result at one rate; ``why`` names the conditions that did not hold."""
 
     rate: float
     visible_per_second: float
@@ -73,13 +72,11 @@ class Trial(Struct, frozen=True):
 
     @property
     def held(self) -> bool:
-        """Whether everything held."""
         return not self.why
 
 
 class Sustainable(Struct, frozen=True):
-    """``rate`` in commands a second, 0 where none that was tried held; ``folder``: where it is
-    kept."""
+    """``rate`` in commands a second, 0 if no rate held; ``folder`` holds the result."""
 
     rate: float
     trials: list[Trial]
@@ -94,14 +91,14 @@ def sustainable(
     progress: Progress,
     report: Callable[[str], None],
 ) -> Sustainable:
-    """Search, and keep what was found; of ``plan`` the keys, payload and seed count.
+    """Search and keep the result; only the workload, payload and seed of ``plan`` matter.
 
     The servers must be up.
     """
     plan = structs.replace(plan, pattern="poisson", seconds=TRIAL_SECONDS, warm_up=TRIAL_WARM_UP)
-    report("searching for the sustainable rate; it is kept for the next time")
+    report("searching for the sustainable rate, which is then kept")
     most = heap(name, crew, plan)
-    report(f"off a heap the workers do {most:,.0f} commands a second")
+    report(f"the workers handle {most:,.0f} commands a second of a heap")
     trials: list[Trial] = []
     low, high, rate = 0.0, most, most * FIRST
     while len(trials) < MOST_TRIALS and (low == 0 or high / low > NEAR):
@@ -118,7 +115,7 @@ def sustainable(
 
 
 def heap(name: str, crew: Crew, plan: Plan) -> float:
-    """Commands a second while the workers are behind: over the middle of what they do."""
+    """The workers' rate, in commands a second, over the middle of a heap."""
     burst = structs.replace(
         plan, pattern="constant", rate=HEAP_RATE, seconds=HEAP_SECONDS, warm_up=0.0
     )
@@ -132,7 +129,6 @@ def heap(name: str, crew: Crew, plan: Plan) -> float:
 
 
 def trial(name: str, crew: Crew, plan: Plan, p99_ms: float) -> Trial:
-    """One short load, and whether everything held."""
     with crew.working(name, plan.service) as lab:
         loaded = offer(lab, plan, dry=False)
     found = figures(loaded)
@@ -161,7 +157,7 @@ def _why(loaded: Loaded, p99: float, bound: float) -> Iterator[str]:
 
 
 def kept(name: str, crew: Crew, plan: Plan, p99_ms: float) -> Sustainable | None:
-    """What the newest of the earlier searches under the same conditions found."""
+    """The newest result under the same conditions."""
     wanted = _conditions(name, crew, plan, p99_ms) | {"machine": machine()}
     for file in sorted((stack.home() / "results" / KIND).glob("*/report.json"), reverse=True):
         try:
@@ -171,12 +167,12 @@ def kept(name: str, crew: Crew, plan: Plan, p99_ms: float) -> Sustainable | None
                 if found["rate"] > 0:
                     return Sustainable(found["rate"], trials, file.parent)
         except (OSError, msgspec.MsgspecError, KeyError, TypeError, ValueError):
-            continue  # not of this version, or half a file: it is searched for anew
+            continue  # another version, or half a file: search again
     return None
 
 
 def _conditions(name: str, crew: Crew, plan: Plan, p99_ms: float) -> dict[str, Any]:
-    """What a sustainable rate is about."""
+    """The conditions that a sustainable rate belongs to."""
     with Lab(name, services=[], **crew.settings) as lab:
         known = versions(lab.server_versions(), lab.settings.client)
         settings = structs.asdict(lab.settings)

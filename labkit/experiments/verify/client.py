@@ -1,9 +1,8 @@
-"""The client of ``labkit verify write``: sends, hears, and looks after parked streams."""
+"""The client of ``labkit verify write``: it sends, listens, and releases parked streams."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,162 +11,174 @@ from msgspec import Struct
 from labkit.experiments.demo import Progress
 from labkit.experiments.verify.faulty_workers import FaultyWorkers
 from labkit.experiments.verify.history import History
-from labkit.experiments.verify.mixture import Mixture
-from labkit.experiments.verify.planted_bugs import REPAIRED
+from labkit.experiments.verify.mixture import Call, Mixture
+from labkit.experiments.verify.planting import REPAIRED
 from labkit.lab import Lab
 from labkit.messages import ReleaseParked
+from labkit.ports.broker import Sender
 from labkit.write.bus import Sent
 
-#: Commands under way at once, at most; the client looks after so many calls.
+#: Commands without an answer, at most; the client listens after every ``STRIDE`` calls.
 WINDOW = 4_000
 STRIDE = 200
-#: From this share of the load on the client takes its time until all faults have struck: it rests
-#: after so few calls. From the second share on it waits for them, and sends nothing.
+#: From the first share of the calls on, the client pauses every ``SLOW_STRIDE`` calls until all
+#: faults have struck. From the second share on it sends nothing until then.
 SLOW_SHARE, HELD_SHARE = 0.35, 0.9
 SLOW_STRIDE, SLOW_SECONDS = 20, 0.1
-#: A fault that has not struck by then, strikes no more; and the longest time without any change.
+#: The client waits this long for the faults, and this long for anything to change.
 FAULTS_SECONDS = 120.0
 STILL_SECONDS = 30.0
 QUIET_SECONDS = 900.0
 
 
 class Counts(Struct):
-    """What the client did."""
+    """What the client did; ``seconds`` run from its first send to the last answer before the final
+    releases."""
 
     sent: int = 0
     repeated: int = 0
     poison: int = 0
     released: int = 0
+    seconds: float = 0.0
 
 
-def drive(
-    lab: Lab, history: History, load: Mixture, crew: FaultyWorkers, marks: Path, progress: Progress
-) -> tuple[Counts, float]:
-    """Send everything; returns the counts, and the seconds from the first send to the last answer
-    before anything is released at the end."""
-    counts, seen = Counts(), set[str]()
-    raw, put = lab.log_broker.sender(), list[Sent]()
-    began = time.monotonic()
-    tended = False
-    try:
+class Client:
+    """Sends a mixture to a run with faulty workers."""
+
+    def __init__(
+        self, lab: Lab, history: History, faulty: FaultyWorkers, progress: Progress
+    ) -> None:
+        self.counts = Counts()
+        self._lab = lab
+        self._history = history
+        self._faulty = faulty
+        self._progress = progress
+
+    def send(self, load: Mixture, marks: Path) -> None:
+        """Send everything and wait for the answers; then the planted rule is repaired, so that
+        parked commands can be replayed."""
+        began = time.monotonic()
+        raw = self._lab.log_broker.sender()
+        try:
+            self._send_all(load, raw, began)
+        finally:
+            raw.close()
+        self._progress("sent", load.count, load.count)
+        self._wait_for_answers()
+        self.counts.seconds = time.monotonic() - began
+        (marks / REPAIRED).touch()
+
+    def wait_for_quiet(self) -> bool:
+        """Release parked streams until none is parked, each command has its final answer, each
+        process has ended, and no worker is behind; ``False`` if nothing changes any more."""
+        still = looked = time.monotonic()
+        deadline = still + QUIET_SECONDS
+        before: Any = None
+        while time.monotonic() < deadline and time.monotonic() - still < STILL_SECONDS:
+            self._listen(0.05)
+            if time.monotonic() - looked < 1.0:  # handlers save their states in the meantime
+                continue
+            running, lags = self._running(), self._lags()
+            answered = len(self._history) - self._history.unfinished
+            self._progress("answered", answered, len(self._history))
+            parked, unanswered = self._release()
+            if unanswered:
+                return False
+            looked = time.monotonic()
+            busy = parked or self._history.unfinished or any(running) or any(lags)
+            if self._faulty.done and not busy:
+                return True
+            now = (len(self._history.heard), running, lags, self._faulty.report())
+            if now != before:
+                before, still = now, time.monotonic()
+        return False
+
+    def _send_all(self, load: Mixture, raw: Sender, began: float) -> None:
+        seen, put, released = set[str](), list[Sent](), False
+        counts = self.counts
         for number, call in enumerate(load):
             if call.command is None:
-                topic = lab.topic_name(f"{call.service}.commands")
-                put.append(Sent("", call.service, raw.send(topic, call.key.encode(), call.raw)))
+                put.append(self._put(call, raw))
             else:
-                history.send(call.command, id=call.id, expected_version=call.expected_version)
+                self._history.send(call.command, id=call.id, expected_version=call.expected_version)
                 counts.repeated += call.id in seen
                 seen.add(call.id)
             counts.sent += 1
             counts.poison += call.poison
             share = min(1.0, counts.sent / (load.count * 1.05))
-            slow = share > SLOW_SHARE and not crew.struck
+            slow = share > SLOW_SHARE and not self._faulty.struck
             if number % (SLOW_STRIDE if slow else STRIDE) == 0:
-                _keep_pace(lab, history, crew, share, time.monotonic() - began)
-                progress("sent", min(counts.sent - counts.repeated, load.count), load.count)
-                if share > 0.5 and not tended:
-                    tended = True
-                    counts.released += _release(lab, history)[1]
+                self._keep_pace(share, time.monotonic() - began)
+                done = min(counts.sent - counts.repeated, load.count)
+                self._progress("sent", done, load.count)
+                if share > 0.5 and not released:
+                    released = True
+                    self._release()
         raw.flush(30)
-        history.raw += [sent.token() for sent in put]
-    finally:
-        raw.close()
-    progress("sent", load.count, load.count)
-    _until(lambda: history.waiting == 0, lab, history, crew)
-    seconds = time.monotonic() - began
-    (marks / REPAIRED).touch()  # from now on a replay helps
-    return counts, seconds
+        self._history.raw += [sent.token() for sent in put]
 
+    def _put(self, call: Call, raw: Sender) -> Sent:
+        topic = self._lab.topic_name(f"{call.service}.commands")
+        return Sent("", call.service, raw.send(topic, call.key.encode(), call.raw))
 
-def _keep_pace(
-    lab: Lab, history: History, crew: FaultyWorkers, share: float, seconds: float
-) -> None:
-    history.acknowledge()
-    history.hear()
-    crew.tend(share)
-    lab.check()
-    waited = time.monotonic()
-    while history.waiting > WINDOW and time.monotonic() - waited < STILL_SECONDS:
-        if history.hear(0.01):
-            waited = time.monotonic()
-        crew.tend(share)
-    if share > SLOW_SHARE and not crew.struck and seconds < FAULTS_SECONDS:
-        deadline = time.monotonic() + SLOW_SECONDS
-        if share > HELD_SHARE:
-            deadline = time.monotonic() + FAULTS_SECONDS - seconds
-        while time.monotonic() < deadline and not crew.struck:
-            history.hear(0.01)
-            crew.tend(share)
+    def _keep_pace(self, share: float, seconds: float) -> None:
+        self._history.acknowledge()
+        self._listen(0.0, share)
+        waited = time.monotonic()
+        while self._history.waiting > WINDOW and time.monotonic() - waited < STILL_SECONDS:
+            if self._history.hear(0.01):
+                waited = time.monotonic()
+            self._faulty.tend(share)
+        if share > SLOW_SHARE and not self._faulty.struck and seconds < FAULTS_SECONDS:
+            deadline = time.monotonic() + SLOW_SECONDS
+            if share > HELD_SHARE:
+                deadline = time.monotonic() + FAULTS_SECONDS - seconds
+            while time.monotonic() < deadline and not self._faulty.struck:
+                self._history.hear(0.01)
+                self._faulty.tend(share)
 
+    def _listen(self, timeout: float, share: float = 1.0) -> int:
+        heard = self._history.hear(timeout)
+        self._faulty.tend(share)
+        self._lab.check()
+        return heard
 
-def _until(done: Callable[[], bool], lab: Lab, history: History, crew: FaultyWorkers) -> bool:
-    """Hear on until it is so; ``False`` where nothing was heard for long."""
-    history.acknowledge()
-    still = time.monotonic()
-    while not done():
-        if history.hear(0.05):
-            still = time.monotonic()
-        elif time.monotonic() - still > STILL_SECONDS:
-            return False
-        crew.tend(1.0)
-        lab.check()
-    return True
+    def _wait_for_answers(self) -> None:
+        self._history.acknowledge()
+        still = time.monotonic()
+        while self._history.waiting and time.monotonic() - still < STILL_SECONDS:
+            if self._listen(0.05):
+                still = time.monotonic()
 
+    def _running(self) -> list[int]:
+        """How many instances of each process have not ended."""
+        running = {"ended": False}
+        names = self._lab.processes
+        return [len(self._lab.store.find(f"{name}.instances", running)) for name in names]
 
-def _release(lab: Lab, history: History) -> tuple[int, int, int]:
-    """What somebody does about parked streams: what is no command is dropped, the rest replayed.
-
-    Handlers save their states some tenths of a second after a commit, so this may look at what has
-    changed since; then the release is refused, since it names the command that it is about.
-    Returns how many streams seemed to be parked, how many were released, and how many releases had
-    no answer: if they are lost, and not only late, C1 sees that.
-    """
-    sent = []
-    for name, service in lab.services.items():
-        for document in lab.store.find(service.states, {"dead": True}):
-            drop = document["parked"].startswith("not a message")
-            release = ReleaseParked(document["_id"], drop=drop, head=document["held"][0])
-            sent.append(lab.bus.send(release, service=name))
-    deadline = time.monotonic() + STILL_SECONDS
-    tokens = [delivery.token() for delivery in sent]
-    history.raw += tokens
-    while any(history.answer(token) is None for token in tokens) and time.monotonic() < deadline:
-        history.hear(0.02)
-    answers = [answer for token in tokens if (answer := history.answer(token)) is not None]
-    return len(sent), sum(answer.accepted for answer in answers), len(sent) - len(answers)
-
-
-def wait_for_quiet(
-    lab: Lab, history: History, crew: FaultyWorkers, counts: Counts, progress: Progress
-) -> bool:
-    """Until no stream is parked, every command has its last answer, every process its end, and
-    nobody is behind."""
-    deadline = time.monotonic() + QUIET_SECONDS
-    still = time.monotonic()
-    before: Any = None
-    looked = time.monotonic()  # the first look comes when handlers have saved what they know
-    while time.monotonic() < deadline and time.monotonic() - still < STILL_SECONDS:
-        history.hear(0.05)
-        crew.tend(1.0)
-        lab.check()
-        if time.monotonic() - looked < 1.0:
-            continue
-        open_ones = {
-            process: len(lab.store.find(f"{process}.instances", {"ended": False}))
-            for process in lab.processes
-        }
+    def _lags(self) -> list[int]:
         roles = ("handler", "projector", "process")
-        lags = [lab.lag(role, host) for role in roles for host in lab.instances_of(role)]
-        progress("answered", len(history) - history.unfinished, len(history))
-        parked, released, unanswered = _release(lab, history)
-        counts.released += released
-        if unanswered:
-            return False
-        looked = time.monotonic()
-        busy = parked or history.unfinished or any(open_ones.values()) or any(lags)
-        if crew.done and not busy:
-            return True
-        now = (len(history.heard), open_ones, lags, crew.report())
-        if now != before:
-            before, still = now, time.monotonic()
-    return False
+        return [self._lab.lag(r, name) for r in roles for name in self._lab.instances_of(r)]
+
+    def _release(self) -> tuple[int, int]:
+        """Drop what is not a command, and replay the other parked commands.
+
+        Handlers save their states some tenths of a second after a commit, so a stream may have
+        changed since; then the release is refused, since it names the command that it is about.
+        Returns how many streams seem to be parked, and how many releases have no answer: C1 shows
+        whether these are lost or only late.
+        """
+        sent = []
+        for name, service in self._lab.services.items():
+            for document in self._lab.store.find(service.states, {"dead": True}):
+                drop = document["parked"].startswith("not a message")
+                release = ReleaseParked(document["_id"], drop=drop, head=document["held"][0])
+                sent.append(self._lab.bus.send(release, service=name))
+        tokens = [delivery.token() for delivery in sent]
+        self._history.raw += tokens
+        deadline = time.monotonic() + STILL_SECONDS
+        while None in map(self._history.answer, tokens) and time.monotonic() < deadline:
+            self._history.hear(0.02)
+        answers = [a for a in map(self._history.answer, tokens) if a is not None]
+        self.counts.released += sum(answer.accepted for answer in answers)
+        return len(sent), len(sent) - len(answers)

@@ -1,7 +1,7 @@
-"""Workers that join, die, pause and leave while commands flow: what ``labkit verify`` is run under.
+"""The faults of ``labkit verify``: workers that join, die, pause and leave while commands flow.
 
-The steady workers are those of ``Lab.start``. An :class:`Extra` is one more process, with a fault
-armed at a failpoint, so that the blow falls between two effects and not somewhere in a sleep.
+The steady workers are those of ``Lab.start``. A :class:`FaultyWorker` is an additional process with
+a fault armed at a failpoint, so that the fault strikes between two effects.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ PAUSED_SECONDS = 30.0
 
 
 class FaultyWorker:
-    """One more worker: joins at a share of the run, meets its fault, comes back, leaves.
+    """An additional worker: it joins at a share of the run, its fault strikes, it recovers, leaves.
 
-    ``blow`` is SIGKILL (the worker is started again, as its supervisor would), SIGSTOP (it is
-    resumed once its session is over and others own its partitions) or ``None``.
+    ``blow`` is SIGKILL (the worker is started again, as by its supervisor), SIGSTOP (it is resumed
+    when its session has expired and others own its partitions) or ``None``.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class FaultyWorker:
         self.struck = False
 
     def tend(self, lab: Lab, share: float, folder: Path) -> None:
-        """Do what is due at this share of the run (0 to 1)."""
+        """Take the step that is due at this share of the run (0 to 1)."""
         if self._process is None:
             if not self.story and share >= self._joins:
                 self._start(lab, folder, armed=True)
@@ -72,22 +72,20 @@ class FaultyWorker:
 
     @property
     def fault(self) -> str:
-        """What is to befall it."""
         return f"{self._blow.name} at {self._at}" if self._blow else "joins and leaves"
 
     @property
     def over(self) -> bool:
-        """Whether its fault lies behind it."""
+        """Whether its fault has struck, and it runs again."""
         paused = self._stopped is not None and self._stopped[0] > 0
         return bool(self.story) and (self._blow is None or (self.struck and not paused))
 
     @property
     def done(self) -> bool:
-        """Whether it has joined and left again."""
         return self._process is None and bool(self.story)
 
     def stop(self) -> None:
-        """Whatever it does, it ends now."""
+        """End it, paused or not."""
         if self._process is not None:
             self._process.send_signal(signal.SIGCONT)
             self._stop()
@@ -135,7 +133,7 @@ class FaultyWorker:
             return False
 
     def _claims(self, lab: Lab) -> int:
-        """The sum of the epochs: it rises when partitions go to others."""
+        """The sum of the epochs, which rises when partitions move."""
         readers = lab.of.readers(self.worker.role, self.worker.service)
         names = {reader.name for reader in readers}
         return sum(c.epoch for c in lab.positions.checkpoints() if c.id.rpartition(":")[0] in names)
@@ -144,38 +142,35 @@ class FaultyWorker:
         assert self._stopped is not None
         since, claims = self._stopped
         paused = time.monotonic() - since
-        # Others own its partitions and have had a moment to handle what it holds in its hands.
+        # Others own its partitions and have had time to handle the commands that it holds.
         return (self._claims(lab) > claims and paused > 10.0) or paused > PAUSED_SECONDS
 
 
 class FaultyWorkers:
-    """All extras of a run, and the folder of their marks."""
+    """The faulty workers of a run, and the folder of their marks."""
 
     def __init__(self, lab: Lab, folder: Path, extras: list[FaultyWorker]) -> None:
         self._lab, self._folder, self.extras = lab, folder, extras
 
     def tend(self, share: float) -> None:
-        """Call it often."""
         for extra in self.extras:
             extra.tend(self._lab, share, self._folder)
 
     @property
     def struck(self) -> bool:
-        """Whether every fault has struck, and who was paused goes on again."""
+        """Whether every fault has struck, and paused workers run again."""
         return all(extra.over for extra in self.extras)
 
     @property
     def done(self) -> bool:
-        """Whether every extra worker has joined and left."""
+        """Whether every worker has joined and left."""
         return all(extra.done for extra in self.extras)
 
     def stop(self) -> None:
-        """End them all."""
         for extra in self.extras:
             extra.stop()
 
     def report(self) -> list[dict[str, Any]]:
-        """What befell each."""
         return [
             {"worker": e.worker.name, "fault": e.fault, "struck": e.over, "story": e.story}
             for e in self.extras
@@ -183,7 +178,7 @@ class FaultyWorkers:
 
 
 def faulty_workers(lab: Lab) -> list[FaultyWorker]:
-    """One more worker for each fault, spread over the services and processes of a run."""
+    """One worker for each fault, spread over the services and processes of a run."""
     kill, pause = signal.SIGKILL, signal.SIGSTOP
     handlers = lab.instances_of("handler")
     first, middle, last = handlers[0], handlers[len(handlers) // 2], handlers[-1]

@@ -15,7 +15,7 @@ from labkit.write.bus import CommandBus, Sent
 
 
 class Heard(NamedTuple):
-    """A commit as a client heard it: enough to tell it from any other, and to know its answer."""
+    """A commit as a client heard it: what identifies it, and its answer."""
 
     token: Token
     id: str
@@ -24,17 +24,17 @@ class Heard(NamedTuple):
 
     @classmethod
     def of(cls, service: str, commit: Commit[Any]) -> Heard:
-        """``mark``: the instants at which it was polled and decided; no second try has the same."""
+        """``mark``: when it was polled and decided, which differs between two attempts."""
         token = Token(service, commit.partition, commit.offset)
         return cls(token, commit.id, commit.answer, (commit.polled, commit.decided))
 
 
 class History:
-    """The operations of the clients of one bus, in the order of their calls; and what they heard.
+    """The operations of one bus's clients, in the order of their calls, and what the clients heard.
 
-    :meth:`hear` as often as possible: the bus itself keeps only the newest answers. ``raw`` are the
-    places of what this client sent beside its operations, and the broker acknowledged: bytes that
-    are no command, and releases of parked streams.
+    Call :meth:`hear` often: the bus keeps only the newest answers. ``raw`` holds the places of the
+    other acknowledged records of this client: bytes that are no command, and releases of parked
+    streams.
     """
 
     def __init__(self, bus: CommandBus | None = None) -> None:
@@ -55,19 +55,19 @@ class History:
 
     @property
     def waiting(self) -> int:
-        """How many operations have no answer yet; a parked or scheduled one has its first."""
+        """Operations without an answer; a parked or scheduled one has a first answer."""
         unanswered = sum(operation.answer is None for operation in self._open.values())
         return len(self._sent) + unanswered
 
     @property
     def unfinished(self) -> int:
-        """How many operations have no final answer yet."""
+        """Operations without a final answer."""
         return len(self._sent) + len(self._open)
 
     def invoke(
         self, command: Command, *, id: str | None = None, expected_version: int | None = None
     ) -> Operation:
-        """Note a call that the caller makes by other means."""
+        """Record a call that the caller makes by other means."""
         operation = Operation(id or new_id(), command, expected_version)
         self.operations.append(operation)
         return operation
@@ -80,7 +80,7 @@ class History:
         expected_version: int | None = None,
         deliver_at: datetime | None = None,
     ) -> Operation:
-        """Send a command through the bus; :meth:`settle` waits for its answer."""
+        """Send a command; :meth:`settle` waits for its answer."""
         bus = self._with_bus()
         operation = self.invoke(command, id=id, expected_version=expected_version)
         try:
@@ -103,13 +103,13 @@ class History:
         return operation
 
     def listen(self, *services: str) -> None:
-        """Hear of what others send, too."""
+        """Hear the answers to other clients of these services, too."""
         for service in services:
             self._with_bus().listen(service)
             self._services.add(service)
 
     def acknowledge(self, timeout: float = 30.0) -> None:
-        """Wait until the broker has acknowledged what was sent; else it is unknown."""
+        """Wait for the broker's acknowledgements; an operation without one is unknown."""
         sent, self._sent = self._sent, []
         for operation, delivery in sent:
             try:
@@ -122,7 +122,7 @@ class History:
                 self._take(operation.token, answer)
 
     def hear(self, timeout: float = 0.0) -> int:
-        """Take what the bus hears; waits up to ``timeout`` seconds a service for the first."""
+        """Take the answers from the bus; wait up to ``timeout`` seconds for each service."""
         count = 0
         for service in sorted(self._services):
             for commit in self._with_bus().hear(service, timeout):
@@ -136,13 +136,14 @@ class History:
         return count
 
     def answer(self, token: Token) -> Answer | None:
-        """The last answer heard to the command at this place, whoever sent it."""
+        """The last answer heard to the command at this place, from any client."""
         return self._answers.get(token)
 
     def adopt(self, commands: Iterable[tuple[Token, Envelope[Any]]]) -> int:
-        """Take over what others have sent (a process, say), with the answers that were heard to it.
+        """Add the commands of other senders, processes for example, with the answers heard to them.
 
-        ``commands`` as they lie in the commands topics; those of this client's own are passed over.
+        ``commands`` as the commands topics hold them; this client's own are skipped. Returns the
+        number of added operations.
         """
         own = {operation.token for operation in self.operations}
         count = 0
@@ -161,9 +162,9 @@ class History:
         return count
 
     def read(self, service: str, commits: Iterable[Commit[Any]]) -> None:
-        """Take the answers out of the log, as a client does who asks late.
+        """Read the answers from the log, for operations with a ``token`` that nobody waits for.
 
-        For operations with a ``token`` that nobody waits for; what has no commit is unknown.
+        An operation without a commit is unknown.
         """
         told: dict[Token, Answer] = {}
         for commit in commits:
@@ -183,10 +184,10 @@ class History:
                 del self._open[token]
 
     def settle(self, timeout: float = 30.0, *, final: bool = False) -> None:
-        """Wait for the answers to all that was sent; what has none in time is unknown.
+        """Wait for the answers to all operations; one without an answer is unknown.
 
-        ``final``: also for the last answers to what was parked or scheduled. ``timeout`` seconds
-        may pass without anything heard.
+        ``final``: also wait for the final answers to parked and scheduled commands. It stops when
+        nothing was heard for ``timeout`` seconds.
         """
         self.acknowledge(timeout)
         deadline = time.monotonic() + timeout
@@ -194,7 +195,7 @@ class History:
             if self.hear(min(timeout, 0.05)):
                 deadline = time.monotonic() + timeout
         for token, operation in list(self._open.items()):
-            if (answer := self._with_bus().heard(token)) is not None:  # others asked the bus too
+            if (answer := self._with_bus().heard(token)) is not None:  # another caller took it
                 self._take(token, answer)
             elif operation.answer is None:
                 operation.unknown(f"no answer within {timeout:g} s")

@@ -1,24 +1,23 @@
-"""Bugs to plant, so that a checker that stays green can be told from one that cannot turn red.
+"""Planted bugs: each must turn a checker red, which shows that the checker can turn red.
 
-A worker plants those that ``LABKIT_PLANT`` names, with commas between them; ``LABKIT_PLANT_MARKS``
-is a folder where they leave and look for files. Each but the last three takes away one guarantee of
-the design, and some checker must see it:
+A worker plants the bugs that ``LABKIT_PLANT`` names (``planting.py``). Most of them take away one
+guarantee of the design:
 
 ==================  ========================================================================
 no-dedupe           a stream forgets the command ids that it has seen
 early-offsets       the command's offset is committed before its commit is written
 no-fence            offsets are sent under a bare group id, so that a zombie may commit
-checkpoint-apart    a view's checkpoint is written in a transaction of its own, before the view
-random-saga-ids     what a dead process left in its outbox is sent again at once, with other ids
-no-wait             a query does not wait until the view is as fresh as it was asked for
-old-watermark       linearizable takes the ends of the log that it was told at its first call
-swapped-answers     a query handler gives each the answer to the query before
-deaf-cache          a query handler that holds answers hears of no change
-lost-answers        a query handler forgets one query in twenty
-passed-over         a handler passes over one command in a hundred, as if it had never been sent
+checkpoint-apart    a view's checkpoint is written in a separate transaction, before the view
+random-saga-ids     a process sends the outbox of its dead predecessor again, with other ids
+no-wait             a query does not wait until the view is as fresh as requested
+old-watermark       linearizable reads reuse the watermarks of the first read
+swapped-answers     a query handler answers each query with the answer to the previous one
+deaf-cache          a query handler never invalidates its cached answers
+lost-answers        a query handler drops one query in twenty
+passed-over         a handler skips one command in a hundred
 death               a handler dies once, between the offsets of a batch and the end of its commit
-held                no bug: all say what they own, and handlers wait for the file ``go`` to read
-brittle             a rule has a bug until the file ``repaired`` is there: what poison is made of
+held                no bug: workers report what they own, and handlers wait for the file ``go``
+brittle             a rule raises until the file ``repaired`` exists: what poison is made of
 ==================  ========================================================================
 """
 
@@ -26,15 +25,13 @@ from __future__ import annotations
 
 import os
 import signal
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
 from labkit.errors import UsageError
+from labkit.experiments.verify.planting import GO, HELD_SECONDS, REPAIRED, marks, planted
 from labkit.messages import Commit
 from labkit.ports.broker import Batch
 from labkit.ports.clock import Clock
@@ -42,16 +39,11 @@ from labkit.ports.failpoints import Failpoint, arm_from_environment
 from labkit.ports.ids import new_id
 from labkit.ports.store import Checkpoint, Writes
 
-#: While this file is missing in the folder of the marks, the brittle rule raises.
-REPAIRED = "repaired"
-#: A process dies with so many commands in its outbox: among them is one that takes effect again.
+#: A process dies with this many commands in its outbox: one of them takes effect again.
 IN_ITS_HANDS = 5
-#: Until this one is there, a held handler waits; it looks again so soon.
-GO, HELD_SECONDS = "go", 0.05
 
 
 def no_dedupe() -> None:
-    """See the table above; the same for those below."""
     from labkit.write.stream_state import StreamState
 
     take = StreamState.take
@@ -64,11 +56,11 @@ def no_dedupe() -> None:
 
 
 def early_offsets() -> None:
-    """Nothing to patch: it is what the delivery level ``at_most_once`` does."""
+    """Nothing to patch: the delivery level ``at_most_once`` does it."""
 
 
 def no_fence() -> None:
-    """kafka-python knows the generation, and is made to keep it to itself."""
+    """kafka-python sends neither its generation nor its member id."""
     from labkit.adapters.kafka_python import KafkaPythonLog
 
     def bare(self: KafkaPythonLog, batch: Any) -> Any:
@@ -78,7 +70,7 @@ def no_fence() -> None:
 
 
 def checkpoint_apart() -> None:
-    """And the worker dies between the two, once."""
+    """The worker dies once between the two transactions."""
     from labkit.adapters.mongo import MongoStore
 
     advance = MongoStore.advance
@@ -104,7 +96,7 @@ def checkpoint_apart() -> None:
 
 
 def random_saga_ids() -> None:
-    """The first sending is proper, so its answer is heard; the second takes effect once more."""
+    """The first sending keeps its ids, so it is answered; the second takes effect again."""
     from labkit.process.outbox import Outbox
 
     leftovers = Outbox.leftovers
@@ -118,10 +110,8 @@ def random_saga_ids() -> None:
 
 
 def random_saga_ids_and_a_death() -> None:
-    """Each process dies once with several commands in its outbox: a sure second effect, if renamed.
-
-    A faulty worker kills one, too, but its commands may be without effect the second time.
-    """
+    """Each process dies once with several commands in its outbox, so that a renamed one takes
+    effect again; those of the process that a faulty worker kills may have no second effect."""
     from labkit.process.outbox import Outbox
 
     random_saga_ids()
@@ -143,14 +133,14 @@ def _renamed(value: str) -> str:
 
 
 def no_wait() -> None:
-    """In the processes that ask."""
+    """For the processes that query."""
     from labkit.read.queries import Queries
 
     Queries._behind = lambda *_: []  # type: ignore[method-assign]
 
 
 def old_watermark() -> None:
-    """As somebody might who wants to save a round trip to Kafka."""
+    """An attempt to save a round trip to Kafka."""
     from labkit.lab import Lab
 
     watermarks = Lab._watermarks
@@ -166,7 +156,6 @@ def old_watermark() -> None:
 
 
 def swapped_answers() -> None:
-    """Right values, to the wrong ones."""
     from labkit.query.handler import Arrived, QueryHandler
 
     give = QueryHandler._give
@@ -182,14 +171,13 @@ def swapped_answers() -> None:
 
 
 def deaf_cache() -> None:
-    """What is held, is held for good."""
     from labkit.query.answer_cache import AnswerCache
 
     AnswerCache.notice = lambda *_: None  # type: ignore[method-assign]
 
 
 def lost_answers() -> None:
-    """As if it committed their offsets, and died."""
+    """As if it committed their offsets and died."""
     from labkit.query.handler import Arrived, QueryHandler
 
     answer = QueryHandler._answer
@@ -202,13 +190,13 @@ def lost_answers() -> None:
 
 
 def death() -> None:
-    """The third batch is the last one; what that costs is up to the delivery level."""
+    """At the third batch; the delivery level decides what is lost."""
     died = {"LABKIT_FAILPOINT_MARK": str(marks() / "died"), "LABKIT_FAILPOINT_PASSES": "2"}
     arm_from_environment({"LABKIT_FAILPOINT": Failpoint.HANDLER_OFFSETS} | died)
 
 
 def passed_over() -> None:
-    """Its offset is committed all the same."""
+    """The offset is committed nevertheless."""
     from labkit.write.handler import Handler
 
     gather = Handler._gather
@@ -222,7 +210,7 @@ def passed_over() -> None:
 
 
 def held() -> None:
-    """So that a measurement begins when everybody is there: see ``bench/drain.py``."""
+    """A measurement begins when all workers own their partitions: see ``bench/drain.py``."""
     from labkit.read.projector import Projector
     from labkit.write.handler import Handler
 
@@ -244,7 +232,7 @@ def held() -> None:
 
     def telling_step(self: Projector, timeout: float = 0.5) -> int:
         done = step(self, min(timeout, HELD_SECONDS))
-        say("projector", len(self._checkpoints))
+        say("projector", len(self._owned.checkpoints))
         if go.exists():
             Projector.step = step  # type: ignore[method-assign]
         return done
@@ -254,7 +242,7 @@ def held() -> None:
 
 
 def brittle() -> None:
-    """What would be accepted raises, if its id is cursed, as if nobody had thought of it."""
+    """A command with a cursed id, which would be accepted, raises instead."""
     from labkit.experiments.verify.mixture import CURSED
     from labkit.write import decisions
 
@@ -291,32 +279,21 @@ PLANTS: dict[str, Callable[[], None]] = {
 
 
 def plant_from_environment() -> None:
-    """Plant what this process was told to; raises ``UsageError`` for an unknown name."""
+    """Plant the bugs that ``LABKIT_PLANT`` names; raises ``UsageError`` for an unknown name."""
     for name in filter(None, os.environ.get("LABKIT_PLANT", "").split(",")):
         if name not in PLANTS:
             raise UsageError(f"LABKIT_PLANT must be of {', '.join(PLANTS)}, got {name!r}")
         PLANTS[name]()
 
 
-@contextmanager
-def planted(*names: str | None) -> Iterator[Path]:
-    """The environment of the workers that are started in it; and the folder of the marks."""
-    with tempfile.TemporaryDirectory(prefix="labkit-verify-") as folder:
-        wanted = {"LABKIT_PLANT": ",".join(filter(None, names)), "LABKIT_PLANT_MARKS": folder}
-        before = {name: os.environ.get(name) for name in wanted}
-        os.environ.update(wanted)
-        try:
-            yield Path(folder)
-        finally:
-            for name, value in before.items():
-                os.environ.pop(name, None)
-                if value is not None:
-                    os.environ[name] = value
-
-
-def marks() -> Path:
-    """The folder of the marks."""
-    try:
-        return Path(os.environ["LABKIT_PLANT_MARKS"])
-    except KeyError:
-        raise UsageError("LABKIT_PLANT needs LABKIT_PLANT_MARKS, a folder for its marks") from None
+__all__ = [
+    "GO",
+    "HELD_SECONDS",
+    "PLANTS",
+    "REPAIRED",
+    "marks",
+    "no_wait",
+    "plant_from_environment",
+    "planted",
+    "random_saga_ids",
+]

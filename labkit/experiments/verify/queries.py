@@ -30,6 +30,7 @@ from labkit.experiments.demo import Progress
 from labkit.experiments.percentiles import RANGE, percentiles
 from labkit.experiments.processes import PATIENCE_SECONDS
 from labkit.experiments.results import machine, versions
+from labkit.experiments.scratch import scratch_run
 from labkit.experiments.verify.checkers import check_run, gather
 from labkit.experiments.verify.history import History
 from labkit.experiments.verify.mixture import workload_of
@@ -114,54 +115,51 @@ def verify_queries(
     with (
         stack.borrowed(name, report) as servers,
         planted(plant),
-        Lab(name, client=client, services=services) as lab,
+        scratch_run(name, client=client, services=services) as lab,
     ):
-        try:
-            lab.start(queries=HANDLERS)
-            report(f"run {lab.run}: {count:,} queries")
-            _fill(lab, max(LEAST_COMMANDS, min(COMMANDS, int(count * SHARE))), seed)
-            ways = _ways(lab, Random(seed), progress)
-            tally, times = Tally(), HdrHistogram(*RANGE)
-            began = time.monotonic()
-            killed = _ask(lab, ways, count, Random(seed), tally, times, progress)
-            seconds = time.monotonic() - began
-            reborn = _reborn(lab, killed)
-            found: dict[str, Any] = {
-                "verify": "queries",
-                "ok": (
-                    tally.answered >= count * ANSWERED
-                    and tally.mismatched == 0
-                    and len(killed) == len(lab.services)
-                    and reborn
-                ),
-                "asked": tally.asked,
-                "answered": tally.answered,
-                "timed_out": tally.timed_out,
-                "refused": tally.refused,
-                "mismatched": tally.mismatched,
-                "dropped": lab.query_bus.dropped,
-                "queries": dict(sorted(tally.kinds.items())),
-                "examples": tally.examples,
-                "killed": [{"worker": f"query-{w.service}-{w.slot}", "pid": w.pid} for w in killed],
-                "started_again": reborn,
-                "seconds": round(seconds, 1),
-                "answers_per_second": round(tally.answered / seconds, 1),
-                **percentiles(times),
-                "plant": plant,
-                "seed": seed,
-                "client": client,
-                "settings": {
-                    "window": WINDOW,
-                    "timeout_s": TIMEOUT_SECONDS,
-                    "handlers": HANDLERS,
-                    "partitions": lab.partitions,
-                },
-                "versions": versions(lab.server_versions(), lab.settings.client),
-                "machine": machine(),
-                "stack": servers.kind,
-            }
-        finally:
-            lab.drop()
+        lab.start(queries=HANDLERS)
+        report(f"run {lab.run}: {count:,} queries")
+        _fill(lab, max(LEAST_COMMANDS, min(COMMANDS, int(count * SHARE))), seed)
+        ways = _ways(lab, Random(seed), progress)
+        tally, times = Tally(), HdrHistogram(*RANGE)
+        began = time.monotonic()
+        killed = _ask(lab, ways, count, Random(seed), tally, times, progress)
+        seconds = time.monotonic() - began
+        reborn = _reborn(lab, killed)
+        found: dict[str, Any] = {
+            "verify": "queries",
+            "ok": (
+                tally.answered >= count * ANSWERED
+                and tally.mismatched == 0
+                and len(killed) == len(lab.services)
+                and reborn
+            ),
+            "asked": tally.asked,
+            "answered": tally.answered,
+            "timed_out": tally.timed_out,
+            "refused": tally.refused,
+            "mismatched": tally.mismatched,
+            "dropped": lab.query_bus.dropped,
+            "queries": dict(sorted(tally.kinds.items())),
+            "examples": tally.examples,
+            "killed": [{"worker": f"query-{w.service}-{w.slot}", "pid": w.pid} for w in killed],
+            "started_again": reborn,
+            "seconds": round(seconds, 1),
+            "answers_per_second": round(tally.answered / seconds, 1),
+            **percentiles(times),
+            "plant": plant,
+            "seed": seed,
+            "client": client,
+            "settings": {
+                "window": WINDOW,
+                "timeout_s": TIMEOUT_SECONDS,
+                "handlers": HANDLERS,
+                "partitions": lab.partitions,
+            },
+            "versions": versions(lab.server_versions(), lab.settings.client),
+            "machine": machine(),
+            "stack": servers.kind,
+        }
     return found
 
 
@@ -187,12 +185,13 @@ def _fill(lab: Lab, count: int, seed: int) -> None:
 def _ways(lab: Lab, random: Random, progress: Progress) -> list[Way]:
     """Queries with different answers, read here; each once."""
     ways: dict[bytes, Way] = {}
-    for query in _queries(lab, random):
+    queries = list(_queries(lab, random))
+    for number, query in enumerate(queries, 1):
         with suppress(LabkitError):  # a condition that cannot be, or a view of another service
             value = lab.queries.ask(query)
             key = encode_value([type(query).__name__, msgspec.to_builtins(query)])
             ways[key] = Way(query, encode_value(value))
-            progress("read", len(ways), len(ways))
+        progress("read", number, len(queries))
     return list(ways.values())
 
 

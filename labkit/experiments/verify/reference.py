@@ -20,7 +20,7 @@ from msgspec import Struct
 from labkit.experiments.verify.evidence import Evidence
 from labkit.experiments.verify.verdict import Verdict, unknown, verdict
 from labkit.messages import Answer, Command, Commit, Document, digest
-from labkit.service import Operation, ReferenceModel
+from labkit.service import KeyedView, Operation, ReferenceModel
 
 #: Ways to explain a stream that are followed at once.
 MOST_WAYS = 1_000
@@ -58,7 +58,19 @@ def views(operations: Sequence[Operation], evidence: Evidence) -> Verdict:
     service = evidence.service
     if service.model is None:
         return unknown(f"service {service.name!r} has no reference model")
-    shown = {d["_id"]: d for d in evidence.streams}
+    try:
+        wrong = _compare(operations, evidence, service.model)
+    except Exception as error:  # whatever stands in a service
+        wrong = [f"the reference model failed: {type(error).__name__}: {error}"]
+    return verdict(len(operations) + sum(map(len, evidence.views.values())), wrong)
+
+
+def _compare(
+    operations: Sequence[Operation], evidence: Evidence, model: ReferenceModel
+) -> list[str]:
+    known = {d["_id"]: d["version"] for d in evidence.streams}
+    by_stream = any(not isinstance(view, KeyedView) for view in evidence.service.views)
+    shown = {d["_id"]: model.shown(d) for d in evidence.streams} if by_stream else {}
     commits: dict[str, list[Commit[Any]]] = {}
     for commit in evidence.chain:
         commits.setdefault(commit.stream, []).append(commit)
@@ -72,13 +84,14 @@ def views(operations: Sequence[Operation], evidence: Evidence) -> Verdict:
         made = commits.get(stream, [])
         told, contradictions = tell(stream, asked, made)
         ends = {c.first: c.last for c in made if c.events}
-        found = explain(stream, told, ends, service.model, shown.get(stream))
+        last = max([known.get(stream, 0), *told.accepted])
+        found = explain(stream, told, last, ends, model, shown.get(stream))
         wrong += contradictions + found.violations
         if found.state is not None:
             streams[stream] = found.state
-    if service.views:
-        wrong += service.model.compare(streams, evidence.views)
-    return verdict(len(operations) + sum(map(len, evidence.views.values())), wrong)
+    if evidence.service.views:
+        wrong += model.compare(streams, evidence.views)
+    return wrong
 
 
 def tell(
@@ -112,15 +125,19 @@ def tell(
 
 
 def explain(
-    stream: str, told: Told, ends: Mapping[int, int], model: ReferenceModel, shown: State
+    stream: str,
+    told: Told,
+    last: int,
+    ends: Mapping[int, int],
+    model: ReferenceModel,
+    shown: State,
 ) -> Explained:
-    """Apply the accepted commands in the order of their versions.
+    """Apply the accepted commands in the order of their versions, up to ``last``.
 
     ``ends``: the last version of the commit that begins with a version; without an entry, that is
-    the same. ``shown``, the view's document, says how far the open commands went after the last
-    answer, and which way it was, if it was one of them.
+    the same. ``shown`` is what the view shows of the stream: if it is one of several possible
+    states, it is taken.
     """
-    last = max([0, *told.accepted, shown["version"] if shown else 0])
     maybe = Counter(digest(o.command) for o in told.open)
     commands = {digest(o.command): o.command for o in told.open}
     version, ways = 0, [Way(None)]
@@ -145,8 +162,7 @@ def explain(
             )
         states[version] = [way.state for way in ways]
     finals = states[version]
-    seen = shown and model.shown(shown)
-    state = seen if seen and seen in finals else finals[0]
+    state = shown if shown is not None and shown in finals else finals[0]
     return Explained(state, [] if told.open else list(_unjust(told, states, model)))
 
 

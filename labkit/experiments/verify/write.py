@@ -9,21 +9,23 @@ would do it. Then, at quiet, the checkers judge by what the client saw.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
+
+from msgspec import structs
 
 from labkit import stack
 from labkit.errors import UsageError
 from labkit.experiments.demo import Progress
 from labkit.experiments.results import machine, versions
+from labkit.experiments.scratch import scratch_run
 from labkit.experiments.verify.checkers import check_run, meanings
-from labkit.experiments.verify.client import drive, wait_for_quiet
+from labkit.experiments.verify.client import Client
 from labkit.experiments.verify.evidence import adopt_commands, gather
 from labkit.experiments.verify.faulty_workers import FaultyWorkers, faulty_workers
 from labkit.experiments.verify.history import History
 from labkit.experiments.verify.mixture import Mixture, workload_of
-from labkit.experiments.verify.planted_bugs import planted
+from labkit.experiments.verify.planting import planted
 from labkit.experiments.verify.verdict import to_report
 from labkit.lab import Lab
 from labkit.run import references
@@ -64,30 +66,26 @@ def verify_write(
     calm_gc()
     delivery = "at_most_once" if plant == "early-offsets" else "exactly_once"
     with stack.borrowed(name, report), planted("brittle", plant) as marks:
-        run = Lab(name, services=services, processes=processes, client=client, delivery=delivery)
-        with _dropped(run) as lab:
+        parts = {"services": services, "processes": processes}
+        with scratch_run(name, client=client, delivery=delivery, **parts) as lab:
             history = History(lab.bus)
             history.listen(*lab.services)
             load = Mixture(list(lab.services.values()), count, seed)
             lab.start()
             report(f"run {lab.run}: {count:,} commands")
             faulty = FaultyWorkers(lab, marks, faulty_workers(lab))
+            sender = Client(lab, history, faulty, progress)
             try:
-                counts, seconds = drive(lab, history, load, faulty, marks, progress)
-                quiet = wait_for_quiet(lab, history, faulty, counts, progress)
+                sender.send(load, marks)
+                quiet = sender.wait_for_quiet()
             finally:
                 faulty.stop()
             report(f"{'quiet' if quiet else 'NOT quiet'}; the checkers look at it")
             found = _judge(lab, history)
-            found |= {
+            found |= structs.asdict(sender.counts) | {
                 "commands": count,
-                "sent": counts.sent,
-                "repeated": counts.repeated,
-                "poison": counts.poison,
-                "released": counts.released,
                 "quiet": quiet,
-                "commands_per_second": round(count / seconds, 1),
-                "seconds": round(seconds, 1),
+                "commands_per_second": round(count / sender.counts.seconds, 1),
                 "faults": faulty.report(),
                 "plant": plant,
                 "seed": seed,
@@ -109,16 +107,6 @@ def verify_write(
 def red(found: dict[str, Any]) -> list[str]:
     """The checkers that found something wrong; those that could not judge are not among them."""
     return [name for name, verdict in found["checkers"].items() if verdict["ok"] is False]
-
-
-@contextmanager
-def _dropped(lab: Lab) -> Iterator[Lab]:
-    """Its run is gone afterwards."""
-    with lab:
-        try:
-            yield lab
-        finally:
-            lab.drop()
 
 
 def _judge(lab: Lab, history: History) -> dict[str, Any]:

@@ -20,13 +20,12 @@ from labkit.services.ledger import Books, differences, named
 
 
 class BankModel:
-    """Accounts, as a clerk would keep them."""
+    """Accounts, as a bank clerk keeps them."""
 
     _fields = ("owner", "balance", "open", "version")
     _signs: ClassVar = {"deposited": 1, "withdrawn": -1, "sent": -1, "received": 1, "taken back": 1}
 
     def apply(self, state: Document | None, command: Command) -> Document | None:
-        """What the pass-book says after it."""
         if isinstance(command, OpenAccount):
             if state is not None or not named(command.account_id, command.owner):
                 return None
@@ -61,11 +60,10 @@ class BankModel:
         return None
 
     def shown(self, document: Document) -> Document:
-        """Without what is about the message."""
         return {field: document.get(field) for field in self._fields}
 
     def compare(self, streams: dict[str, Document], views: dict[str, list[Document]]) -> list[str]:
-        """Account by account; and its transactions, one after the other, add up to its balance."""
+        """Compare each account, and the sum of its transactions with its balance."""
         shown = {d["_id"]: self.shown(d) for d in views["bank.view.accounts"]}
         balances = dict.fromkeys(streams, 0)
         wrong = list(differences("account", streams, shown))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import accumulate
+from itertools import accumulate, count
 from random import Random
 
 from labkit.messages import Command
@@ -17,7 +17,6 @@ DRAWS = 1_000
 
 
 def zipf_opening(random: Random, *, skew: float = 1.0, accounts: int = 1_000) -> Iterator[Command]:
-    """The accounts."""
     for number in range(accounts):
         yield OpenAccount(f"a{number + 1}", "load")
 
@@ -32,7 +31,7 @@ def zipf(random: Random, *, skew: float = 1.0, accounts: int = 1_000) -> Iterato
 
 
 def real_opening(random: Random, *, lap: int | None = None) -> Iterator[Command]:
-    """An account for each customer of the CDNOW file."""
+    """An account for each customer of the CDNOW file, or of its first ``lap`` purchases."""
     for customer in dict.fromkeys(bought.customer for bought in cdnow.by_day()[:lap]):
         yield OpenAccount(customer, "load")
 
@@ -43,16 +42,21 @@ def real(random: Random, *, lap: int | None = None) -> Iterator[Command]:
         yield Deposit(bought.customer, max(1, bought.cents))
 
 
+def new(random: Random) -> Iterator[Command]:
+    """New accounts, one after another."""
+    for number in count():
+        yield OpenAccount(f"n{number}", "ann")
+
+
 def busy_opening(random: Random) -> Iterator[Command]:
-    """Accounts with money."""
     for account in (*(f"hot-a{n}" for n in range(HOT)), *(f"a{n}" for n in range(COLD))):
         yield OpenAccount(account, f"owner of {account}")
         yield Deposit(account, 10_000_000)
 
 
 def busy(random: Random) -> Iterator[Command]:
-    """Money is paid in, paid out and sent, half of it at hot accounts; one in 45 commands breaks a
-    rule."""
+    """Deposits, withdrawals and transfers, half of them of hot accounts; one in 45 commands breaks
+    a rule."""
     number = 0
     while True:
         number += 1
@@ -79,4 +83,5 @@ WORKLOADS = {
     "zipf": Workload(zipf, zipf_opening),
     "real": Workload(real, real_opening),
     "busy": Workload(busy, busy_opening),
+    "new": Workload(new),
 }

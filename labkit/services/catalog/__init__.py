@@ -13,7 +13,7 @@ from labkit.services.catalog.messages import (
 from labkit.services.catalog.queries import QUERIES, CustomerById, ProductById, Products
 from labkit.services.catalog.rules import DECIDE, Entry, evolve
 from labkit.services.catalog.views import Entries
-from labkit.services.catalog.workload import workload
+from labkit.services.catalog.workload import WORKLOADS
 
 CATALOG = Service(
     "catalog",
@@ -28,7 +28,7 @@ CATALOG = Service(
         ListProduct: "POST /products",
         ChangePrice: "PUT /products/{product_id}/price",
     },
-    workload=workload,
+    workload=WORKLOADS,
 )
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "DECIDE",
     "EVENTS",
     "QUERIES",
+    "WORKLOADS",
     "ChangePrice",
     "CustomerById",
     "CustomerRegistered",

@@ -10,17 +10,16 @@ from labkit.services.orders.messages import PlaceOrder
 
 
 def begun(cases: Mapping[str, Case]) -> set[str]:
-    """The orders that were placed, as the clients were told."""
+    """The orders whose clients were told that they are placed."""
     return {o.command.stream for o in cases["orders"].accepted(PlaceOrder)}
 
 
 def audit(cases: Mapping[str, Case]) -> Iterator[str]:
-    """What was set aside for an order was shipped or given back, once, as the order says."""
+    """Reserved goods were shipped or released once, as the order says."""
     yield from _goods(cases["orders"], cases["inventory"], begun(cases))
 
 
 def _goods(placed: Case, stocked: Case, begun: set[str]) -> Iterator[str]:
-    """What was set aside for an order was shipped or given back, once, as the order says."""
     done: dict[str, Counter[str]] = defaultdict(Counter)
     for commit in stocked.chain:
         for event in commit.events:

@@ -1,4 +1,4 @@
-"""C7: the stock adds up, by the events one after the other, and by what the clients were told."""
+"""C7: the stock adds up, by the events in order, and by the replies to the clients."""
 
 from __future__ import annotations
 

@@ -16,12 +16,11 @@ from labkit.services.ledger import Books, differences, named
 
 
 class InventoryModel:
-    """Stock, as a store-keeper would keep it."""
+    """Stock, as a storekeeper counts it."""
 
     _fields = ("on_hand", "reserved", "shipped", "received", "adjusted", "version")
 
     def apply(self, state: Document | None, command: Command) -> Document | None:
-        """What the shelf holds after it."""
         books = cast(Books, state) or Books(dict.fromkeys(self._fields, 0))
         match command:
             case ReceiveStock(product, pieces):
@@ -47,11 +46,10 @@ class InventoryModel:
         return None
 
     def shown(self, document: Document) -> Document:
-        """The numbers."""
         return {field: document.get(field) for field in self._fields}
 
     def compare(self, streams: dict[str, Document], views: dict[str, list[Document]]) -> list[str]:
-        """Product by product; and what orders hold of it adds up to what is reserved."""
+        """Compare each product, and the sum that orders hold of it with what is reserved."""
         shown = {d["_id"]: self.shown(d) for d in views["inventory.view.stock"]}
         held = dict.fromkeys(streams, 0)
         for entry in views["inventory.view.held"]:

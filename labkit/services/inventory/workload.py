@@ -19,7 +19,6 @@ HOT, COLD = 8, 200
 
 
 def opening(random: Random) -> Iterator[Command]:
-    """Goods come in."""
     for number in range(HOT):
         yield ReceiveStock(f"hot-p{number}", 1_000_000)
     for number in range(COLD):
@@ -27,8 +26,8 @@ def opening(random: Random) -> Iterator[Command]:
 
 
 def busy(random: Random) -> Iterator[Command]:
-    """Goods are received, reserved, released, shipped and counted, half of them of hot products;
-    one in 40 commands breaks a rule."""
+    """Goods are received, reserved, released, shipped and counted, half of them hot; one in 40
+    commands breaks a rule."""
     held: list[tuple[str, str]] = []
     number = 0
     while True:

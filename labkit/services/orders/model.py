@@ -21,12 +21,11 @@ NEW_RULES = "1998-07-01"
 
 
 class OrdersModel:
-    """Orders, as a bookkeeper would keep them."""
+    """Orders, as a bookkeeper keeps them."""
 
     _fields = ("customer", "day", "product", "quantity", "cents", "status", "payment", "version")
 
     def apply(self, state: Document | None, command: Command) -> Document | None:
-        """What the customer may expect."""
         match command:
             case PlaceOrder():
                 sensible = (
@@ -74,11 +73,10 @@ class OrdersModel:
         return {**state, **change, "version": state["version"] + 1}
 
     def shown(self, document: Document) -> Document:
-        """Without the trace, which is about the message."""
         return {field: document.get(field) for field in self._fields}
 
     def compare(self, streams: dict[str, Document], views: dict[str, list[Document]]) -> list[str]:
-        """Orders one by one; then customers and months, summed over their partitions."""
+        """Compare each order, then customers and months, summed over their partitions."""
         shown = {d["_id"]: self.shown(d) for d in views["orders.view.orders"]}
         customers: dict[str, dict[str, int]] = {}
         months: dict[str, dict[str, int]] = {}

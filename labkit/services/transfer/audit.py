@@ -10,7 +10,7 @@ from labkit.services.bank.messages import MoneyReceived, SendMoney
 
 
 def begun(cases: Mapping[str, Case]) -> set[str]:
-    """The transfers that were sent, as the clients were told."""
+    """The transfers whose clients were told that they are sent."""
     return {
         o.command.transfer_id  # type: ignore[attr-defined]
         for o in cases["bank"].accepted(SendMoney)
@@ -18,7 +18,7 @@ def begun(cases: Mapping[str, Case]) -> set[str]:
 
 
 def audit(cases: Mapping[str, Case]) -> Iterator[str]:
-    """Sent once, then received and confirmed, or taken back."""
+    """Each was sent once, then received and confirmed, or taken back."""
     done: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for commit in cases["bank"].chain:
         for event in commit.events:

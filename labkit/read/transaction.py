@@ -1,0 +1,217 @@
+"""One transaction of a projector: documents and checkpoints after some commits.
+
+Three things can happen to a commit: it is applied (:meth:`Transaction.take`), it parks its stream
+(:meth:`Transaction.park`), or it is replayed out of a parked stream (:meth:`Transaction.resume`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from msgspec import Struct, structs
+
+from labkit.errors import Fenced, LabkitError
+from labkit.messages import Commit, Document
+from labkit.ports.broker import Record
+from labkit.ports.clock import Clock
+from labkit.ports.store import Checkpoint, Store
+from labkit.read.projection import Projection, parked_in
+from labkit.read.unit_of_work import UnitOfWork
+
+
+class Entry(Struct, frozen=True, gc=False):
+    """A record of the log: a commit, or the reason why it is none."""
+
+    record: Record
+    commit: Commit[Any] | None
+    stream: str
+    reason: str = ""
+
+
+class Poison(Exception):
+    """A commit that cannot be applied."""
+
+
+class Owned(Struct):
+    """The partitions that a projector owns: their checkpoints, and the streams parked in each."""
+
+    checkpoints: dict[int, Checkpoint]
+    parked: dict[int, frozenset[str]]
+
+    def copy(self) -> Owned:
+        return Owned(dict(self.checkpoints), dict(self.parked))
+
+
+class Transaction:
+    """Documents that are changed in memory, and the ``owned`` partitions as they will be.
+
+    With ``refusals`` the projection is told of refused and dropped commands too.
+    """
+
+    def __init__(
+        self,
+        projection: Projection,
+        store: Store,
+        generation: int,
+        owned: Owned,
+        positions: Mapping[int, int],
+        clock: Clock,
+        *,
+        refusals: bool,
+    ) -> None:
+        self._projection = projection
+        self._clock = clock
+        self._refusals = refusals
+        self._letters = parked_in(projection.name)
+        self.docs = UnitOfWork(store, generation)
+        self.owned = owned.copy()
+        self.applied = 0
+        for partition, at in owned.checkpoints.items():
+            position = positions.get(partition, at.position)
+            self.owned.checkpoints[partition] = structs.replace(at, position=position)
+
+    # --- before anything is changed
+
+    def load(self, entries: Iterable[Entry], *, trust: bool) -> None:
+        """Load what ``entries`` will change; ``trust``: a stream's first commit needs no look-up,
+        since its document is new."""
+        try:
+            self.docs.load(self._wanted(entries, trust))
+        except LabkitError:
+            raise
+        except Exception as error:
+            raise Poison(f"{type(error).__name__}: {error}") from error
+
+    def load_letters(self, entries: Iterable[Entry]) -> None:
+        """Load the notes of parked streams alone."""
+        self.docs.load((self._letters, entry.stream) for entry in entries)
+
+    def _wanted(self, entries: Iterable[Entry], trust: bool) -> Iterable[tuple[str, str]]:
+        for entry in entries:
+            commit = entry.commit
+            if entry.stream in self.owned.parked[entry.record.partition]:
+                yield self._letters, entry.stream
+            if commit is None:
+                continue
+            if self._concerns(commit):
+                yield from self._projection.touches(commit, entry.record.partition)
+            if commit.first > 1 or not commit.events or not trust:
+                yield self._projection.streams, commit.stream
+
+    # --- what can happen to a commit
+
+    def take(self, entries: Sequence[Entry], fetched: int) -> None:
+        """Apply commits in the order of the log; what a parked stream has, waits behind it."""
+        now = self._clock.now()
+        for entry in entries:
+            commit, partition = entry.commit, entry.record.partition
+            if entry.stream in self.owned.parked[partition]:
+                self._wait(entry)
+            elif commit is None:
+                self._park(entry, entry.reason)
+            elif reason := _gap(commit, known := self._version(commit)):
+                self._park(entry, reason)
+            elif commit.first <= known:
+                self._move(partition, ignored=self.owned.checkpoints[partition].ignored + 1)
+            else:
+                self.applied += self._apply(commit, fetched, now)
+        self._note_commands(entries)
+
+    def park(self, entry: Entry, reason: str) -> None:
+        """Park the stream of one entry for a reason; or let it wait, if it is parked already."""
+        if entry.stream in self.owned.parked[entry.record.partition]:
+            self._wait(entry)
+        else:
+            self._park(entry, entry.reason or reason)
+        self._note_commands([entry])
+
+    def resume(self, entry: Entry, following: Sequence[int], fetched: int) -> None:
+        """Apply one commit of a parked stream; the commits at the offsets ``following`` still wait.
+
+        Raises ``Poison`` if it still cannot be applied.
+        """
+        commit, partition = entry.commit, entry.record.partition
+        if commit is None:
+            raise Poison(entry.reason)
+        if reason := _gap(commit, known := self._version(commit)):
+            raise Poison(reason)
+        if commit.first <= known:
+            self._move(partition, ignored=self.owned.checkpoints[partition].ignored + 1)
+        else:
+            self.applied += self._apply(commit, fetched, self._clock.now())
+        letter = self.docs.get(self._letters, entry.stream)
+        assert letter is not None
+        if following:
+            letter.update(offset=following[0], waiting=len(following))
+        else:
+            self.docs.remove(self._letters, entry.stream)
+            self.owned.parked[partition] -= {entry.stream}
+            self._move(partition, parked=self.owned.checkpoints[partition].parked - 1)
+        self._note_commands([entry])
+
+    # ---
+
+    def _wait(self, entry: Entry) -> None:
+        if (letter := self.docs.get(self._letters, entry.stream)) is None:
+            partition = entry.record.partition
+            raise Fenced(f"{entry.stream!r} was replayed by another, who took {partition} over")
+        letter["waiting"] += 1
+
+    def _park(self, entry: Entry, reason: str) -> None:
+        partition = entry.record.partition
+        letter: Document = {
+            "_id": entry.stream,
+            "partition": partition,
+            "offset": entry.record.offset,
+            "waiting": 1,
+            "since": self._clock.wall(),
+            "reason": reason,
+        }
+        self.docs.add(self._letters, letter)
+        self.owned.parked[partition] |= {entry.stream}
+        self._move(partition, parked=self.owned.checkpoints[partition].parked + 1)
+
+    def _apply(self, commit: Commit[Any], fetched: int, now: int) -> bool:
+        """Whether it concerned the projection, which is pure: what it raises is the commit's."""
+        concerned = self._concerns(commit)
+        try:
+            if concerned:
+                self._projection.apply(commit, self.docs, fetched, now)
+            if commit.events:
+                document = self.docs.get(self._projection.streams, commit.stream)
+                assert document is not None, f"{self._projection.name} kept no {commit.stream!r}"
+                document["version"] = commit.last
+        except LabkitError:
+            raise
+        except Exception as error:
+            raise Poison(f"{type(error).__name__}: {error}") from error
+        return concerned
+
+    def _concerns(self, commit: Commit[Any]) -> bool:
+        return bool(commit.events) or (self._refusals and commit.outcome in ("refused", "dropped"))
+
+    def _version(self, commit: Commit[Any]) -> int:
+        stream = self.docs.get(self._projection.streams, commit.stream)
+        return stream["version"] if stream else 0
+
+    def _note_commands(self, entries: Iterable[Entry]) -> None:
+        """The highest command offset of each partition: what waits for a token."""
+        commands = {p: at.command for p, at in self.owned.checkpoints.items()}
+        for entry in entries:
+            if entry.commit is not None and entry.commit.offset > commands[entry.record.partition]:
+                commands[entry.record.partition] = entry.commit.offset
+        for partition, command in commands.items():
+            if command != self.owned.checkpoints[partition].command:
+                self._move(partition, command=command)
+
+    def _move(self, partition: int, **fields: int) -> None:
+        at = self.owned.checkpoints[partition]
+        self.owned.checkpoints[partition] = structs.replace(at, **fields)
+
+
+def _gap(commit: Commit[Any], known: int) -> str:
+    """Why a commit cannot be next; empty: it can, or it comes too late."""
+    if commit.first <= known + 1:
+        return ""
+    return f"version {commit.first} cannot follow on {known}: a commit is missing"
