@@ -15,7 +15,8 @@ from labkit import stack
 from labkit.cli import main
 from labkit.experiments.bench import latency
 from labkit.lab import Lab
-from labkit.read import queries
+from labkit.messages import Token
+from labkit.read.queries import Queries
 from labkit.stack import home as labs_home
 
 TINY = ("--rounds", "2", "--commands", "6")
@@ -142,11 +143,13 @@ def test_a_wait_that_does_not_wait_turns_it_red(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Planted in this process, which asks."""
-    behind = queries._behind
+    behind = Queries._behind
     monkeypatch.setattr(
-        queries,
+        Queries,
         "_behind",
-        lambda views, goals: [] if isinstance(goals[0], queries.Token) else behind(views, goals),
+        lambda self, views, goals: (
+            [] if goals and isinstance(goals[0], Token) else behind(self, views, goals)
+        ),
     )
     code, found = bench(monkeypatch, tmp_path / "l.json")
     assert code == 1

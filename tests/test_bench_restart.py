@@ -136,4 +136,4 @@ def test_a_planted_bug_turns_the_bench_red(
         main.main()
     assert ended.value.code == 1
     assert json.loads(file.read_text())["same_state"] is False
-    assert "states differ" in capsys.readouterr().err
+    assert "a state differs" in capsys.readouterr().err
