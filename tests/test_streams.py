@@ -10,6 +10,7 @@ import sys
 import textwrap
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import psutil
@@ -38,8 +39,9 @@ def lab(servers: stack.Servers) -> Iterator[Lab]:
         lab.streams.send("raw", raw)
         lab.streams.send("payments", payments)
         yield lab
-    with Lab("lab", run=lab.run, start=False) as again:
-        again.drop()  # some tests have dropped it themselves
+    # Some tests have dropped it themselves.
+    with suppress(UsageError), Lab("lab", run=lab.run, start=False) as again:
+        again.drop()
 
 
 def values(lab: Lab, topic: str) -> list[Any]:

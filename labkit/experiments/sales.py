@@ -140,7 +140,7 @@ def kill(lab: Lab, pipeline: str, after: int) -> int:
     """
     program = [sys.executable, "-m", "labkit.experiments.sales"]
     child = subprocess.Popen(
-        [*program, pipeline, lab.name, lab.run, str(lab.partitions), str(after)],
+        [*program, pipeline, lab.name, lab.run, str(after)],
         env=lab.of.environment(),
         stderr=subprocess.PIPE,
         text=True,
@@ -152,10 +152,10 @@ def kill(lab: Lab, pipeline: str, after: int) -> int:
     return child.pid
 
 
-def _die(pipeline: str, name: str, run: str, partitions: str, after: str) -> None:
+def _die(pipeline: str, name: str, run: str, after: str) -> None:
     from labkit.streams.streams import dying
 
-    with Lab(name, run=run, services=[], partitions=int(partitions), start=False) as lab:
+    with Lab(name, run=run, start=False) as lab:
         lab.streams.run(pipeline, dying(int(after)))
 
 

@@ -13,10 +13,16 @@ from msgspec import structs
 
 from labkit.adapters.memory_store import MemoryStore
 from labkit.ports.store import Change, Changes, Noticed, Store, Writes
+from labkit.read.freshness import EVENTUAL, Fresh
+from labkit.read.queries import Answered, Asked, Queries
 from labkit.read.subscriptions import Subscription, of_views
+from labkit.service import Query
 
 #: Of the writer that goes on while others subscribe.
 WRITES = 300
+
+#: A collection of a view, which subscriptions follow with the pointer to its generation.
+DOCS = "s.view.docs"
 
 pytestmark = [pytest.mark.contract, pytest.mark.servers]
 
@@ -29,7 +35,7 @@ def store(request: pytest.FixtureRequest) -> Iterator[Store]:
     from labkit.adapters.mongo import MongoStore
 
     made = MongoStore(request.getfixturevalue("servers").mongo_uri, f"t_{uuid.uuid4().hex[:8]}")
-    for name in ("docs", "docs@1", "others", "checkpoints"):
+    for name in ("docs", DOCS, "docs@1", "others", "checkpoints"):
         made.index(name, [("n", 1)])
     yield made
     made.drop()
@@ -164,8 +170,31 @@ def test_a_cursor_that_was_killed_loses_nothing(store: Store, write: Callable[..
 # --- the seam of a subscription
 
 
+class Numbers(Query, frozen=True):
+    """What the subscriptions here ask; how it is answered, each test says."""
+
+
+class Answers(Queries):
+    """Answers of the test's own, read from one collection."""
+
+    def __init__(self, store: Store, ask: Callable[[], int], ids: set[str] | None) -> None:
+        super().__init__(store, {})
+        self._answer, self._ids = ask, ids
+
+    def asked(self, query: Query) -> Asked:
+        return Asked(query, "s", ("s",), {}, None, {DOCS: self._ids})
+
+    def answer(self, asked: Asked, fresh: Fresh = EVENTUAL) -> Answered:
+        places = {(DOCS, None)} if self._ids is None else {(DOCS, id) for id in self._ids}
+        return Answered(self._answer(), frozenset(places))
+
+
+def subscription(store: Store, ask: Callable[[], int], ids: set[str] | None = None) -> Subscription:
+    return Subscription(store, Answers(store, ask, ids), Numbers())
+
+
 def number(store: Store) -> int:
-    found = store.load("docs", ["a"]).get("a", {"n": 0})["n"]
+    found = store.load(DOCS, ["a"]).get("a", {"n": 0})["n"]
     assert isinstance(found, int)
     return found
 
@@ -178,21 +207,21 @@ def test_what_is_written_between_the_first_read_and_its_answer_is_not_missed(
     def ask() -> int:
         answer = number(store)
         if (n := next(written, None)) is not None:
-            write(*([{}] if n > 1 else []), {"docs": [{"_id": "a", "n": n}]})
+            write(*([{}] if n > 1 else []), {DOCS: [{"_id": "a", "n": n}]})
             store.claim("checkpoints", "p:1")
         return answer
 
-    with closing(Subscription(store, {"docs": ["a"]}, ask)) as updates:
+    with closing(subscription(store, ask, {"a"})) as updates:
         found = [updates.poll(10) for _ in range(4)]
         assert [(u.number, u.answer) for u in found if u] == [(1, 0), (2, 1), (3, 2), (4, 3)]
         assert updates.poll(0.2) is None
 
 
 def test_what_stays_the_same_is_not_given_again(store: Store, write: Callable[..., None]) -> None:
-    write({"docs": [{"_id": "a", "n": 1}]})
-    with closing(Subscription(store, {"docs": None}, lambda: number(store))) as updates:
+    write({DOCS: [{"_id": "a", "n": 1}]})
+    with closing(subscription(store, lambda: number(store))) as updates:
         assert updates.poll() is not None
-        write({"docs": [{"_id": "b", "n": 7}]})
+        write({DOCS: [{"_id": "b", "n": 7}]})
         assert updates.poll(0.3) is None
 
 
@@ -204,9 +233,9 @@ def test_an_error_leaves_the_answer_due(store: Store, write: Callable[..., None]
             raise ConnectionError("once")
         return number(store)
 
-    with closing(Subscription(store, {"docs": None}, ask)) as updates:
+    with closing(subscription(store, ask)) as updates:
         updates.poll()
-        write({"docs": [{"_id": "a", "n": 1}]})
+        write({DOCS: [{"_id": "a", "n": 1}]})
         with pytest.raises(ConnectionError):
             updates.poll(10)
         update = updates.poll()
@@ -215,10 +244,10 @@ def test_an_error_leaves_the_answer_due(store: Store, write: Callable[..., None]
 
 
 def test_what_was_lost_is_read_anew(store: Store, write: Callable[..., None]) -> None:
-    with closing(Subscription(store, {"docs": None}, lambda: number(store))) as updates:
+    with closing(subscription(store, lambda: number(store))) as updates:
         assert updates.poll() is not None
         forget(store, updates._changes)
-        write({"docs": [{"_id": "a", "n": 1}]})
+        write({DOCS: [{"_id": "a", "n": 1}]})
         update = updates.poll(10)
         assert update is not None
         assert update.answer == 1
@@ -238,11 +267,11 @@ def writer(store: Store, write: Callable[..., None]) -> Iterator[threading.Threa
     """Counts up in one document as fast as it can, in one transaction each."""
     if isinstance(store, MemoryStore):
         pytest.skip("in memory nobody writes meanwhile")
-    write({"docs": [{"_id": "a", "n": 0}]})
+    write({DOCS: [{"_id": "a", "n": 0}]})
 
     def count() -> None:
         for n in range(1, WRITES + 1):
-            write({}, {"docs": [{"_id": "a", "n": n}]})
+            write({}, {DOCS: [{"_id": "a", "n": n}]})
 
     thread = threading.Thread(target=count)
     yield thread
@@ -256,7 +285,7 @@ def test_a_writer_that_goes_on_leaves_no_gap_at_the_seam(
     writer.start()
     followed = []
     while writer.is_alive():
-        followed.append((Subscription(store, {"docs": ["a"]}, lambda: number(store)), [-1]))
+        followed.append((subscription(store, lambda: number(store), {"a"}), [-1]))
         for updates, seen in followed:
             if (update := updates.poll()) is not None:
                 seen.append(update.answer)
