@@ -11,6 +11,7 @@ import platformdirs
 import pytest
 
 from labkit import stack
+from labkit.lab import Lab
 
 os.environ["MPLBACKEND"] = "agg"
 
@@ -55,3 +56,18 @@ def servers(home: Path) -> Iterator[stack.Servers]:
         yield stack.up("lab")
     finally:
         stack.down("lab", purge=True)
+
+
+@pytest.fixture
+def topics_dropped(servers: stack.Servers) -> Iterator[None]:
+    """The test leaves no topic behind that was not there before it."""
+    before = _topics()
+    yield
+    assert _topics() <= before, "a run's topics stay behind"
+
+
+def _topics() -> set[str]:
+    with Lab(services=["orders"]) as lab:
+        found = {name for name in lab.broker.topics() if lab.run not in name}
+        lab.drop()
+    return found

@@ -14,7 +14,6 @@ import pytest
 from labkit import stack
 from labkit.cli import main
 from labkit.experiments.bench import latency
-from labkit.lab import Lab
 from labkit.messages import Token
 from labkit.read.queries import Queries
 from labkit.stack import home as labs_home
@@ -118,6 +117,7 @@ def check_shape(found: Any) -> None:
 
 
 @pytest.mark.servers
+@pytest.mark.usefixtures("topics_dropped")
 @pytest.mark.parametrize(
     "client", ["kafka-python", pytest.param("confluent", marks=pytest.mark.slow)]
 )
@@ -129,9 +129,6 @@ def test_a_tiny_bench(
     assert code == 0
     assert (found["client"], found["seed"]) == (client, 7)
     check_shape(found)
-    with Lab() as lab:
-        assert not [t for t in lab.broker.topics() if lab.run not in t], "they are dropped"
-        lab.drop()
 
 
 @pytest.mark.servers

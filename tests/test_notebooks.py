@@ -253,7 +253,7 @@ def test_a_reader_may_pause_between_two_steps(
 
     The test does not wait: it treats every step as too late.
     """
-    monkeypatch.setattr("labkit.lab.IDLE_SECONDS", -1.0)
+    monkeypatch.setattr("labkit.run.by_hand.IDLE_SECONDS", -1.0)
     with Lab("lab", services=["orders"], partitions=1) as lab:
         for number in (1, 2):
             lab.bus.send(PlaceOrder(f"order-{number}", "ada", "1997-01-31", 1, 1599)).token()

@@ -106,7 +106,7 @@ def replay(
             else:
                 print(f"{_shown(letter.stream)} goes on")
     if every and not chosen:
-        print(f"no stream of {service or 'the first service'} is parked")
+        print(f"no stream of {letters.service.name} is parked")
     if refused:
         raise CheckFailed("; ".join(refused) + "; look again")
 

@@ -55,7 +55,7 @@ class DeadLetters:
         bus: CommandBus,
         sender: Sender,
     ) -> None:
-        self._service = service
+        self.service = service
         self._store = store
         self._commands = commands
         self._topic = topic
@@ -64,20 +64,20 @@ class DeadLetters:
 
     def parked(self) -> list[DeadLetter]:
         """The parked streams, those that have waited longest first."""
-        documents = self._store.find(self._service.states, {"dead": True})
-        found = [_letter(self._service.name, document) for document in documents]
+        documents = self._store.find(self.service.states, {"dead": True})
+        found = [_letter(self.service.name, document) for document in documents]
         return sorted(found, key=lambda letter: (letter.since, letter.stream))
 
     def find(self, stream: str) -> DeadLetter:
         """A parked stream; raises ``UsageError`` where it is not one."""
-        return _letter(self._service.name, self._document(stream))
+        return _letter(self.service.name, self._document(stream))
 
     def _document(self, stream: str) -> Document:
-        document = self._store.load(self._service.states, [stream]).get(stream)
+        document = self._store.load(self.service.states, [stream]).get(stream)
         if document is None or not document.get("dead"):
             state = "has no commits" if document is None else "is not parked"
             raise UsageError(
-                f"stream {stream!r} of {self._service.name} {state}; "
+                f"stream {stream!r} of {self.service.name} {state}; "
                 "`labkit dead-letters list` shows those that are"
             )
         return document
@@ -106,9 +106,9 @@ class DeadLetters:
         key = self._key(letter)
         first = letter.head if head is None else head
         release = Envelope(new_id(), ReleaseParked(stream, drop=drop, head=first))
-        self._bus.listen(self._service.name)
+        self._bus.listen(self.service.name)
         sent = self._sender.send(self._topic, key, encode(release), letter.partition)
-        answer = self._bus.answer(Token(self._service.name, *sent.result(timeout)), timeout)
+        answer = self._bus.answer(Token(self.service.name, *sent.result(timeout)), timeout)
         if not answer.accepted:
             raise Refused(f"{stream!r} was not released: {answer.reason}")
         return answer
