@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import Struct
 
 from labkit.adapters.memory import MemoryBroker
 from labkit.adapters.memory_store import MemoryStore
@@ -403,6 +404,28 @@ def test_a_new_fold_reads_the_log_from_its_start(rig: Rig) -> None:
     assert commit.answer == Answer("accepted", 2)
     newer.flush()
     assert rig.store.count("orders.state.v1") == rig.store.count("orders.state.v2") == 10
+
+
+def test_a_state_of_other_fields_says_to_raise_the_fold(rig: Rig) -> None:
+    class Narrow(Struct, frozen=True):
+        colour: str
+
+    handler = rig.handler()
+    rig.send(place("o1"))
+    handler.step(0)
+    handler.flush()
+    handler.close()
+    other = Service(
+        "orders",
+        events=orders.EVENTS,
+        state=Narrow,
+        decide=orders.DECIDE,
+        evolve=orders.evolve,
+    )
+    newer = rig.handler(service=other)
+    rig.send(PayOrder("o1", 5))
+    with pytest.raises(UsageError, match=r"Narrow has changed .*`colour`.*raise `fold`"):
+        newer.step(0)
 
 
 def test_memory_is_bounded_and_cold_streams_come_back_in_one_look_up(

@@ -65,8 +65,19 @@ class Snapshot(Struct, frozen=True):
             document["partition"],
             document["position"],
             document["at"],
-            None if kept is None else msgspec.convert(kept, state),
+            None if kept is None else restored(kept, state),
         )
+
+
+def restored(kept: object, state: type[Struct]) -> Struct:
+    """A saved state; raises ``UsageError`` where its type has changed since it was saved."""
+    try:
+        return msgspec.convert(kept, state)
+    except msgspec.ValidationError as changed:
+        raise UsageError(
+            f"{state.__qualname__} has changed since the state {kept!r} was saved ({changed}): "
+            "raise `fold` of its service, and handlers fold anew from the log"
+        ) from None
 
 
 class Snapshots:

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from labkit.log.snapshots import restored
 from labkit.messages import Answer, Commit, Event
 from labkit.ports.store import Document
 
@@ -170,7 +171,7 @@ class StreamState(Struct):
             stored=True,
             version=document["version"],
             at=document["at"],
-            state=None if kept is None else msgspec.convert(kept, state),
+            state=None if kept is None else restored(kept, state),
             seen={id: (Answer(o, v, r), digest) for id, o, v, r, digest in document["seen"]},
         )
         if "held" in document:
