@@ -105,9 +105,8 @@ def _take_over(lab: Lab, service: Service, tail: list[Taken]) -> _Takeover:
         )
     finally:
         handler.close()
-    return _Takeover(
-        took, sum(part.seconds for part in parts), sum(part.commits for part in parts), same
-    )
+    replay = max((part.seconds for part in parts), default=0.0)  # they replay side by side
+    return _Takeover(took, replay, sum(part.commits for part in parts), same)
 
 
 def _saved(lab: Lab) -> int:
