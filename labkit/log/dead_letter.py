@@ -1,4 +1,4 @@
-"""TODO."""
+"""What is told of a parked stream, whoever parked it."""
 
 from __future__ import annotations
 

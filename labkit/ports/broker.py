@@ -1,4 +1,4 @@
-"""TODO."""
+"""The broker as the core sees it: records, sources, senders and transactions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""The receiving end of notices: a module that takes each notice once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""The outbox: what a reader decided to send is stored first, and sent afterwards."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Queries over Kafka: the bus that asks, and the handlers that answer."""

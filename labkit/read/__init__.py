@@ -1,1 +1,1 @@
-"""TODO."""
+"""The read side: projectors that write the views, and queries that read them."""

@@ -1,4 +1,4 @@
-"""TODO."""
+"""The streams that a reader holds back."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""TODO."""
+"""A run: its settings, its parts wired together, and its worker processes."""

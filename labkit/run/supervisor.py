@@ -1,4 +1,4 @@
-"""TODO."""
+"""The supervisor: a process that keeps a run's workers alive until its standard input ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""When a handler is to look at a stream again: retries and scheduled commands."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Open-loop load: arrivals, generator, observer, and the conditions of a valid run."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Verify: a load with faults, and the checkers that say whether a guarantee was broken."""
