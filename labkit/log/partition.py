@@ -83,8 +83,8 @@ def fetch_records(
 def peek(source: Source, patience: float, clock: Clock = SYSTEM) -> tuple[list[Record], int]:
     """What a reader of committed records sees of a topic now, and how many offsets it may not see.
 
-    Unlike :func:`read_partition` this does not wait for transactions that are open: it stops where nothing
-    has come for ``patience`` seconds. Records are in the order of partition and offset.
+    Unlike :func:`read_partition` this does not wait for transactions that are open: it stops where
+    nothing has come for ``patience`` seconds. Records are in the order of partition and offset.
     """
     ends = source.ends()
     at = dict.fromkeys(ends, 0)
