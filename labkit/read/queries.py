@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import cache
 from typing import Any, TypeVar, get_type_hints
 
 from msgspec import Struct
@@ -103,6 +104,8 @@ class Queries:
                 self._collections[type(view)] = self._collections[f"{service.name}.{view.name}"] = (
                     found
                 )
+        every: tuple[type[Query], ...] = (*self._home, *STANDARD)
+        self._named = {kebab(kind.__name__): kind for kind in every}
 
     # --- asking
 
@@ -133,12 +136,10 @@ class Queries:
 
         Several services may have one of that name: that of ``service`` is meant.
         """
-        every: tuple[type[Query], ...] = (*self._home, *STANDARD)
-        known = {kebab(kind.__name__): kind for kind in every}
-        if service is not None:
-            known |= self._services[service].queries
-        if (kind := known.get(kebab(name))) is None:
-            names = ", ".join(sorted(kind.__name__ for kind in known.values()))
+        own = {} if service is None else self._services[service].queries
+        address = kebab(name)
+        if (kind := own.get(address) or self._named.get(address)) is None:
+            names = ", ".join(sorted(kind.__name__ for kind in (self._named | own).values()))
             raise UsageError(f"no query {name[:60]!r}; known: {names}")
         return self._asked(made(kind, conditions))
 
@@ -344,6 +345,7 @@ def _watched(views: Empty, readable: Readable) -> Watched:
     return found
 
 
+@cache
 def answer_type(query: type[Query]) -> Any:
     """The type of a query's answers, from the annotation of its ``read``."""
     with suppress(Exception):  # an annotation that cannot be read says nothing

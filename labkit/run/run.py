@@ -164,9 +164,8 @@ class Run:
                 if set(process.sources) <= set(every):
                     named_processes.setdefault(process.name, process)
         doubles = [s.name for s in services if every[s.name] is not s]
-        if doubles or (taken := sorted(set(every) & set(named_processes))):
-            name = doubles[0] if doubles else taken[0]
-            raise UsageError(f"two services or processes of this run are named {name!r}")
+        if taken := [*doubles, *sorted(set(every) & set(named_processes))]:
+            raise UsageError(f"two services or processes of this run are named {taken[0]!r}")
         route(every.values())
         self.services, self.processes = every, named_processes
 
