@@ -73,9 +73,10 @@ def test_a_bad_lab_name(name: str, home: Path) -> None:
     refused(labkit("demo", f"--lab={name}"), repr(name))
 
 
-def test_an_unknown_role_and_context(home: Path) -> None:
+def test_an_unknown_role_and_context(tmp_path: Path) -> None:
     refused(labkit("run", "janitor", "--run", "r0"), "janitor", "projector")
-    done = labkit("run", "handler", "--run", "r0", "--service", "zoo")
+    home = {"LABKIT_HOME": str(tmp_path)}  # where nobody started servers
+    done = labkit("run", "handler", "--run", "r0", "--service", "zoo", **home)
     refused(done, "the servers of lab 'lab' are not up")  # a run knows its services, not the host
 
 

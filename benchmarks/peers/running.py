@@ -160,7 +160,7 @@ def _time(
                     ran.ahead = sum(lab.ends(f"{CONTEXT}.events").values()) - there
                     continue
             near = orders.count_documents({"_id": {"$in": last}}) == len(last)
-            if near and not _wrong(orders, load):
+            if there and near and not _wrong(orders, load):
                 break
             if count > known:
                 known, moved = count, now
