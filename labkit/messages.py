@@ -216,7 +216,10 @@ class Codec:
         commit: Commit[Any] = decoded(self._commits, value)
         for event in commit.events:
             if type(event) in self._upcasts:
-                today = tuple(map(self._today, commit.events))
+                try:
+                    today = tuple(map(self._today, commit.events))
+                except Exception as bug:
+                    raise DecodeError(f"no upcast: {type(bug).__name__}: {bug}") from bug
                 return structs.replace(commit, events=today)
         return commit
 

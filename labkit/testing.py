@@ -81,7 +81,7 @@ class When:
         story = f"given{_list(self._past)}\nwhen\n  {command!r}"
         try:
             command.validate()
-            events = self._service.decided(decide(fold(self._service, *self._past), command))
+            events = decide(fold(self._service, *self._past), command)
         except Refused as refused:
             return Then(story, (), refused)
         return Then(story, events, None)

@@ -88,7 +88,7 @@ class Side:
         assert repr(before) == told, "an account changes no old state"
         try:
             command.validate()
-            events = self.service.decided(self.service.decide[type(command)](self.state, command))
+            events = self.service.decide[type(command)](self.state, command)
         except Refused:
             assert after is None
             return False

@@ -645,9 +645,7 @@ def test_the_account_and_the_domain_agree(seed: int) -> None:
         after = account.apply(kept.get(command.stream), command)
         try:
             command.validate()
-            past.extend(
-                service.decided(service.decide[type(command)](fold(service, *past), command))
-            )
+            past.extend(service.decide[type(command)](fold(service, *past), command))
         except Refused:
             assert after is None
             continue

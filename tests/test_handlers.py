@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
+import itertools
+import re
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from random import Random
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from msgspec import Struct
 
 from labkit.adapters.memory import MemoryBroker
 from labkit.adapters.memory_store import MemoryStore
@@ -20,11 +24,20 @@ from labkit.errors import Fenced, LabkitError, Refused, UsageError
 from labkit.experiments.verify.checkers import History, check_all
 from labkit.lab import Lab
 from labkit.log.event_log import EventLog
-from labkit.messages import Answer, Command, Commit, Envelope, encode
+from labkit.messages import (
+    Answer,
+    Command,
+    Commit,
+    Envelope,
+    Event,
+    ReleaseParked,
+    State,
+    encode,
+)
 from labkit.ports import failpoints
 from labkit.ports.failpoints import ALL, Crash, Failpoint, armed
 from labkit.read.projector import Projector
-from labkit.service import Service, route
+from labkit.service import Service, guard, route
 from labkit.services import catalog, orders
 from labkit.services.catalog import ListProduct
 from labkit.services.orders import CancelOrder, PayOrder, PlaceOrder, ShipOrder
@@ -406,26 +419,139 @@ def test_a_new_fold_reads_the_log_from_its_start(rig: Rig) -> None:
     assert rig.store.count("orders.state.v1") == rig.store.count("orders.state.v2") == 10
 
 
-def test_a_state_of_other_fields_says_to_raise_the_fold(rig: Rig) -> None:
-    class Narrow(Struct, frozen=True):
-        colour: str
+class Count(State, frozen=True):
+    steps: list[str] = msgspec.field(default_factory=list)
 
+
+class Stepped(Event, frozen=True):
+    counter: str
+    name: str
+
+
+class Step(Command, frozen=True):
+    counter: str
+    name: str = "on"
+
+
+def step(state: Count | None, c: Step) -> Stepped:
+    match c.name:
+        case "raise":
+            raise KeyError(c.name)
+        case "loop":
+            while True:
+                with suppress(Exception):
+                    len(c.name)
+        case "spoil" if state is not None:
+            state.steps.append("spoilt")
+        case "refuse" if state is not None:
+            state.steps.clear()
+            raise Refused("no")
+    return Stepped(c.counter, c.name)
+
+
+def count(state: Count | None, event: Stepped) -> Count:
+    state = state or Count()
+    match event.name:
+        case "fold-raise":
+            raise KeyError(event.name)
+        case "fold-loop":
+            for _ in itertools.repeat(1):
+                pass
+        case "fold-spoil":
+            state.steps.append("spoilt")
+            return state
+    return Count([*state.steps, event.name])
+
+
+COUNTER = Service("counter", decide={Step: step}, events=[Stepped], evolve=count, state=Count)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("raise", "KeyError: 'raise'"),
+        ("loop", "Misbehaved: step was stopped: it had not ended after 1 s"),
+        ("spoil", "Misbehaved: step changed the Count that it was given"),
+        ("refuse", "Misbehaved: step changed the Count that it was given"),
+        ("fold-raise", "KeyError: 'fold-raise'"),
+        ("fold-loop", "Misbehaved: count was stopped: it had not ended after 1 s"),
+        ("fold-spoil", "Misbehaved: count changed the Count that it was given"),
+    ],
+)
+def test_a_rule_that_misbehaves_parks_its_stream_and_no_other(
+    name: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "LOOKS", 1)
+    rig = Rig(COUNTER)
+    for one in ("a", "b"):
+        rig.send(Step(one, "first"))
+    rig.send(Step("a", name))
+    for one in ("a", "b"):
+        rig.send(Step(one, "last"))
     handler = rig.handler()
-    rig.send(place("o1"))
-    handler.step(0)
+    made = {(c.stream, c.offset): c for c in handler.step(0)}
+    (stuck,) = (c for c in made.values() if c.reason.startswith(reason))
+    assert (stuck.stream, stuck.outcome) == ("a", "parked")
+    assert sorted(c.stream for c in made.values() if c.outcome == "accepted") == ["a", "b", "b"]
     handler.flush()
+    states = {key: document["state"] for key, document in rig.states().items()}
+    assert states == {"a": {"steps": ["first"]}, "b": {"steps": ["first", "last"]}}
+
+
+def changed(**other: Any) -> Service:
+    """The counter after a change that should have raised ``fold``."""
+    kept = {"decide": {Step: step}, "events": [Stepped], "evolve": count, "state": Count}
+    return Service("counter", **(kept | other))
+
+
+class Wide(State, frozen=True):
+    steps: list[str]
+    colour: str
+
+
+def pickier(state: Count | None, event: Stepped) -> Count:
+    if event.name == "second":
+        raise ValueError("today's rules know no second")
+    return count(state, event)
+
+
+@pytest.mark.parametrize(
+    ("newer", "flushed", "reason"),
+    [
+        (changed(state=Wide), 2, r"Wide has changed .*`colour`.*raise `fold`"),
+        (changed(evolve=pickier), 0, r"version 2 cannot be folded \(ValueError.*raise `fold`"),
+    ],
+)
+def test_what_does_not_fit_its_state_any_more_is_parked_until_the_fold_is_raised(
+    newer: Service, flushed: int, reason: str
+) -> None:
+    rig = Rig(COUNTER)
+    rig.send(Step("a", "first"))
+    rig.send(Step("a", "second"))
+    handler = rig.handler()
+    handler.step(0)
+    if flushed:
+        handler.flush()
+    rig.send(Step("b"))  # no state of it was saved
+    handler.step(0)
     handler.close()
-    other = Service(
-        "orders",
-        events=orders.EVENTS,
-        state=Narrow,
-        decide=orders.DECIDE,
-        evolve=orders.evolve,
-    )
-    newer = rig.handler(service=other)
-    rig.send(PayOrder("o1", 5))
-    with pytest.raises(UsageError, match=r"Narrow has changed .*`colour`.*raise `fold`"):
-        newer.step(0)
+
+    changed_one = rig.handler(service=newer)
+    rig.send(Step("a", "third"))
+    rig.send(Step("c"))
+    held, other = sorted(changed_one.step(0), key=lambda commit: commit.stream)
+    assert (held.outcome, other.outcome) == ("parked", "accepted")
+    assert re.search(reason, held.reason)
+    changed_one.flush()
+    changed_one.close()
+
+    repaired = rig.handler(service=changed(fold=2))
+    rig.send(ReleaseParked("a"))
+    repaired.step(0)
+    assert [(c.outcome, c.last) for c in repaired.step(0)] == [("accepted", 3)]
+    repaired.flush()
+    (state,) = (d["state"] for d in rig.store.find("counter.state.v2", {}) if d["_id"] == "a")
+    assert state == {"steps": ["first", "second", "third"]}
 
 
 def test_memory_is_bounded_and_cold_streams_come_back_in_one_look_up(
@@ -867,7 +993,7 @@ def test_a_decision_is_pure() -> None:
     """Twice the same question, twice the same answer: replay and the fences rest on it."""
     for service in SERVICES.values():
         for decide in service.decide.values():
-            assert decide.__closure__ is None
+            assert inspect.unwrap(decide).__closure__ is None
     with pytest.raises(Refused):
         orders.rules.ship(None, ShipOrder("o1"))
 

@@ -11,16 +11,20 @@ from typing import Any
 import pytest
 
 from labkit import stack
-from labkit.errors import Fenced, Parked, UsageError
+from labkit.errors import Fenced, Parked, Refused, UsageError
 from labkit.lab import Lab
+from labkit.messages import Command, Event, State
 from labkit.ports.store import Document
 from labkit.read.freshness import LINEARIZABLE, Fresh, Version
 from labkit.read.projection import ServiceProjection, parked_in
 from labkit.read.queries import Queries
+from labkit.read.standard import All
+from labkit.service import At, Documents, KeyedView, Service, View, guard
 from labkit.services.orders import OrderById, OrderPlaced, OrdersOf, PayOrder, PlaceOrder
 from tests.built_in import ORDER_DOCUMENTS
 from tests.test_cli import labkit, refused
 from tests.test_projections import VIEW, Rig, paid, placed
+from tests.test_service import project, work
 
 LETTERS = parked_in(VIEW.name)
 BAD = 13
@@ -116,14 +120,78 @@ def test_a_bug_in_the_projection_parks_its_streams_only(rig: Rig, size: int) -> 
 def test_poison_costs_few_transactions(
     rig: Rig, bug: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The batch is halved until the poison is alone, not taken apart."""
+    """What is before it, the poison alone, and the two halves of what comes after it."""
     for n in range(256):
         rig.commit(f"o{n}", 1, placed(f"o{n}", cents=BAD if n == 100 else 5))
     calls = []
     advance = rig.store.advance
     monkeypatch.setattr(rig.store, "advance", lambda *a: (calls.append(1), advance(*a)))
     assert rig.projector().step(0) == 255
-    assert len(calls) == 9, "one for each halving of 256, and one that parks"
+    assert len(calls) == 4
+
+
+@pytest.mark.parametrize("rule", ["raise", "loop", "spoil", "keys"])
+def test_a_view_that_misbehaves_parks_its_stream_and_no_other(
+    rule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its event is whole again for the view that comes after it."""
+    monkeypatch.setattr(guard, "LOOKS", 1)
+
+    class Opened(Event, frozen=True):
+        case: str
+        tags: list[str]
+
+    class Open(Command, frozen=True):
+        case: str
+        tags: list[str]
+
+    class Kept(State, frozen=True):
+        case: str
+
+    class Cases(View):
+        def apply(self, document: Any, event: Opened) -> Document:
+            if "bad" in event.tags:
+                match rule:
+                    case "raise":
+                        raise Refused("a view has nothing to refuse")
+                    case "loop":
+                        while True:
+                            pass
+                    case "spoil":
+                        event.tags.append("spoilt")
+            return {"tags": event.tags}
+
+    class Tags(KeyedView):
+        def keys(self, event: Opened, at: At) -> Iterator[str]:
+            while True:
+                yield from event.tags
+                if rule != "keys" or "bad" not in event.tags:
+                    return
+
+        def change(self, documents: Documents, event: Opened, at: At) -> None:
+            for tag in event.tags:
+                kept = documents.get(tag) or documents.add({"_id": tag, "rev": 0, "cases": 0})
+                kept["cases"] += 1
+
+    service = Service(
+        "cases",
+        decide={Open: lambda state, c: Opened(c.case, c.tags)},
+        events=[Opened],
+        evolve=lambda state, event: Kept(event.case),
+        state=Kept,
+        views=[Cases, Tags],
+    )
+    with Lab(backend="memory", services=[service], partitions=1) as lab:
+        for n in range(12):
+            lab.bus.send(Open(f"c{n}", ["bad" if n == 7 else "good"]))
+        work(lab, wait=0)
+        project(lab, wait=0)
+        (parked,) = lab.parked()
+        assert parked.stream == "c7"
+        assert parked.reason.startswith("Refused: " if rule == "raise" else "Misbehaved: ")
+        assert {d["_id"] for d in lab.ask(All("cases.cases")).rows} == {
+            f"c{n}" for n in range(12) if n != 7
+        }
 
 
 def test_a_replay_applies_what_waits_once_the_bug_is_mended(

@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from copy import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from labkit import LINEARIZABLE, Lab, Service, stack
+from labkit import LINEARIZABLE, Lab, Service, State, stack
+from labkit.adapters.memory_store import MemoryStore
 from labkit.errors import Unreachable, UsageError
 from labkit.ports.failpoints import Failpoint
 from labkit.read.standard import All, ById
-from labkit.run import references
+from labkit.run import folds, references
 from labkit.run.references import Reference
 from labkit.services.bank import AccountById, Deposit, OpenAccount
 from labkit.services.fulfilment import Fulfilment
@@ -315,8 +317,70 @@ def test_of_main_only_steps_by_hand(servers: stack.Servers) -> None:
             lab.drop()
 
 
+class Inner(State, frozen=True):
+    name: str
+
+
+class Then(State, frozen=True):
+    """A state, as it was."""
+
+    place: str
+    parts: tuple[Inner, ...] = ()
+
+
+class Today(Then, frozen=True):
+    """A new name and a new text change nothing that was saved."""
+
+
+class More(Then, frozen=True):
+    colour: str = "red"  # older states would all be red, unseen
+
+
+class Less(State, frozen=True):
+    place: str
+
+
+class Outer(State, frozen=True):
+    name: int
+
+
+class Deeper(State, frozen=True):
+    place: str
+    parts: tuple[Outer, ...] = ()
+
+
+@pytest.mark.parametrize(
+    ("state", "says"),
+    [
+        (Today, None),
+        (More, r'\(now colour: {"type":"string"}\)'),
+        (Less, r"\(then parts: .*; then Inner.name: "),
+        (Deeper, r'; now Outer.name: {"type":"integer"}\)'),
+    ],
+)
+def test_a_state_that_has_changed_asks_for_a_new_fold(
+    state: type[State], says: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, service = MemoryStore(), copy(references.service("orders"))
+    monkeypatch.setattr(service, "state", Then)
+    folds.check(store, "run", [service])
+    folds.check(store, "run", [service])
+    monkeypatch.setattr(service, "state", state)
+    if says is None:
+        folds.check(store, "run", [service])
+        return
+    with pytest.raises(
+        UsageError, match=f"{state.__name__}, the state of service 'orders'.*{says}"
+    ):
+        folds.check(store, "run", [service])
+    monkeypatch.setattr(service, "states", "orders.state.v2")
+    folds.check(store, "run", [service])
+
+
 @pytest.mark.servers
-def test_a_run_joined_keeps_services_and_settings(servers: stack.Servers) -> None:
+def test_a_run_joined_keeps_services_and_settings(
+    servers: stack.Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With more partitions than there are by default, whoever asks hears all answers."""
     settings: dict[str, Any] = {"partitions": 12, "cache": 7, "write_concern": "1", "linger": 0.01}
     with Lab(services=["bank", "orders"], processes=[Fulfilment(pay_within=60)], **settings) as lab:
@@ -345,6 +409,12 @@ def test_a_run_joined_keeps_services_and_settings(servers: stack.Servers) -> Non
                     bus.close()
                 assert len(replies) > 1
                 assert other.ask(ById("bank.accounts", "a1"), fresh=LINEARIZABLE)["balance"] == 5
+            with monkeypatch.context() as patch:
+                patch.setattr(lab.services["bank"], "state", Today)
+                with pytest.raises(
+                    UsageError, match=r"since this run began \(then owner: .*`fold`"
+                ):
+                    Lab(run=lab.run, start=False)
         finally:
             lab.drop()
 

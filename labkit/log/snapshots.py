@@ -16,6 +16,8 @@ from labkit.errors import UsageError
 from labkit.messages import Commit
 from labkit.ports.store import Checkpoint, Document
 
+#: What to do where saved states and today's code do not fit together.
+CURE = "raise `fold` of its service, and handlers fold anew from the log"
 #: The index of the collection: a stream's newest snapshot at or below a version.
 INDEX = [("stream", 1), ("fold", 1), ("version", 1)]
 
@@ -58,25 +60,24 @@ class Snapshot(Struct, frozen=True):
     @classmethod
     def load(cls, document: Document, state: type[Struct]) -> Snapshot:
         """What :meth:`document` saved; ``state`` is the type of the fold."""
-        kept = document["state"]
         return cls(
             document["stream"],
             document["version"],
             document["partition"],
             document["position"],
             document["at"],
-            None if kept is None else restored(kept, state),
+            restored(document["state"], state),
         )
 
 
-def restored(kept: object, state: type[Struct]) -> Struct:
+def restored(kept: object, state: type[Struct]) -> Struct | None:
     """A saved state; raises ``UsageError`` where its type has changed since it was saved."""
     try:
-        return msgspec.convert(kept, state)
+        return None if kept is None else msgspec.convert(kept, state)
     except msgspec.ValidationError as changed:
         raise UsageError(
             f"{state.__qualname__} has changed since the state {kept!r} was saved ({changed}): "
-            "raise `fold` of its service, and handlers fold anew from the log"
+            f"{CURE}"
         ) from None
 
 

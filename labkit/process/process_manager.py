@@ -27,6 +27,7 @@ from labkit.read.projection import Indexes
 from labkit.read.projector import Projector
 from labkit.read.unit_of_work import UnitOfWork
 from labkit.service import Process, Send, command_id
+from labkit.service.guard import guarded
 
 
 class ProcessProjection:
@@ -41,6 +42,8 @@ class ProcessProjection:
 
     def __init__(self, process: Process, service: str) -> None:
         self.process = process
+        self._instance = guarded(process.instance)
+        self._react = guarded(process.react, process.state)
         self.service = service
         self.name = f"{process.name}.{service}"
         self.streams = f"{process.name}.seen.{service}"
@@ -54,7 +57,7 @@ class ProcessProjection:
 
     def touches(self, commit: Commit[Any], partition: int) -> Iterable[tuple[str, str]]:
         """The instance that the commit is about, and the command that it answers."""
-        instance = self.process.instance(self.service, commit)
+        instance = self._instance(self.service, commit)
         if instance is not None:
             yield self.instances, instance
         if commit.correlation:
@@ -65,11 +68,11 @@ class ProcessProjection:
         if commit.events and docs.get(self.streams, commit.stream) is None:
             docs.add(self.streams, {"_id": commit.stream, "version": 0})
         docs.remove(self.outbox, commit.id)  # what is answered was sent
-        if (instance := self.process.instance(self.service, commit)) is None:
+        if (instance := self._instance(self.service, commit)) is None:
             return
         kept = docs.get(self.instances, instance)
         before = msgspec.convert(kept["state"], self.process.state) if kept else None
-        state, sends = self.process.react(before, self.service, commit)
+        state, sends = self._react(before, self.service, commit)
         if state is None:
             return
         document = kept or docs.add(self.instances, {"_id": instance, "rev": 0})

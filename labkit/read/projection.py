@@ -6,12 +6,15 @@ for each partition.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import reduce, wraps
+from operator import or_
 from typing import Any, Protocol
 
 from labkit.messages import Commit, Document
 from labkit.read.unit_of_work import UnitOfWork
 from labkit.service import At, KeyedView, Service, View
+from labkit.service.guard import guarded
 
 #: Collection -> its indexes, each a list of (field, direction).
 Indexes = dict[str, list[list[tuple[str, int]]]]
@@ -67,15 +70,20 @@ class ServiceProjection:
         self.name = service.view
         self.streams = streams_of(service)
         by_stream = [view for view in service.views if not isinstance(view, KeyedView)]
-        self._first = by_stream[0] if by_stream else None
-        self._others = [(service.collection(view), view) for view in by_stream[1:]]
+        events = reduce(or_, service.events)
+        applied = [
+            (service.collection(v), guarded(_late(v, "apply"), None, events)) for v in by_stream
+        ]
+        self._first = applied[0][1] if applied else None
+        self._others = applied[1:]
+        keyed = [view for view in service.views if isinstance(view, KeyedView)]
         self._keyed = [
-            (service.collection(view), view)
-            for view in service.views
-            if isinstance(view, KeyedView)
+            (service.collection(v), guarded(_late(v, "change"), None, events)) for v in keyed
         ]
         self._looked_up = [
-            (name, view) for name, view in self._keyed if type(view).keys is not KeyedView.keys
+            (service.collection(v), guarded(_late(v, "keys", list), events))
+            for v in keyed
+            if type(v).keys is not KeyedView.keys
         ]
         self.indexes: Indexes = {service.collection(v): _indexes(v) for v in service.views}
         self.indexes.setdefault(self.streams, [])
@@ -83,8 +91,8 @@ class ServiceProjection:
     def touches(self, commit: Commit[Any], partition: int) -> Iterable[tuple[str, str]]:
         for version, event in enumerate(commit.events, commit.first):
             at = At(commit.stream, version, partition)
-            for collection, view in self._looked_up:
-                for id in view.keys(event, at):
+            for collection, keys in self._looked_up:
+                for id in keys(event, at):
                     yield collection, id
         if commit.first > 1:
             for collection, _ in self._others:
@@ -95,12 +103,12 @@ class ServiceProjection:
         for version, event in enumerate(commit.events, commit.first):
             if self._first is not None:
                 document = _fold(self._first, self.streams, commit.stream, event, docs)
-            for collection, view in self._others:
-                _fold(view, collection, commit.stream, event, docs)
+            for collection, apply in self._others:
+                _fold(apply, collection, commit.stream, event, docs)
             if self._keyed:
                 at = At(commit.stream, version, commit.partition, document)
-                for collection, view in self._keyed:
-                    view.change(_Documents(docs, collection), event, at)
+                for collection, change in self._keyed:
+                    change(_Documents(docs, collection), event, at)
         if document is None:
             docs.add(self.streams, {"_id": commit.stream, "version": 0})
         elif self._first is not None:
@@ -140,15 +148,34 @@ class _Documents:
         self._docs.remove(self._collection, id)
 
 
-def _fold(view: View, collection: str, stream: str, event: Any, docs: UnitOfWork) -> Document:
+def _fold(
+    apply: Callable[[Any, Any], Document],
+    collection: str,
+    stream: str,
+    event: Any,
+    docs: UnitOfWork,
+) -> Document:
     before = docs.get(collection, stream)
-    after = view.apply(before, event)
+    after = apply(before, event)
     if after is before and before is not None:
         return before
     if not isinstance(after, dict):
-        raise TypeError(f"{type(view).__name__}.apply must give a document, got {after!r:.100}")
+        raise TypeError(f"{apply.__qualname__} must give a document, got {after!r:.100}")
     version = before["version"] if before else 0
     return docs.add(collection, {**after, "_id": stream, "version": version})
+
+
+def _late(view: View, method: str, whole: Callable[[Any], Any] = lambda made: made) -> Any:
+    """A method of a view as it is when it is called: in a notebook it may be mended meanwhile.
+
+    ``whole`` makes of its answer what it is at its end, if that is to be waited for.
+    """
+
+    @wraps(getattr(view, method))
+    def call(*given: Any) -> Any:
+        return whole(getattr(view, method)(*given))
+
+    return call
 
 
 def _indexes(view: View) -> list[list[tuple[str, int]]]:

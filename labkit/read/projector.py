@@ -220,26 +220,31 @@ class Projector(CrashOnly):
     def _take(
         self, entries: Sequence[Entry], positions: Mapping[int, int], fetched: int
     ) -> tuple[int, list[Document]]:
-        """The batch in one transaction; if there is poison in it, in ever smaller parts.
+        """The batch in one transaction; if there is poison in it, in parts.
 
         So a batch without poison is as fast as can be, and one with it costs a few transactions
         for each. Returns how many commits were applied, and what the outbox has to send.
         """
 
         def fill(transaction: Transaction, trust: bool) -> None:
-            transaction.load(entries, trust=trust)
-            transaction.take(entries, fetched)
+            transaction.load(part, trust=trust)
+            transaction.take(part, fetched)
 
-        try:
-            return self._commit(fill, positions)
-        except Poison as poison:
-            if len(entries) == 1:
-                return self._park(entries[0], positions, str(poison))
-        half = len(entries) // 2
-        before = {e.record.partition: e.record.offset + 1 for e in entries[:half]}
-        applied, letters = self._take(entries[:half], before, fetched)
-        more, others = self._take(entries[half:], positions, fetched)
-        return applied + more, letters + others
+        applied, letters = 0, list[Document]()
+        parts = [entries]
+        while parts:
+            part = parts.pop()
+            at = {e.record.partition: e.record.offset + 1 for e in part} if parts else positions
+            try:
+                count, added = self._commit(fill, at)
+            except Poison as poison:
+                if len(part) > 1:
+                    parts += reversed(_parted(part, poison))
+                    continue
+                count, added = self._park(part[0], at, str(poison))
+            applied += count
+            letters += added
+        return applied, letters
 
     def _park(
         self, entry: Entry, positions: Mapping[int, int], reason: str
@@ -312,3 +317,16 @@ class Projector(CrashOnly):
         self._store.advance(self._collection, moves, transaction.docs.writes())
         self._owned = after
         return transaction.applied, letters
+
+
+def _parted(entries: Sequence[Entry], poison: Poison) -> list[Sequence[Entry]]:
+    """What was before the poison, the poison alone, and the halves of what comes after it; or of
+    all, where it is not known which one is poison."""
+    known = (n for n, entry in enumerate(entries) if entry is poison.entry)
+    at = next(known, None)
+    after = 0 if at is None else at + 1
+    half = (after + len(entries)) // 2
+    parts = [entries[:half], entries[half:]]
+    if at is not None:
+        parts = [entries[:at], entries[at:after], entries[after:half], entries[half:]]
+    return [part for part in parts if part]

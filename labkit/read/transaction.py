@@ -11,7 +11,7 @@ from typing import Any
 
 from msgspec import Struct, structs
 
-from labkit.errors import Fenced, LabkitError
+from labkit.errors import Fenced
 from labkit.messages import Commit, Document
 from labkit.ports.broker import Record
 from labkit.ports.clock import Clock
@@ -30,7 +30,11 @@ class Entry(Struct, frozen=True, gc=False):
 
 
 class Poison(Exception):
-    """A commit that cannot be applied."""
+    """A commit that cannot be applied; ``entry`` where it is known which one."""
+
+    def __init__(self, reason: str, entry: Entry | None = None) -> None:
+        super().__init__(reason)
+        self.entry = entry
 
 
 class Owned(Struct):
@@ -76,28 +80,28 @@ class Transaction:
     def load(self, entries: Iterable[Entry], *, trust: bool) -> None:
         """Load what ``entries`` will change; ``trust``: a stream's first commit needs no look-up,
         since its document is new."""
-        try:
-            self.docs.load(self._wanted(entries, trust))
-        except LabkitError:
-            raise
-        except Exception as error:
-            raise Poison(f"{type(error).__name__}: {error}") from error
+        wanted: list[tuple[str, str]] = []
+        for entry in entries:
+            try:
+                wanted += self._wanted(entry, trust)
+            except Exception as error:
+                raise Poison(f"{type(error).__name__}: {error}", entry) from error
+        self.docs.load(wanted)
 
     def load_letters(self, entries: Iterable[Entry]) -> None:
         """Load the notes of parked streams alone."""
         self.docs.load((self._letters, entry.stream) for entry in entries)
 
-    def _wanted(self, entries: Iterable[Entry], trust: bool) -> Iterable[tuple[str, str]]:
-        for entry in entries:
-            commit = entry.commit
-            if entry.stream in self.owned.parked[entry.record.partition]:
-                yield self._letters, entry.stream
-            if commit is None:
-                continue
-            if self._concerns(commit):
-                yield from self._projection.touches(commit, entry.record.partition)
-            if commit.first > 1 or not commit.events or not trust:
-                yield self._projection.streams, commit.stream
+    def _wanted(self, entry: Entry, trust: bool) -> Iterable[tuple[str, str]]:
+        commit = entry.commit
+        if entry.stream in self.owned.parked[entry.record.partition]:
+            yield self._letters, entry.stream
+        if commit is None:
+            return
+        if self._concerns(commit):
+            yield from self._projection.touches(commit, entry.record.partition)
+        if commit.first > 1 or not commit.events or not trust:
+            yield self._projection.streams, commit.stream
 
     # --- what can happen to a commit
 
@@ -115,7 +119,7 @@ class Transaction:
             elif commit.first <= known:
                 self._move(partition, ignored=self.owned.checkpoints[partition].ignored + 1)
             else:
-                self.applied += self._apply(commit, fetched, now)
+                self.applied += self._apply(entry, commit, fetched, now)
         self._note_commands(entries)
 
     def park(self, entry: Entry, reason: str) -> None:
@@ -139,7 +143,7 @@ class Transaction:
         if commit.first <= known:
             self._move(partition, ignored=self.owned.checkpoints[partition].ignored + 1)
         else:
-            self.applied += self._apply(commit, fetched, self._clock.now())
+            self.applied += self._apply(entry, commit, fetched, self._clock.now())
         letter = self.docs.get(self._letters, entry.stream)
         assert letter is not None
         if following:
@@ -172,7 +176,7 @@ class Transaction:
         self.owned.parked[partition] |= {entry.stream}
         self._move(partition, parked=self.owned.checkpoints[partition].parked + 1)
 
-    def _apply(self, commit: Commit[Any], fetched: int, now: int) -> bool:
+    def _apply(self, entry: Entry, commit: Commit[Any], fetched: int, now: int) -> bool:
         """Whether it concerned the projection, which is pure: what it raises is the commit's."""
         concerned = self._concerns(commit)
         try:
@@ -182,10 +186,8 @@ class Transaction:
                 document = self.docs.get(self._projection.streams, commit.stream)
                 assert document is not None, f"{self._projection.name} kept no {commit.stream!r}"
                 document["version"] = commit.last
-        except LabkitError:
-            raise
         except Exception as error:
-            raise Poison(f"{type(error).__name__}: {error}") from error
+            raise Poison(f"{type(error).__name__}: {error}", entry) from error
         return concerned
 
     def _concerns(self, commit: Commit[Any]) -> bool:

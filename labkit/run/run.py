@@ -29,7 +29,7 @@ from labkit.ports.store import Store, Writes
 from labkit.process.process_manager import ProcessProjection
 from labkit.read.generations import named, serving
 from labkit.read.projection import PARKED_INDEX, Projection, ServiceProjection, parked_in
-from labkit.run import references
+from labkit.run import folds, references
 from labkit.run.references import Reference
 from labkit.run.registry import runs_folder
 from labkit.run.settings import DEFAULTS, Settings
@@ -142,6 +142,7 @@ class Run:
                 self._connect()
             if run is None:
                 self._prepare()
+            folds.check(self.store, COLLECTION, self.services.values())
         except BaseException:
             self.close()
             raise

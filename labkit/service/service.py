@@ -21,7 +21,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import reduce
+from functools import reduce, wraps
 from operator import or_
 from typing import Any, get_args
 
@@ -31,6 +31,7 @@ from labkit.errors import UsageError
 from labkit.messages import Codec, Command, Decisions, Event, Upcasts
 from labkit.service import declared
 from labkit.service.evidence import Audit, ReferenceModel, Workload
+from labkit.service.guard import guarded
 from labkit.service.process import Notices, Process
 from labkit.service.query import Query, kebab
 from labkit.service.view import View
@@ -40,6 +41,8 @@ NAME = re.compile(r"[a-z][a-z0-9_]{0,30}")
 RESERVED = {"api", "commands", "docs", "dry", "health", "live", "metrics", "run", "streams"}
 #: Sets of types: a union, or a list.
 Types = Any
+#: What became of a rule: always events, and all of this service.
+Ruling = Callable[[Any, Any], tuple[Event, ...]]
 
 
 class Service:
@@ -95,17 +98,19 @@ class Service:
         self.name = name
         #: Where it was made: worker processes import it from there.
         self.module = str(sys._getframe(1).f_globals.get("__name__", "__main__"))
-        self.decide: Decisions = dict(decide)
-        self.commands = tuple(self.decide)
+        self.commands = tuple(decide)
         self.events = _types(events)
         self._event_types = frozenset(self.events)
-        self.evolve = evolve
         self.state = state
         self.fold = fold
         self.upcasts: Upcasts = upcasts or {}
         self.views = tuple(declared.made_view(view) for view in views)
         asked = tuple(queries)
         self._check_kinds(self.commands if commands is None else _types(commands), asked)
+        self._check_functions(decide, evolve)
+        #: The rules: ``(state, command) -> events``, checked and stopped where they do not end.
+        self.decide = {c: guarded(self._ruling(rule), state, c) for c, rule in decide.items()}
+        self.evolve = guarded(evolve, state, _union(self.events))
         self.queries = {kebab(query.__name__): query for query in asked}
         self.public = declared.addresses(name, self.commands, public)
         self.notices = notices
@@ -125,13 +130,19 @@ class Service:
     def __repr__(self) -> str:
         return f"Service({self.name!r})"
 
-    def decided(self, made: Event | Sequence[Event] | None) -> tuple[Event, ...]:
-        """What a decision returned, as events; raises ``TypeError`` for anything else."""
-        events = (made,) if isinstance(made, Event) else tuple(made or ())
-        for event in events:
-            if type(event) not in self._event_types:
-                raise TypeError(f"{event!r:.100} is no event of service {self.name!r}")
-        return events
+    def _ruling(self, rule: Callable[[Any, Any], Any]) -> Ruling:
+        """A rule, whose answer is events; raises ``TypeError`` for anything else."""
+
+        @wraps(rule)
+        def ruling(state: Any, command: Any) -> tuple[Event, ...]:
+            made = rule(state, command)
+            events = (made,) if isinstance(made, Event) else tuple(made or ())
+            for event in events:
+                if type(event) not in self._event_types:
+                    raise TypeError(f"{event!r:.100} is no event of service {self.name!r}")
+            return events
+
+        return ruling
 
     def checkpoint(self, partition: int) -> str:
         """The id of the handler's checkpoint."""
@@ -154,14 +165,22 @@ class Service:
         for what, types in (("decide", self.commands), ("events", self.events)):
             if not types:
                 raise UsageError(f"{where}: {what} must not be empty")
-        if set(commands) != set(self.decide):
-            odd = sorted(getattr(c, "__name__", repr(c)) for c in set(commands) ^ set(self.decide))
+        if odd_ones := set(commands) ^ set(self.commands):
+            odd = sorted(getattr(c, "__name__", repr(c)) for c in odd_ones)
             raise UsageError(f"{where}: not exactly one decision for {', '.join(odd)}")
         declared.check_types(where, "queries", queries, Query)
         if not isinstance(self.state, type) or not issubclass(self.state, Struct):
             raise UsageError(f"{where}: state must be a State or another msgspec.Struct type")
         if not isinstance(self.fold, int) or self.fold < 1:
             raise UsageError(f"{where}: fold must be a whole number from 1, got {self.fold!r}")
+
+    def _check_functions(self, decide: Decisions, evolve: object) -> None:
+        functions = {f"decide[{c.__name__}]": rule for c, rule in decide.items()}
+        for name, function in {**functions, "evolve": evolve}.items():
+            if not callable(function):
+                raise UsageError(
+                    f"service {self.name!r}: {name} must be a function, got {function!r:.100}"
+                )
 
     def _check(self) -> None:
         where = f"service {self.name!r}"

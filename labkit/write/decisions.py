@@ -127,8 +127,12 @@ def _parsed(arrival: Arrival) -> Envelope[Any]:
     if size > MAX_COMMAND_BYTES:
         raise DecodeError(f"it has {size} bytes, at most {MAX_COMMAND_BYTES} fit")
     command = arrival.service.codec.decode_command(arrival.record.value)
-    if command.body.stream != arrival.key:
-        raise DecodeError(f"it is for stream {command.body.stream!r}")
+    try:
+        stream = command.body.stream
+    except Exception as bug:  # a property of the command's own
+        raise DecodeError(f"it names no stream: {type(bug).__name__}: {bug}") from bug
+    if stream != arrival.key:
+        raise DecodeError(f"it is for stream {stream!r}")
     return command
 
 
@@ -200,13 +204,14 @@ def _for_later(arrival: Arrival, command: Envelope[Any]) -> Commit[Any] | None:
 def _ruled(arrival: Arrival, command: Envelope[Any], clock: Clock) -> Commit[Any]:
     """The rule's answer: events, or a refusal with its reason."""
     stream, record, body = arrival.stream, arrival.record, digest(command.body)
+    if stream.unfit:
+        return arrival.commit(command, "parked", stream.unfit, digest=body)
     if command.expected_version not in (None, stream.version):
         reason = f"expected version {command.expected_version}, it is {stream.version}"
         return arrival.commit(command, "refused", reason, digest=body)
     try:
         command.body.validate()
-        decide = arrival.service.decide[type(command.body)]
-        events = arrival.service.decided(decide(stream.state, command.body))
+        events = arrival.service.decide[type(command.body)](stream.state, command.body)
     except Refused as no:
         return arrival.commit(command, "refused", str(no), digest=body)
     except Exception as error:

@@ -306,8 +306,8 @@ class Handler(CrashOnly):
             if commit is None or stream is None or commit.first != stream.version + 1:
                 ignored += 1
                 continue
-            stream.take(commit, self.service.evolve)
-            if self._snapshots.due(commit):
+            stream.replay(commit, self.service.evolve)
+            if self._snapshots.due(commit) and not stream.unfit:
                 self._snapshots.take(commit, stream, record.offset + 1)
             self._states.dirty[commit.stream] = None
             if not commit.final or commit.release:

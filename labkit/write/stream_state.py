@@ -13,7 +13,8 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from labkit.log.snapshots import restored
+from labkit.errors import UsageError
+from labkit.log.snapshots import CURE, restored
 from labkit.messages import Answer, Commit, Event
 from labkit.ports.store import Document
 
@@ -33,7 +34,8 @@ class StreamState(Struct):
     commands that wait behind the first of them, in order: it is either poison (``parked`` says
     why) or tried again at ``retry_at``. ``scheduled`` are those that were given an instant, offset
     to instant; one may get stuck among the held ones then. ``at`` is the latest instant of any
-    commit so far. Instants are Unix milliseconds.
+    commit so far. ``unfit`` says why the log does not lead to a state of this type any more; then
+    nothing is decided on it until handlers fold anew. Instants are Unix milliseconds.
     """
 
     partition: int
@@ -48,6 +50,7 @@ class StreamState(Struct):
     retry_at: int = 0
     scheduled: dict[int, int] = msgspec.field(default_factory=dict)
     at: int = 0
+    unfit: str = ""
 
     def copy(self) -> StreamState:
         """A copy that may be changed without touching this one."""
@@ -64,6 +67,7 @@ class StreamState(Struct):
             self.retry_at,
             dict(self.scheduled),
             self.at,
+            self.unfit,
         )
 
     def take(self, commit: Commit[Any], evolve: Callable[[Any, Event], Any]) -> None:
@@ -74,8 +78,8 @@ class StreamState(Struct):
             self._hold(commit)
             return
         state = self.state
-        for event in commit.events:
-            state = evolve(state, event)  # may raise, and then nothing has changed
+        for event in commit.events:  # may raise, and then nothing has changed
+            state = None if self.unfit else evolve(state, event)
         self.state, self.version = state, commit.last
         if self.held or self.scheduled:
             self._let_go(commit.offset)
@@ -91,6 +95,15 @@ class StreamState(Struct):
             self.seen[commit.id] = commit.answer, commit.digest
             if len(self.seen) > SEEN_WINDOW:
                 del self.seen[next(iter(self.seen))]
+
+    def replay(self, commit: Commit[Any], evolve: Callable[[Any, Event], Any]) -> None:
+        """Fold a commit that stands in the log, whatever the service's code makes of it today."""
+        try:
+            self.take(commit, evolve)
+        except Exception as bug:
+            reason = f"{type(bug).__name__}: {bug}"
+            self.unfit = f"version {commit.last} cannot be folded ({reason}): {CURE}"
+            self.take(commit, evolve)
 
     def _hold(self, commit: Commit[Any]) -> None:
         self.held[commit.offset] = None
@@ -147,6 +160,8 @@ class StreamState(Struct):
             "state": msgspec.to_builtins(self.state),
             "seen": [[id, a.outcome, a.version, a.reason, d] for id, (a, d) in self.seen.items()],
         }
+        if self.unfit and self.state is None:  # else: what was saved is kept, and tried again
+            document["unfit"] = self.unfit
         if self.held or self.scheduled:
             document |= {
                 "held": list(self.held),
@@ -165,15 +180,18 @@ class StreamState(Struct):
     @classmethod
     def load(cls, document: Document, state: type[Struct]) -> StreamState:
         """What :meth:`document` saved; ``state`` is the type of the fold."""
-        kept = document["state"]
         stream = cls(
             partition=document["partition"],
             stored=True,
             version=document["version"],
             at=document["at"],
-            state=None if kept is None else restored(kept, state),
             seen={id: (Answer(o, v, r), digest) for id, o, v, r, digest in document["seen"]},
+            unfit=document.get("unfit", ""),
         )
+        try:
+            stream.state = restored(document["state"], state)
+        except UsageError as changed:
+            stream.state, stream.unfit = document["state"], str(changed)
         if "held" in document:
             stream.held = dict.fromkeys(document["held"])
             stream.scheduled = dict(document["scheduled"])

@@ -46,7 +46,7 @@ class Streams:
         version, state = self._at.get(stream, (0, None))
         try:
             command.validate()
-            events = service.decided(service.decide[type(command)](state, command))
+            events = service.decide[type(command)](state, command)
         except Refused:
             return None
         if not events:

@@ -1,0 +1,204 @@
+"""A service's own code is called through here: it ends, and leaves what it is given as it was.
+
+Code that does not gets an error in its place, as if it had raised one. So it parks its stream with
+the reason, and all other streams go on.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar, cast
+from weakref import WeakSet
+
+import msgspec
+from msgspec import inspect, structs
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_encode = msgspec.msgpack.Encoder().encode
+
+#: A call that is still the same one at so many looks, one a second, does not end. Looks and not
+#: seconds: a process that was stopped for a while has not been calculating all that time.
+LOOKS = 10
+
+
+class Misbehaved(Exception):
+    """A rule does not end, or changes what it was given."""
+
+
+class _Stop(BaseException):
+    """Raised inside a call that does not end, past any ``except Exception`` of its own."""
+
+
+class _Slot:
+    """What one thread calls: ``running`` is the number of the call, 0 between two calls."""
+
+    def __init__(self) -> None:
+        self.thread = threading.get_ident()
+        self.running = self.seen = self.looks = 0
+        self.stopped = False
+
+
+def guarded(function: F, *takes: Any) -> F:
+    """``function``, raising :class:`Misbehaved` where it does not end, or changes an argument.
+
+    ``takes`` are the types of its arguments, as far as they are to be looked at; what was changed
+    is mended.
+    """
+    name = getattr(function, "__qualname__", repr(function))
+    lent = [number for number, type in enumerate(takes) if _changeable(type)]
+
+    @wraps(function)
+    def call(*given: Any) -> Any:
+        slot = _mine()
+        outer = slot.running
+        before = [(given[number], _encode(given[number])) for number in lent]
+        try:
+            slot.running = outer or next(_numbers)
+            try:
+                return function(*given)
+            finally:
+                slot.running = outer
+                if slot.stopped and not outer:
+                    _forget(slot)
+        except _Stop:
+            slot.stopped = False
+            raise Misbehaved(f"{name} was stopped: it had not ended after {LOOKS} s") from None
+        finally:
+            for value, kept in before:
+                if _encode(value) != kept:
+                    _mend(value, kept)
+                    raise Misbehaved(
+                        f"{name} changed the {type(value).__name__} that it was given; "
+                        "return a new one: structs.replace(state, ...)"
+                    )
+
+    return cast(F, call)
+
+
+def _mend(value: Any, kept: bytes) -> None:
+    """Make a struct again what it was when it was encoded."""
+    was = msgspec.msgpack.decode(kept, type=type(value))
+    for field in type(value).__struct_fields__:
+        structs.force_setattr(value, field, getattr(was, field))
+
+
+def _changeable(type: Any) -> bool:
+    """Whether a value of this type can be changed in place."""
+    seen: set[Any] = set()
+
+    def look(info: inspect.Type) -> bool:
+        match info:
+            case inspect.Metadata():
+                return look(info.type)
+            case inspect.UnionType():
+                return any(look(member) for member in info.types)
+            case inspect.VarTupleType() | inspect.FrozenSetType():
+                return look(info.item_type)
+            case inspect.TupleType():
+                return any(look(item) for item in info.item_types)
+            case inspect.StructType():
+                if info.cls in seen:
+                    return False
+                seen.add(info.cls)
+                frozen = info.cls.__struct_config__.frozen
+                return not frozen or any(look(field.type) for field in info.fields)
+        return isinstance(
+            info,
+            inspect.AnyType
+            | inspect.ListType
+            | inspect.SetType
+            | inspect.DictType
+            | inspect.ByteArrayType
+            | inspect.CustomType
+            | inspect.DataclassType
+            | inspect.TypedDictType,
+        )
+
+    return look(inspect.type_info(type))
+
+
+# --- the thread that looks
+
+_lock = threading.Lock()
+_slots = threading.local()
+_watched: WeakSet[_Slot] = WeakSet()
+_numbers = itertools.count(1)
+_watching: threading.Thread | None = None
+
+
+def _mine() -> _Slot:
+    """The slot of this thread; with the first one the thread that looks begins."""
+    global _watching
+    try:
+        return cast(_Slot, _slots.mine)
+    except AttributeError:
+        slot = _slots.mine = _Slot()
+    with _lock:
+        _watched.add(slot)
+        if _watching is None:
+            _watching = threading.Thread(target=_watch, name="labkit-guard", daemon=True)
+            _watching.start()
+    return slot
+
+
+def _watch() -> None:
+    while True:
+        time.sleep(1.0)
+        with _lock:
+            for slot in list(_watched):
+                _look(slot)
+
+
+def _look(slot: _Slot) -> None:
+    if not slot.running or slot.running != slot.seen:
+        slot.seen, slot.looks = slot.running, 0
+    elif not _debugged(slot.thread):
+        slot.looks += 1
+    if slot.looks < LOOKS:
+        return
+    slot.looks = 0
+    # In this order: a call that ends meanwhile sees that it was stopped, waits for the lock, and
+    # forgets it; or it has ended before, and is not stopped.
+    slot.stopped = True
+    if slot.running == slot.seen:
+        _raise_in(slot.thread, _Stop)
+
+
+def _forget(slot: _Slot) -> None:
+    with _lock:
+        slot.stopped = False
+        _raise_in(slot.thread, None)
+
+
+def _raise_in(thread: int, error: type[BaseException] | None) -> None:
+    """Raise ``error`` in a thread at its next step; ``None`` takes back what is still to come."""
+    raised = ctypes.py_object(error) if error else None
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), raised)
+
+
+def _debugged(thread: int) -> bool:
+    """Whether somebody steps through it by hand, which may take as long as they like."""
+    frame = sys._current_frames().get(thread)
+    while frame is not None:
+        if frame.f_trace is not None:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _after_fork() -> None:
+    """A new process has one thread, which begins anew."""
+    global _lock, _watched, _watching
+    _lock, _watched, _watching = threading.Lock(), WeakSet(), None
+    _slots.__dict__.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
