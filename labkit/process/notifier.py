@@ -13,6 +13,7 @@ it must read the log anew, from whatever place, the modules hear nothing again.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import wraps
 from typing import Any
 
 import msgspec
@@ -22,7 +23,8 @@ from labkit.messages import Commit
 from labkit.ports.store import Document
 from labkit.read.projection import Indexes
 from labkit.read.unit_of_work import UnitOfWork
-from labkit.service import Notices
+from labkit.service import Event, Notices, Told
+from labkit.service.guard import guarded
 
 
 class Notice(Struct, frozen=True):
@@ -49,7 +51,12 @@ class Notifier:
 
     def __init__(self, service: str, notices: Notices) -> None:
         self.service = service
-        self._notices = notices
+
+        @wraps(notices)
+        def told(event: Event) -> list[Told]:
+            return list(notices(event))
+
+        self._notices = guarded(told)
         self.name = f"{service}.notices"
         self.streams = f"{self.name}.seen"
         self.told = f"{self.name}.told"
