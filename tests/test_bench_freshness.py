@@ -22,8 +22,8 @@ from labkit.experiments.bench.freshness_client import (
     LOAD_SLOTS,
     LOAD_STREAMS,
     STREAMS,
+    ReadCounts,
     Report,
-    Tally,
     Writer,
     load,
 )
@@ -38,16 +38,16 @@ PROMISING = ("token", "version", "linearizable")
 KEYS = {"tries", "stale", "timeouts", "p50_ms", "p99_ms"}
 
 
-def tally(tries: int = 1_000, times: tuple[int, ...] = (1_000,), **more: int) -> Tally:
+def tally(tries: int = 1_000, times: tuple[int, ...] = (1_000,), **more: int) -> ReadCounts:
     histogram = HdrHistogram(*RANGE)
     for time in times:
         histogram.record_value(time)
-    return Tally(tries, times=base64.b64encode(histogram.encode()).decode(), **more)
+    return ReadCounts(tries, times=base64.b64encode(histogram.encode()).decode(), **more)
 
 
-def reports(**odd: Tally) -> list[Report]:
+def reports(**odd: ReadCounts) -> list[Report]:
     """Two clients; the second is odd."""
-    plain: dict[Any, Tally] = {strategy: tally() for strategy in STRATEGIES}
+    plain: dict[Any, ReadCounts] = {strategy: tally() for strategy in STRATEGIES}
     return [Report(4_000, plain), Report(4_000, {**plain, **odd})]
 
 

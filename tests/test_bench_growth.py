@@ -18,7 +18,7 @@ from labkit.cli import main
 from labkit.errors import TimedOut
 from labkit.experiments.bench import bulk, growth, memory, totals
 from labkit.experiments.bench.bulk import Bulk
-from labkit.experiments.bench.observer import Look
+from labkit.experiments.bench.observer import Observation
 from labkit.experiments.bench.subject import subject
 from labkit.experiments.bench.totals import Totals, expected, shown
 from labkit.experiments.verify.planted_bugs import planted
@@ -72,7 +72,7 @@ def run(visible: list[int], projector: list[int] | None = None, wrong: str = "")
     than the projector."""
     held = projector or [100] * len(visible)
     looks = [
-        Look(n * SECOND, count, count, {}, {"handler": (mb + 1) * MB, "projector": mb * MB})
+        Observation(n * SECOND, count, count, {}, {"handler": (mb + 1) * MB, "projector": mb * MB})
         for n, (count, mb) in enumerate(zip(visible, held, strict=True))
     ]
     return Bulk(visible[-1], looks, [wrong] if wrong else [], {})

@@ -15,7 +15,7 @@ import pytest
 from labkit import Service, stack
 from labkit.cli import main
 from labkit.errors import UsageError
-from labkit.experiments.bench.decided import Share, Streams
+from labkit.experiments.bench.decided import DecidedStreams, Share
 from labkit.experiments.bench.long_streams import even_streams, one_stream
 from labkit.experiments.bench.subject import subject
 from labkit.run import references
@@ -130,7 +130,7 @@ def test_a_bench_measures_one_known_service(
 
 
 def test_the_rules_say_which_commands_change_a_stream() -> None:
-    streams = Streams(BANK)
+    streams = DecidedStreams(BANK)
     commands = [
         Withdraw("a", 1),
         OpenAccount("a", "ann"),
@@ -148,7 +148,7 @@ def test_the_rules_say_which_commands_change_a_stream() -> None:
 
 def test_a_workload_of_refusals_is_given_up() -> None:
     with pytest.raises(UsageError, match="rules of service 'bank' accepted none of 100,000"):
-        next(Streams(BANK).taken(Deposit("a", 5) for _ in range(200_000)))
+        next(DecidedStreams(BANK).taken(Deposit("a", 5) for _ in range(200_000)))
 
 
 def test_writers_share_the_streams_and_keep_their_order() -> None:

@@ -8,9 +8,9 @@ from labkit.messages import Command, Event
 from labkit.services import catalog
 from labkit.services.bounds import MAX_CENTS
 from labkit.services.catalog import (
+    CatalogEntry,
     ChangePrice,
     CustomerRegistered,
-    Entry,
     ListProduct,
     PriceChanged,
     ProductListed,
@@ -75,9 +75,9 @@ def test_customers_and_products_never_share_a_stream() -> None:
 
 
 def test_the_fold() -> None:
-    assert fold(CATALOG, REGISTERED) == Entry("Ann")
+    assert fold(CATALOG, REGISTERED) == CatalogEntry("Ann")
     price = PriceChanged("cd", "A compact disc", 1)
-    assert fold(CATALOG, LISTED, price) == Entry("A compact disc", 1)
+    assert fold(CATALOG, LISTED, price) == CatalogEntry("A compact disc", 1)
     with pytest.raises(AssertionError, match="before ProductListed"):
         catalog.evolve(None, price)
     with pytest.raises(TypeError, match="not a catalog event"):

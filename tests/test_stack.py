@@ -22,7 +22,7 @@ from labkit import stack
 from labkit.cli.servers import WORKERS, app
 from labkit.stack import mongod, native, ports
 from labkit.stack.processes import is_alive
-from labkit.stack.state import Process, State, load, save
+from labkit.stack.state import LabState, ServerProcess, load, save
 
 pytest_plugins = ("tests.stack_home",)
 pytestmark = pytest.mark.servers
@@ -334,10 +334,11 @@ def test_a_reused_pid_is_neither_taken_for_a_server_nor_killed(lab_home: Path) -
     bystander = subprocess.Popen(["sleep", "60"])
     try:
         found = psutil.Process(bystander.pid)
-        record = Process(found.pid, found.create_time(), 20_001)
+        record = ServerProcess(found.pid, found.create_time(), 20_001)
         (lab_home / "labs" / "lab").mkdir(parents=True)
         save(
-            "lab", State(up=True, kafka=record, mongo=record, kafka_port=20_001, mongo_port=20_001)
+            "lab",
+            LabState(up=True, kafka=record, mongo=record, kafka_port=20_001, mongo_port=20_001),
         )
         assert stack.running() is None
         assert pids() == {"kafka": None, "mongo": None}

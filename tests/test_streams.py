@@ -22,8 +22,8 @@ from labkit.experiments import sales as tills
 from labkit.lab import Lab
 from labkit.ports.store import Writes
 from labkit.streams import pipelines, streams
-from labkit.streams.documents import Documents
-from labkit.streams.sales import PAY_WITHIN, REVENUE, TOP, Window
+from labkit.streams.documents import DocumentSink
+from labkit.streams.sales import PAY_WITHIN, REVENUE, TOP, SalesWindow
 
 pytestmark = pytest.mark.servers
 
@@ -79,7 +79,7 @@ def differences(lab: Lab) -> set[str]:
     return found
 
 
-def _windows_equal(lab: Lab, name: str, window: Window, orders: Any) -> bool:
+def _windows_equal(lab: Lab, name: str, window: SalesWindow, orders: Any) -> bool:
     sums, late = tills.windows(orders, window.width, window.step, window.grace)
     fields = ("window", "product", "orders", "quantity", "cents")
     shown = {tuple(d[f] for f in fields) for d in documents(lab, name)}
@@ -242,7 +242,7 @@ TWINS = {
         {"revenue", "top"},
     ),
     "the first total stays": (
-        lambda patch: patch.setattr(Documents, "write", _insert),
+        lambda patch: patch.setattr(DocumentSink, "write", _insert),
         {
             *("revenue", "top", "settled"),
             *(f"{name} in the topic" for name in ("revenue", "top", "settled")),

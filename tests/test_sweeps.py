@@ -16,7 +16,7 @@ from labkit.cli import sweep as sweep_cli
 from labkit.errors import UsageError
 from labkit.experiments.bench import sweeps
 from labkit.experiments.bench.drain import Arm, Drained, drain
-from labkit.experiments.bench.observer import Look
+from labkit.experiments.bench.observer import Observation
 from labkit.experiments.bench.preload import repeated
 from labkit.experiments.bench.subject import subject
 from labkit.experiments.bench.sweeps import FACTORS, arms_of, summary, sweep
@@ -32,8 +32,10 @@ SECOND = 10**9
 # --- the window that counts
 
 
-def looks(*visible: int, step: float = 0.1) -> list[Look]:
-    return [Look(round(n * step * SECOND), count, count, {}) for n, count in enumerate(visible)]
+def looks(*visible: int, step: float = 0.1) -> list[Observation]:
+    return [
+        Observation(round(n * step * SECOND), count, count, {}) for n, count in enumerate(visible)
+    ]
 
 
 def test_the_warm_up_is_cut() -> None:

@@ -12,7 +12,7 @@ import pytest
 from labkit import stack
 from labkit.errors import CheckFailed, UsageError
 from labkit.experiments.verify import queries as verification
-from labkit.experiments.verify.queries import Tally, Way, compare
+from labkit.experiments.verify.queries import Expected, Tally, compare
 from labkit.lab import Lab
 from labkit.messages import encode_value
 from labkit.query.wire import Result
@@ -23,8 +23,8 @@ from tests.test_cli import labkit, refused
 
 def tally_of(result: Result) -> Tally:
     tally = Tally()
-    way = Way(AccountById("a"), encode_value({"_id": "a", "balance": 1}))
-    compare(way, result, tally)
+    expected = Expected(AccountById("a"), encode_value({"_id": "a", "balance": 1}))
+    compare(expected, result, tally)
     return tally
 
 
@@ -50,14 +50,14 @@ def test_queries_are_taken_from_the_services_and_their_documents() -> None:
     with Lab(backend="memory", services=["orders", DESK]) as lab:
         lab.start()
         verification._fill(lab, 120, 1)
-        ways = verification._ways(lab, Random(1), lambda *_: None)
+        known = verification._expected(lab, Random(1), lambda *_: None)
     assert {"TicketsOf", "OrderById", "OrdersOf", "Revenue", "ById", "All"} <= {
-        way.name for way in ways
+        one.name for one in known
     }
-    assert len(ways) == len({way.query for way in ways if way.name != "OrdersById"}) + sum(
-        way.name == "OrdersById" for way in ways
+    assert len(known) == len({one.query for one in known if one.name != "OrdersById"}) + sum(
+        one.name == "OrdersById" for one in known
     )
-    assert len({way.expected for way in ways}) > len(ways) / 3, "most of the answers differ"
+    assert len({one.answer for one in known}) > len(known) / 3, "most of the answers differ"
 
 
 def test_views_that_are_wrong_are_not_queried(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,7 +57,7 @@ TARGETS = (
 )
 
 
-class Sizes(Struct, frozen=True):
+class PeerSizes(Struct, frozen=True):
     """Commands in a round for a slow and for a fast contestant, and the number of rounds."""
 
     commands: int = 50_000
@@ -67,7 +67,7 @@ class Sizes(Struct, frozen=True):
 
 def peers(
     name: str,
-    sizes: Sizes,
+    sizes: PeerSizes,
     only: Sequence[str],
     seed: int,
     progress: Progress,

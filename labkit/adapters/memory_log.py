@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from labkit.adapters.delivery import commit_in_order
 from labkit.adapters.kafka import offsets_of
 from labkit.adapters.memory_source import MemorySource
-from labkit.adapters.memory_topics import MemoryTopics, Transaction
+from labkit.adapters.memory_topics import MemoryTopics, OpenTransaction
 from labkit.errors import Fenced
 from labkit.ports.broker import Batch, Delivery, Record
 from labkit.ports.failpoints import Failpoint, hit
@@ -61,7 +61,7 @@ class MemoryLog(MemorySource):
         return ends
 
     def _produce(
-        self, commits: Sequence[Record], transaction: Transaction | None
+        self, commits: Sequence[Record], transaction: OpenTransaction | None
     ) -> dict[int, int]:
         ends: dict[int, int] = {}
         for record in commits:

@@ -19,10 +19,10 @@ class Slot(Struct):
     """One offset of a partition: a record, or None for the marker that ended a transaction."""
 
     record: Record | None
-    transaction: Transaction | None = None
+    transaction: OpenTransaction | None = None
 
 
-class Transaction(Struct, eq=False):
+class OpenTransaction(Struct, eq=False):
     """A transaction and the (topic, partition) pairs that it wrote to."""
 
     state: TransactionState = "open"
@@ -50,7 +50,7 @@ class MemoryTopics:
         self._topics: dict[str, list[list[Slot]]] = {}
         self._groups: dict[tuple[str, str], Group] = {}
         self._epochs: dict[str, int] = {}
-        self._open: dict[str, Transaction] = {}
+        self._open: dict[str, OpenTransaction] = {}
         self._members = 0
 
     # --- topics
@@ -77,7 +77,7 @@ class MemoryTopics:
         return partition_of(key, len(self.partitions(topic)))
 
     def append(
-        self, topic: str, partition: int, key: bytes, value: bytes, within: Transaction | None
+        self, topic: str, partition: int, key: bytes, value: bytes, within: OpenTransaction | None
     ) -> int:
         """Write one record, in a transaction or in none, and return its offset."""
         slots = self.partitions(topic)[partition]
@@ -94,11 +94,11 @@ class MemoryTopics:
         self._epochs[transactional_id] = self._epochs.get(transactional_id, 0) + 1
         return self._epochs[transactional_id]
 
-    def begin(self, transactional_id: str, epoch: int) -> Transaction:
+    def begin(self, transactional_id: str, epoch: int) -> OpenTransaction:
         """Open a transaction for the newest owner of a transactional id."""
         if self._epochs[transactional_id] != epoch:
             raise Fenced(f"transactional id {transactional_id!r} has a newer owner")
-        transaction = self._open[transactional_id] = Transaction()
+        transaction = self._open[transactional_id] = OpenTransaction()
         return transaction
 
     def end(self, transactional_id: str, state: TransactionState) -> None:

@@ -29,7 +29,7 @@ def peers(
     """Compare labkit, FastStream, Quix Streams and bare clients on one job, with their promises."""
     experiment = _peers()
 
-    sizes = experiment.Sizes(commands, fast_commands, rounds)
+    sizes = experiment.PeerSizes(commands, fast_commands, rounds)
     names = [name.strip() for name in only.split(",") if name.strip()]
     experiment.choose(names)
     measure(partial(experiment.peers, lab, sizes, names, seed), json_file, _show_peers)

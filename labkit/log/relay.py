@@ -26,7 +26,7 @@ SEND_SECONDS = 30.0
 BATCH = 2_000
 
 
-class Changes(Protocol):
+class LogChanges(Protocol):
     """What becomes part of a topic of the MongoDB log, in order; under an epoch of ownership."""
 
     def start(self, ends: Mapping[int, int]) -> None:
@@ -50,7 +50,7 @@ class Changes(Protocol):
 class Log(Protocol):
     """What the relay asks of the MongoDB log."""
 
-    def changes(self, topic: str) -> Changes:
+    def changes(self, topic: str) -> LogChanges:
         """Claim a topic."""
 
     def source(self, topic: str, group: str | None = None, *, uncommitted: bool = False) -> Source:

@@ -34,7 +34,7 @@ from labkit.ports.failpoints import Failpoint, hit
 from labkit.ports.store import Checkpoint, Document, Store
 from labkit.read.generations import named, serving
 from labkit.read.projection import Dispatch, Projection, parked_in
-from labkit.read.transaction import Entry, Owned, Poison, Transaction
+from labkit.read.transaction import LogEntry, Owned, Poison, Transaction
 
 #: Between two looks of a projector that has nothing to do, whether it is still the owner.
 LOOK_NANOSECONDS = 1_000_000_000
@@ -206,19 +206,19 @@ class Projector(CrashOnly):
         """Leave the group."""
         self._source.close()
 
-    def _entry(self, record: Record) -> Entry:
+    def _entry(self, record: Record) -> LogEntry:
         """What is no commit is of the stream that its key says."""
         try:
             commit = self._codec.decode_commit(record.value)
         except DecodeError as error:
             key = record.key.decode("utf-8", "backslashreplace")
-            return Entry(record, None, key, str(error))
-        return Entry(record, commit, commit.stream)
+            return LogEntry(record, None, key, str(error))
+        return LogEntry(record, commit, commit.stream)
 
     # --- transactions
 
     def _take(
-        self, entries: Sequence[Entry], positions: Mapping[int, int], fetched: int
+        self, entries: Sequence[LogEntry], positions: Mapping[int, int], fetched: int
     ) -> tuple[int, list[Document]]:
         """The batch in one transaction; if there is poison in it, in parts.
 
@@ -247,7 +247,7 @@ class Projector(CrashOnly):
         return applied, letters
 
     def _park(
-        self, entry: Entry, positions: Mapping[int, int], reason: str
+        self, entry: LogEntry, positions: Mapping[int, int], reason: str
     ) -> tuple[int, list[Document]]:
         def fill(transaction: Transaction, trust: bool) -> None:
             transaction.load_letters([entry])
@@ -255,7 +255,7 @@ class Projector(CrashOnly):
 
         return self._commit(fill, positions)
 
-    def _resume(self, entry: Entry, following: Sequence[int]) -> list[Document]:
+    def _resume(self, entry: LogEntry, following: Sequence[int]) -> list[Document]:
         """Apply one commit of a parked stream; what the outbox has to send."""
         fetched = self._clock.now()
 
@@ -319,7 +319,7 @@ class Projector(CrashOnly):
         return transaction.applied, letters
 
 
-def _parted(entries: Sequence[Entry], poison: Poison) -> list[Sequence[Entry]]:
+def _parted(entries: Sequence[LogEntry], poison: Poison) -> list[Sequence[LogEntry]]:
     """What was before the poison, the poison alone, and the halves of what comes after it; or of
     all, where it is not known which one is poison."""
     known = (n for n, entry in enumerate(entries) if entry is poison.entry)

@@ -20,7 +20,7 @@ from labkit.read.projection import Projection, parked_in
 from labkit.read.unit_of_work import UnitOfWork
 
 
-class Entry(Struct, frozen=True, gc=False):
+class LogEntry(Struct, frozen=True, gc=False):
     """A record of the log: a commit, or the reason why it is none."""
 
     record: Record
@@ -32,7 +32,7 @@ class Entry(Struct, frozen=True, gc=False):
 class Poison(Exception):
     """A commit that cannot be applied; ``entry`` where it is known which one."""
 
-    def __init__(self, reason: str, entry: Entry | None = None) -> None:
+    def __init__(self, reason: str, entry: LogEntry | None = None) -> None:
         super().__init__(reason)
         self.entry = entry
 
@@ -77,7 +77,7 @@ class Transaction:
 
     # --- before anything is changed
 
-    def load(self, entries: Iterable[Entry], *, trust: bool) -> None:
+    def load(self, entries: Iterable[LogEntry], *, trust: bool) -> None:
         """Load what ``entries`` will change; ``trust``: a stream's first commit needs no look-up,
         since its document is new."""
         wanted: list[tuple[str, str]] = []
@@ -88,11 +88,11 @@ class Transaction:
                 raise Poison(f"{type(error).__name__}: {error}", entry) from error
         self.docs.load(wanted)
 
-    def load_letters(self, entries: Iterable[Entry]) -> None:
+    def load_letters(self, entries: Iterable[LogEntry]) -> None:
         """Load the notes of parked streams alone."""
         self.docs.load((self._letters, entry.stream) for entry in entries)
 
-    def _wanted(self, entry: Entry, trust: bool) -> Iterable[tuple[str, str]]:
+    def _wanted(self, entry: LogEntry, trust: bool) -> Iterable[tuple[str, str]]:
         commit = entry.commit
         if entry.stream in self.owned.parked[entry.record.partition]:
             yield self._letters, entry.stream
@@ -105,7 +105,7 @@ class Transaction:
 
     # --- what can happen to a commit
 
-    def take(self, entries: Sequence[Entry], fetched: int) -> None:
+    def take(self, entries: Sequence[LogEntry], fetched: int) -> None:
         """Apply commits in the order of the log; what a parked stream has, waits behind it."""
         now = self._clock.now()
         for entry in entries:
@@ -122,7 +122,7 @@ class Transaction:
                 self.applied += self._apply(entry, commit, fetched, now)
         self._note_commands(entries)
 
-    def park(self, entry: Entry, reason: str) -> None:
+    def park(self, entry: LogEntry, reason: str) -> None:
         """Park the stream of one entry for a reason; or let it wait, if it is parked already."""
         if entry.stream in self.owned.parked[entry.record.partition]:
             self._wait(entry)
@@ -130,7 +130,7 @@ class Transaction:
             self._park(entry, entry.reason or reason)
         self._note_commands([entry])
 
-    def resume(self, entry: Entry, following: Sequence[int], fetched: int) -> None:
+    def resume(self, entry: LogEntry, following: Sequence[int], fetched: int) -> None:
         """Apply one commit of a parked stream; the commits at the offsets ``following`` still wait.
 
         Raises ``Poison`` if it still cannot be applied.
@@ -156,13 +156,13 @@ class Transaction:
 
     # ---
 
-    def _wait(self, entry: Entry) -> None:
+    def _wait(self, entry: LogEntry) -> None:
         if (letter := self.docs.get(self._letters, entry.stream)) is None:
             partition = entry.record.partition
             raise Fenced(f"{entry.stream!r} was replayed by another, who took {partition} over")
         letter["waiting"] += 1
 
-    def _park(self, entry: Entry, reason: str) -> None:
+    def _park(self, entry: LogEntry, reason: str) -> None:
         partition = entry.record.partition
         letter: Document = {
             "_id": entry.stream,
@@ -176,7 +176,7 @@ class Transaction:
         self.owned.parked[partition] |= {entry.stream}
         self._move(partition, parked=self.owned.checkpoints[partition].parked + 1)
 
-    def _apply(self, entry: Entry, commit: Commit[Any], fetched: int, now: int) -> bool:
+    def _apply(self, entry: LogEntry, commit: Commit[Any], fetched: int, now: int) -> bool:
         """Whether it concerned the projection, which is pure: what it raises is the commit's."""
         concerned = self._concerns(commit)
         try:
@@ -197,7 +197,7 @@ class Transaction:
         stream = self.docs.get(self._projection.streams, commit.stream)
         return stream["version"] if stream else 0
 
-    def _note_commands(self, entries: Iterable[Entry]) -> None:
+    def _note_commands(self, entries: Iterable[LogEntry]) -> None:
         """The highest command offset of each partition: what waits for a token."""
         commands = {p: at.command for p, at in self.owned.checkpoints.items()}
         for entry in entries:

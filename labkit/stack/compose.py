@@ -7,14 +7,14 @@ from pathlib import Path
 
 from labkit.errors import StackError
 from labkit.stack.ports import HOST
-from labkit.stack.state import Report, State
+from labkit.stack.state import LabState, Report
 
 FILE = Path(__file__).resolve().parents[2] / "docker" / "compose.yaml"
 KAFKA_PORT = 9092
 MONGO_PORT = 27017
 
 
-def start(lab: str, state: State, kafka_port: int, mongo_port: int, report: Report) -> None:
+def start(lab: str, state: LabState, kafka_port: int, mongo_port: int, report: Report) -> None:
     """Start the containers of profile ``core`` and wait until they are healthy.
 
     Raises:
@@ -39,7 +39,7 @@ def start(lab: str, state: State, kafka_port: int, mongo_port: int, report: Repo
     state.mongo_uri = f"mongodb://{HOST}:{state.mongo_port}/?directConnection=true"
 
 
-def shut_down(lab: str, state: State, purge: bool) -> bool:
+def shut_down(lab: str, state: LabState, purge: bool) -> bool:
     """Stop and remove the containers; with ``purge``, remove their volumes too."""
     _compose(lab, state, "down", *(["--volumes"] if purge else []))
     return True
@@ -71,7 +71,7 @@ def engine() -> str:
     return done.stdout.strip()
 
 
-def _compose(lab: str, state: State, *arguments: str) -> None:
+def _compose(lab: str, state: LabState, *arguments: str) -> None:
     env = os.environ | {
         "LABKIT_KAFKA_PORT": str(state.kafka_port or KAFKA_PORT),
         "LABKIT_MONGO_PORT": str(state.mongo_port or MONGO_PORT),

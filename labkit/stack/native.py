@@ -12,20 +12,20 @@ from labkit.errors import StackError, Unreachable, UsageError
 from labkit.stack import broker, jars, java, mongod, ports
 from labkit.stack.ports import HOST
 from labkit.stack.processes import find, is_alive, last_line, marked, stop
-from labkit.stack.state import Process, Report, State, lab_folder, save, writing
+from labkit.stack.state import LabState, Report, ServerProcess, lab_folder, save, writing
 
 PATIENCE_S = 90.0
 # The first files of Kafka and mongod take about 350 MB; with less space the servers die.
 LEAST_FREE_MB = 600
 
 
-def alive(lab: str, state: State) -> tuple[psutil.Process | None, psutil.Process | None]:
+def alive(lab: str, state: LabState) -> tuple[psutil.Process | None, psutil.Process | None]:
     """Return the running Kafka and mongod of this lab, or None for each."""
     folder = lab_folder(lab)
     return find(state.kafka, broker.mark(folder)), find(state.mongo, mongod.mark(folder))
 
 
-def is_up(lab: str, state: State) -> bool:
+def is_up(lab: str, state: LabState) -> bool:
     """Return whether both processes run and accept connections; takes a few milliseconds."""
     return (
         all(alive(lab, state))
@@ -34,7 +34,7 @@ def is_up(lab: str, state: State) -> bool:
     )
 
 
-def start(lab: str, state: State, kafka_port: int, mongo_port: int, report: Report) -> None:
+def start(lab: str, state: LabState, kafka_port: int, mongo_port: int, report: Report) -> None:
     """Start the missing servers and wait until both answer; save the state after every step.
 
     Args:
@@ -77,13 +77,13 @@ def start(lab: str, state: State, kafka_port: int, mongo_port: int, report: Repo
                 state.member_port = state.mongo_port
             mongo = mongod.start(folder, state.mongo_port)
             started.append(mongo)
-            state.mongo = Process(mongo.pid, mongo.create_time(), state.mongo_port)
+            state.mongo = ServerProcess(mongo.pid, mongo.create_time(), state.mongo_port)
             save(lab, state)
             report(f"mongod starts on {HOST}:{state.mongo_port} (pid {mongo.pid})")
         if kafka is None:
             kafka = broker.start(folder, state.kafka_port, state.controller_port)
             started.append(kafka)
-            state.kafka = Process(kafka.pid, kafka.create_time(), state.kafka_port)
+            state.kafka = ServerProcess(kafka.pid, kafka.create_time(), state.kafka_port)
             save(lab, state)
             report(f"Kafka starts on {HOST}:{state.kafka_port} (pid {kafka.pid})")
         with _dead_or_late(mongo, folder / "logs" / "mongo.log", "mongod"):
@@ -113,7 +113,7 @@ def _move_mongod(folder: Path, port: int, deadline: float) -> None:
         stop([process])
 
 
-def _both_answer(state: State) -> bool:
+def _both_answer(state: LabState) -> bool:
     return broker.answers(state.kafka_port) and mongod.answers(state.mongo_port)
 
 
@@ -122,7 +122,7 @@ def leftovers(lab: str) -> list[psutil.Process]:
     return marked([broker.mark(lab_folder(lab)), mongod.mark(lab_folder(lab))])
 
 
-def shut_down(lab: str, state: State) -> bool:
+def shut_down(lab: str, state: LabState) -> bool:
     """Stop all servers of this lab, recorded or not; return whether any ran."""
     # Recorded processes first: an exiting process has no command line to find it by.
     known = [process for process in alive(lab, state) if process is not None]
@@ -147,12 +147,12 @@ def _prepare(folder: Path) -> None:
         )
 
 
-def _strangers(lab: str, state: State) -> list[psutil.Process]:
+def _strangers(lab: str, state: LabState) -> list[psutil.Process]:
     known = {process.pid for process in alive(lab, state) if process is not None}
     return [process for process in leftovers(lab) if process.pid not in known]
 
 
-def _stop_strangers(lab: str, state: State, report: Report) -> None:
+def _stop_strangers(lab: str, state: LabState, report: Report) -> None:
     """Stop the servers of a killed `up`, because they hold the locks of the data folders."""
     strangers = _strangers(lab, state)
     if strangers:
@@ -162,7 +162,7 @@ def _stop_strangers(lab: str, state: State, report: Report) -> None:
 
 
 def _choose_ports(
-    state: State,
+    state: LabState,
     kafka: psutil.Process | None,
     mongo: psutil.Process | None,
     kafka_port: int,

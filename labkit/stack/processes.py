@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 
 from labkit.errors import StackError
-from labkit.stack.state import Process
+from labkit.stack.state import ServerProcess
 
 # Settings of the user's shell that would change the behaviour of the servers.
 _UNWANTED = ("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS", "CLASSPATH", "LANGUAGE")
@@ -53,7 +53,7 @@ def launch(
         ) from error
 
 
-def find(process: Process | None, mark: str) -> psutil.Process | None:
+def find(process: ServerProcess | None, mark: str) -> psutil.Process | None:
     """Return the running process of this record, or None.
 
     After a reboot, another process may have the same pid. So the creation time and ``mark``, a

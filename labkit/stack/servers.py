@@ -11,8 +11,8 @@ import msgspec
 from labkit.errors import StackError, UsageError
 from labkit.stack import broker, compose, external, mongod, native, ports
 from labkit.stack.state import (
+    LabState,
     Report,
-    State,
     home,
     lab_folder,
     load,
@@ -196,7 +196,7 @@ def _kind(kind: str | None) -> str:
     return "native"
 
 
-def _is_up(lab: str, state: State) -> bool:
+def _is_up(lab: str, state: LabState) -> bool:
     if not state.up:
         return False
     if state.kind == "native":
@@ -204,7 +204,7 @@ def _is_up(lab: str, state: State) -> bool:
     return external.accept(state.bootstrap, state.mongo_uri)
 
 
-def _servers(lab: str, state: State) -> Servers:
+def _servers(lab: str, state: LabState) -> Servers:
     return Servers(lab, state.kind, state.bootstrap, state.mongo_uri)
 
 

@@ -32,7 +32,7 @@ def quiet(_: str) -> None:
     """Ignore a line of progress."""
 
 
-class Process(msgspec.Struct):
+class ServerProcess(msgspec.Struct):
     """One server process; ``started`` (psutil's create_time) detects a reused pid."""
 
     pid: int
@@ -40,14 +40,14 @@ class Process(msgspec.Struct):
     port: int
 
 
-class State(msgspec.Struct):
+class LabState(msgspec.Struct):
     """The content of ``state.json``. The ports survive ``down``, so the next ``up`` reuses them."""
 
     kind: str = "native"
     bootstrap: str = ""
     mongo_uri: str = ""
-    kafka: Process | None = None
-    mongo: Process | None = None
+    kafka: ServerProcess | None = None
+    mongo: ServerProcess | None = None
     kafka_port: int = 0
     controller_port: int = 0
     mongo_port: int = 0
@@ -95,13 +95,13 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def load(lab: str, report: Report = quiet) -> State:
+def load(lab: str, report: Report = quiet) -> LabState:
     """Return the state of a lab; move an invalid file aside and report it."""
     path = lab_folder(lab) / "state.json"
     try:
-        return msgspec.json.decode(path.read_bytes(), type=State)
+        return msgspec.json.decode(path.read_bytes(), type=LabState)
     except (FileNotFoundError, NotADirectoryError):
-        return State()
+        return LabState()
     except PermissionError as error:
         raise StackError(
             f"cannot read {path}: another user owns it; set LABKIT_HOME to your own folder"
@@ -113,10 +113,10 @@ def load(lab: str, report: Report = quiet) -> State:
         report(
             f"{path} is invalid: moved to {aside.name}, continuing without it (the data is kept)"
         )
-        return State()
+        return LabState()
 
 
-def save(lab: str, state: State) -> None:
+def save(lab: str, state: LabState) -> None:
     """Replace the state file atomically; only its owner may read it (a URI may hold a password)."""
     path = lab_folder(lab) / "state.json"
     draft = path.with_name("state.json.new")

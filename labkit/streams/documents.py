@@ -10,7 +10,7 @@ with warnings.catch_warnings(record=True):  # an import of authlib warns about i
     from quixstreams.sinks import BatchingSink, SinkBatch
 
 
-class Documents(BatchingSink):
+class DocumentSink(BatchingSink):
     """Keeps the newest record of each id; each batch is one transaction of the store.
 
     Quix' own MongoDB sink upserts one by one and never closes its client. Like that sink, this one

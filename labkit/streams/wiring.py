@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 from labkit.ports.store import Store
-from labkit.streams.documents import Documents
+from labkit.streams.documents import DocumentSink
 
 with warnings.catch_warnings(record=True):  # an import of authlib warns about itself
     from quixstreams import Application
@@ -45,4 +45,4 @@ class Wiring:
         topic: Topic = self._app.topic(self._topic_name(name), key_serializer="str")
         frame = frame.to_topic(topic, lambda value: value[key])
         if name in COLLECTIONS:
-            frame.sink(Documents(self._store, f"streams.{name}"))
+            frame.sink(DocumentSink(self._store, f"streams.{name}"))

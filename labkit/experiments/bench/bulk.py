@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from labkit.errors import TimedOut
 from labkit.experiments.bench.drain import on_fast_client, watch
-from labkit.experiments.bench.observer import Look
+from labkit.experiments.bench.observer import Observation
 from labkit.experiments.bench.preload import preload
 from labkit.experiments.bench.subject import Subject
 from labkit.experiments.bench.totals import Totals, expected, shown
@@ -35,7 +35,7 @@ class Bulk(Struct):
     """One drain of ``commands``; ``wrong`` describes what failed, and is empty if nothing did."""
 
     commands: int
-    looks: list[Look]
+    looks: list[Observation]
     wrong: list[str]
     versions: dict[str, str]
 
@@ -112,12 +112,12 @@ def wrong(lab: Lab, measured: Subject, right: Totals) -> list[str]:
     return found
 
 
-def tenths(looks: Sequence[Look], total: int) -> list[list[Look]]:
+def tenths(looks: Sequence[Observation], total: int) -> list[list[Observation]]:
     """The looks during which each tenth of the commands became visible.
 
     A tenth that passed between two looks has the later one.
     """
-    found: list[list[Look]] = [[] for _ in range(10)]
+    found: list[list[Observation]] = [[] for _ in range(10)]
     for look in looks:
         if look.visible > 0:
             found[min(9, (look.visible - 1) * 10 // total)].append(look)
@@ -129,7 +129,7 @@ def tenths(looks: Sequence[Look], total: int) -> list[list[Look]]:
     return found
 
 
-def passing(looks: Sequence[Look], count: float) -> float:
+def passing(looks: Sequence[Observation], count: float) -> float:
     """When ``count`` commands were visible, in monotonic ns, interpolated between two looks."""
     before = looks[0]
     for look in looks:
@@ -140,7 +140,7 @@ def passing(looks: Sequence[Look], count: float) -> float:
     raise TimedOut(f"{before.visible:,} commands became visible, not {count:,.0f}")
 
 
-def rates_of_tenths(looks: Sequence[Look], total: int) -> list[float]:
+def rates_of_tenths(looks: Sequence[Observation], total: int) -> list[float]:
     """Commands per second of each tenth, as it became visible; the first includes the start."""
     at = [passing(looks, total * tenth / 10) for tenth in range(11)]
     return [

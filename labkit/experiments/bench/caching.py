@@ -22,7 +22,7 @@ from hdrh.histogram import HdrHistogram
 from msgspec import Struct
 
 from labkit.errors import LabkitError, StackError
-from labkit.experiments.bench.decided import Streams
+from labkit.experiments.bench.decided import DecidedStreams
 from labkit.experiments.bench.freshness_client import load
 from labkit.experiments.bench.measuring import measuring
 from labkit.experiments.bench.subject import Subject, about, subject
@@ -126,7 +126,7 @@ def cache(
 def first_streams(measured: Subject, seed: int) -> list[str]:
     """The streams that the queries ask for. Raises ``UsageError`` if there is none."""
     _ = measured.first_view
-    taken = Streams(measured.service).taken(measured.all(seed))
+    taken = DecidedStreams(measured.service).taken(measured.all(seed))
     names = dict.fromkeys(each.stream for each in islice(taken, SOUGHT))
     return list(names)[:STREAMS]
 

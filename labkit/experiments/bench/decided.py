@@ -33,7 +33,7 @@ class Taken(Struct, frozen=True):
         return self.command.stream
 
 
-class Streams:
+class DecidedStreams:
     """The streams of a service, as the rules make them."""
 
     def __init__(self, service: Service) -> None:

@@ -28,7 +28,7 @@ from msgspec import Struct
 from labkit.errors import TimedOut, UsageError
 from labkit.experiments.backlog import behind
 from labkit.experiments.bench.filling import fill_client
-from labkit.experiments.bench.observer import Look, observe
+from labkit.experiments.bench.observer import Observation, observe
 from labkit.experiments.bench.preload import preload, repeated
 from labkit.experiments.bench.subject import Subject, subject
 from labkit.experiments.bench.window import rate, window
@@ -86,7 +86,7 @@ class Drained(Struct):
     """The result of one run: a row of figures, the looks and the verdicts of the checkers."""
 
     row: dict[str, Any]
-    looks: list[Look]
+    looks: list[Observation]
     verdicts: dict[str, Verdict]
 
 
@@ -128,7 +128,7 @@ def watch(
     total: int,
     progress: Callable[[int, int], None],
     plant: str = "",
-) -> tuple[list[Look], int]:
+) -> tuple[list[Observation], int]:
     """Start ``workers`` handlers and projectors of a run that has ``total`` commands in its topic.
 
     Returns all looks until everything is visible, or until nothing more can become visible; and the
@@ -165,12 +165,12 @@ def _wait_until_shared(lab: Lab, workers: int, marks: Path) -> None:
 
 def _follow(
     lab: Lab, observer: Connection, total: int, progress: Callable[[int, int], None]
-) -> list[Look]:
+) -> list[Observation]:
     """All looks until everything is visible, or until the workers have nothing left to read."""
-    looks: list[Look] = []
+    looks: list[Observation] = []
     moved, through = time.monotonic(), 0
     while True:
-        look = msgspec.json.decode(hear(lab, observer), type=Look)
+        look = msgspec.json.decode(hear(lab, observer), type=Observation)
         if not looks or (look.committed, look.visible) != (looks[-1].committed, looks[-1].visible):
             moved = time.monotonic()
             progress(min(look.visible, total), total)
@@ -193,7 +193,7 @@ def _follow(
 
 
 def _judge(
-    client: Lab, arm: Arm, history: History, looks: list[Look], went: int, size: int
+    client: Lab, arm: Arm, history: History, looks: list[Observation], went: int, size: int
 ) -> Drained:
     service = client.first
     evidence = gather(client, service)

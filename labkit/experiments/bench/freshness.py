@@ -41,9 +41,9 @@ from labkit.experiments.bench.freshness_client import (
     LOAD_PER_SECOND,
     READ_SECONDS,
     STREAMS,
-    Client,
+    FreshnessClient,
+    ReadCounts,
     Report,
-    Tally,
     Try,
     load,
     run_client,
@@ -132,7 +132,7 @@ def sample(lab: Lab, tries: int, seed: int, pauses_ms: Sequence[int] = ()) -> pd
         Lab(**settings_of(lab), start=False) as second,
     ):
         hear(lab, loading)
-        client = Client(0, lab, second, measured.chosen, seed)
+        client = FreshnessClient(0, lab, second, measured.chosen, seed)
         lab.ask(measured.document("none"), fresh=LINEARIZABLE)  # the first such read opens a reader
         for round in range(tries):
             for strategy, pause in rng.sample(ways, len(ways)):
@@ -161,7 +161,7 @@ def judge(reports: list[Report], tries: int) -> dict[str, Any]:
     }
 
 
-def _together(tallies: list[Tally]) -> dict[str, Any]:
+def _together(tallies: list[ReadCounts]) -> dict[str, Any]:
     """Merge tallies by their histograms; percentiles cannot be merged."""
     times = HdrHistogram(*RANGE)
     for tally in tallies:

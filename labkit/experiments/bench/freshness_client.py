@@ -18,7 +18,7 @@ from hdrh.histogram import HdrHistogram
 from msgspec import Struct
 
 from labkit.errors import StackError, TimedOut
-from labkit.experiments.bench.decided import Share, Streams, Taken
+from labkit.experiments.bench.decided import DecidedStreams, Share, Taken
 from labkit.experiments.bench.sessions import Read, Write
 from labkit.experiments.bench.subject import Chosen, Subject
 from labkit.experiments.percentiles import RANGE
@@ -41,7 +41,7 @@ READ_SECONDS = 10.0
 REPORT_SECONDS = 0.5
 
 
-class Tally(Struct):
+class ReadCounts(Struct):
     """The tries of one strategy; ``times`` is an encoded histogram in microseconds."""
 
     tries: int = 0
@@ -69,7 +69,7 @@ class Report(Struct):
     """Progress of a client; only its last report has ``tallies``."""
 
     done: int
-    tallies: dict[Strategy, Tally] = msgspec.field(default_factory=dict)
+    tallies: dict[Strategy, ReadCounts] = msgspec.field(default_factory=dict)
     reads: list[Read] = msgspec.field(default_factory=list)
     writes: list[Write] = msgspec.field(default_factory=list)
 
@@ -78,7 +78,7 @@ class Writer:
     """The commands of a workload to the streams of one process."""
 
     def __init__(self, subject: Subject, seed: int, slots: range, total: int = TOTAL) -> None:
-        share, streams = Share(slots, total), Streams(subject.service)
+        share, streams = Share(slots, total), DecidedStreams(subject.service)
         #: What comes first, and what follows without end.
         self.opening = list(streams.taken(share.own(subject.opening(seed))))
         self.commands: Iterator[Taken] = streams.taken(share.own(subject.commands(seed)))
@@ -118,7 +118,7 @@ def run_client(
     rng = Random(f"{seed} client {number}")
     with Lab(**settings, start=False) as lab, Lab(**settings, start=False) as second:
         calm_gc()
-        client = Client(number, lab, second, chosen, seed)
+        client = FreshnessClient(number, lab, second, chosen, seed)
         told = time.monotonic()
         for round in range(tries):
             for strategy in rng.sample(STRATEGIES, len(STRATEGIES)):
@@ -130,7 +130,7 @@ def run_client(
         pipe.poll(PATIENCE_SECONDS)  # keep the pipe open until the parent has read the report
 
 
-class Client:
+class FreshnessClient:
     """Writes to its own streams and reads them; ``second`` writes to them as well."""
 
     def __init__(self, number: int, lab: Lab, second: Lab, chosen: Chosen, seed: int) -> None:
@@ -139,7 +139,7 @@ class Client:
         self._subject = chosen.of(lab)
         writer = Writer(self._subject, seed, range(number * STREAMS, (number + 1) * STREAMS))
         self._commands = writer.commands
-        self._tallies = {strategy: Tally() for strategy in STRATEGIES}
+        self._tallies = {strategy: ReadCounts() for strategy in STRATEGIES}
         self._times = {strategy: HdrHistogram(*RANGE) for strategy in STRATEGIES}
         self._reads: list[Read] = []
         self._writes: list[Write] = []

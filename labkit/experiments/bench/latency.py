@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 from hdrh.histogram import HdrHistogram
 
 from labkit.experiments.bench.bare_transaction import SIDES, Requester
-from labkit.experiments.bench.decided import Streams, Taken
+from labkit.experiments.bench.decided import DecidedStreams, Taken
 from labkit.experiments.bench.job import Job, commands, play
 from labkit.experiments.bench.measuring import measuring
 from labkit.experiments.bench.subject import Subject, about, subject
@@ -146,7 +146,7 @@ class Tries:
 
     def __init__(self, lab: Lab, measured: Subject, asking: Requester, seed: int) -> None:
         self._lab, self._measured, self._asking = lab, measured, asking
-        streams = Streams(measured.service)
+        streams = DecidedStreams(measured.service)
         opening = streams.taken(measured.opening(seed))
         self._commands = streams.taken(measured.commands(seed))
         self._orders = commands()

@@ -13,7 +13,7 @@ from itertools import islice
 from msgspec import Struct
 
 from labkit.errors import UsageError
-from labkit.experiments.bench.decided import MOST_IN_VAIN, Streams, Taken
+from labkit.experiments.bench.decided import MOST_IN_VAIN, DecidedStreams, Taken
 from labkit.experiments.bench.subject import Subject
 
 #: Of the workload; the bench has no option for it.
@@ -98,4 +98,4 @@ def even_streams(measured: Subject, streams: int, length: int) -> Even:
 
 
 def _taken(measured: Subject, lap: int | None = None) -> Iterator[Taken]:
-    return Streams(measured.service).taken(measured.all(SEED, lap=lap))
+    return DecidedStreams(measured.service).taken(measured.all(SEED, lap=lap))

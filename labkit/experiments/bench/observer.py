@@ -24,7 +24,7 @@ from labkit.run.registry import read_registry
 LOOKS_PER_SECOND = 20.0
 
 
-class Look(Struct, frozen=True):
+class Observation(Struct, frozen=True):
     """One observation; ``at`` in monotonic ns.
 
     ``cpu`` holds the CPU seconds used so far, and ``memory`` the resident bytes, both by role and
@@ -54,7 +54,7 @@ def observe(pipe: Connection, settings: dict[str, Any]) -> None:
             at = time.monotonic_ns()
             visible = sum(offset + 1 for offset in reached.values())
             cpu, memory = meter.read()
-            seen = Look(at, sum(committed.values()), visible, cpu, memory)
+            seen = Observation(at, sum(committed.values()), visible, cpu, memory)
             pipe.send_bytes(msgspec.json.encode(seen))
 
         look(0)

@@ -18,7 +18,7 @@ from labkit.ports.broker import Acknowledgement
 REPEATED = 0.01
 
 
-class Sent(Struct, frozen=True):
+class PreloadedCommand(Struct, frozen=True):
     """One command in the topic; ``size`` is its encoded size in bytes."""
 
     id: str
@@ -27,17 +27,19 @@ class Sent(Struct, frozen=True):
     size: int
 
 
-def preload(lab: Lab, service: str, commands: Iterable[tuple[str, Command]]) -> Iterator[Sent]:
+def preload(
+    lab: Lab, service: str, commands: Iterable[tuple[str, Command]]
+) -> Iterator[PreloadedCommand]:
     """Send commands with their ids; yield each after the broker has acknowledged it."""
     topic = lab.topic_name(f"{service}.commands")
     sender = lab.log_broker.sender()
     under_way: list[tuple[str, Command, int, Acknowledgement]] = []
 
-    def acknowledged() -> Iterator[Sent]:
+    def acknowledged() -> Iterator[PreloadedCommand]:
         sender.flush(FILL_SECONDS)
         for id, command, size, acknowledgement in under_way:
             token = Token(service, *acknowledgement.result(FILL_SECONDS))
-            yield Sent(id, command, token, size)
+            yield PreloadedCommand(id, command, token, size)
         under_way.clear()
 
     try:

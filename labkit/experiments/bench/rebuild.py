@@ -28,7 +28,7 @@ from msgspec import Struct
 
 from labkit.errors import LabkitError
 from labkit.experiments.bench.bare_inserts import BATCH, bare_inserts
-from labkit.experiments.bench.decided import Streams, Taken
+from labkit.experiments.bench.decided import DecidedStreams, Taken
 from labkit.experiments.bench.filling import fill
 from labkit.experiments.bench.measuring import measuring
 from labkit.experiments.bench.subject import Chosen, Subject, about, subject
@@ -164,7 +164,7 @@ def _measure(
 
 def _taken(measured: Subject) -> Iterator[Taken]:
     """The workload: commands that the rules accept."""
-    return Streams(measured.service).taken(measured.all(SEED))
+    return DecidedStreams(measured.service).taken(measured.all(SEED))
 
 
 def _caught_up(lab: Lab) -> None:

@@ -15,7 +15,7 @@ from zlib import crc32
 
 from msgspec import Struct
 
-from labkit.experiments.bench.decided import Streams
+from labkit.experiments.bench.decided import DecidedStreams
 from labkit.lab import Lab
 from labkit.messages import Command, Document
 from labkit.read.projection import streams_of
@@ -56,7 +56,7 @@ def _documents(service: Service, commands: Iterable[Command]) -> dict[str, Docum
     """The documents of the first view by stream; without such a view they hold versions alone."""
     view = next((view for view in service.views if not isinstance(view, KeyedView)), None)
     found: dict[str, Document] = {}
-    rules = Streams(service)
+    rules = DecidedStreams(service)
     for taken in filter(None, map(rules.take, commands)):
         stream, document = taken.stream, found.get(taken.stream)
         for event in taken.events if view else ():

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from labkit.experiments.bench.observer import Look
+from labkit.experiments.bench.observer import Observation
 
 #: The share of the commands that must be through before the measurement starts.
 WARM_UP = 0.1
@@ -16,8 +16,8 @@ WARM_UP = 0.1
 class Window(Struct, frozen=True):
     """Work is counted from ``first`` to ``last``; ``steady``: see ``window``."""
 
-    first: Look
-    last: Look
+    first: Observation
+    last: Observation
     steady: bool
 
     @property
@@ -25,7 +25,7 @@ class Window(Struct, frozen=True):
         return (self.last.at - self.first.at) / 1e9
 
 
-def window(looks: Sequence[Look], total: int, went: int, what: str) -> Window | None:
+def window(looks: Sequence[Observation], total: int, went: int, what: str) -> Window | None:
     """The window of a count (``committed`` or ``visible``); ``None`` if it never reaches ``total``.
 
     It starts at a look at which the count has just risen; otherwise most of the batch under way

@@ -48,7 +48,7 @@ class Ability(Struct, frozen=True):
     topic: float = 0.0
 
 
-class Ready(Struct, frozen=True):
+class GeneratorReady(Struct, frozen=True):
     """The generator waits for its start; ``opened`` commands were sent before."""
 
     ability: Ability
@@ -73,7 +73,7 @@ def generate(pipe: Connection, settings: dict[str, Any], plan: Plan, dry: bool, 
         lab.bus.flush(ACK_SECONDS)
         calm_gc()
         sys.setswitchinterval(0.0005)  # the acknowledging thread must not delay us
-        pipe.send_bytes(msgspec.json.encode(Ready(ability, len(opening), len(at))))
+        pipe.send_bytes(msgspec.json.encode(GeneratorReady(ability, len(opening), len(at))))
         beginning = int(pipe.recv_bytes())
         worked, began = time.process_time(), time.monotonic()
         acked = Acknowledged(len(at))

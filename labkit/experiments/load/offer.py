@@ -32,7 +32,7 @@ from labkit.experiments.backlog import behind
 from labkit.experiments.load import arrivals, steady
 from labkit.experiments.load.arrivals import Plan
 from labkit.experiments.load.figures import figures, judge, judge_by_checkers
-from labkit.experiments.load.generator import Ready, acknowledged, generate
+from labkit.experiments.load.generator import GeneratorReady, acknowledged, generate
 from labkit.experiments.load.observer import Watch, cost, observe, samples
 from labkit.experiments.processes import hear, process, settings_of
 from labkit.experiments.results import versions
@@ -167,7 +167,7 @@ def offer(
         process(generate, settings, plan, dry, count) as generator,
     ):
         hear(lab, observer)
-        ready = msgspec.json.decode(hear(lab, generator), type=Ready)
+        ready = msgspec.json.decode(hear(lab, generator), type=GeneratorReady)
         listener.until(ready.opened, lambda: None)
         beginning = time.monotonic_ns() + int(START_SECONDS * 1e9)
         total = ready.opened + ready.commands

@@ -64,11 +64,11 @@ ANSWERED = 0.99
 HANDLERS = 2
 
 
-class Way(Struct, frozen=True):
+class Expected(Struct, frozen=True):
     """A query, and what it must be answered."""
 
     query: Query
-    expected: bytes
+    answer: bytes
 
     @property
     def name(self) -> str:
@@ -120,10 +120,10 @@ def verify_queries(
         lab.start(queries=HANDLERS)
         report(f"run {lab.run}: {count:,} queries")
         _fill(lab, max(LEAST_COMMANDS, min(COMMANDS, int(count * SHARE))), seed)
-        ways = _ways(lab, Random(seed), progress)
+        known = _expected(lab, Random(seed), progress)
         tally, times = Tally(), HdrHistogram(*RANGE)
         began = time.monotonic()
-        killed = _ask(lab, ways, count, Random(seed), tally, times, progress)
+        killed = _ask(lab, known, count, Random(seed), tally, times, progress)
         seconds = time.monotonic() - began
         reborn = _reborn(lab, killed)
         found: dict[str, Any] = {
@@ -182,17 +182,17 @@ def _fill(lab: Lab, count: int, seed: int) -> None:
         time.sleep(0.2)
 
 
-def _ways(lab: Lab, random: Random, progress: Progress) -> list[Way]:
+def _expected(lab: Lab, random: Random, progress: Progress) -> list[Expected]:
     """Queries with different answers, read here; each once."""
-    ways: dict[bytes, Way] = {}
+    known: dict[bytes, Expected] = {}
     queries = list(_queries(lab, random))
     for number, query in enumerate(queries, 1):
         with suppress(LabkitError):  # a condition that cannot be, or a view of another service
             value = lab.queries.ask(query)
             key = encode_value([type(query).__name__, msgspec.to_builtins(query)])
-            ways[key] = Way(query, encode_value(value))
+            known[key] = Expected(query, encode_value(value))
         progress("read", number, len(queries))
-    return list(ways.values())
+    return list(known.values())
 
 
 def _queries(lab: Lab, random: Random) -> Iterator[Query]:
@@ -221,7 +221,7 @@ def _about(kind: type[Query], document: Document) -> Query:
 
 def _ask(
     lab: Lab,
-    ways: list[Way],
+    known: list[Expected],
     count: int,
     rng: Random,
     tally: Tally,
@@ -230,20 +230,20 @@ def _ask(
 ) -> list[Alive]:
     """Ask ``count`` queries, many at once; returns the handlers killed in the middle."""
     bus = lab.query_bus
-    under_way: dict[str, tuple[Question, Way, float]] = {}
+    under_way: dict[str, tuple[Question, Expected, float]] = {}
     killed: list[Alive] = []
     while under_way or tally.asked < count:
         while tally.asked < count and len(under_way) < WINDOW:
-            way = rng.choice(ways)
-            question = bus.send(way.query, timeout=TIMEOUT_SECONDS)
-            under_way[question.id] = question, way, time.monotonic()
+            expected = rng.choice(known)
+            question = bus.send(expected.query, timeout=TIMEOUT_SECONDS)
+            under_way[question.id] = question, expected, time.monotonic()
             tally.asked += 1
-            tally.kinds[way.name] += 1
+            tally.kinds[expected.name] += 1
         for result in bus.hear(0.02):
-            question, way, began = under_way.pop(result.id)
+            question, expected, began = under_way.pop(result.id)
             bus.forget(question.id)
             times.record_value(max(1, int((time.monotonic() - began) * 1e6)))
-            compare(way, result, tally)
+            compare(expected, result, tally)
         now = time.monotonic()
         for id, (question, _, _) in list(under_way.items()):
             if now > question.deadline:
@@ -258,18 +258,18 @@ def _ask(
     return killed
 
 
-def compare(way: Way, result: Result, tally: Tally) -> None:
+def compare(expected: Expected, result: Result, tally: Tally) -> None:
     """Count an answer, and whether it is the right one."""
     if not result.ok:
         tally.refused += 1
-        line = f"{way.query}: {result.error}: {result.text}"
-    elif encode_value(result.value) == way.expected:
+        line = f"{expected.query}: {result.error}: {result.text}"
+    elif encode_value(result.value) == expected.answer:
         tally.answered += 1
         return
     else:
         tally.answered += 1
         tally.mismatched += 1
-        line = f"{way.query} was answered {str(result.value)[:200]}"
+        line = f"{expected.query} was answered {str(result.value)[:200]}"
     tally.examples += [line][: 5 - len(tally.examples)]
 
 

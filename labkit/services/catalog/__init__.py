@@ -11,7 +11,7 @@ from labkit.services.catalog.messages import (
     RegisterCustomer,
 )
 from labkit.services.catalog.queries import QUERIES, CustomerById, ProductById, Products
-from labkit.services.catalog.rules import DECIDE, Entry, evolve
+from labkit.services.catalog.rules import DECIDE, CatalogEntry, evolve
 from labkit.services.catalog.views import Entries
 from labkit.services.catalog.workload import WORKLOADS
 
@@ -20,7 +20,7 @@ CATALOG = Service(
     decide=DECIDE,
     events=EVENTS,
     evolve=evolve,
-    state=Entry,
+    state=CatalogEntry,
     views=[Entries()],
     queries=QUERIES,
     public={
@@ -37,11 +37,11 @@ __all__ = [
     "EVENTS",
     "QUERIES",
     "WORKLOADS",
+    "CatalogEntry",
     "ChangePrice",
     "CustomerById",
     "CustomerRegistered",
     "Entries",
-    "Entry",
     "ListProduct",
     "PriceChanged",
     "ProductById",

@@ -16,7 +16,7 @@ from labkit.services.catalog.messages import (
 )
 
 
-class Entry(State, frozen=True):
+class CatalogEntry(State, frozen=True):
     """A customer (without a price) or a product."""
 
     name: str
@@ -26,19 +26,19 @@ class Entry(State, frozen=True):
 # --- decide
 
 
-def register(entry: Entry | None, c: RegisterCustomer) -> tuple[Event, ...]:
+def register(entry: CatalogEntry | None, c: RegisterCustomer) -> tuple[Event, ...]:
     """Once a customer."""
     _check_new(entry, c.stream)
     return (CustomerRegistered(c.customer_id, c.name),)
 
 
-def list_product(entry: Entry | None, c: ListProduct) -> tuple[Event, ...]:
+def list_product(entry: CatalogEntry | None, c: ListProduct) -> tuple[Event, ...]:
     """Once a product."""
     _check_new(entry, c.stream)
     return (ProductListed(c.product_id, c.name, c.cents),)
 
 
-def change_price(entry: Entry | None, c: ChangePrice) -> tuple[Event, ...]:
+def change_price(entry: CatalogEntry | None, c: ChangePrice) -> tuple[Event, ...]:
     """Only of a listed product, only to another price."""
     if entry is None:
         raise Refused(f"product {c.product_id!r} is not listed")
@@ -47,7 +47,7 @@ def change_price(entry: Entry | None, c: ChangePrice) -> tuple[Event, ...]:
     return (PriceChanged(c.product_id, entry.name, c.cents),)
 
 
-def _check_new(entry: Entry | None, stream: str) -> None:
+def _check_new(entry: CatalogEntry | None, stream: str) -> None:
     if entry is not None:
         raise Refused(f"{stream!r} exists")
 
@@ -61,13 +61,13 @@ DECIDE: Decisions = {
 # --- evolve
 
 
-def evolve(entry: Entry | None, event: Event) -> Entry:
+def evolve(entry: CatalogEntry | None, event: Event) -> CatalogEntry:
     """Fold one event into the state."""
     match event:
         case CustomerRegistered():
-            return Entry(event.name)
+            return CatalogEntry(event.name)
         case ProductListed():
-            return Entry(event.name, event.cents)
+            return CatalogEntry(event.name, event.cents)
         case PriceChanged():
             assert entry is not None, f"{event} before ProductListed"
             return structs.replace(entry, cents=event.cents)
