@@ -81,7 +81,7 @@ def test_an_order_is_placed_and_passes_the_stages(
         acknowledged(page, "orders")
 
         # 2. It moves, marked as ours, and every stage gets its instants.
-        expect(page.locator("#scene").get_by_text("yours")).to_be_visible()
+        expect(page.locator("#scene").get_by_text("yours").last).to_be_visible()
         expect(page.locator("#chips")).to_contain_text("accepted")
         expect(page.locator("#chips")).to_contain_text("visible after")
         expect(page.locator("#document")).to_contain_text("zoë")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from testbook.client import TestbookNotebookClient
 
-from tests.findings.handlers_under_stress import FORGETS_IDS
+from tests.notebooks.findings.handlers_under_stress import FORGETS_IDS
 
 NAME = "08_sagas"
 CLAIMS = ("takes effect once", "StockReleased, once", "No transaction spans two streams")

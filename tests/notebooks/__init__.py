@@ -1,0 +1,1 @@
+"""The notebooks: what they claim, and how they look."""

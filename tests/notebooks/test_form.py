@@ -1,0 +1,85 @@
+"""The form of the notebooks: their size, their words, their pictures; and no outputs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from xml.etree import ElementTree
+
+import nbformat
+import pytest
+
+from tests.notebooks.running import FOLDER, MORE, NAMES, START, STEPS, load, tagged
+
+MAX_CELLS, MAX_LINES, MAX_CELL_LINES = 30, 120, 15
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_form(name: str) -> None:
+    notebook = load(name)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    lines = [len(cell.source.splitlines()) for cell in code]
+    assert len(notebook.cells) <= MAX_CELLS
+    assert sum(lines) <= MAX_LINES
+    assert max(lines) <= MAX_CELL_LINES
+    assert notebook.metadata.kernelspec == {
+        "display_name": "Python 3 (ipykernel)",
+        "language": "python",
+        "name": "python3",
+    }
+    assert notebook.metadata.language_info == {"name": "python"}
+    assert [cell.outputs for cell in code] == [[]] * len(code)
+    assert {cell.execution_count for cell in code} == {None}
+    assert tagged(notebook, "parameters").source.startswith('BACKEND = "kafka"  # ')
+    assert all("  # " in line for line in tagged(notebook, "parameters").source.splitlines())
+    assert "raises-exception" in tagged(notebook, "exercise").metadata.tags
+    assert tagged(notebook, "check").source.count("check(") == 1
+    assert tagged(notebook, "solution").source.startswith("<details>")
+    assert code[-1].source == "lab.drop()"
+    assert notebook.cells[-1] is code[-1]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_words(name: str) -> None:
+    notebook = load(name)
+    prose = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    text = "\n\n".join(prose)
+    title = prose[0].splitlines()[0]
+    assert re.match(r"# [A-Z][a-z]+ (one|a|an|the) ", title), f"not a verb, then an object: {title}"
+    for part in ("What you will do:", "What you will learn:", "What you need:", "Minutes:"):
+        assert f"*{part}*" in prose[0]
+    for heading in ("## On your own", "## In practice", "## Further reading"):
+        assert text.count(f"\n{heading}\n") == 1
+    assert text.count("A common misconception") == 1
+    assert text.count("*Predict:*") >= 4
+    (stated,) = re.findall(r"some ([\d,]+) words", prose[0])
+    assert abs(int(stated.replace(",", "")) / len(text.split()) - 1) < 0.1
+    for link in re.findall(r"\]\(((?!http)[^)#]+)", text):
+        assert (FOLDER / link).exists(), link
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_first_cell_shows_a_picture_of_the_finding(name: str) -> None:
+    (picture,) = re.findall(r"!\[.{40,}\]\((figures/.+\.svg)\)", load(name).cells[0].source)
+    root = ElementTree.parse(FOLDER / picture).getroot()
+    words = " ".join("".join(root.itertext()).split())
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    assert root.get("role") == "img"
+    # The picture shows what the findings above assert.
+    claims = {START: ("2 orders", "1 order"), STEPS: ("nobody may read it", "once")}
+    for claim in (claims | {one.NAME: one.CLAIMS for one in MORE})[name]:
+        assert claim in words
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_committed_as_nbstripout_leaves_it(name: str) -> None:
+    path = FOLDER / f"{name}.ipynb"
+    done = subprocess.run(
+        [sys.executable, "-m", "nbstripout", "--verify", str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,233 @@
+"""The notebooks in memory: their findings, their exercises, and a twin for each finding.
+
+A twin is the same notebook with a bug planted into labkit, in which the finding must turn red.
+"""
+
+from __future__ import annotations
+
+import pytest
+from nbclient.exceptions import CellExecutionError
+
+from tests.notebooks.running import FINDINGS, MORE, NAMES, START, STEPS, red, run
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_findings_in_memory(name: str) -> None:
+    with run(name, "memory") as book:
+        found = FINDINGS[name](book)
+        assert book.cell_output_text("check").startswith("Not yet. Hint: ")
+    assert {finding for finding, holds in found.items() if not holds} == set()
+    twins = set().union(*(reds for of, _, _, reds in TWINS.values() if of == name))
+    assert set(found) == twins, "every finding has a twin in which it turns red"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_solution_solves_the_exercise(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LABKIT_STRICT", "1")
+    with run(name, "memory", solved=True) as book:
+        assert book.cell_output_text("check").startswith("Solved. ")
+        assert red(name, book) == set()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_open_exercise_fails_a_strict_check(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LABKIT_STRICT", "1")
+    with pytest.raises(CellExecutionError, match="not yet: "), run(name, "memory"):
+        pass
+
+
+# --- the twins: a bug, and exactly the findings that it turns red
+
+FORGETS_IDS = """
+from labkit.write.stream_state import StreamState
+_take = StreamState.take
+def take(stream, commit, evolve):
+    _take(stream, commit, evolve)
+    stream.seen.clear()
+StreamState.take = take
+"""
+
+SERVER_MAKES_THE_IDS = """
+import itertools
+from msgspec import structs
+from labkit.write.bus import CommandBus
+_send, _numbers = CommandBus.send, itertools.count(1)
+def send(bus, command, id=None, **options):
+    return _send(bus, structs.replace(command, order_id=f"order-{next(_numbers)}"), **options)
+CommandBus.send = send
+"""
+
+SENDER_DECIDES = """
+from labkit.write.bus import CommandBus
+_send, _first = CommandBus.send, iter([True])
+def send(bus, *arguments, **options):
+    sent = _send(bus, *arguments, **options)
+    if next(_first, False):
+        lab.handler.step(0)
+    return sent
+CommandBus.send = send
+"""
+
+OFFSETS_ARE_NOT_COMMITTED = """
+from labkit.adapters.memory import MemoryLog
+_commit = MemoryLog.commit
+def commit(log, batch, commits):
+    group = log._broker.group(log._topic, log._commands_group)
+    before = dict(group.offsets)
+    ends = _commit(log, batch, commits)
+    group.offsets = before
+    return ends
+MemoryLog.commit = commit
+"""
+
+NO_TRANSACTION = """
+from labkit.adapters.memory import MemoryBroker
+_append = MemoryBroker.append
+MemoryBroker.append = lambda broker, *record: _append(broker, *record[:-1], None)
+"""
+
+NO_REPLAY = """
+from labkit.write.handler import Handler
+Handler._replay = lambda *_: None
+"""
+
+PROJECTOR_IS_LATE = """
+from labkit.read.projector import Projector
+_step, _first = Projector.step, iter([True])
+Projector.step = lambda self, *wait: 0 if next(_first, False) else _step(self, *wait)
+"""
+
+CHECKPOINT_IS_FORGOTTEN = """
+from labkit.adapters.memory_store import MemoryStore
+_advance = MemoryStore.advance
+def advance(store, checkpoints, moves, writes):
+    moves = [move for move in moves if not move[0].id.startswith("orders.view")]
+    _advance(store, checkpoints, moves, writes)
+MemoryStore.advance = advance
+"""
+
+SUMS_BEFORE_THE_CHECKPOINT = """
+from labkit.adapters.memory_store import MemoryStore
+from labkit.ports.failpoints import Failpoint, hit
+from labkit.ports.store import Writes
+_advance = MemoryStore.advance
+def advance(store, checkpoints, moves, writes):
+    sums, rest = Writes(), Writes()
+    for kind in ("inserts", "replaces"):
+        for collection, documents in getattr(writes, kind).items():
+            early = collection == "orders.view.customers"
+            getattr(sums if early else rest, kind)[collection] = documents
+    _advance(store, checkpoints, [], sums)
+    if sums.replaces:
+        hit(Failpoint.PROJECTOR_ADVANCED)  # dies between the two writes
+    _advance(store, checkpoints, moves, rest)
+MemoryStore.advance = advance
+"""
+
+#: Notebook, tag of the cell after which the bug is planted, bug, the findings that turn red.
+TWINS = {
+    "the link loses nothing": (
+        START,
+        "link",
+        "Link.answers_to_lose = 0",
+        {
+            "the CRUD shop has the order twice",
+            "both requests arrived, and the second is a known repeat",
+            "the topic keeps three commands, the view two orders",
+        },
+    ),
+    "the handler forgets the ids": (
+        START,
+        "parameters",
+        FORGETS_IDS,
+        {
+            "both requests arrived, and the second is a known repeat",
+            "the client gets the answer of the first attempt",
+        },
+    ),
+    "the server makes the ids": (
+        START,
+        "parameters",
+        SERVER_MAKES_THE_IDS,
+        {
+            "labkit has it once",
+            "both requests arrived, and the second is a known repeat",
+            "the topic keeps three commands, the view two orders",
+            "the film is that of the order",
+        },
+    ),
+    "the sender decides": (
+        STEPS,
+        "parameters",
+        SENDER_DECIDES,
+        {"a sent command is stored, and no handler has decided"},
+    ),
+    "the offsets are not committed": (
+        STEPS,
+        "parameters",
+        OFFSETS_ARE_NOT_COMMITTED,
+        {
+            "a handled command has its commit, and the view does not show it",
+            "a repeat changes neither state nor view",
+            "killed after the transaction: the commit stands, the saved state is behind",
+            "the successor knows the commits of its predecessor",
+            "killed inside the transaction: a record that no reader gets",
+            "the successor handles that command once",
+        },
+    ),
+    "commits are written without a transaction": (
+        STEPS,
+        "parameters",
+        NO_TRANSACTION,
+        {
+            "killed inside the transaction: a record that no reader gets",
+            "the successor handles that command once",
+        },
+    ),
+    "no replay at the start": (
+        STEPS,
+        "parameters",
+        NO_REPLAY,
+        {"the successor knows the commits of its predecessor", "no reader ignored a commit"},
+    ),
+    "the handler forgets the ids, by hand": (
+        STEPS,
+        "parameters",
+        FORGETS_IDS,
+        {
+            "a repeat changes neither state nor view",
+            "the successor knows the commits of its predecessor",
+        },
+    ),
+    "the projector is late": (
+        STEPS,
+        "parameters",
+        PROJECTOR_IS_LATE,
+        {"a projected commit is in the view", "the view's checkpoint covers the command"},
+    ),
+    "the projector forgets its checkpoint": (
+        STEPS,
+        "parameters",
+        CHECKPOINT_IS_FORGOTTEN,
+        {"the view's checkpoint covers the command"},
+    ),
+    "the sums are written before the checkpoint": (
+        STEPS,
+        "parameters",
+        SUMS_BEFORE_THE_CHECKPOINT,
+        {"a projector killed after its transaction counts nothing twice"},
+    ),
+}
+
+
+for one in MORE:
+    assert not TWINS.keys() & one.TWINS.keys(), "two bugs have one name"
+    TWINS |= {bug: (one.NAME, *twin) for bug, twin in one.TWINS.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bug", TWINS)
+def test_a_planted_bug_turns_its_findings_red(bug: str) -> None:
+    name, after, code, expected = TWINS[bug]
+    with run(name, "memory", code, after=after) as book:
+        assert red(name, book) == expected
