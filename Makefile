@@ -33,10 +33,10 @@ check: install ## formatting, lint, types, import rules
 	$(BIN)/lint-imports --no-cache
 
 test: check ## the test suite, on real servers that it starts itself
-	$(BIN)/pytest -n 3 --dist loadfile -m "not slow"
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 test-slow: install ## what takes longer than `make test` may
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -n 2 --dist loadfile -m slow
 
 lab: install ## start the servers, then JupyterLab on the first notebook
 	$(BIN)/labkit up

@@ -19,8 +19,8 @@ from labkit.streams.sales import (
     Order,
     Payment,
     Reject,
-    SalesWindow,
     Settlement,
+    Window,
     add_up,
     judge,
     settle,
@@ -88,7 +88,7 @@ def at(second: int, id: str = "o", cents: int = 100, product: str = "tea") -> Or
 
 
 def test_a_record_is_late_once_its_window_has_waited_for_the_grace() -> None:
-    window = SalesWindow(width=MINUTE, step=MINUTE, grace=MINUTE)
+    window = Window(width=MINUTE, step=MINUTE, grace=MINUTE)
     orders = [at(0), at(119), at(59, "in time"), at(120), at(59, "late"), at(60, "open")]
     totals, late = add_up(orders, window)
     assert {start: t.orders for (start, _), t in totals.items()} == {0: 2, 60_000: 2, 120_000: 1}
@@ -96,7 +96,7 @@ def test_a_record_is_late_once_its_window_has_waited_for_the_grace() -> None:
 
 
 def test_each_product_has_a_clock_of_its_own() -> None:
-    window = SalesWindow(width=MINUTE, step=MINUTE, grace=0)
+    window = Window(width=MINUTE, step=MINUTE, grace=0)
     orders = [at(0), at(600, product="soap"), at(1)]
     totals, late = add_up(orders, window)
     assert late == []
@@ -108,8 +108,8 @@ def valid(seed: int, size: int) -> list[Order]:
     return [found for _, value in orders if isinstance(found := judge(value), Order)]
 
 
-@pytest.mark.parametrize("window", [REVENUE, TOP, SalesWindow(MINUTE, MINUTE, 0)])
-def test_windows_equal_pandas(window: SalesWindow) -> None:
+@pytest.mark.parametrize("window", [REVENUE, TOP, Window(MINUTE, MINUTE, 0)])
+def test_windows_equal_pandas(window: Window) -> None:
     orders, _ = tills.tills(5, 2_000)
     found = tills.valid_orders([value for _, value in orders])
     assert found["id"].to_list() == [order.id for order in valid(5, 2_000)]

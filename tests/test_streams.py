@@ -23,7 +23,7 @@ from labkit.lab import Lab
 from labkit.ports.store import Writes
 from labkit.streams import pipelines, streams
 from labkit.streams.documents import DocumentSink
-from labkit.streams.sales import PAY_WITHIN, REVENUE, TOP, SalesWindow
+from labkit.streams.sales import PAY_WITHIN, REVENUE, TOP, Window
 
 pytestmark = pytest.mark.servers
 
@@ -79,7 +79,7 @@ def differences(lab: Lab) -> set[str]:
     return found
 
 
-def _windows_equal(lab: Lab, name: str, window: SalesWindow, orders: Any) -> bool:
+def _windows_equal(lab: Lab, name: str, window: Window, orders: Any) -> bool:
     sums, late = tills.windows(orders, window.width, window.step, window.grace)
     fields = ("window", "product", "orders", "quantity", "cents")
     shown = {tuple(d[f] for f in fields) for d in documents(lab, name)}

@@ -88,7 +88,7 @@ def _named(kind: type[Any]) -> str:
 # --- windows
 
 
-class SalesWindow(Struct, frozen=True):
+class Window(Struct, frozen=True):
     """Windows of ``width`` that start every ``step``, in milliseconds.
 
     ``grace`` is how long a window accepts late records. A tumbling window has a step equal to its
@@ -105,8 +105,8 @@ class SalesWindow(Struct, frozen=True):
         return list(range(last, at - self.width, -self.step))[::-1]
 
 
-REVENUE = SalesWindow(width=MINUTE, step=MINUTE, grace=2 * MINUTE)
-TOP = SalesWindow(width=10 * MINUTE, step=5 * MINUTE, grace=2 * MINUTE)
+REVENUE = Window(width=MINUTE, step=MINUTE, grace=2 * MINUTE)
+TOP = Window(width=10 * MINUTE, step=5 * MINUTE, grace=2 * MINUTE)
 
 
 class Total(Struct):
@@ -128,7 +128,7 @@ class Late(Struct, frozen=True):
 
 
 def add_up(
-    orders: Iterable[Order], window: SalesWindow
+    orders: Iterable[Order], window: Window
 ) -> tuple[dict[tuple[int, str], Total], list[Late]]:
     """The totals by (start of the window, product), and the late orders.
 

@@ -13,7 +13,7 @@ from labkit.experiments.bench.observer import Observation
 WARM_UP = 0.1
 
 
-class Window(Struct, frozen=True):
+class MeasuredWindow(Struct, frozen=True):
     """Work is counted from ``first`` to ``last``; ``steady``: see ``window``."""
 
     first: Observation
@@ -25,7 +25,7 @@ class Window(Struct, frozen=True):
         return (self.last.at - self.first.at) / 1e9
 
 
-def window(looks: Sequence[Observation], total: int, went: int, what: str) -> Window | None:
+def window(looks: Sequence[Observation], total: int, went: int, what: str) -> MeasuredWindow | None:
     """The window of a count (``committed`` or ``visible``); ``None`` if it never reaches ``total``.
 
     It starts at a look at which the count has just risen; otherwise most of the batch under way
@@ -39,11 +39,11 @@ def window(looks: Sequence[Observation], total: int, went: int, what: str) -> Wi
     risen = [n for n in range(1, last) if counts[n] > max(counts[n - 1], WARM_UP * total - 1)]
     steady = [n for n in risen if looks[n].at >= went and counts[n] <= total / 2]
     if steady:
-        return Window(looks[steady[0]], looks[last], True)
-    return Window(looks[risen[0] if risen else max(0, last - 1)], looks[last], False)
+        return MeasuredWindow(looks[steady[0]], looks[last], True)
+    return MeasuredWindow(looks[risen[0] if risen else max(0, last - 1)], looks[last], False)
 
 
-def rate(found: Window | None, what: str) -> float:
+def rate(found: MeasuredWindow | None, what: str) -> float:
     """Commands per second; NaN without a window."""
     if found is None or not found.seconds:
         return math.nan
