@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
 
 import msgspec
@@ -236,6 +237,20 @@ def decoded(decoder: msgspec.json.Decoder[Any], value: bytes) -> Any:
         return decoder.decode(value)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise DecodeError(f"not a message of this schema: {error}") from error
+
+
+class _Named(Struct):
+    id: str
+
+
+_named = msgspec.json.Decoder(_Named)
+
+
+def command_id(envelope: bytes) -> str:
+    """The id of a command, without a look at the rest; empty where it has none."""
+    with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return _named.decode(envelope).id
+    return ""
 
 
 def digest(command: Command) -> int:

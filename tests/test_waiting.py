@@ -104,6 +104,39 @@ def test_a_command_waits_for_its_instant(rig: Waiting, how: str) -> None:
 
 
 @LIVES
+def test_each_of_several_instants_is_kept(rig: Waiting, how: str) -> None:
+    """A new life that finds the first of them done with looks again for the second."""
+    rig.send(place("o1"))
+    rig.later(100, "first", PayOrder("o1", 5))
+    rig.later(300, "second", ShipOrder("o1"))
+    rig.step()
+    assert rig.step(150) == [("first", "accepted")]
+    rig.restart(how)
+    assert rig.step(50) == []
+    assert rig.step(150) == [("second", "accepted")]
+
+
+def test_a_take_over_of_many_that_wait_in_one_stream_looks_through_them_once(
+    rig: Waiting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[int] = []
+    unheld = StreamState._unheld
+    monkeypatch.setattr(
+        StreamState,
+        "_unheld",
+        lambda stream: (looks.append(len(stream.scheduled)), unheld(stream))[1],
+    )
+    rig.send(place("o1"))
+    for n in range(2_000):
+        rig.later(10_000, f"pay-{n}", PayOrder("o1", 5))
+    rig.step()
+    looks.clear()
+    rig.restart("replayed")
+    assert len(looks) <= 2
+    assert len(rig.step(10_000)) == 2_000
+
+
+@LIVES
 def test_a_repeat_of_a_scheduled_command_is_one(rig: Waiting, how: str) -> None:
     rig.send(place("o1"))
     rig.later(1_000, "pay", PayOrder("o1", 5))

@@ -260,6 +260,7 @@ class Run:
             for field in ("waiting", "dead"):
                 self.store.index(service.states, [(field, 1)], sparse=True)
             self.store.index(service.checkpoints, [("_id", 1)])
+            self.store.index(service.seen, [("_id", 1)])
             self.store.index(service.snapshots, snapshots.INDEX)
             if service.views:
                 self.prepare(ServiceProjection(service))

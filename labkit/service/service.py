@@ -122,6 +122,8 @@ class Service:
         self._check()
         self.codec = Codec(_union(self.commands), _union(self.events), self.upcasts)
         self.states = f"{name}.state.v{fold}"
+        #: The command ids that do not fit into the documents of their streams any more.
+        self.seen = f"{name}.seen.v{fold}"
         self.snapshots = f"{name}.snapshots"
         self.checkpoints = f"{name}.checkpoints"
         #: The name of the projection of all views.

@@ -154,7 +154,7 @@ def _known(arrival: Arrival, command: Envelope[Any]) -> Commit[Any] | None:
     """
     stream, offset = arrival.stream, arrival.record.offset
     scheduled = offset in stream.scheduled
-    known = stream.seen.get(command.id)
+    known = stream.known(command.id)
     if arrival.again and (scheduled or offset in stream.held or known is None):
         return _as_it_stands(arrival, command)
     if stream.dropping and offset == stream.head:
@@ -245,8 +245,7 @@ def _as_it_stands(arrival: Arrival, command: Envelope[Any] | None) -> Commit[Any
         return arrival.commit(command, "parked", stream.parked or "waits", digest=body, due=due)
     if offset in stream.scheduled:
         return arrival.commit(command, "scheduled", digest=body, due=stream.scheduled[offset])
-    reason = "it was answered before, longer ago than this stream remembers"
-    return arrival.commit(command, "repeated", reason, digest=body)
+    return arrival.commit(command, "repeated", "it was answered before", digest=body)
 
 
 def _release(arrival: Arrival, command: Envelope[Any], body: int) -> Commit[Any]:

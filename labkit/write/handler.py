@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
@@ -13,7 +13,7 @@ from labkit.errors import DecodeError
 from labkit.log.crash_only import CrashOnly
 from labkit.log.partition import STRETCH, fetch_records, join_group
 from labkit.log.snapshots import Snapshots
-from labkit.messages import MAX_ID, Commit
+from labkit.messages import MAX_ID, Commit, command_id
 from labkit.ports.broker import MAX_BATCH_BYTES, Batch, CommandLog, Record, Source
 from labkit.ports.clock import SYSTEM, Clock
 from labkit.ports.executor import AtOnce
@@ -103,6 +103,7 @@ class Handler(CrashOnly):
         arrived = list(zip(self._streams_of(batch.records), batch.records, strict=True))
         due = self._due(wall)
         work = self._states.load((key, record.partition) for key, record in arrived)
+        self._states.recall(self._named(work, [*due, *arrived]))
         if not arrived and not due:
             self._states.flush_if_due()
             return []
@@ -179,6 +180,15 @@ class Handler(CrashOnly):
             for key, record in zip(keys, records, strict=True)
         ]
 
+    def _named(
+        self, work: dict[str, StreamState], records: Iterable[tuple[str, Record]]
+    ) -> Iterator[tuple[StreamState, str, str]]:
+        """The command ids of those streams that have had more than they remember themselves."""
+        for key, record in records:
+            stream = work.get(key) or self._states.streams[key]
+            if stream.older and (id := command_id(record.value)):
+                yield stream, key, id
+
     def _working(self, work: dict[str, StreamState], key: str) -> StreamState:
         """A stream as a copy that this batch may change."""
         if (stream := work.get(key)) is None:
@@ -244,7 +254,10 @@ class Handler(CrashOnly):
         due: list[tuple[str, int, int]] = []
         stretches: set[tuple[int, int]] = set()
         for key, partition in streams.items():
-            for offset in self._states.streams[key].due(now):
+            stream = self._states.streams[key]
+            if not (ripe := stream.due(now)):  # what was noted has gone; more may wait
+                self._timers.note(stream.next_due(), partition, key)
+            for offset in ripe:
                 if len(due) == self._batch_size or len(stretches) == MAX_STRETCHES:
                     self._timers.note(now, partition, key)
                     break
@@ -299,8 +312,11 @@ class Handler(CrashOnly):
         self._states.streams |= self._states.load(
             (c.stream, partition) for _, c in commits if c is not None
         )
+        known = self._states.streams
+        self._states.recall((known[c.stream], c.stream, c.id) for _, c in commits if c is not None)
         reached = self._states.reached[partition]
         ignored = reached.ignored
+        waits: dict[str, StreamState] = {}
         for record, commit in commits:
             stream = self._states.streams[commit.stream] if commit else None
             if commit is None or stream is None or commit.first != stream.version + 1:
@@ -311,8 +327,10 @@ class Handler(CrashOnly):
                 self._snapshots.take(commit, stream, record.offset + 1)
             self._states.dirty[commit.stream] = None
             if not commit.final or commit.release:
-                self._timers.note(stream.next_due(), partition, commit.stream)
+                waits[commit.stream] = stream
             reached = structs.replace(reached, command=max(reached.command, commit.offset))
+        for key, stream in waits.items():  # once: thousands may wait in one stream
+            self._timers.note(stream.next_due(), partition, key)
         self._states.reached[partition] = structs.replace(
             reached, position=records[-1].offset + 1, ignored=ignored
         )

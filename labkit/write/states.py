@@ -19,7 +19,7 @@ from labkit.ports.clock import Clock
 from labkit.ports.failpoints import Failpoint, hit
 from labkit.ports.store import Checkpoint, Store, Writes
 from labkit.service import Service
-from labkit.write.stream_state import StreamState
+from labkit.write.stream_state import StreamState, seen_document, seen_id, seen_known
 
 #: Made once: for a single command it takes a tenth of a millisecond less than a new retry.
 PATIENTLY = stamina.RetryingCaller(attempts=3, wait_initial=0.1).on(Unreachable)
@@ -76,6 +76,19 @@ class States:
             for key, partition in cold.items()
         }
 
+    def recall(self, wanted: Iterable[tuple[StreamState, str, str]]) -> None:
+        """Bring what is known of (stream, its key, command id), where it is not in memory."""
+        cold = {
+            seen_id(key, id): (stream, id)
+            for stream, key, id in wanted
+            if stream.older and stream.known(id) is None
+        }
+        if not cold:
+            return
+        for found, document in PATIENTLY(self._store.load, self._service.seen, cold).items():
+            stream, id = cold[found]
+            stream.recall(id, seen_known(document))
+
     def put(self, key: str, stream: StreamState) -> None:
         """Keep a changed stream; the streams used last come last."""
         self.streams.pop(key, None)
@@ -99,12 +112,17 @@ class States:
         self.settle()
         hit(Failpoint.HANDLER_FLUSHING)
         states = self._service.states
-        writes = Writes({states: []}, {states: []})
+        seen = self._service.seen
+        writes = Writes({states: [], seen: []}, {states: []}, {seen: []})
         for key in self.dirty:
             stream = self.streams[key]
             into = writes.replaces if stream.stored else writes.inserts
             into[states].append(stream.document(key))
             stream.stored = True
+            if stream.older:
+                left, back = stream.leave()
+                writes.inserts[seen] += (seen_document(key, id, k) for id, k in left.items())
+                writes.deletes[seen] += (seen_id(key, id) for id in back)
         writes.inserts[self._service.snapshots] = self._snapshots.documents(self._service.fold)
         moves = [
             (old, self.reached[partition])

@@ -18,11 +18,12 @@ from labkit.log.snapshots import CURE, restored
 from labkit.messages import Answer, Commit, Event
 from labkit.ports.store import Document
 
-#: How many command ids a stream remembers with their answers. A repeat that comes after so many
-#: other commands to the same stream is no longer known as one.
+#: How many command ids a stream keeps in its own document, with their answers, so that it stays
+#: small. Older ones have a document each, and are looked up.
 SEEN_WINDOW = 1_000
 
-
+#: The answer that a command id was given, and the digest of the command.
+Known = tuple[Answer, int]
 #: How many commands may wait in one stream; its document must stay far below MongoDB's 16 MB.
 MAX_WAITING = 50_000
 
@@ -30,7 +31,9 @@ MAX_WAITING = 50_000
 class StreamState(Struct):
     """A stream's state and bookkeeping, as the handler keeps it.
 
-    ``seen`` holds answer and digest of the newest command ids. ``held`` are the offsets of the
+    ``seen`` holds the newest command ids; ``older``: there were more. Of those, ``left`` are
+    to be saved, ``saving`` are in the store or on their way, and ``back`` are in ``seen`` again, so
+    that their documents are to go. ``held`` are the offsets of the
     commands that wait behind the first of them, in order: it is either poison (``parked`` says
     why) or tried again at ``retry_at``. ``scheduled`` are those that were given an instant, offset
     to instant; one may get stuck among the held ones then. ``at`` is the latest instant of any
@@ -42,7 +45,7 @@ class StreamState(Struct):
     stored: bool = False
     version: int = 0
     state: Any = None
-    seen: dict[str, tuple[Answer, int]] = msgspec.field(default_factory=dict)
+    seen: dict[str, Known] = msgspec.field(default_factory=dict)
     held: dict[int, None] = msgspec.field(default_factory=dict)
     parked: str = ""
     dropping: bool = False
@@ -51,6 +54,10 @@ class StreamState(Struct):
     scheduled: dict[int, int] = msgspec.field(default_factory=dict)
     at: int = 0
     unfit: str = ""
+    older: bool = False
+    left: dict[str, Known] = msgspec.field(default_factory=dict)
+    saving: dict[str, Known] = msgspec.field(default_factory=dict)
+    back: set[str] = msgspec.field(default_factory=set)
 
     def copy(self) -> StreamState:
         """A copy that may be changed without touching this one."""
@@ -68,6 +75,10 @@ class StreamState(Struct):
             dict(self.scheduled),
             self.at,
             self.unfit,
+            self.older,
+            dict(self.left),
+            dict(self.saving),
+            set(self.back),
         )
 
     def take(self, commit: Commit[Any], evolve: Callable[[Any, Event], Any]) -> None:
@@ -90,11 +101,37 @@ class StreamState(Struct):
         if commit.release:
             self.parked, self.tries, self.retry_at = "", 0, 0
             self.dropping = commit.release == "drop"
-        known = self.seen.get(commit.id)
+        known = self.known(commit.id)
         if known is None or known[1] == commit.digest:  # else: another command under a used id
-            self.seen[commit.id] = commit.answer, commit.digest
-            if len(self.seen) > SEEN_WINDOW:
-                del self.seen[next(iter(self.seen))]
+            self._remember(commit.id, (commit.answer, commit.digest))
+
+    def known(self, id: str) -> Known | None:
+        """What is known of a command id, as far as it is in memory."""
+        return self.seen.get(id) or self.left.get(id) or self.saving.get(id)
+
+    def recall(self, id: str, known: Known) -> None:
+        """Take back an id that was looked up: its own document is not needed any more."""
+        self.back.add(id)
+        self._remember(id, known)
+
+    def _remember(self, id: str, known: Known) -> None:
+        if self.left.pop(id, None) is None and self.saving.pop(id, None) is not None:
+            self.back.add(id)
+        self.seen[id] = known
+        if len(self.seen) > SEEN_WINDOW:
+            self.older = True
+            id = next(iter(self.seen))
+            known = self.seen.pop(id)
+            if id in self.back:  # its own document is still there
+                self.back.remove(id)
+                self.saving[id] = known
+            else:
+                self.left[id] = known
+
+    def leave(self) -> tuple[dict[str, Known], set[str]]:
+        """The ids that get a document of their own now, and those whose document goes."""
+        self.saving, self.left, back, self.back = self.left, {}, self.back, set()
+        return self.saving, back
 
     def replay(self, commit: Commit[Any], evolve: Callable[[Any, Event], Any]) -> None:
         """Fold a commit that stands in the log, whatever the service's code makes of it today."""
@@ -162,6 +199,8 @@ class StreamState(Struct):
         }
         if self.unfit and self.state is None:  # else: what was saved is kept, and tried again
             document["unfit"] = self.unfit
+        if self.older:
+            document["older"] = True
         if self.held or self.scheduled:
             document |= {
                 "held": list(self.held),
@@ -187,6 +226,7 @@ class StreamState(Struct):
             at=document["at"],
             seen={id: (Answer(o, v, r), digest) for id, o, v, r, digest in document["seen"]},
             unfit=document.get("unfit", ""),
+            older="older" in document,
         )
         try:
             stream.state = restored(document["state"], state)
@@ -198,3 +238,26 @@ class StreamState(Struct):
             stream.parked, stream.dropping = document["parked"], document["dropping"]
             stream.tries, stream.retry_at = document["tries"], document["retry_at"]
         return stream
+
+
+def seen_id(stream: str, id: str) -> str:
+    """The id of the document of a command id; both may hold anything."""
+    return f"{len(stream)}:{stream}:{id}"
+
+
+def seen_document(stream: str, id: str, known: Known) -> Document:
+    """A command id that is not in the document of its stream any more."""
+    answer, digest = known
+    return {
+        "_id": seen_id(stream, id),
+        "outcome": answer.outcome,
+        "version": answer.version,
+        "reason": answer.reason,
+        "digest": digest,
+    }
+
+
+def seen_known(document: Document) -> Known:
+    """What :func:`seen_document` saved."""
+    answer = Answer(document["outcome"], document["version"], document["reason"])
+    return answer, document["digest"]
