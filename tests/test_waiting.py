@@ -18,7 +18,7 @@ from labkit.ports.clock import Clock
 from labkit.service import Service
 from labkit.services import orders
 from labkit.services.orders import PayOrder, ShipOrder
-from labkit.write import decisions, handler
+from labkit.write import decisions, handler, take_over
 from labkit.write.decisions import DAY_MS, FIRST_RETRY_MS, MAX_TRIES
 from labkit.write.handler import Handler
 from labkit.write.stream_state import MAX_WAITING, StreamState
@@ -104,8 +104,11 @@ def test_a_command_waits_for_its_instant(rig: Waiting, how: str) -> None:
 
 
 @LIVES
-def test_each_of_several_instants_is_kept(rig: Waiting, how: str) -> None:
+def test_each_of_several_instants_is_kept(
+    rig: Waiting, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A new life that finds the first of them done with looks again for the second."""
+    monkeypatch.setattr(take_over, "REPLAYED", 1)
     rig.send(place("o1"))
     rig.later(100, "first", PayOrder("o1", 5))
     rig.later(300, "second", ShipOrder("o1"))
