@@ -207,6 +207,7 @@ class Codec:
             events = events | old
         self._commands = msgspec.json.Decoder(Envelope[commands | ReleaseParked])
         self._commits = msgspec.json.Decoder(Commit[events])
+        self._outlines = msgspec.json.Decoder(Commit[msgspec.Raw])
 
     def decode_command(self, value: bytes) -> Envelope[Any]:
         """An envelope from a commands topic."""
@@ -222,6 +223,11 @@ class Codec:
                 except Exception as bug:
                     raise DecodeError(f"no upcast: {type(bug).__name__}: {bug}") from bug
                 return structs.replace(commit, events=today)
+        return commit
+
+    def decode_outline(self, value: bytes) -> Commit[msgspec.Raw]:
+        """A commit whose events this code need not know, newer ones for example."""
+        commit: Commit[msgspec.Raw] = decoded(self._outlines, value)
         return commit
 
     def _today(self, event: Event) -> Event:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from labkit.adapters.memory import MemoryBroker
 from labkit.adapters.memory_store import MemoryStore
-from labkit.errors import Fenced, LabkitError, Refused, UsageError
+from labkit.errors import DecodeError, Fenced, LabkitError, Refused, UsageError
 from labkit.experiments.verify.checkers import History, check_all
 from labkit.lab import Lab
 from labkit.log.event_log import EventLog
@@ -592,6 +592,66 @@ def test_what_does_not_fit_its_state_any_more_is_parked_until_the_fold_is_raised
     repaired.flush()
     (state,) = (d["state"] for d in rig.store.find("counter.state.v2", {}) if d["_id"] == "a")
     assert state == {"steps": ["first", "second", "third"]}
+
+
+class Jumped(Event, frozen=True):
+    counter: str
+
+
+def jump(state: Count | None, event: Any) -> Count:
+    return count(state, Stepped(event.counter, "jump") if isinstance(event, Jumped) else event)
+
+
+NEWER = changed(
+    decide={Step: lambda s, c: Jumped(c.counter) if c.name == "jump" else step(s, c)},
+    events=[Stepped, Jumped],
+    evolve=jump,
+)
+
+
+@pytest.mark.parametrize("flushed", [False, True])
+def test_a_handler_of_older_code_accepts_nothing_on_top_of_what_it_cannot_read(
+    flushed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its successor of today's code folds the stream anew, and knows its ids, however many."""
+    monkeypatch.setattr(stream_state, "SEEN_WINDOW", 1)
+    rig = Rig(NEWER)
+    for name in ("first", "on"):
+        rig.send(Step("a", name), id=f"a-{name}")
+    newer = rig.handler()
+    newer.step(0)
+    newer.flush()
+    rig.send(Step("a", "jump"), id="a-jump")
+    newer.step(0)
+    newer.close()
+
+    older = rig.handler(service=COUNTER)
+    rig.send(Step("a", "late"), id="a-late")
+    rig.send(Step("b", "first"))
+    held, other = sorted(older.step(0), key=lambda commit: commit.stream)
+    assert (held.outcome, held.first, held.last, other.outcome) == ("parked", 4, 3, "accepted")
+    assert re.search("version 3 cannot be folded .*Jumped.*run handlers whose code", held.reason)
+    assert older.ignored == 0
+    log = EventLog(COUNTER, rig.broker.source("events"))
+    with pytest.raises(DecodeError, match=r"version 3 of 'a' is not of this code: .*Jumped"):
+        log.state("a")
+    assert log.state("b") == Count(["first"])
+    if flushed:
+        older.flush()
+    older.close()
+
+    newer = rig.handler()
+    rig.send(ReleaseParked("a"))
+    newer.step(0)
+    assert [(c.id, c.outcome, c.last) for c in newer.step(0)] == [("a-late", "accepted", 4)]
+    for name in ("first", "on", "jump", "late"):
+        rig.send(Step("a", name), id=f"a-{name}")
+    assert [c.outcome for c in newer.step(0)] == ["repeated"] * 4
+    newer.flush()
+    states = {key: document["state"]["steps"] for key, document in rig.states().items()}
+    assert states == {"a": ["first", "on", "jump", "late"], "b": ["first"]}
+    assert not rig.store.find(COUNTER.states, {"anew": rig.states()["a"]["partition"]})
+    assert [c.first for c in rig.commits() if c.events and c.stream == "a"] == [1, 2, 3, 4]
 
 
 def test_memory_is_bounded_and_cold_streams_come_back_in_one_look_up(

@@ -168,7 +168,15 @@ class EventLog:
             self._reading = False
 
     def _decode(self, record: Record) -> Commit[Any] | None:
+        """A commit; ``None`` for what is none. Raises ``DecodeError`` for one of other code: a
+        state without it would be wrong."""
         try:
             return self._service.codec.decode_commit(record.value)
-        except DecodeError:
-            return None
+        except DecodeError as error:
+            try:
+                known = self._service.codec.decode_outline(record.value)
+            except DecodeError:
+                return None
+            raise DecodeError(
+                f"version {known.last} of {known.stream!r} is not of this code: {error}"
+            ) from error

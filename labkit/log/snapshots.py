@@ -17,7 +17,7 @@ from labkit.messages import Commit
 from labkit.ports.store import Checkpoint, Document
 
 #: What to do where saved states and today's code do not fit together.
-CURE = "raise `fold` of its service, and handlers fold anew from the log"
+CURE = "run handlers whose code knows it, or raise `fold` of its service, to fold anew from the log"
 #: The index of the collection: a stream's newest snapshot at or below a version.
 INDEX = [("stream", 1), ("fold", 1), ("version", 1)]
 

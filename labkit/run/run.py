@@ -257,7 +257,7 @@ class Run:
         # Collections exist before the first transaction: creating one inside is slow.
         self.store.index(COLLECTION, [("_id", 1)])
         for service in self.services.values():
-            for field in ("waiting", "dead"):
+            for field in ("waiting", "dead", "anew"):
                 self.store.index(service.states, [(field, 1)], sparse=True)
             self.store.index(service.checkpoints, [("_id", 1)])
             self.store.index(service.seen, [("_id", 1)])

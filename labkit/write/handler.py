@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
+from contextlib import suppress
 from typing import Any
 
 from msgspec import structs
@@ -71,6 +72,8 @@ class Handler(CrashOnly):
         self._report = report
         self._snapshots = Snapshots(snapshot_every)
         self._timers = Timers()
+        #: By partition, where its checkpoint stood, and the streams that are folded anew to there.
+        self._saved: dict[int, tuple[int, frozenset[str]]] = {}
         self._states = States(
             service,
             store,
@@ -290,49 +293,64 @@ class Handler(CrashOnly):
         for partition in sorted(partitions):
             checkpoint = self._states.claim(partition)
             hit(Failpoint.HANDLER_CLAIMED)
-            self._take_over.begin(partition, checkpoint.position)
+            anew = self._states.begin_anew(partition)
+            self._saved[partition] = checkpoint.position, anew
+            self._take_over.begin(partition, 0 if anew else checkpoint.position)
         if partitions:
             self._take_over.step(0)
 
     def _recovered(self, recovered: Recovered) -> None:
         """From now on its commands are handled, and those that wait for an instant."""
+        self._states.end_anew(recovered.partition)
         waiting = {"waiting": recovered.partition}
         for document in self._store.find(self.service.states, waiting, fields=["due"]):
             self._timers.note(document["due"], recovered.partition, document["_id"])
         self._report(recovered)
 
-    def _decode(self, record: Record) -> Commit[Any] | None:
+    def _decode(self, record: Record) -> tuple[Commit[Any] | None, str]:
+        """A commit; or what can be read of it, and why not all. ``None``: it is none."""
         try:
-            return self.service.codec.decode_commit(record.value)
-        except DecodeError:
-            return None
+            return self.service.codec.decode_commit(record.value), ""
+        except DecodeError as error:
+            with suppress(DecodeError):
+                return self.service.codec.decode_outline(record.value), str(error)
+        return None, ""
 
     def _replay(self, partition: int, records: Sequence[Record]) -> None:
-        commits = [(record, self._decode(record)) for record in records]
-        self._states.streams |= self._states.load(
-            (c.stream, partition) for _, c in commits if c is not None
-        )
-        known = self._states.streams
-        self._states.recall((known[c.stream], c.stream, c.id) for _, c in commits if c is not None)
+        saved, anew = self._saved[partition]
+        commits = [
+            (record, *self._decode(record))
+            for record in records
+            if record.offset >= saved or record.key.decode("utf-8", "replace") in anew
+        ]
+        streams = self._states.streams
+        streams |= self._states.load((c.stream, partition) for _, c, _ in commits if c is not None)
+        self._states.recall((streams[c.stream], c.stream, c.id) for _, c, _ in commits if c)
         reached = self._states.reached[partition]
         ignored = reached.ignored
         waits: dict[str, StreamState] = {}
-        for record, commit in commits:
-            stream = self._states.streams[commit.stream] if commit else None
+        for record, commit, unread in commits:
+            stream = streams[commit.stream] if commit else None
             if commit is None or stream is None or commit.first != stream.version + 1:
-                ignored += 1
+                ignored += record.offset >= saved
                 continue
-            stream.replay(commit, self.service.evolve)
+            if unread:
+                stream.skip(commit, unread)
+            else:
+                stream.replay(commit, self.service.evolve)
+            if not commit.final or commit.release:
+                waits[commit.stream] = stream
+            if record.offset < saved:
+                continue  # saved when it is folded to where the checkpoint stands
             if self._snapshots.due(commit) and not stream.unfit:
                 self._snapshots.take(commit, stream, record.offset + 1)
             self._states.dirty[commit.stream] = None
-            if not commit.final or commit.release:
-                waits[commit.stream] = stream
             reached = structs.replace(reached, command=max(reached.command, commit.offset))
         for key, stream in waits.items():  # once: thousands may wait in one stream
             self._timers.note(stream.next_due(), partition, key)
+        position = max(reached.position, records[-1].offset + 1)
         self._states.reached[partition] = structs.replace(
-            reached, position=records[-1].offset + 1, ignored=ignored
+            reached, position=position, ignored=ignored
         )
         self.ignored += ignored - reached.ignored
         self._states.flush_if_due()

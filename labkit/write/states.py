@@ -53,6 +53,7 @@ class States:
         self.dirty: dict[str, None] = {}
         self.saved: dict[int, Checkpoint] = {}
         self.reached: dict[int, Checkpoint] = {}
+        self._anew: dict[int, frozenset[str]] = {}
         self._flushed = clock.seconds()
         self._saving: tuple[Future[None], dict[int, Checkpoint]] | None = None
 
@@ -63,6 +64,22 @@ class States:
         )
         self.saved[partition] = self.reached[partition] = checkpoint
         return checkpoint
+
+    def begin_anew(self, partition: int) -> frozenset[str]:
+        """The streams that other code could not fold, as they were before their first commit.
+
+        They are dirty only once they are folded as far as the checkpoint says.
+        """
+        found = self._store.find(self._service.states, {"anew": partition}, fields=["_id"])
+        for document in found:
+            # Its ids may have documents of their own; each is looked up, and comes back.
+            self.streams[document["_id"]] = StreamState(partition, stored=True, older=True)
+        self._anew[partition] = frozenset(document["_id"] for document in found)
+        return self._anew[partition]
+
+    def end_anew(self, partition: int) -> None:
+        """They are folded that far."""
+        self.dirty |= dict.fromkeys(self._anew.pop(partition))
 
     def load(self, keys: Iterable[tuple[str, int]]) -> dict[str, StreamState]:
         """The streams among these that are not in memory, and do not get there by this."""
@@ -147,8 +164,9 @@ class States:
         saving.result()
         hit(Failpoint.HANDLER_FLUSHED)
         self.saved |= reached
+        unsaved = self.dirty.keys() | frozenset().union(*self._anew.values())
         for key in list(islice(self.streams, max(0, len(self.streams) - self._max_streams))):
-            if key not in self.dirty:
+            if key not in unsaved:
                 del self.streams[key]
 
     def give_up(self, partitions: frozenset[int]) -> None:
@@ -157,6 +175,7 @@ class States:
         for partition in partitions:
             self.saved.pop(partition, None)
             self.reached.pop(partition, None)
+            self._anew.pop(partition, None)
         self.streams = {k: s for k, s in self.streams.items() if s.partition not in partitions}
         self.dirty = {k: None for k in self.dirty if k in self.streams}
 

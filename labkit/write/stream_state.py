@@ -37,8 +37,8 @@ class StreamState(Struct):
     commands that wait behind the first of them, in order: it is either poison (``parked`` says
     why) or tried again at ``retry_at``. ``scheduled`` are those that were given an instant, offset
     to instant; one may get stuck among the held ones then. ``at`` is the latest instant of any
-    commit so far. ``unfit`` says why the log does not lead to a state of this type any more; then
-    nothing is decided on it until handlers fold anew. Instants are Unix milliseconds.
+    commit so far. ``unfit`` says why this code cannot fold the stream; then nothing is decided on
+    it, until a handler takes over whose code can. Instants are Unix milliseconds.
     """
 
     partition: int
@@ -89,8 +89,8 @@ class StreamState(Struct):
             self._hold(commit)
             return
         state = self.state
-        for event in commit.events:  # may raise, and then nothing has changed
-            state = None if self.unfit else evolve(state, event)
+        for event in commit.events:
+            state = None if self.unfit else evolve(state, event)  # may raise, and nothing changed
         self.state, self.version = state, commit.last
         if self.held or self.scheduled:
             self._let_go(commit.offset)
@@ -138,9 +138,12 @@ class StreamState(Struct):
         try:
             self.take(commit, evolve)
         except Exception as bug:
-            reason = f"{type(bug).__name__}: {bug}"
-            self.unfit = f"version {commit.last} cannot be folded ({reason}): {CURE}"
-            self.take(commit, evolve)
+            self.skip(commit, f"{type(bug).__name__}: {bug}")
+
+    def skip(self, commit: Commit[Any], reason: str) -> None:
+        """Note a commit that this code cannot fold."""
+        self.unfit = f"version {commit.last} cannot be folded ({reason}): {CURE}"
+        self.take(commit, lambda state, event: None)
 
     def _hold(self, commit: Commit[Any]) -> None:
         self.held[commit.offset] = None
@@ -186,8 +189,8 @@ class StreamState(Struct):
     def document(self, key: str) -> Document:
         """The stream as the handler saves it, under its id.
 
-        ``waiting`` (the partition) and ``dead`` are there only where they say something, so that
-        sparse indexes find the few among many.
+        ``waiting`` and ``anew`` (its partition) and ``dead`` are there only where they say
+        something, so that sparse indexes find the few among many.
         """
         document: Document = {
             "_id": key,
@@ -197,8 +200,8 @@ class StreamState(Struct):
             "state": msgspec.to_builtins(self.state),
             "seen": [[id, a.outcome, a.version, a.reason, d] for id, (a, d) in self.seen.items()],
         }
-        if self.unfit and self.state is None:  # else: what was saved is kept, and tried again
-            document["unfit"] = self.unfit
+        if self.unfit:
+            document |= {"unfit": self.unfit, "anew": self.partition}
         if self.older:
             document["older"] = True
         if self.held or self.scheduled:
@@ -225,13 +228,13 @@ class StreamState(Struct):
             version=document["version"],
             at=document["at"],
             seen={id: (Answer(o, v, r), digest) for id, o, v, r, digest in document["seen"]},
-            unfit=document.get("unfit", ""),
             older="older" in document,
         )
         try:
             stream.state = restored(document["state"], state)
+            stream.unfit = document.get("unfit", "")
         except UsageError as changed:
-            stream.state, stream.unfit = document["state"], str(changed)
+            stream.unfit = str(changed)
         if "held" in document:
             stream.held = dict.fromkeys(document["held"])
             stream.scheduled = dict(document["scheduled"])
