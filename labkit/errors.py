@@ -13,6 +13,7 @@
     ├── Transient                   a rule could not decide now: try again after a while
     ├── Duplicate                   an insert met a document that exists; all of it was undone
     ├── Conflict                    another writer changed a shared document first; all undone
+    ├── TooSlow                     a transaction took longer than is allowed; all undone
     ├── Parked                      a reader holds this stream back; says why
     ├── Pending                     a transaction is being ended: ask again in the next step
     ├── TimedOut                    a wait ended; says what it waited for
@@ -63,6 +64,10 @@ class Transient(LabkitError):
 
 class Conflict(LabkitError):
     """Another writer changed a shared document first; the whole transaction was undone."""
+
+
+class TooSlow(LabkitError):
+    """A transaction took longer than the server allows, and was undone: a smaller one may fit."""
 
 
 class Duplicate(LabkitError):

@@ -171,15 +171,7 @@ class Commit(Struct, Generic[E], frozen=True, omit_defaults=True):
         return self.outcome not in ("scheduled", "parked")
 
 
-def _plain(value: Any) -> int:
-    """MongoDB's large numbers are of a type of their own."""
-    if isinstance(value, int):
-        return int(value)
-    raise TypeError(f"no answer holds {value!r}")
-
-
 _encoder = msgspec.json.Encoder()
-_values = msgspec.json.Encoder(enc_hook=_plain)
 
 
 def encode(message: Struct) -> bytes:
@@ -189,7 +181,7 @@ def encode(message: Struct) -> bytes:
 
 def encode_value(value: Any) -> bytes:
     """The JSON of an answer: documents, pages, numbers."""
-    return _values.encode(value)
+    return _encoder.encode(value)
 
 
 class Codec:

@@ -10,7 +10,7 @@ from msgspec import structs
 
 from labkit.adapters.memory import MemoryBroker
 from labkit.adapters.memory_store import MemoryStore
-from labkit.errors import Duplicate, Fenced
+from labkit.errors import Duplicate, Fenced, TooSlow
 from labkit.messages import Commit, Event, encode
 from labkit.ports.failpoints import ALL, Crash, Failpoint, armed
 from labkit.ports.store import Checkpoint, Document, Writes
@@ -367,3 +367,27 @@ def test_new_documents_are_inserted_and_known_ones_replaced() -> None:
     )
     with pytest.raises(Duplicate):
         store.advance("c", [(to, structs.replace(to, position=2))], Writes({"docs": [known]}))
+
+
+def test_a_batch_that_takes_too_long_is_tried_in_parts(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    advance, sizes = rig.store.advance, list[int]()
+
+    def slow(checkpoints: str, moves: Any, writes: Writes) -> None:
+        sizes.append(sum(map(len, writes.inserts.values())))
+        if sizes[-1] > 30:
+            raise TooSlow("its transaction was over before its end")
+        advance(checkpoints, moves, writes)
+
+    for n in range(100):
+        rig.commit(f"o{n}", 1, placed(f"o{n}"))
+    monkeypatch.setattr(rig.store, "advance", slow)
+    projector = rig.projector()
+    assert projector.step(0) == 100
+    assert len(rig.view()[ORDER_DOCUMENTS]) == 100
+    assert rig.checkpoint().position == 100
+    monkeypatch.setattr(rig.store, "advance", lambda *_: slow("", [], Writes({"x": [{}] * 99})))
+    rig.commit("o100", 1, placed("o100"))
+    with pytest.raises(TooSlow):
+        projector.step(0)

@@ -7,10 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import bson
+from bson.errors import BSONError
 from msgspec import structs
 
 from labkit.adapters.memory_changes import MemoryChanges
-from labkit.errors import Conflict, Duplicate, Fenced
+from labkit.adapters.plain import PLAIN
+from labkit.errors import Conflict, Duplicate, Fenced, Unstorable
 from labkit.ports.store import Checkpoint, Document, Reads, Watched, Writes
 
 
@@ -45,7 +48,7 @@ class MemoryStore:
         for group in (writes.inserts, writes.replaces):
             for collection, documents in group.items():
                 present = self._collections.setdefault(collection, {})
-                present.update({d["_id"]: copy.deepcopy(d) for d in documents})
+                present.update({d["_id"]: _stored(d) for d in documents})
         known.update({new.id: new for _, new in moves})
         self._tell(checkpoints, [new.id for _, new in moves])
         for group in (writes.inserts, writes.replaces):
@@ -64,7 +67,9 @@ class MemoryStore:
         for collection, documents in writes.replaces.items():
             present = self._collections.setdefault(collection, {})
             for document in documents:
-                rev = present.get(document["_id"], {}).get("rev")
+                if document["_id"] not in present:
+                    raise Conflict(f"{document['_id']!r} is not in {collection!r}")
+                rev = present[document["_id"]].get("rev")
                 if "rev" in document and rev != document["rev"] - 1:
                     raise Conflict(f"{document['_id']!r} in {collection!r} has revision {rev}")
 
@@ -168,3 +173,11 @@ def _follows(document: Document, sort: Sequence[tuple[str, int]], after: Sequenc
         if document[field] != value:
             return bool(document[field] > value) == (direction > 0)
     return False
+
+
+def _stored(document: Document) -> Document:
+    """What MongoDB would give back; raises ``Unstorable`` where it would not take it."""
+    try:
+        return bson.decode(bson.encode(document), PLAIN)
+    except (BSONError, OverflowError) as error:
+        raise Unstorable(f"MongoDB cannot hold this: {error}") from error

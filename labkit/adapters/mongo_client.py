@@ -20,7 +20,16 @@ from pymongo.errors import (
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
-from labkit.errors import Conflict, Duplicate, Fenced, OutcomeUnknown, Unreachable, Unstorable
+from labkit.adapters.plain import PLAIN
+from labkit.errors import (
+    Conflict,
+    Duplicate,
+    Fenced,
+    OutcomeUnknown,
+    TooSlow,
+    Unreachable,
+    Unstorable,
+)
 from labkit.ports.store import Document
 
 #: How long a call searches for a server.
@@ -32,6 +41,8 @@ MAJORITY = WriteConcern("majority", wtimeout=WRITE_MS)
 _DUPLICATE_KEY = 11_000
 #: SnapshotUnavailable: the snapshot is older than the last change of a collection that it reads.
 _TOO_NEW = 246
+#: MaxTimeMSExpired, NoSuchTransaction, TransactionExceededLifetimeLimitSeconds.
+_OVER = {50, 251, 290}
 
 
 @contextmanager
@@ -53,6 +64,8 @@ def translated(doing: str) -> Iterator[None]:
     except OperationFailure as error:
         if error.has_error_label("UnknownTransactionCommitResult"):
             raise OutcomeUnknown(f"{doing}: no majority answered the commit in time") from error
+        if error.code in _OVER:
+            raise TooSlow(f"{doing}: its transaction was over before its end") from error
         if error.has_error_label("TransientTransactionError"):
             raise Conflict(f"{doing}: another writer was first") from error
         if error.code == _TOO_NEW:
@@ -82,6 +95,7 @@ def connect(
         # This overrides the preferences of the URI: decisions need data that cannot be rolled back.
         return client, client.get_database(
             database,
+            codec_options=PLAIN,
             read_preference=ReadPreference.PRIMARY,
             read_concern=ReadConcern(read_concern),
             write_concern=MAJORITY,

@@ -22,6 +22,7 @@ from labkit.errors import (
     Duplicate,
     Fenced,
     Parked,
+    TooSlow,
     Unstorable,
     UsageError,
 )
@@ -220,7 +221,7 @@ class Projector(CrashOnly):
     def _take(
         self, entries: Sequence[LogEntry], positions: Mapping[int, int], fetched: int
     ) -> tuple[int, list[Document]]:
-        """The batch in one transaction; if there is poison in it, in parts.
+        """The batch in one transaction; if there is poison in it, or it takes too long, in parts.
 
         So a batch without poison is as fast as can be, and one with it costs a few transactions
         for each. Returns how many commits were applied, and what the outbox has to send.
@@ -242,6 +243,11 @@ class Projector(CrashOnly):
                     parts += reversed(_parted(part, poison))
                     continue
                 count, added = self._park(part[0], at, str(poison))
+            except TooSlow:
+                if len(part) == 1:
+                    raise
+                parts += [part[len(part) // 2 :], part[: len(part) // 2]]
+                continue
             applied += count
             letters += added
         return applied, letters

@@ -29,7 +29,7 @@ from labkit.read.queries import Queries
 from labkit.read.rebuild import Rebuild
 from labkit.run.run import ROLES, Run
 from labkit.run.worker import Worker
-from labkit.write.handler import Handler
+from labkit.write.handler import FLUSH_STREAMS, Handler
 from labkit.write.take_over import Recovered
 
 if TYPE_CHECKING:
@@ -47,8 +47,9 @@ class Parts:
         self,
         worker: Worker,
         report: Callable[[Recovered], None] = lambda _: None,
+        halved: int = 0,
     ) -> Any:
-        """Wire one part; ``report`` is a handler's."""
+        """Wire one part; ``report`` is a handler's, and its batches are ``halved`` so often."""
         if worker.role not in ROLES:
             raise UsageError(f"role must be one of {', '.join(ROLES)}, got {worker.role!r}")
         if worker.role == "relay" and not isinstance(self.run.log_broker, Publisher):
@@ -77,7 +78,8 @@ class Parts:
                 ),
                 self.run.store,
                 self.world.clock,
-                batch_size=self.run.settings.batch_size,
+                batch_size=max(1, self.run.settings.batch_size >> halved),
+                flush_streams=max(1, FLUSH_STREAMS >> halved),
                 linger=self.run.settings.linger,
                 executor=self.world.executor(),
                 report=report,
@@ -322,7 +324,7 @@ def _log_recovery(recovered: Recovered) -> None:
 
 def make_worker(
     lab: str, run: str, role: str, service: str | None, slot: int
-) -> tuple[Worker, Run, Callable[[], Any]]:
+) -> tuple[Worker, Run, Callable[[int], Any]]:
     """What ``labkit run ROLE`` needs: the worker, the run that it joins, and how to make its part.
 
     Raises ``UsageError`` if the run has no such part, or several and none is named.
@@ -339,4 +341,4 @@ def make_worker(
     worker = Worker(role, service or known[0], slot)
     # A worker saves its states in a thread of its own, while it decides on the next batch.
     parts = Parts(joined, World(executor=lambda: ThreadPoolExecutor(1, "saver")))
-    return worker, joined, lambda: parts.make(worker, _log_recovery)
+    return worker, joined, lambda halved: parts.make(worker, _log_recovery, halved)

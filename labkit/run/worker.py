@@ -27,7 +27,7 @@ from typing import Protocol
 import structlog
 from msgspec import Struct
 
-from labkit.errors import LabkitError
+from labkit.errors import LabkitError, TooSlow
 
 #: A worker that dies young waits before its next life, a little longer each time.
 YOUNG_SECONDS = 2.0
@@ -67,10 +67,11 @@ class Worker(Struct, frozen=True):
         return f"{self.role}-{self.service}-{self.slot}"
 
 
-def work(make: Callable[[], Steppable], name: str, every: float = 0.0) -> None:
+def work(make: Callable[[int], Steppable], name: str, every: float = 0.0) -> None:
     """Step until the life line breaks or SIGTERM comes; with ``every``, on a timer.
 
-    An error that a new life can mend ends this one: close, make the part anew, go on.
+    An error that a new life can mend ends this one: close, make the part anew, go on. ``make`` is
+    told how often a batch was too large for a transaction: each time, half of it is enough.
     """
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
@@ -79,18 +80,19 @@ def work(make: Callable[[], Steppable], name: str, every: float = 0.0) -> None:
         threading.Thread(target=_watch_life_line, args=(stop,), daemon=True).start()
     calm_gc()
     log = structlog.get_logger().bind(worker=name, pid=os.getpid())
-    pause = FIRST_PAUSE_SECONDS
+    pause, halved = FIRST_PAUSE_SECONDS, 0
     while not stop.is_set():
         part: Steppable | None = None
         born = time.monotonic()
         try:
-            part = make()
+            part = make(halved)
             log.info("up")
             if every:
                 on_a_timer(part.step, every, stop)
             while not stop.is_set():
                 part.step()
         except LabkitError as error:
+            halved += isinstance(error, TooSlow)
             log.warning("rejoin", error=type(error).__name__, why=str(error))
         finally:
             if part is not None:

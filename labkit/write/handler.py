@@ -32,6 +32,8 @@ MAX_STRETCHES = 200
 #: While partitions are taken over, a step waits at most this long for their commits.
 TAKE_OVER_SECONDS = 0.05
 LATER_MS = 100
+#: Changed states that are saved in one transaction.
+FLUSH_STREAMS = 2_000
 
 
 class Handler(CrashOnly):
@@ -53,7 +55,7 @@ class Handler(CrashOnly):
         *,
         batch_size: int = 4_000,
         linger: float = 0.0,
-        flush_streams: int = 2_000,
+        flush_streams: int = FLUSH_STREAMS,
         flush_seconds: float = 0.2,
         max_streams: int = 100_000,
         snapshot_every: int = 1_000,

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from msgspec import structs
 
+from labkit import stack
 from labkit.adapters.memory_store import MemoryStore
-from labkit.errors import Duplicate, Fenced, Unstorable
+from labkit.adapters.mongo_client import connect, transaction, translated
+from labkit.errors import Conflict, Duplicate, Fenced, TooSlow, Unstorable
 from labkit.ports.store import Checkpoint, Document, Store, Writes
 
 pytestmark = [pytest.mark.contract, pytest.mark.servers]
@@ -227,8 +231,44 @@ def test_a_checkpoint_can_be_taken_away(store: Store) -> None:
         store.advance("checkpoints", [(at, moved(at, position=1))], Writes())
 
 
-def test_a_document_that_cannot_be_stored_says_so(store: Store) -> None:
-    if isinstance(store, MemoryStore):
-        pytest.skip("memory holds anything")
+@pytest.mark.parametrize("value", [2**63, {1: "a number as a name"}, {"\0": 1}, object()])
+def test_a_document_that_cannot_be_stored_says_so(store: Store, value: Any) -> None:
     with pytest.raises(Unstorable, match="cannot hold"):
-        store.advance("checkpoints", [], Writes({"docs": [{"_id": "a", "n": 2**70}]}))
+        store.advance("checkpoints", [], Writes({"docs": [{"_id": "a", "n": value}]}))
+    assert store.load("docs", ["a"]) == {}
+
+
+@pytest.mark.parametrize("number", [1, 2**31, 2**63 - 1, -(2**63)])
+def test_numbers_are_plain_ones_however_large(store: Store, number: int) -> None:
+    store.advance("checkpoints", [], Writes({"docs": [{"_id": "a", "n": number, "m": [number]}]}))
+    (found,) = [*store.load("docs", ["a"]).values()]
+    assert (found["n"], found["m"]) == (number, [number])
+    assert type(found["n"]) is type(found["m"][0]) is int
+    assert type(store.find("docs", {"n": number})[0]["n"]) is int
+    (total,) = store.totals("docs", "_id", ["n"])
+    assert type(total["n"]) is int
+
+
+def test_what_is_not_there_cannot_be_replaced(store: Store) -> None:
+    with pytest.raises(Conflict):
+        store.advance("checkpoints", [], Writes(replaces={"docs": [{"_id": "a"}]}))
+    assert store.count("docs") == 0
+
+
+@pytest.mark.servers
+def test_a_transaction_that_is_over_before_its_end_is_no_conflict(servers: stack.Servers) -> None:
+    client, db = connect(servers.mongo_uri, "test_too_slow")
+    limit = {"setParameter": 1, "transactionLifetimeLimitSeconds": 1}
+    before = client.admin.command(limit)["was"]
+    try:
+        db["docs"].insert_one({"_id": "there"})
+        with pytest.raises(TooSlow, match="over before its end"):  # noqa: PT012, SIM117
+            with translated("write"), transaction(client) as session:
+                db["docs"].insert_one({"_id": "a"}, session=session)
+                time.sleep(4)
+                db["docs"].insert_one({"_id": "b"}, session=session)
+        assert db["docs"].count_documents({}) == 1
+    finally:
+        client.admin.command({**limit, "transactionLifetimeLimitSeconds": before})
+        client.drop_database("test_too_slow")
+        client.close()
