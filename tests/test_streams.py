@@ -143,14 +143,14 @@ os.kill = lambda *call: (time.sleep(1), kill(*call))  # what it had in hand is s
 """
 DIES_WITH_ITS_DOCUMENTS_WRITTEN = """
 import os, signal
-from labkit.streams.documents import Documents
-write, batches = Documents.write, []
+from labkit.streams.documents import DocumentSink
+write, batches = DocumentSink.write, []
 def killing(sink, batch):
     write(sink, batch)
     batches.append(batch)
     if len(batches) == 3:  # after some commits; the transaction of these is open
         os.kill(os.getpid(), signal.SIGKILL)
-Documents.write = killing
+DocumentSink.write = killing
 """
 
 

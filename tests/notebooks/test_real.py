@@ -27,26 +27,30 @@ from tests.notebooks.running import NAMES, START, STEPS, red, run
 
 pytestmark = pytest.mark.servers
 
-#: Long measurements, which other tests would disturb.
-LONG = {consistency_lag.NAME, throughput.NAME}
+#: Long measurements, which others on the machine disturb: so many tries.
+LONG = {consistency_lag.NAME: 3, throughput.NAME: 3}
 
 
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=[pytest.mark.slow] if n in LONG else []) for n in NAMES]
 )
 def test_findings_on_real_servers(name: str, servers: stack.Servers) -> None:
-    with run(name, "kafka") as book:
-        assert red(name, book) == set()
-        assert book.cell_output_text("check").startswith("Not yet. Hint: ")
-        own = book.value("lab.topic_name('')")
-        if name == START:  # two servers, two workers
-            shown = book.cell_output_text("servers")
-            assert servers.bootstrap in shown
-            assert len(re.findall(r"process \d+", shown)) == 2
-        if name == STEPS:
-            shown = book.cell_output_text("crash-after")
-            assert re.search(r"process \d+ died at handler\.committed by signal 9", shown)
-    assert left_behind(servers, own) == []
+    for _ in range(LONG.get(name, 1)):
+        with run(name, "kafka") as book:
+            wrong = red(name, book)
+            assert book.cell_output_text("check").startswith("Not yet. Hint: ")
+            own = book.value("lab.topic_name('')")
+            if name == START:  # two servers, two workers
+                shown = book.cell_output_text("servers")
+                assert servers.bootstrap in shown
+                assert len(re.findall(r"process \d+", shown)) == 2
+            if name == STEPS:
+                shown = book.cell_output_text("crash-after")
+                assert re.search(r"process \d+ died at handler\.committed by signal 9", shown)
+        assert left_behind(servers, own) == []
+        if not wrong:
+            break
+    assert wrong == set()
 
 
 def left_behind(servers: stack.Servers, own: str, timeout: float = 20.0) -> list[str]:
