@@ -11,10 +11,12 @@ from urllib.parse import quote
 import pytest
 from starlette.testclient import TestClient
 
-from labkit.api import create_app
+from labkit.api import backend, create_app, problems
 from labkit.api.backend import Backend
 from labkit.api.feed import Live
+from labkit.errors import Conflict, LabkitError
 from labkit.lab import Lab
+from labkit.write import stream_state
 
 SERVICES = ["orders", "catalog", "inventory", "bank"]
 WAIT = {"Prefer": "wait=5"}
@@ -85,6 +87,99 @@ def test_the_status_of_a_command_outlives_the_process(lab: Lab) -> None:
         assert (status["status"], status["reason"]) == ("refused", "order 'o1' exists")
         problem(another.get("/commands/orders-0-999"), 404, "not-found")
         problem(another.get("/commands/nonsense"), 422, "invalid")
+
+
+NOISE = {"noise": b"no command", "half a command": b'{"id":"x","body":{}}', "a tombstone": b""}
+
+
+@pytest.mark.parametrize("value", NOISE.values(), ids=NOISE)
+@pytest.mark.parametrize("heard", [True, False])
+def test_the_status_of_what_is_no_command(lab: Lab, value: bytes, heard: bool) -> None:
+    lab.start()
+    sender = lab.broker.sender()
+    partition, offset = sender.send(lab.topic_name("orders.commands"), b"o1", value).result(1)
+    with TestClient(create_app(lab)) as api:
+        refused = api.post("/orders", json=new_order(order_id="o1"), headers=WAIT)
+        assert refused.status_code == 202, "it waits behind the noise"
+    lab.by_hand("handler", "orders").flush()
+    if not heard:
+        lab.bus._heard.clear()
+    with TestClient(create_app(lab)) as api:
+        status = api.get(f"/commands/orders-{partition}-{offset}").json()
+        assert (status["status"], status["id"], status["command"]) == ("parked", "o1", "")
+        assert "not a message of this schema" in status["reason"]
+        waits = api.get(f"/commands/{refused.json()['token']}").json()
+        assert waits["status"] == "parked"
+
+
+def test_the_status_of_what_was_answered_long_ago(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream_state, "SEEN_WINDOW", 2)
+    lab.start()
+    with TestClient(create_app(lab)) as api:
+        first = placed(api, order_id="o1")["token"]
+        for cents in range(5):
+            api.post("/orders/o1/payment", json={"cents": cents}, headers=WAIT)
+    lab.by_hand("handler", "orders").flush()
+    lab.bus._heard.clear()
+    with TestClient(create_app(lab)) as api:
+        assert api.get(f"/commands/{first}").json()["status"] == "accepted"
+
+
+def kinds(of: type[LabkitError] = LabkitError) -> Iterator[type[LabkitError]]:
+    for kind in of.__subclasses__():
+        yield kind
+        yield from kinds(kind)
+
+
+@pytest.mark.parametrize("kind", sorted(kinds(), key=lambda kind: kind.__name__))
+def test_every_error_of_this_package_has_its_answer(lab: Lab, kind: type[LabkitError]) -> None:
+    app = create_app(lab)
+
+    @app.get("/stumble")
+    def stumble() -> None:
+        raise kind("because")
+
+    with TestClient(app, raise_server_exceptions=False) as api:
+        answer = api.get("/stumble")
+        found = problem(answer, answer.status_code, answer.json()["type"].rpartition("/")[2])
+    assert (found["status"] < 500) or found["status"] in (503, 504)
+    assert found["detail"] == "because"
+    assert ("retry-after" in answer.headers) == (found["status"] == 503)
+    assert f"{found['type']}  " in str(problems.__doc__), "the table in the docs knows it"
+
+
+@pytest.mark.parametrize("trouble", ["a conflict", "not by a majority yet", "for ever"])
+def test_an_idempotency_key_that_is_being_claimed(
+    api: TestClient, lab: Lab, monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    monkeypatch.setattr(backend, "CLAIM_SECONDS", 0.5)
+    key = {"Idempotency-Key": "k1", **WAIT}
+    order = new_order(order_id="o1")
+    assert api.post("/orders", json=order, headers=key).status_code == 201
+    real_advance, real_load, tries = lab.store.advance, lab.store.load, list[int]()
+
+    def advance(checkpoints: str, moves: Any, writes: Any) -> None:
+        if checkpoints == backend.CHECKPOINTS:
+            tries.append(1)
+            if trouble == "for ever" or (trouble == "a conflict" and len(tries) < 4):
+                raise Conflict("another writer was first")
+        real_advance(checkpoints, moves, writes)
+
+    def load(collection: str, ids: Any) -> Any:
+        early = collection == backend.KEYS and trouble == "not by a majority yet" and len(tries) < 3
+        return {} if early else real_load(collection, ids)
+
+    monkeypatch.setattr(lab.store, "advance", advance)
+    monkeypatch.setattr(lab.store, "load", load)
+    answer = api.post("/orders", json=order, headers=key)
+    if trouble == "for ever":
+        problem(answer, 503, "busy")
+        assert answer.headers["retry-after"]
+    else:
+        assert answer.status_code == 201
+        assert len(tries) >= 3
 
 
 def test_who_waits_gets_the_version(api: TestClient) -> None:

@@ -6,9 +6,10 @@ import hashlib
 import threading
 import time
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
+import stamina
 from fastapi import Depends, Request, Response
 from fastapi.responses import JSONResponse
 
@@ -21,21 +22,24 @@ from labkit.api.problems import Problem
 from labkit.api.request_options import FreshOptions, Options, derived
 from labkit.api.schema import CommandStatus, written
 from labkit.api.updates import OpenStreams
-from labkit.errors import Duplicate, TimedOut, UsageError
+from labkit.errors import Conflict, DecodeError, Duplicate, TimedOut, UsageError
 from labkit.lab import Lab
 from labkit.log.partition import fetch_records
-from labkit.messages import Answer, Command, Token
-from labkit.ports.broker import Source
+from labkit.messages import Answer, Command, Document, Token
+from labkit.ports.broker import Record, Source
 from labkit.ports.ids import new_id
 from labkit.ports.store import Writes
 from labkit.read.freshness import Fresh, Position, Version
 from labkit.read.queries import Queries
 from labkit.run.run import Role
 from labkit.service.declared import key_of
-from labkit.write.stream_state import StreamState
+from labkit.write.kept_answers import kept_answer
+from labkit.write.names import undecodable_id
 
 #: The time-out of readiness probes.
 PROBE_SECONDS = 5.0
+#: How long a request waits for another that uses the same idempotency key.
+CLAIM_SECONDS = 5.0
 #: Idempotency keys with what they were used for, kept as long as the run.
 KEYS = "api.keys"
 CHECKPOINTS = "api.checkpoints"
@@ -145,44 +149,52 @@ class Backend:
         key = derived("key", options.idempotency_key)
         used = hashlib.sha256(msgspec.json.encode([command, options.expected_version])).hexdigest()
         document = {"_id": key, "used": used, "at": time.time_ns() // 1_000_000}
+        for attempt in stamina.retry_context(on=Conflict, timeout=CLAIM_SECONDS, wait_initial=0.01):
+            with attempt:  # others may use the key in this very moment
+                self._insert(key, document, options)
+        return derived("command", options.idempotency_key)
+
+    def _insert(self, key: str, document: Document, options: Options) -> None:
+        """Note the use of a key; raises ``Conflict`` while another use of it is being noted."""
         try:
             self.lab.store.advance(CHECKPOINTS, [], Writes(inserts={KEYS: [document]}))
         except Duplicate:
-            known = self.lab.store.load(KEYS, [key])[key]
-            if known["used"] != used:
+            known = self.lab.store.load(KEYS, [key]).get(key)
+            if known is None:  # not by a majority yet
+                raise Conflict(f"Idempotency-Key {options.idempotency_key!r} is in use") from None
+            if known["used"] != document["used"]:
                 raise Problem(
                     422,
                     "key-reused",
                     f"Idempotency-Key {options.idempotency_key!r} was used for another command; "
                     "take a new one",
                 ) from None
-        return derived("command", options.idempotency_key)
 
     def status(self, text: str) -> CommandStatus:
         """The outcome of a command: from the answers heard, or from its stream's bookkeeping.
 
-        The bookkeeping is saved some tenths of a second after the answer, and holds the newest
-        1,000 commands of the stream.
+        The bookkeeping is saved some tenths of a second after the answer.
         """
         token = self.token(text)
-        envelope = self.thread.call(lambda: self._envelope(token))
-        answer = self.thread.heard(token)
-        if answer is None:
-            service = self.lab.services[token.service]
-            stream = envelope.body.stream
-            found = self.lab.store.load(service.states, [stream]).get(stream)
-            if found is not None:
-                kept = StreamState.load(found, service.state)
-                if envelope.id in kept.seen:
-                    answer = kept.seen[envelope.id][0]
-                elif token.offset in kept.held:
-                    answer = Answer("parked", kept.version, kept.parked or "waits")
-                elif token.offset in kept.scheduled:
-                    answer = Answer("scheduled", kept.version)
+        record = self.thread.call(lambda: self._record(token))
+        service = self.lab.services[token.service]
+        answer = self.thread.heard(token) or kept_answer(self.lab.store, service, record)
+        try:
+            envelope = service.codec.decode_command(record.value)
+        except DecodeError as error:  # whoever sent it, it is no command
+            return CommandStatus(
+                token=written(token),
+                command_id=undecodable_id(record),
+                command="",
+                status=answer.outcome if answer else "pending",
+                id=record.key.decode("utf-8", "backslashreplace"),
+                resource=f"/commands/{written(token)}",
+                reason=(answer.reason if answer else "") or str(error),
+            )
         return self._status(token, envelope.body, envelope.id, answer)
 
-    def _envelope(self, token: Token) -> Any:
-        """The command itself, from its topic; in the lab's thread."""
+    def _record(self, token: Token) -> Record:
+        """The command as it stands in its topic; in the lab's thread."""
         name = f"{token.service}.commands"
         if name not in self._commands:
             topic = self.lab.topic_name(name)
@@ -193,7 +205,7 @@ class Backend:
             record = fetch_records(source, token.partition, [token.offset])[token.offset]
         if record is None:
             raise Problem(404, "not-found", f"no command has the token {written(token)!r}")
-        return self.lab.services[token.service].codec.decode_command(record.value)
+        return record
 
     def _status(
         self, token: Token, command: Command, command_id: str, answer: Answer | None

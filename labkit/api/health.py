@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from labkit.api import openapi
 from labkit.api.backend import PROBE_SECONDS, Here
-from labkit.api.problems import unreachable
+from labkit.api.problems import problem_of
 from labkit.errors import Unreachable
 
 router = APIRouter(tags=["health"])
@@ -54,7 +54,7 @@ def ready(here: Here) -> Ready:
     here.lab.check()
     lag = {f"{role}/{service}": n for (role, service), n in here.lags().items()}
     if late := [name for name, n in lag.items() if n > MAX_LAG]:
-        raise unreachable(Unreachable(f"{', '.join(late)} are more than {MAX_LAG:,} behind"))
+        raise problem_of(Unreachable(f"{', '.join(late)} are more than {MAX_LAG:,} behind"))
     return Ready(kafka=kafka, mongodb=mongodb, lag=lag)
 
 

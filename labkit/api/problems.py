@@ -14,6 +14,7 @@ type                      status  what happened
 /problems/key-reused      422     the idempotency key was used for another command
 /problems/internal        500     a bug
 /problems/unreachable     503     Kafka or MongoDB does not answer; ``Retry-After`` says when to try
+/problems/busy            503     others were in the way; ``Retry-After`` says when to try again
 /problems/parked          503     the view holds this stream back: an event could not be applied
 /problems/timed-out       504     the view did not get as fresh as asked in time
 ========================  ======  ==================================================================
@@ -34,7 +35,23 @@ from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from labkit.api.addresses import order
-from labkit.errors import Parked, StackError, TimedOut, UsageError
+from labkit.errors import (
+    CheckFailed,
+    Conflict,
+    DecodeError,
+    Duplicate,
+    Fenced,
+    LabkitError,
+    Parked,
+    Pending,
+    Refused,
+    StackError,
+    TimedOut,
+    TooSlow,
+    Transient,
+    Unstorable,
+    UsageError,
+)
 
 RETRY_SECONDS = 2
 MAX_BODY_BYTES = 64 << 10
@@ -106,15 +123,31 @@ class Limited:
         await self._app(scope, limited, send)
 
 
+#: What each of this package's errors is over HTTP: status, type, and whether to try it again.
+ANSWERS: dict[type[LabkitError], tuple[int, str, bool]] = {
+    UsageError: (422, "unusable", False),
+    DecodeError: (422, "unusable", False),
+    Unstorable: (422, "unusable", False),
+    Refused: (409, "refused", False),
+    Duplicate: (409, "refused", False),
+    CheckFailed: (409, "refused", False),
+    TimedOut: (504, "timed-out", False),
+    Parked: (503, "parked", True),
+    StackError: (503, "unreachable", True),
+    Conflict: (503, "busy", True),
+    TooSlow: (503, "busy", True),
+    Pending: (503, "busy", True),
+    Transient: (503, "busy", True),
+    Fenced: (503, "busy", True),
+}
+
+
 def install(app: FastAPI) -> None:
     """Answer every exception with a problem."""
     app.add_exception_handler(Problem, _known)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(UsageError, _unusable)
-    app.add_exception_handler(TimedOut, _timed_out)
-    app.add_exception_handler(StackError, _unreachable)
-    app.add_exception_handler(Parked, _parked)
+    app.add_exception_handler(LabkitError, _ours)
     app.add_exception_handler(Exception, _bug)
 
 
@@ -155,25 +188,16 @@ def _methods(request: Request) -> set[str]:
     return {method.upper() for method in paths[min(fit, key=order)]} if fit else set()
 
 
-async def _unusable(request: Request, error: Exception) -> Response:
-    return Problem(422, "unusable", _short(error)).response()
+async def _ours(request: Request, error: Exception) -> Response:
+    return problem_of(error).response()
 
 
-async def _timed_out(request: Request, error: Exception) -> Response:
-    return Problem(504, "timed-out", _short(error)).response()
-
-
-async def _unreachable(request: Request, error: Exception) -> Response:
-    return unreachable(error).response()
-
-
-async def _parked(request: Request, error: Exception) -> Response:
-    return Problem(503, "parked", _short(error), {"Retry-After": str(RETRY_SECONDS)}).response()
-
-
-def unreachable(error: Exception) -> Problem:
-    """A server that does not answer."""
-    return Problem(503, "unreachable", _short(error), {"Retry-After": str(RETRY_SECONDS)})
+def problem_of(error: Exception) -> Problem:
+    """One of this package's errors as a problem."""
+    kind = next((kind for kind in type(error).__mro__ if kind in ANSWERS), StackError)
+    status, name, again = ANSWERS[kind]
+    headers = {"Retry-After": str(RETRY_SECONDS)} if again else None
+    return Problem(status, name, _short(error), headers)
 
 
 async def _bug(request: Request, error: Exception) -> Response:

@@ -20,7 +20,7 @@ from fastapi.sse import format_sse_event
 
 from labkit.api import answers
 from labkit.api.addresses import QueryRoute
-from labkit.api.problems import unreachable
+from labkit.api.problems import problem_of
 from labkit.errors import LabkitError, Unreachable, UsageError
 from labkit.messages import encode_value
 from labkit.read.sessions import Session
@@ -57,7 +57,7 @@ async def updates(
 ) -> Response:
     """The answer, then its updates; ``Last-Event-ID`` names the one that the client has."""
     if here.streams.count >= MAX_STREAMS:
-        raise unreachable(Unreachable(f"{MAX_STREAMS} streams are open, no more fit"))
+        raise problem_of(Unreachable(f"{MAX_STREAMS} streams are open, no more fit"))
     limiter = here.streams.limiter
     subscription = await to_thread.run_sync(
         lambda: Subscription(here.lab.store, Session(here.queries), query, drive=here.drive),

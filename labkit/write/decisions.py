@@ -23,6 +23,7 @@ from labkit.messages import (
 from labkit.ports.broker import Record
 from labkit.ports.clock import Clock
 from labkit.service import Service
+from labkit.write.names import undecodable_id
 from labkit.write.stream_state import MAX_WAITING, StreamState
 
 #: Reasons repeat what was sent, and are kept with the stream.
@@ -66,9 +67,7 @@ class Arrival(Struct, frozen=True):
         version = self.stream.version
         return Commit(
             stream=self.key,
-            id=command.id
-            if command
-            else f"undecodable:{self.record.partition}:{self.record.offset}",
+            id=command.id if command else undecodable_id(self.record),
             partition=self.record.partition,
             offset=self.record.offset,
             outcome=outcome,

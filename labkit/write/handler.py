@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
@@ -14,7 +13,7 @@ from labkit.errors import DecodeError
 from labkit.log.crash_only import CrashOnly
 from labkit.log.partition import STRETCH, fetch_records, join_group
 from labkit.log.snapshots import Snapshots
-from labkit.messages import MAX_ID, Commit, command_id
+from labkit.messages import Commit, command_id
 from labkit.ports.broker import MAX_BATCH_BYTES, Batch, CommandLog, Record, Source
 from labkit.ports.clock import SYSTEM, Clock
 from labkit.ports.executor import AtOnce
@@ -22,6 +21,7 @@ from labkit.ports.failpoints import Failpoint, hit
 from labkit.ports.store import Store
 from labkit.service import Service
 from labkit.write.decisions import Arrival, decide
+from labkit.write.names import nameless, stream_id
 from labkit.write.states import States
 from labkit.write.stream_state import StreamState
 from labkit.write.take_over import Recovered, TakeOver
@@ -174,14 +174,14 @@ class Handler(CrashOnly):
         Anything else gets a name of its own, which no key can have, so that whoever sent it cannot
         get into the way of others.
         """
-        keys = [_id(record.key) for record in records]
+        keys = [stream_id(record.key) for record in records]
         homes = {
             key: s.partition for key in keys if (s := self._states.streams.get(key)) is not None
         }
         new = [key for key in dict.fromkeys(keys) if key and key not in homes]
         homes |= zip(new, self._log.partitions_for([key.encode() for key in new]), strict=True)
         return [
-            key if homes.get(key) == record.partition else _nameless(record)
+            key if homes.get(key) == record.partition else nameless(record)
             for key, record in zip(keys, records, strict=True)
         ]
 
@@ -356,16 +356,3 @@ class Handler(CrashOnly):
         )
         self.ignored += ignored - reached.ignored
         self._states.flush_if_due()
-
-
-def _id(key: bytes) -> str:
-    """A key as the id of a stream; empty where it cannot be one."""
-    try:
-        id = key.decode()
-    except UnicodeDecodeError:
-        return ""
-    return id if len(id) <= MAX_ID and not id.startswith("\0") else ""
-
-
-def _nameless(record: Record) -> str:
-    return "\0" + hashlib.sha256(b"%d:%b" % (record.partition, record.key)).hexdigest()
