@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 from labkit import stack
-from labkit.errors import TimedOut, UsageError
+from labkit.errors import Conflict, TimedOut, UsageError
 from labkit.lab import Lab
 from labkit.messages import Token
 from labkit.read.freshness import EVENTUAL, LINEARIZABLE, Fresh, Version
@@ -95,6 +97,24 @@ def test_a_time_out_says_what_it_waited_for(lab: Lab) -> None:
     for fresh, _, after in asked:
         with pytest.raises(TimedOut, match=f"the view of 'orders' did not reach {after}"):
             lab.ask(OrderById("o1"), fresh=fresh)
+
+
+@pytest.mark.parametrize("fresh", [Fresh(timeout=0.0), Fresh("linearizable", timeout=1.5)])
+def test_a_time_out_holds_whatever_is_in_the_way(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, fresh: Fresh
+) -> None:
+    @contextmanager
+    def changing() -> Iterator[None]:
+        raise Conflict("a collection has just changed; try again")
+        yield
+
+    lab.bus.send(place("o1"))
+    lab.drive()
+    monkeypatch.setattr(lab.store, "snapshot", changing)
+    began = time.monotonic()
+    with pytest.raises(TimedOut, match="a collection was being changed; ask again"):
+        lab.ask(OrderById("o1"), fresh=fresh)
+    assert time.monotonic() - began >= max(1.0, fresh.timeout)
 
 
 def test_linearizable_waits_for_every_partition(lab: Lab) -> None:

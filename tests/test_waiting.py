@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from labkit.errors import Transient
 from labkit.log import partition
@@ -137,6 +138,28 @@ def test_a_take_over_of_many_that_wait_in_one_stream_looks_through_them_once(
     rig.restart("replayed")
     assert len(looks) <= 2
     assert len(rig.step(10_000)) == 2_000
+
+
+@LIVES
+def test_a_replay_before_its_instant_waits_for_it(rig: Waiting, how: str) -> None:
+    """A command that was scheduled may get stuck early: the group's offsets went back, say."""
+    rig.send(place("o1"))
+    rig.later(10_000, "pay", PayOrder("o1", 5))
+    rig.step()
+    stream = rig.now._states.streams["o1"]
+    (offset,) = stream.scheduled
+    stuck = next(c for c in rig.commits() if c.outcome == "scheduled")
+    value = encode(structs.replace(stuck, outcome="parked", reason="a bug", due=0))
+    rig.broker.sender().send("events", b"o1", value, stuck.partition)
+    rig.restart("replayed")
+    assert list(rig.now._states.streams["o1"].held) == [offset]
+    rig.send(ReleaseParked("o1"))
+    rig.step()
+    rig.restart(how)
+    assert rig.step(1) == [("pay", "scheduled")] or how != "live"
+    assert rig.step(5_000) == []
+    assert rig.step(5_000) == [("pay", "accepted")]
+    assert rig.outcomes("pay") == ["scheduled", "parked", "scheduled", "accepted"]
 
 
 @LIVES

@@ -34,6 +34,8 @@ from labkit.service.query import Which
 #: since a look takes time from those who are waited for.
 SHORTEST_LOOK_SECONDS = 0.001
 LONGEST_LOOK_SECONDS = 0.02
+#: Who does not wait for freshness waits at least so long for a look at one instant.
+CONFLICT_SECONDS = 1.0
 T = TypeVar("T")
 
 
@@ -287,6 +289,10 @@ class Queries:
                 raise TimedOut(
                     f"the view of {goal.service!r} did not reach {words(goal)} within "
                     f"{timeout:g} s, it is at {at}; is its projector running?"
+                )
+            if not behind and waited > max(timeout, CONFLICT_SECONDS):
+                raise TimedOut(
+                    f"at each look for {waited:.1f} s a collection was being changed; ask again"
                 )
             meanwhile()
             self._drive()

@@ -188,10 +188,17 @@ def _held_up(arrival: Arrival, command: Envelope[Any]) -> Commit[Any] | None:
 
 def _for_later(arrival: Arrival, command: Envelope[Any]) -> Commit[Any] | None:
     """A command whose instant has not come is scheduled, if the instant is reasonable."""
-    stream = arrival.stream
-    if command.deliver_at is None or arrival.record.offset in stream.scheduled:
+    stream, body = arrival.stream, digest(command.body)
+    if (due := stream.scheduled.get(arrival.record.offset)) is not None:
+        # It got stuck before its instant, and was replayed: the instant stays.
+        return (
+            arrival.commit(command, "scheduled", digest=body, due=due)
+            if due > arrival.wall
+            else None
+        )
+    if command.deliver_at is None:
         return None
-    ahead, body = command.deliver_at - arrival.wall, digest(command.body)
+    ahead = command.deliver_at - arrival.wall
     if not command.correlation and (no := _unreasonable(ahead, len(stream.scheduled))):
         reason = f"deliver_at {command.deliver_at} {no}"
         return arrival.commit(command, "refused", reason, digest=body)
