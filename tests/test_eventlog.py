@@ -15,9 +15,18 @@ from labkit.log.partition import READ_TIMEOUT, join_group, read_partition
 from labkit.messages import Event, encode
 from labkit.ports.broker import Batch
 from labkit.services.catalog import ListProduct
-from labkit.services.orders import OrderPaid, OrderPlaced, OrderShipped, PayOrder, ShipOrder
+from labkit.services.orders import (
+    OrderPaid,
+    OrderPlaced,
+    OrderShipped,
+    PayOrder,
+    PlaceOrder,
+    ShipOrder,
+)
+from labkit.teaching import looking, views
 from tests.built_in import SERVICES
 from tests.test_handlers import Rig, place
+from tests.test_service import project, work
 from tests.test_waiting import START, Waiting
 
 ORDERS = SERVICES["orders"]
@@ -211,6 +220,43 @@ def test_reading_ends_where_the_log_ended_at_the_call(
     assert sum(map(len, read_partition(source, 0))) > 2
     monkeypatch.setattr(source, "ends", lambda: {0: 2})  # since then more has come
     assert [r.offset for records in read_partition(source, 0) for r in records] == [0, 1]
+
+
+def test_a_reading_that_was_broken_off_blocks_no_other() -> None:
+    with Lab(backend="memory", services=["orders"], partitions=1) as lab:
+        for n in range(3):
+            lab.bus.send(PlaceOrder(f"o{n}", "ann", "1997-01-31", 1, 5))
+        work(lab, wait=0)
+        log = lab.log()
+        broken = log.commits()
+        assert next(broken).stream == "o0"
+        assert [commit.stream for commit in log.commits()] == ["o0", "o1", "o2"]
+        with pytest.raises(UsageError, match="another reading of this log has begun"):
+            next(broken)
+        unfinished = log.commits()
+        next(unfinished)
+        assert log.state("o2").cents == 5
+        del unfinished, broken
+        assert len(list(log.commits())) == 3
+
+
+@pytest.mark.parametrize("value", [b"noise", b"", b"[1]", b'{"id":7}', b'"text"', b"\xff"])
+def test_who_looks_at_a_topic_is_no_stricter_than_the_handler(value: bytes) -> None:
+    with Lab(backend="memory", services=["orders"], partitions=1) as lab:
+        for topic in ("orders.commands", "orders.events"):
+            lab.broker.sender().send(lab.topic_name(topic), b"other", value).result(1)
+        lab.bus.send(PlaceOrder("o1", "ann", "1997-01-31", 1, 5))
+        work(lab, wait=0)
+        project(lab, wait=0)
+        assert "PlaceOrder" in lab.film("o1")._repr_svg_()
+        shown = looking.commands(lab)
+        assert shown["order"].to_list() == ["other", "o1"]
+        assert shown["command"].iloc[1] == "PlaceOrder"
+        made = looking.commits(lab)
+        assert made["outcome"].iloc[-1] == "accepted"
+        assert looking.commits(lab, "o1")["events"].to_list() == ["OrderPlaced.v2"]
+        assert [event["type"] for event in views.events(lab)] == ["OrderPlaced.v2"]
+        assert len(lab.topic("orders.commands")) == 2
 
 
 def test_reading_an_empty_partition_ends_at_once() -> None:

@@ -35,12 +35,13 @@ class EventLog:
         self._service = service
         self._source = source
         self._store = store
-        self._reading = False
+        self._reading: Generator[list[Record], None, None] | None = None
 
     def partition(self, partition: int, start: int = 0) -> Iterator[Commit[Any]]:
         """The commits of a partition; what is not a commit is passed over.
 
-        One reading at a time, since all share one source: a second one raises ``UsageError``.
+        One reading at a time, since all share one source: a second one ends the first, which raises
+        ``UsageError`` where it goes on.
         """
         for record in self._records(partition, start):
             if (commit := self._decode(record)) is not None:
@@ -158,14 +159,20 @@ class EventLog:
                 yield commit
 
     def _records(self, partition: int, start: int) -> Iterator[Record]:
-        if self._reading:
-            raise UsageError("this log is being read already; end that reading first")
-        self._reading = True
+        if self._reading is not None:
+            self._reading.close()
+        reading = self._reading = read_partition(self._source, partition, start)
         try:
-            for records in read_partition(self._source, partition, start):
-                yield from records
+            for records in reading:
+                for record in records:
+                    yield record
+                    if self._reading is not reading:
+                        raise UsageError(
+                            "another reading of this log has begun meanwhile; take what you need "
+                            "of the first as a list before"
+                        )
         finally:
-            self._reading = False
+            reading.close()
 
     def _decode(self, record: Record) -> Commit[Any] | None:
         """A commit; ``None`` for what is none. Raises ``DecodeError`` for one of other code: a

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import Generic, TypeVar
 
 from labkit.errors import TimedOut
@@ -29,7 +29,7 @@ def read_partition(
     end: int | None = None,
     limit: int = 5_000,
     clock: Clock = SYSTEM,
-) -> Iterator[list[Record]]:
+) -> Generator[list[Record], None, None]:
     """The committed records from ``start`` to the high watermark at the time of the call.
 
     ``source`` is a reader in no group. Reading to the *high watermark*, not to the last stable

@@ -30,8 +30,15 @@ class Looked(Protocol):
         """The worker processes."""
 
 
+def part(value: Any, *path: str) -> Any:
+    """What a message has at this path; ``None`` where a topic holds something else there."""
+    for name in path:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
 def commands(lab: Looked) -> pd.DataFrame:
-    """The commands topic of orders, one row a command."""
+    """The commands topic of orders, one row a record; what is no command is shown as it is."""
     import pandas as pd
 
     rows, _ = lab.peek("orders.commands")
@@ -40,8 +47,8 @@ def commands(lab: Looked) -> pd.DataFrame:
             {
                 "partition": row["partition"],
                 "offset": row["offset"],
-                "command id": row["value"]["id"],
-                "command": row["value"]["body"]["type"],
+                "command id": part(row["value"], "id"),
+                "command": part(row["value"], "body", "type") or row["value"],
                 "order": row["key"],
             }
             for row in rows
@@ -51,7 +58,10 @@ def commands(lab: Looked) -> pd.DataFrame:
 
 
 def commits(lab: Looked, order_id: str | None = None) -> pd.DataFrame:
-    """The events topic of orders, one row a commit; ``order_id`` picks those of one order."""
+    """The events topic of orders, one row a record; ``order_id`` picks those of one order.
+
+    What is no commit is shown as it is, under ``events``.
+    """
     import pandas as pd
 
     rows, _ = lab.peek("orders.events")
@@ -61,16 +71,22 @@ def commits(lab: Looked, order_id: str | None = None) -> pd.DataFrame:
                 "partition": row["partition"],
                 "offset": row["offset"],
                 "order": row["key"],
-                "command id": row["value"]["id"],
-                "outcome": row["value"]["outcome"],
-                "version": row["value"]["last"],
-                "events": ", ".join(e["type"] for e in row["value"].get("events", ())) or "none",
+                "command id": part(row["value"], "id"),
+                "outcome": part(row["value"], "outcome"),
+                "version": part(row["value"], "last"),
+                "events": _events(row["value"]),
             }
             for row in rows
             if order_id in (None, row["key"])
         ],
         columns=["partition", "offset", "order", "command id", "outcome", "version", "events"],
     )
+
+
+def _events(value: Any) -> Any:
+    if part(value, "outcome") is None:
+        return value
+    return ", ".join(event["type"] for event in value.get("events", ())) or "none"
 
 
 def running(lab: Looked) -> pd.DataFrame:

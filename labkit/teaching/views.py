@@ -10,6 +10,7 @@ from labkit.messages import Command
 from labkit.ports.store import Writes
 from labkit.read.rebuild import Progress
 from labkit.services.orders import PlaceOrder
+from labkit.teaching.looking import part
 from labkit.teaching.stepping import project, stop_part
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def place(
 def events(lab: Any) -> list[dict[str, Any]]:
     """The events of all orders, as the topic holds them."""
     rows, _ = lab.peek("orders.events")
-    return [event for row in rows for event in row["value"].get("events", ())]
+    return [event for row in rows for event in part(row["value"], "events") or ()]
 
 
 def send(lab: Any, *commands: Command) -> None:

@@ -46,13 +46,16 @@ class Trace(msgspec.Struct, frozen=True):
         at = document["trace"]
         place = (at["partition"], at["command"])
         (command,) = [r["value"] for r in sent if (r["partition"], r["offset"]) == place]
-        (row,) = [r for r in made if (r["value"]["partition"], r["value"]["offset"]) == place]
+        commits = [r for r in made if isinstance(r["value"], dict)]  # the topic may hold noise
+        (row,) = [
+            r for r in commits if (r["value"].get("partition"), r["value"].get("offset")) == place
+        ]
         commit = row["value"]
         return cls(
             service=service,
             stream=document["_id"],
             command=command["body"]["type"],
-            events=tuple(event["type"] for event in commit["events"]),
+            events=tuple(event["type"] for event in commit.get("events", ())),
             outcome=commit["outcome"],
             partitions=partitions,
             partition=at["partition"],
