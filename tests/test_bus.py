@@ -138,6 +138,19 @@ def test_an_answer_may_be_asked_for_late_and_twice(lab: Lab) -> None:
         assert lab.bus.answer(token, 0.1) == Answer("accepted", 1)
 
 
+def test_an_answer_needs_no_listening_beforehand(lab: Lab) -> None:
+    tokens = [
+        lab.bus.send(PlaceOrder(f"o{n}", "ann", "1997-01-31", 1, 5)).token() for n in range(20)
+    ]
+    lab.handler.step(5)
+    for token in reversed(tokens):
+        assert lab.bus.answer(token, timeout=5).accepted
+    with pytest.raises(UsageError, match=r"no service 'zoo'; known: .*orders"):
+        lab.bus.answer(Token("zoo", 0, 0))
+    with pytest.raises(UsageError, match="no service 'zoo'"):
+        lab.bus.hear("zoo", 0)
+
+
 def test_the_bus_hears_from_where_it_listened(lab: Lab) -> None:
     before = lab.bus.send(PLACE).token()
     lab.handler.step(0)

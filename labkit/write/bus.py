@@ -142,16 +142,22 @@ class CommandBus:
         )
         return self.answer(sent.token(timeout), timeout)
 
-    def listen(self, service: str) -> None:
-        """Start to tail a service's events from here on."""
+    def listen(self, service: str, *, back: int | None = None) -> None:
+        """Start to tail a service's events from here on; the partition ``back`` from its start.
+
+        Raises ``UsageError`` for a service that this run has not.
+        """
+        if service not in self._services:
+            raise UsageError(f"no service {service!r}; known: {', '.join(self._services)}")
         if service not in self._tails:
             source = self._tail(service)
             for partition, end in source.ends().items():
-                source.start(partition, end)
+                source.start(partition, 0 if partition == back else end)
             self._tails[service] = source
 
     def hear(self, service: str, timeout: float) -> list[Commit[Any]]:
         """The commits that the tail brings next, waiting up to ``timeout`` seconds."""
+        self.listen(service)
         self._drive()
         found = []
         for record in self._tails[service].poll(5_000, timeout).records:
@@ -172,11 +178,13 @@ class CommandBus:
         return self._heard.get(token)
 
     def answer(self, token: Token, timeout: float = 30.0, *, final: bool = False) -> Answer:
-        """The answer to a command that was sent after ``listen``.
+        """The answer to a command that was sent after ``listen``, or before anybody listened: then
+        its partition is read from the start.
 
         ``final``: of one that is scheduled or parked, the answer at its end. Raises ``TimedOut``.
         """
         deadline = self._clock.seconds() + timeout
+        self.listen(token.service, back=token.partition)
         while (answer := self._heard.get(token)) is None or (final and not answer.final):
             if self._clock.seconds() > deadline:
                 raise TimedOut(

@@ -29,8 +29,9 @@ from labkit.write.timers import Timers
 
 #: Each takes a seek; so many of them take far less than the clients' poll interval.
 MAX_STRETCHES = 200
-#: While partitions are taken over, a step waits at most this long for their commits.
-TAKE_OVER_SECONDS = 0.05
+#: While partitions are taken over, a step waits at most this long for their commits. The last wait
+#: takes all of it, since no record comes at the end of a transaction.
+TAKE_OVER_SECONDS = 0.02
 LATER_MS = 100
 #: Changed states that are saved in one transaction.
 FLUSH_STREAMS = 2_000
@@ -150,7 +151,7 @@ class Handler(CrashOnly):
         """Own ``partitions`` before the first step, and wait for them: for stepping by hand."""
         self._claim(join_group(self._log, partitions, clock=self._clock))
         while self._take_over:
-            self._take_over.step(0.2)
+            self._take_over.step(TAKE_OVER_SECONDS)
 
     def flush(self) -> None:
         """Save the changed states and the checkpoints in one transaction, under the epoch."""
