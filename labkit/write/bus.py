@@ -142,8 +142,8 @@ class CommandBus:
         )
         return self.answer(sent.token(timeout), timeout)
 
-    def listen(self, service: str, *, back: int | None = None) -> None:
-        """Start to tail a service's events from here on; the partition ``back`` from its start.
+    def listen(self, service: str, *, back: bool = False) -> None:
+        """Start to tail a service's events from here on; ``back``: from their start.
 
         Raises ``UsageError`` for a service that this run has not.
         """
@@ -152,7 +152,7 @@ class CommandBus:
         if service not in self._tails:
             source = self._tail(service)
             for partition, end in source.ends().items():
-                source.start(partition, 0 if partition == back else end)
+                source.start(partition, 0 if back else end)
             self._tails[service] = source
 
     def hear(self, service: str, timeout: float) -> list[Commit[Any]]:
@@ -179,12 +179,12 @@ class CommandBus:
 
     def answer(self, token: Token, timeout: float = 30.0, *, final: bool = False) -> Answer:
         """The answer to a command that was sent after ``listen``, or before anybody listened: then
-        its partition is read from the start.
+        the log is read from its start.
 
         ``final``: of one that is scheduled or parked, the answer at its end. Raises ``TimedOut``.
         """
         deadline = self._clock.seconds() + timeout
-        self.listen(token.service, back=token.partition)
+        self.listen(token.service, back=True)
         while (answer := self._heard.get(token)) is None or (final and not answer.final):
             if self._clock.seconds() > deadline:
                 raise TimedOut(
