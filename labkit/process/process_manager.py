@@ -6,9 +6,9 @@ come out. Here these are kept::
     commit ──> state + checkpoint + outgoing commands, one MongoDB transaction ──> send ──> delete
 
 Whatever crashes between whichever two of them, a command goes out at least once, and its id is
-derived from the step it belongs to, so it takes effect once. Since a stream remembers only so many
-ids, a new owner first reads all answers that are there by then; each takes its command out of the
-outbox, and only what is left is sent again. Deadlines are commands with ``deliver_at``: they wait
+derived from the step it belongs to, so it takes effect once. A new owner first reads all answers
+that are there by then; each takes its command out of the outbox, and only what is left is sent
+again. Deadlines are commands with ``deliver_at``: they wait
 in the stream that they are for, and survive like it.
 """
 

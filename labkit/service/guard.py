@@ -56,10 +56,9 @@ def guarded(function: F, *takes: Any) -> F:
     lent = [number for number, type in enumerate(takes) if _changeable(type)]
 
     @wraps(function)
-    def call(*given: Any) -> Any:
+    def ended(*given: Any) -> Any:
         slot = _mine()
         outer = slot.running
-        before = [(given[number], _encode(given[number])) for number in lent]
         try:
             slot.running = outer or next(_numbers)
             try:
@@ -71,6 +70,12 @@ def guarded(function: F, *takes: Any) -> F:
         except _Stop:
             slot.stopped = False
             raise Misbehaved(f"{name} was stopped: it had not ended after {LOOKS} s") from None
+
+    @wraps(function)
+    def unchanged(*given: Any) -> Any:
+        before = [(given[number], _encode(given[number])) for number in lent]
+        try:
+            return ended(*given)
         finally:
             for value, kept in before:
                 if _encode(value) != kept:
@@ -80,7 +85,7 @@ def guarded(function: F, *takes: Any) -> F:
                         "return a new one: structs.replace(state, ...)"
                     )
 
-    return cast(F, call)
+    return cast(F, unchanged if lent else ended)
 
 
 def _mend(value: Any, kept: bytes) -> None:
