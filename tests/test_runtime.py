@@ -35,7 +35,7 @@ from labkit.run.registry import (
     write_whole,
 )
 from labkit.run.worker import Worker
-from labkit.stack.processes import is_alive
+from labkit.stack.processes import born, is_alive
 from tests.conftest import new_home
 from tests.test_checkers import assert_green, mixed, send
 from tests.test_failpoints import wait_until_quiet
@@ -373,21 +373,27 @@ def test_a_second_start_and_stepping_by_hand_are_refused_while_workers_run(lab: 
 # --- without servers
 
 
-def test_a_registry_is_only_as_good_as_its_supervisor(tmp_path: Path) -> None:
+def test_a_registry_is_only_as_good_as_its_supervisor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "r1.json"
     assert read_registry(path) is None
     path.write_bytes(b"{ not whole")
     assert read_registry(path) is None
-    born = psutil.Process().create_time()
+    then = born(os.getpid())
     workers = [Alive("handler", "orders", 0, 1)]
-    state = Registry("r1", os.getpid(), born, workers)
+    state = Registry("r1", os.getpid(), then, workers)
     write_whole(path, msgspec.json.encode(state))
     assert read_registry(path) == state
+    real = psutil._psplatform.boot_time()  # the clock is corrected by a minute: all births move
+    with monkeypatch.context() as patch:
+        patch.setattr(psutil._psplatform, "boot_time", lambda: real + 60)
+        assert read_registry(path) == state
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     write_whole(path, msgspec.json.encode(msgspec.structs.replace(state, supervisor=dead.pid)))
     assert read_registry(path) is None
-    recycled = msgspec.structs.replace(state, born=born - 1)
+    recycled = msgspec.structs.replace(state, born=then - 5)
     write_whole(path, msgspec.json.encode(recycled))
     assert read_registry(path) is None, "another process has that pid now"
     assert [p.name for p in tmp_path.iterdir()] == ["r1.json"], "no half-written file is left"

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from labkit import stack
 from labkit.cli.servers import WORKERS, app
 from labkit.stack import mongod, native, ports
-from labkit.stack.processes import is_alive
+from labkit.stack.processes import born, is_alive
 from labkit.stack.state import LabState, ServerProcess, load, save
 
 pytest_plugins = ("tests.stack_home",)
@@ -334,7 +334,7 @@ def test_a_reused_pid_is_neither_taken_for_a_server_nor_killed(lab_home: Path) -
     bystander = subprocess.Popen(["sleep", "60"])
     try:
         found = psutil.Process(bystander.pid)
-        record = ServerProcess(found.pid, found.create_time(), 20_001)
+        record = ServerProcess(found.pid, born(found.pid), 20_001)
         (lab_home / "labs" / "lab").mkdir(parents=True)
         save(
             "lab",

@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 
 import msgspec
-import psutil
 from msgspec import Struct
 
 from labkit import stack
+from labkit.stack.processes import born, same_birth
 
 
 def runs_folder(name: str) -> Path:
@@ -61,12 +61,4 @@ def read_registry(path: Path) -> Registry | None:
         found = msgspec.json.decode(path.read_bytes(), type=Registry)
     except (FileNotFoundError, msgspec.MsgspecError):
         return None
-    return found if _born(found.supervisor) == found.born else None
-
-
-def _born(pid: int) -> float:
-    """When a process was created: a pid alone may belong to another by now."""
-    try:
-        return psutil.Process(pid).create_time()
-    except psutil.NoSuchProcess:
-        return 0.0
+    return found if same_birth(born(found.supervisor), found.born) else None

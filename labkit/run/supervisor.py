@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from labkit.errors import StackError, TimedOut
 from labkit.ports.failpoints import Failpoint
-from labkit.run.registry import Alive, Registry, _born, read_registry, write_whole
+from labkit.run.registry import Alive, Registry, read_registry, write_whole
 from labkit.run.worker import (
     FIRST_PAUSE_SECONDS,
     LONGEST_PAUSE_SECONDS,
@@ -26,6 +26,7 @@ from labkit.run.worker import (
     YOUNG_SECONDS,
     Worker,
 )
+from labkit.stack.processes import born
 
 CRASH_SECONDS = 45.0
 
@@ -127,7 +128,7 @@ def _register(path: Path, instructions: Instructions, children: Sequence[_Child]
     state = Registry(
         instructions.run,
         os.getpid(),
-        _born(os.getpid()),
+        born(os.getpid()),
         workers,
     )
     write_whole(path, msgspec.json.encode(state))

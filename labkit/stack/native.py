@@ -11,7 +11,7 @@ import psutil
 from labkit.errors import StackError, Unreachable, UsageError
 from labkit.stack import broker, jars, java, mongod, ports
 from labkit.stack.ports import HOST
-from labkit.stack.processes import find, is_alive, last_line, marked, stop
+from labkit.stack.processes import born, find, is_alive, last_line, marked, stop
 from labkit.stack.state import LabState, Report, ServerProcess, lab_folder, save, writing
 
 PATIENCE_S = 90.0
@@ -77,13 +77,13 @@ def start(lab: str, state: LabState, kafka_port: int, mongo_port: int, report: R
                 state.member_port = state.mongo_port
             mongo = mongod.start(folder, state.mongo_port)
             started.append(mongo)
-            state.mongo = ServerProcess(mongo.pid, mongo.create_time(), state.mongo_port)
+            state.mongo = ServerProcess(mongo.pid, born(mongo.pid), state.mongo_port)
             save(lab, state)
             report(f"mongod starts on {HOST}:{state.mongo_port} (pid {mongo.pid})")
         if kafka is None:
             kafka = broker.start(folder, state.kafka_port, state.controller_port)
             started.append(kafka)
-            state.kafka = ServerProcess(kafka.pid, kafka.create_time(), state.kafka_port)
+            state.kafka = ServerProcess(kafka.pid, born(kafka.pid), state.kafka_port)
             save(lab, state)
             report(f"Kafka starts on {HOST}:{state.kafka_port} (pid {kafka.pid})")
         with _dead_or_late(mongo, folder / "logs" / "mongo.log", "mongod"):

@@ -53,6 +53,23 @@ def launch(
         ) from error
 
 
+def born(pid: int) -> float:
+    """When a process was created, in seconds since the machine started; 0: there is none.
+
+    With its pid this identifies a process, for a pid is used again. The wall clock would not do:
+    when it is corrected, it shifts the creation times of all processes.
+    """
+    try:
+        return psutil.Process(pid).create_time() - psutil.boot_time()
+    except psutil.NoSuchProcess:
+        return 0.0
+
+
+def same_birth(one: float, other: float) -> bool:
+    """Whether two births are one; the machine's own start is known to the second only."""
+    return abs(one - other) < 2.0
+
+
 def find(process: ServerProcess | None, mark: str) -> psutil.Process | None:
     """Return the running process of this record, or None.
 
@@ -63,8 +80,7 @@ def find(process: ServerProcess | None, mark: str) -> psutil.Process | None:
         return None
     try:
         found = psutil.Process(process.pid)
-        # The tolerance is a minute, because a clock correction shifts the reported creation time.
-        if abs(found.create_time() - process.started) > 60.0:
+        if not same_birth(born(process.pid), process.started):
             return None
         deadline = time.monotonic() + 10.0
         while not _arguments(found) and is_alive(found) and time.monotonic() < deadline:

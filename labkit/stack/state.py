@@ -33,7 +33,7 @@ def quiet(_: str) -> None:
 
 
 class ServerProcess(msgspec.Struct):
-    """One server process; ``started`` (psutil's create_time) detects a reused pid."""
+    """One server process; ``started`` (see ``processes.born``) detects a reused pid."""
 
     pid: int
     started: float
