@@ -1,4 +1,5 @@
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -20,6 +21,8 @@ from typer.testing import CliRunner
 
 from labkit import stack
 from labkit.cli.servers import WORKERS, app
+from labkit.errors import StackError, UsageError
+from labkit.experiments import demo
 from labkit.stack import mongod, native, ports
 from labkit.stack.processes import born, is_alive
 from labkit.stack.state import LabState, ServerProcess, load, save
@@ -347,3 +350,34 @@ def test_a_reused_pid_is_neither_taken_for_a_server_nor_killed(lab_home: Path) -
     finally:
         bystander.kill()
         bystander.wait()
+
+
+@pytest.mark.parametrize("named", ["", "~nobody-of-this-name/labs"])
+def test_without_a_home_folder_one_line_says_what_to_set(
+    named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nobody(of: object) -> None:
+        raise KeyError(of)
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    monkeypatch.setenv("LABKIT_HOME", named)
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    with pytest.raises(UsageError, match=r"no home folder is known .*set LABKIT_HOME"):
+        stack.home()
+
+
+def test_a_file_system_without_locks_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setenv("LABKIT_HOME", str(tmp_path))
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    one_at_a_time = demo._alone("lab")
+    for ask in (lambda: stack.up("lab"), one_at_a_time.__enter__):
+        with pytest.raises(
+            StackError, match=r"cannot be locked \(No locks available\).*LABKIT_HOME"
+        ):
+            ask()

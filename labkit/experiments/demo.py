@@ -7,12 +7,12 @@ loop at half that rate and measures latencies.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
@@ -30,7 +30,7 @@ from labkit.read.standard import All
 from labkit.run.worker import calm_gc
 from labkit.service import MAX_PAGE
 from labkit.services.orders import BestCustomers, OrdersSeen, Revenue
-from labkit.stack.state import lab_folder
+from labkit.stack.state import lab_folder, lock
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -156,14 +156,12 @@ def _alone(name: str) -> Iterator[None]:
             f"LABKIT_HOME {stack.home()} cannot be written ({error.strerror}); set it to another"
         ) from error
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not lock(file, Path(file.name)):
             file.seek(0)
             raise UsageError(
                 f"a demo runs in lab {name!r} already (pid {file.read().strip()}); "
                 "wait for its end, or give another --lab"
-            ) from None
+            )
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()

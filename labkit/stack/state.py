@@ -16,6 +16,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO, Any
 
 import msgspec
 import platformdirs
@@ -57,11 +58,18 @@ class LabState(msgspec.Struct):
 
 
 def home() -> Path:
-    """Return the folder of all labs, which may not exist: LABKIT_HOME or the user's data folder."""
+    """Return the folder of all labs, which may not exist: LABKIT_HOME or the user's data folder.
+
+    Raises:
+        UsageError: it is below the home folder of a user who has none.
+    """
     named = os.environ.get("LABKIT_HOME")
-    if named:
-        return Path(named).expanduser().absolute()
-    return Path(platformdirs.user_data_dir("labkit"))
+    try:
+        return Path(named or platformdirs.user_data_dir("labkit")).expanduser().absolute()
+    except RuntimeError as error:
+        raise UsageError(
+            f"no home folder is known ({error}): set LABKIT_HOME to a folder of your own"
+        ) from None
 
 
 def lab_folder(lab: str) -> Path:
@@ -141,18 +149,31 @@ def locked(path: Path, what: str, report: Report = quiet) -> Iterator[None]:
     with file:
         deadline = time.monotonic() + LOCK_PATIENCE_S
         waiting = False
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise StackError(
-                        f"another labkit process has been busy with {what} for "
-                        f"{LOCK_PATIENCE_S:.0f} s: find it with `ps`, stop it, and try again"
-                    ) from None
-                if not waiting:
-                    report(f"another labkit process is busy with {what}; waiting for it")
-                    waiting = True
-                time.sleep(0.05)
+        while not lock(file, path):
+            if time.monotonic() > deadline:
+                raise StackError(
+                    f"another labkit process has been busy with {what} for "
+                    f"{LOCK_PATIENCE_S:.0f} s: find it with `ps`, stop it, and try again"
+                )
+            if not waiting:
+                report(f"another labkit process is busy with {what}; waiting for it")
+                waiting = True
+            time.sleep(0.05)
         yield
+
+
+def lock(file: IO[Any], path: Path) -> bool:
+    """Lock an open file, without waiting; whether nobody else holds it.
+
+    Raises ``StackError`` where the file system has no locks.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise StackError(
+            f"{path} cannot be locked ({error.strerror}): set LABKIT_HOME to a folder on a disk of "
+            "this machine"
+        ) from error
+    return True
