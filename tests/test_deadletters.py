@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +235,37 @@ def test_the_stream_of_a_command_that_is_gone_goes_on(lab: Lab) -> None:
         lab.drop_dead_letter(odd)
 
 
+def test_a_release_says_where_the_stream_is_stuck_again(lab: Lab) -> None:
+    send(lab, place("o1"))
+    put(lab, b"o1", GARBAGE)
+    send(lab, PayOrder("o1", 100))
+    _, second = put(lab, b"o1", GARBAGE)
+    send(lab, ShipOrder("o1"))
+    work(lab)
+    lab.handler.flush()
+    with closing(lab.letters("orders")) as letters:
+        lab._stepping = "orders"
+        assert "stuck again at offset 1: not a message" in letters.let_go("o1")
+        lab.handler.flush()
+        assert letters.let_go("o1", drop=True).startswith(f"stuck again at offset {second}: ")
+        lab.handler.flush()
+        assert letters.let_go("o1", drop=True) == ""
+
+
+def test_what_has_waited_longest_comes_first(lab: Lab) -> None:
+    """More commands to its stream do not make it look fresh."""
+    for stream in (b"o2", b"o1"):
+        put(lab, stream, GARBAGE)
+        work(lab)
+        time.sleep(0.01)
+    first = lab.dead_letters()["since"].to_list()
+    send(lab, PayOrder("o2", 100))
+    work(lab)
+    found = lab.dead_letters()
+    assert found["stream"].to_list() == ["o2", "o1"]
+    assert found["since"].to_list() == first
+
+
 def test_errors_name_the_value(lab: Lab) -> None:
     send(lab, place("o1"))
     work(lab)
@@ -291,9 +324,11 @@ def test_the_command_line_shows_and_releases(
         assert "PayOrder" in shown
         assert r"[/bold]\x1b\xff" in shown
         assert "give --yes" in labkit("drop", "o1", *run, code=2)
-        assert "goes on" in labkit("replay", "o1", *run)
+        again = labkit("replay", "o1", *run, code=1)
+        assert re.search(r"o1: stuck again at offset \d+: not a message of this schema", again)
+        assert "goes on" not in again
         until(lambda: lab.dead_letters()["waiting"].to_list().count(2) == 1)
-        assert labkit("replay", "--all", *run).count("goes on") == 2
+        assert labkit("replay", "--all", *run, code=1).count("stuck again at offset") == 2
         until(lambda: sorted(lab.dead_letters()["waiting"]) == [1, 2])
         assert "without the first command" in labkit("drop", "o1", "--yes", *run)
         name = "~" + odd["stream"][1:13]

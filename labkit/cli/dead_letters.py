@@ -97,18 +97,20 @@ def replay(
         return
     with _letters(lab, run, service) as letters:
         chosen = letters.parked() if every else [_find(letters, stream or "")]
-        refused = []
+        stuck = []
         for letter in chosen:
             try:
-                letters.release(letter.stream, head=letter.head, timeout=timeout)
+                again = letters.let_go(letter.stream, head=letter.head, timeout=timeout)
             except (Refused, UsageError) as no:  # another command waits there by now, or none
-                refused.append(f"{no}")
+                again = f"{no}; look again"
+            if again:
+                stuck.append(f"{_shown(letter.stream)}: {again}")
             else:
                 print(f"{_shown(letter.stream)} goes on")
     if every and not chosen:
         print(f"no stream of {letters.service.name} is parked")
-    if refused:
-        raise CheckFailed("; ".join(refused) + "; look again")
+    if stuck:
+        raise CheckFailed("; ".join(stuck))
 
 
 def _replay_reader(lab: str, run: str, by: str, stream: str | None) -> None:
@@ -148,9 +150,11 @@ def drop(
             what = f"{first.command or 'what is no command'} {first.body}"
             typer.confirm(f"drop {printable(what)}?", abort=True)
         try:
-            letters.release(letter.stream, drop=True, head=first.offset, timeout=timeout)
+            again = letters.let_go(letter.stream, drop=True, head=first.offset, timeout=timeout)
         except Refused as no:
             raise CheckFailed(f"{no}; look again") from None
+        if again:
+            raise CheckFailed(f"{_shown(letter.stream)}: {again}")
     print(f"{_shown(letter.stream)} goes on without the first command")
 
 

@@ -177,6 +177,10 @@ class CommandBus:
         """The last answer heard to a command; ``None``: none yet, or long ago."""
         return self._heard.get(token)
 
+    def forget(self, token: Token) -> None:
+        """Wait for a new answer to this command, whatever was heard before."""
+        self._heard.pop(token, None)
+
     def answer(self, token: Token, timeout: float = 30.0, *, final: bool = False) -> Answer:
         """The answer to a command that was sent after ``listen``, or before anybody listened: then
         the log is read from its start.

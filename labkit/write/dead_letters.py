@@ -113,6 +113,26 @@ class DeadLetters:
             raise Refused(f"{stream!r} was not released: {answer.reason}")
         return answer
 
+    def let_go(
+        self, stream: str, *, drop: bool = False, head: int | None = None, timeout: float = 30.0
+    ) -> str:
+        """Release a stream, and see how far it gets: where and why it is stuck again; empty: it is
+        not. Of more than a thousand commands the first are waited for.
+
+        Raises what :meth:`release` raises.
+        """
+        document = self._document(stream)
+        held = document["held"][drop : 1_000 + drop]
+        tokens = [Token(self.service.name, document["partition"], offset) for offset in held]
+        for token in tokens:
+            self._bus.forget(token)
+        self.release(stream, drop=drop, head=head, timeout=timeout)
+        for token in tokens:
+            answer = self._bus.answer(token, timeout)
+            if answer.outcome == "parked":
+                return f"stuck again at offset {token.offset}: {answer.reason}"
+        return ""
+
     def _key(self, letter: DeadLetter) -> bytes:
         """The key of the stuck record: the stream's name need not be one."""
         found = fetch_records(self._commands, letter.partition, [letter.head])
@@ -138,7 +158,7 @@ def _letter(service: str, document: Document) -> DeadLetter:
         document["partition"],
         document["held"][0],
         len(document["held"]),
-        EPOCH + timedelta(milliseconds=document["at"]),
+        EPOCH + timedelta(milliseconds=document["held_at"][0]),
         document["parked"],
     )
 

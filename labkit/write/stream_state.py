@@ -31,14 +31,17 @@ MAX_WAITING = 50_000
 class StreamState(Struct):
     """A stream's state and bookkeeping, as the handler keeps it.
 
-    ``seen`` holds the newest command ids; ``older``: there were more. Of those, ``left`` are
-    to be saved, ``saving`` are in the store or on their way, and ``back`` are in ``seen`` again, so
-    that their documents are to go. ``held`` are the offsets of the
-    commands that wait behind the first of them, in order: it is either poison (``parked`` says
-    why) or tried again at ``retry_at``. ``scheduled`` are those that were given an instant, offset
-    to instant; one may get stuck among the held ones then. ``at`` is the latest instant of any
-    commit so far. ``unfit`` says why this code cannot fold the stream; then nothing is decided on
-    it, until a handler takes over whose code can. Instants are Unix milliseconds.
+    ``seen`` holds the newest command ids; ``older``: there were more. Of those, ``left`` are to be
+    saved, ``saving`` are in the store or on their way, and ``back`` are in ``seen`` again, so that
+    their documents are to go.
+
+    ``held`` are the commands that wait behind the first of them, offset to instant, in order: it is
+    either poison (``parked`` says why) or tried again at ``retry_at``. ``scheduled`` are those that
+    were given an instant, offset to instant; one may get stuck among the held ones then.
+
+    ``at`` is the latest instant of any commit so far. ``unfit`` says why this code cannot fold the
+    stream; then nothing is decided on it, until a handler takes over whose code can. Instants are
+    Unix milliseconds.
     """
 
     partition: int
@@ -46,7 +49,7 @@ class StreamState(Struct):
     version: int = 0
     state: Any = None
     seen: dict[str, Known] = msgspec.field(default_factory=dict)
-    held: dict[int, None] = msgspec.field(default_factory=dict)
+    held: dict[int, int] = msgspec.field(default_factory=dict)
     parked: str = ""
     dropping: bool = False
     tries: int = 0
@@ -146,7 +149,7 @@ class StreamState(Struct):
         self.take(commit, lambda state, event: None)
 
     def _hold(self, commit: Commit[Any]) -> None:
-        self.held[commit.offset] = None
+        self.held.setdefault(commit.offset, commit.at)
         if commit.offset == self.head:
             self.tries += 1
             self.retry_at = commit.due
@@ -207,6 +210,7 @@ class StreamState(Struct):
         if self.held or self.scheduled:
             document |= {
                 "held": list(self.held),
+                "held_at": list(self.held.values()),
                 "parked": self.parked,
                 "dropping": self.dropping,
                 "tries": self.tries,
@@ -236,7 +240,7 @@ class StreamState(Struct):
         except UsageError as changed:
             stream.unfit = str(changed)
         if "held" in document:
-            stream.held = dict.fromkeys(document["held"])
+            stream.held = dict(zip(document["held"], document["held_at"], strict=True))
             stream.scheduled = dict(document["scheduled"])
             stream.parked, stream.dropping = document["parked"], document["dropping"]
             stream.tries, stream.retry_at = document["tries"], document["retry_at"]
