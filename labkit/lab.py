@@ -515,6 +515,11 @@ class Lab:
         self.store.drop()
         self.close()
 
+    def __repr__(self) -> str:
+        where = self.servers.bootstrap if self.servers else "in memory"
+        names = ", ".join((*self.services, *self.processes))
+        return f"<lab {self.name!r}, run {self.run!r} of {names or 'no service'}, {where}>"
+
     def __enter__(self) -> Lab:
         return self
 

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -85,6 +86,25 @@ def test_help_lists_every_command() -> None:
     assert done.returncode == 0
     for command in ("up", "down", "status", "doctor", "logs", "demo", "run", "api"):
         assert f" {command} " in done.stdout
+
+
+def test_the_version_is_shown() -> None:
+    done = labkit("--version")
+    assert (done.returncode, done.stdout.split()) == (
+        0,
+        ["cqrs-labkit", metadata.version("cqrs-labkit")],
+    )
+
+
+def test_a_lab_that_never_was_is_not_down(tmp_path: Path) -> None:
+    home = {"LABKIT_HOME": str(tmp_path)}
+    refused(
+        labkit("status", "--lab", "nosuch", **home), "no lab 'nosuch'", "labkit up --lab nosuch"
+    )
+    done = labkit("status", **home)
+    assert done.returncode == 0
+    assert "is down" in done.stdout
+    assert ":0" not in done.stdout
 
 
 def test_no_command_shows_the_help() -> None:

@@ -149,7 +149,14 @@ class Backend:
         key = derived("key", options.idempotency_key)
         used = hashlib.sha256(msgspec.json.encode([command, options.expected_version])).hexdigest()
         document = {"_id": key, "used": used, "at": time.time_ns() // 1_000_000}
-        for attempt in stamina.retry_context(on=Conflict, timeout=CLAIM_SECONDS, wait_initial=0.01):
+        for attempt in stamina.retry_context(
+            on=Conflict,
+            attempts=None,
+            timeout=CLAIM_SECONDS,
+            wait_initial=0.01,
+            wait_max=0.2,
+            wait_jitter=0.01,
+        ):
             with attempt:  # others may use the key in this very moment
                 self._insert(key, document, options)
         return derived("command", options.idempotency_key)

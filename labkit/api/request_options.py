@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import Depends
+from fastapi import Depends, Request
 
 from labkit.api.problems import Problem
 from labkit.api.schema import (
@@ -25,21 +25,29 @@ from labkit.api.schema import (
 from labkit.errors import UsageError
 from labkit.read.freshness import WAIT_SECONDS
 
+#: The opaque part of each tag in a list; a tag may hold commas.
+_TAGS = re.compile(r'(?:W/)?("[^"]*")')
 _ETAG = re.compile(r'"([0-9]{1,18})"')
 _WAIT = re.compile(r'(?:^|[,;\s])wait\s*=\s*"?([0-9]{1,9})\b', re.IGNORECASE)
+
+
+def lines(request: Request, name: str) -> str:
+    """A header that is a list: it may come in several lines, which are one (RFC 9110, 5.3)."""
+    return ", ".join(request.headers.getlist(name))
 
 
 @dataclass
 class Options:
     """Of who sends a command that makes something new."""
 
+    request: Request
     prefer: Prefer = None
     idempotency_key: IdempotencyKey = None
 
     @property
     def wait(self) -> int | None:
         """The seconds to wait for the answer; ``None``: not at all."""
-        found = _WAIT.search(self.prefer or "")
+        found = _WAIT.search(lines(self.request, "prefer"))
         return min(int(found[1]), MAX_WAIT_SECONDS) if found else None
 
     @property
@@ -62,11 +70,13 @@ class ChangeOptions(Options):
         """
         if self.if_match is None:
             return None
-        if "," in self.if_match or self.if_match.strip() == "*":
-            raise UsageError(f"If-Match takes one ETag, got {self.if_match!r}")
-        found = _ETAG.fullmatch(self.if_match.strip())
+        given = lines(self.request, "if-match")
+        tags = _TAGS.findall(given)
+        if len(tags) > 1 or given.strip() == "*":
+            raise UsageError(f"If-Match takes one ETag, got {given!r}")
+        found = _ETAG.fullmatch(given.strip(" \t,"))
         if found is None:
-            raise Problem(412, "precondition", f"no version has the ETag {self.if_match!r}")
+            raise Problem(412, "precondition", f"no version has the ETag {given!r}")
         return int(found[1])
 
 
@@ -74,6 +84,7 @@ class ChangeOptions(Options):
 class FreshOptions:
     """How fresh the answer must be."""
 
+    request: Request
     freshness: Freshness = None
     token: Tokens = None
     timeout: Timeout = WAIT_SECONDS
@@ -88,8 +99,8 @@ class OneOptions(FreshOptions):
 
     def holds(self, etag: str) -> bool:
         """Whether the caller has this already (RFC 9110: compared weakly)."""
-        tags = {tag.strip().removeprefix("W/") for tag in (self.if_none_match or "").split(",")}
-        return bool(tags & {etag, "*"})
+        given = lines(self.request, "if-none-match")
+        return given.strip() == "*" or etag in _TAGS.findall(given)
 
 
 Create = Annotated[Options, Depends()]

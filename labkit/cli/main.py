@@ -1,6 +1,6 @@
 """The command line: no logic, only arguments, tables and exit codes.
 
-Exit codes: 0 fine, 1 a check failed, 2 usage or environment, 130 interrupted.
+Exit codes: 0 fine, 1 a check failed, 2 usage or environment, 130 interrupted (143 by SIGTERM).
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import os
 import secrets
 import signal
 import sys
+from importlib import metadata
 from typing import Annotated, NoReturn
 
 import typer
@@ -37,10 +38,29 @@ from labkit.run.wiring import make_worker
 from labkit.run.worker import work
 
 app = typer.Typer(
-    help="Learn, run and measure CQRS on real Kafka and real MongoDB.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"cqrs-labkit {metadata.version('cqrs-labkit')}")
+        raise typer.Exit
+
+
+@app.callback()
+def labkit(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Show the version and exit.", callback=_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Learn, run and measure CQRS on real Kafka and real MongoDB."""
+
+
 app.add_typer(servers.app)
 app.add_typer(bench.app, name="bench")
 app.add_typer(verify.app, name="verify")
@@ -102,19 +122,24 @@ def api(
 
 def main() -> NoReturn:
     """The entry point: every labkit error is one line, every interruption is clean."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         app()
     except LabkitError as error:
         _end(str(error), error.exit_code)
     except SystemExit as end:  # Typer ends usage errors with 2, Ctrl-C with 130
         if end.code == 130:
-            _end("interrupted; what was started is stopped", 130)
+            _end("interrupted; what was started is stopped", 143 if _terminated else 130)
         raise
     sys.exit(0)
 
 
-def _interrupt(*_: object) -> None:
+#: SIGTERM came; it ends a command in the way of Ctrl-C, with the exit code of its own.
+_terminated: list[int] = []
+
+
+def _terminate(number: int, _: object) -> None:
+    _terminated.append(number)
     raise KeyboardInterrupt
 
 

@@ -28,15 +28,18 @@ def rebuild(
     """Rebuild a view while it serves. Ctrl-C keeps what is built, and the next rebuild resumes."""
     began = time.monotonic()
     seen: list[Progress] = []
-    with joined(lab, run) as held, _bar() as bar:
+    with (
+        joined(lab, run) as held,
+        closing(held.rebuild(view, anew=anew)) as rebuilding,
+        _bar() as bar,
+    ):
         task = bar.add_task(view, total=None, left="")
 
         def report(at: Progress) -> None:
             seen.append(at)
             bar.update(task, completed=at.done, total=at.total, left=_left(at))
 
-        with closing(held.rebuild(view, anew=anew)) as rebuilding:
-            at = rebuilding.run(report=report)
+        at = rebuilding.run(report=report)
     estimate = next((p.seconds + p.remaining for p in seen if p.remaining), None)
     if rebuilding.went_on_at:
         print(f"resumed after {rebuilding.went_on_at:,} offsets of {seen[0].total:,}")

@@ -11,10 +11,13 @@ from rich.markup import escape
 from labkit import stack
 from labkit.cli.measure import table
 from labkit.cli.options import LabName, choice, chosen, option, whole
-from labkit.errors import StackError
+from labkit.errors import StackError, UsageError
 from labkit.stack import external
 from labkit.stack.doctor import doctor as look
 from labkit.stack.state import lab_folder
+
+#: The lab that nobody needs to name.
+DEFAULT = "lab"
 
 app = typer.Typer(help="The servers of a lab.", no_args_is_help=True)
 
@@ -57,10 +60,12 @@ def down(
 
 @app.command()
 def status(
-    lab: LabName = "lab",
+    lab: LabName = DEFAULT,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show the servers and workers of a lab, and whether they answer."""
+    if lab != DEFAULT and not lab_folder(lab).is_dir() and external.addresses() is None:
+        raise UsageError(f"there is no lab {lab!r}; `labkit up --lab {lab}` makes it")
     found = stack.status(lab)
     found["workers"] = [worker for source in WORKERS for worker in source(lab)]
     if as_json:
@@ -68,6 +73,7 @@ def status(
         return
     state = "up" if found["up"] else "down"
     typer.echo(f"lab {lab!r} ({found['kind']}) is {state}; its home is {found['home']}")
+    found["servers"] = [server for server in found["servers"] if server.get("port") != 0]
     for name in ("servers", "workers"):
         if found[name]:
             _show(name, found[name])
