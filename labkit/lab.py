@@ -45,7 +45,7 @@ from labkit.read.sessions import Session
 from labkit.read.subscriptions import Subscription
 from labkit.run.by_hand import ByHand, Crashed
 from labkit.run.positions import Positions
-from labkit.run.registry import Alive, running_runs
+from labkit.run.registry import Alive, live_runs
 from labkit.run.run import Role, Run
 from labkit.run.supervisor import Instructions, Workers
 from labkit.run.wiring import Parts
@@ -502,7 +502,7 @@ class Lab:
             if (made := self.__dict__.pop(end, None)) is not None:
                 made.close()
         self.of.close()
-        if self.of.started_servers and not running_runs(self.name):
+        if self.of.started_servers and not live_runs(self.name):
             stack.down(self.name)
             self.of.started_servers = False
 

@@ -29,12 +29,13 @@ from labkit.lab import Lab
 from labkit.run.registry import (
     Alive,
     Registry,
+    live_runs,
     read_registry,
-    running_runs,
     runs_folder,
     write_whole,
 )
 from labkit.run.worker import Worker
+from labkit.services.orders import PlaceOrder
 from labkit.stack.processes import born, is_alive
 from tests.conftest import new_home
 from tests.test_checkers import assert_green, mixed, send
@@ -177,10 +178,10 @@ def test_the_registry_and_the_status_show_what_runs(lab: Lab) -> None:
     assert registry is not None
     assert registry.run == lab.run
     assert registry.workers == lab.workers()
-    assert running_runs("lab") == [lab.run]
+    assert list(live_runs("lab")) == [lab.run]
     lab.stop()
     assert lab.workers() == []
-    assert running_runs("lab") == []
+    assert live_runs("lab") == {}
     token = lab.bus.send(mixed(1, 1)[0][1]).token()
     lab.start(projectors=0)
     until("it is handled", lambda: lab.lag("handler", "orders") == 0)
@@ -227,7 +228,7 @@ def test_a_killed_supervisor_leaves_no_worker_behind(lab: Lab, how: signal.Signa
     until("the workers end", lambda: not any(runs(pid) for pid in pids))
     until("the supervisor ends", lambda: complaint(lab))
     assert "the supervisor of the workers ended with code" in complaint(lab)
-    assert running_runs("lab") == [], "a registry without its supervisor counts for nothing"
+    assert live_runs("lab") == {}, "a registry without its supervisor counts for nothing"
     lab.stop()
     lab.start(projectors=0)
     assert [w.role for w in lab.workers()] == ["handler"]
@@ -256,7 +257,7 @@ def test_a_killed_parent_leaves_no_process_behind(servers: stack.Servers) -> Non
     finally:
         parent.kill()
         parent.wait()
-    until("supervisor and workers end", lambda: not running_runs("lab"))
+    until("supervisor and workers end", lambda: not live_runs("lab"))
     until("the workers end", lambda: not any(runs(int(pid)) for pid in pids))
     assert command_lines(run) == []
     with Lab(run=run) as left:
@@ -368,6 +369,30 @@ def test_a_second_start_and_stepping_by_hand_are_refused_while_workers_run(lab: 
     lab.stop()
     lab.bus.send(mixed(1, 1)[0][1]).token()
     until("it is handled by hand", lambda: lab.handler.step())
+
+
+def test_a_worker_by_hand_is_shown_and_ends_at_ctrl_c(servers: stack.Servers) -> None:
+    with Lab(services=["orders"], start=False, partitions=1) as lab:
+        command = [sys.executable, "-m", "labkit", "run", "handler", "--run", lab.run]
+        with subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+        ) as worker:
+            try:
+                until("it is shown", lambda: lab.run in live_runs("lab"))
+                assert [w.pid for w in live_runs("lab")[lab.run]] == [worker.pid]
+                assert lab.bus.execute(PlaceOrder("o1", "ann", "1997-01-31", 1, 5)).accepted
+                (row,) = [w for w in worker_status("lab") if w["run"] == lab.run]
+                shown = row["role"], row["service"], row["pid"]
+                assert shown == ("handler", "orders", worker.pid)
+                worker.send_signal(signal.SIGINT)
+                _, said = worker.communicate(timeout=20)
+            finally:
+                worker.kill()
+        assert worker.returncode == 130
+        assert said.splitlines()[-1] == b"labkit: interrupted; what was started is stopped"
+        assert b"Traceback" not in said
+        assert lab.run not in live_runs("lab")
+        lab.drop()
 
 
 # --- without servers

@@ -12,7 +12,7 @@ from msgspec import structs
 from labkit.api.app import create_app
 from labkit.errors import StackError, UsageError
 from labkit.lab import Lab
-from labkit.run.registry import read_registry, runs_folder
+from labkit.run.registry import live_runs
 from labkit.run.settings import Settings
 from labkit.services import BUILT_IN, PROCESSES
 
@@ -120,7 +120,7 @@ def _own(
 def _joined(name: str, run: str, services: Sequence[str] | None, processes: Sequence[str]) -> Lab:
     if services or processes:
         raise UsageError(f"run {run!r} has its services and processes already; leave them out")
-    if read_registry(runs_folder(name) / f"{run}.json") is None:
+    if run not in live_runs(name):
         raise UsageError(
             f"run {run!r} of lab {name!r} has no live workers; `labkit status` lists the runs"
         )

@@ -9,6 +9,7 @@ import os
 import secrets
 import signal
 import sys
+from contextlib import nullcontext
 from importlib import metadata
 from typing import Annotated, NoReturn
 
@@ -32,10 +33,11 @@ from labkit.cli.runs import worker_status
 from labkit.cli.servers import WORKERS, say
 from labkit.errors import LabkitError, UsageError
 from labkit.ports import failpoints
+from labkit.run.registry import Alive, listed
 from labkit.run.run import ROLES
 from labkit.run.settings import DEFAULTS, Settings
 from labkit.run.wiring import make_worker
-from labkit.run.worker import work
+from labkit.run.worker import by_hand, work
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -83,7 +85,7 @@ def run(
         typer.Option(min=0, help="Never shared by two live workers; by default one of its own."),
     ] = None,
 ) -> None:
-    """One worker of a run, until its standard input ends or SIGTERM comes."""
+    """One worker of a run, until Ctrl-C or SIGTERM comes (or its standard input, a pipe, ends)."""
     if role not in ROLES:
         raise UsageError(f"role must be one of {', '.join(ROLES)}, got {role!r}")
     failpoints.arm_from_environment(os.environ)
@@ -93,8 +95,10 @@ def run(
         plant_from_environment()
     number = secrets.randbelow(10**9) if slot is None else slot
     worker, joined, make = make_worker(lab, run, role, service, number)
+    alive = Alive(worker.role, worker.service, worker.slot, os.getpid())
     try:
-        work(make, worker.name, joined.settings.every)
+        with listed(lab, run, alive) if by_hand() else nullcontext():
+            work(make, worker.name, joined.settings.every)
     finally:
         joined.close()
 

@@ -12,7 +12,7 @@ import msgspec
 from labkit.errors import StackError, UsageError
 from labkit.lab import Lab
 from labkit.log.dead_letter import DeadLetter
-from labkit.run.registry import read_registry, running_runs, runs_folder
+from labkit.run.registry import live_runs
 
 
 @contextmanager
@@ -32,15 +32,12 @@ def worker_status(name: str) -> list[dict[str, Any]]:
     ``None`` if a server does not answer.
     """
     rows: list[dict[str, Any]] = []
-    for run in running_runs(name):
-        found = read_registry(runs_folder(name) / f"{run}.json")
-        if found is None:
-            continue
+    for run, workers in live_runs(name).items():
         lags: dict[tuple[str, str], int] = {}
         parked: Counter[tuple[str, str]] | None = None
         try:
             with Lab(name, run=run, start=False) as lab:
-                for role, service in sorted({(w.role, w.service) for w in found.workers}):
+                for role, service in sorted({(w.role, w.service) for w in workers}):
                     lags[role, service] = lab.lag(role, service)
                 parked = Counter(_holder(letter, lab) for letter in lab.parked())
         except (StackError, UsageError):  # a service of somebody's whose module is elsewhere
@@ -52,7 +49,7 @@ def worker_status(name: str) -> list[dict[str, Any]]:
                 "lag": lags.get((w.role, w.service)),
                 "parked": None if parked is None else parked[w.role, w.service],
             }
-            for w in found.workers
+            for w in workers
         ]
     return rows
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -15,14 +17,6 @@ from labkit.stack.processes import born, same_birth
 def runs_folder(name: str) -> Path:
     """Where the registries of a lab's runs are."""
     return stack.home() / "labs" / name / "runs"
-
-
-def running_runs(name: str) -> list[str]:
-    """The runs of a lab that have live workers."""
-    folder = runs_folder(name)
-    if not folder.is_dir():
-        return []
-    return [path.stem for path in sorted(folder.glob("r*.json")) if read_registry(path)]
 
 
 class Alive(Struct):
@@ -42,6 +36,29 @@ class Registry(Struct):
     supervisor: int
     born: float
     workers: list[Alive]
+
+
+def live_runs(name: str) -> dict[str, list[Alive]]:
+    """The runs of a lab that have live workers, with these."""
+    folder = runs_folder(name)
+    found: dict[str, list[Alive]] = {}
+    for path in sorted(folder.glob("r*.json")) if folder.is_dir() else ():
+        if (registry := read_registry(path)) is not None:
+            found.setdefault(registry.run, []).extend(registry.workers)
+    return found
+
+
+@contextmanager
+def listed(name: str, run: str, worker: Alive) -> Iterator[None]:
+    """Show a worker that was started by hand: it is its own supervisor."""
+    path = runs_folder(name) / f"{run}.{worker.role}-{worker.service}-{worker.slot}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    registry = Registry(run, worker.pid, born(worker.pid), [worker])
+    write_whole(path, msgspec.json.encode(registry))
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -68,15 +68,26 @@ class Worker(Struct, frozen=True):
 
 
 def work(make: Callable[[int], Steppable], name: str, every: float = 0.0) -> None:
-    """Step until the life line breaks or SIGTERM comes; with ``every``, on a timer.
+    """Step until the life line breaks or SIGTERM comes; with ``every``, on a timer. Who was started
+    by hand has no life line, and ends at Ctrl-C.
 
     An error that a new life can mend ends this one: close, make the part anew, go on. ``make`` is
     told how often a batch was too large for a transaction: each time, half of it is enough.
     """
     stop = threading.Event()
+    interrupts: list[int] = []
+
+    def interrupt(number: int, _: object) -> None:
+        interrupts.append(number)
+        stop.set()
+        if len(interrupts) > 1:  # it hangs, in a join for example
+            raise KeyboardInterrupt
+
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one who started us
-    if stat.S_ISFIFO(os.fstat(sys.stdin.fileno()).st_mode):  # started by hand there is none
+    if by_hand():
+        signal.signal(signal.SIGINT, interrupt)
+    else:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one who started us
         threading.Thread(target=_watch_life_line, args=(stop,), daemon=True).start()
     calm_gc()
     log = structlog.get_logger().bind(worker=name, pid=os.getpid())
@@ -101,6 +112,13 @@ def work(make: Callable[[int], Steppable], name: str, every: float = 0.0) -> Non
         pause = min(pause * 2, LONGEST_PAUSE_SECONDS) if young else FIRST_PAUSE_SECONDS
         stop.wait(pause)
     log.info("down")
+    if interrupts:
+        raise KeyboardInterrupt
+
+
+def by_hand() -> bool:
+    """Whether this worker was started in a terminal: there is no life line to a supervisor."""
+    return not stat.S_ISFIFO(os.fstat(sys.stdin.fileno()).st_mode)
 
 
 def on_a_timer(step: Callable[..., object], every: float, stop: threading.Event) -> None:
