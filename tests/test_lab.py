@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -154,3 +157,27 @@ def test_a_command_id_is_short() -> None:
         for id in ("", "x" * 201):
             with pytest.raises(UsageError, match=r"no handler takes .* of length .* - at `\$\.id`"):
                 lab.bus.execute(place(), id=id)
+
+
+def test_the_api_of_a_notebook_needs_no_proxy_and_keeps_no_process_alive() -> None:
+    """What a failed cell leaves open must not keep its process from ending."""
+    code = """
+from labkit import Lab
+from labkit.teaching.http import Http
+lab = Lab(backend="memory", services=["orders"])
+lab.start()
+reply = Http(lab).get("/health/live")
+print(reply.status)
+raise ZeroDivisionError("a cell fails")
+"""
+    proxies = dict.fromkeys(("http_proxy", "HTTP_PROXY", "all_proxy"), "http://127.0.0.1:9")
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | proxies | {"no_proxy": ""},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.stdout.split() == ["200"], done.stderr
+    assert done.stderr.strip().endswith("ZeroDivisionError: a cell fails")

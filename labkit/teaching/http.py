@@ -6,10 +6,12 @@ import json
 import threading
 from typing import Any
 from urllib.error import HTTPError
-from urllib.request import Request, urlopen
+from urllib.request import ProxyHandler, Request, build_opener
 
 from msgspec import Struct
 
+#: Without the proxies of the environment: the server is in this process.
+_direct = build_opener(ProxyHandler({}))
 #: An HTTP server that has not answered by then will not.
 HTTP_SECONDS = 60.0
 
@@ -37,7 +39,10 @@ class Http:
         app, at = create_app(lab), listen("127.0.0.1", 0)
         self.url = address(at)
         self._server = Server(uvicorn.Config(app, log_level="warning"), app.state.backend.end)
-        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [at]})
+        # After a cell that failed nobody closes it; the process must end all the same.
+        self._thread = threading.Thread(
+            target=self._server.run, kwargs={"sockets": [at]}, daemon=True
+        )
         self._thread.start()
 
     def get(self, path: str, **headers: str) -> Reply:
@@ -52,7 +57,7 @@ class Http:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         request = Request(self.url + path, data, {"Content-Type": "application/json"} | named)
         try:
-            answer = urlopen(request, timeout=HTTP_SECONDS)
+            answer = _direct.open(request, timeout=HTTP_SECONDS)
         except HTTPError as error:  # which is an answer, too
             answer = error
         with answer:
