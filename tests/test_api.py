@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from typing import Any
 from urllib.parse import quote
 
@@ -14,6 +15,7 @@ from starlette.testclient import TestClient
 from labkit.api import backend, create_app, problems
 from labkit.api.backend import Backend
 from labkit.api.feed import Live
+from labkit.api.lab_thread import LabThread
 from labkit.errors import Conflict, LabkitError
 from labkit.lab import Lab
 from labkit.write import stream_state
@@ -216,6 +218,19 @@ def test_a_header_that_is_a_list_may_come_in_several_lines(api: TestClient) -> N
     twice = [("If-Match", '"1"'), ("If-Match", '"2"')]
     answer = api.post("/orders/o1/payment", json={"cents": 500}, headers=[*twice, *prefer])
     problem(answer, 422, "unusable")
+
+
+def test_steady_work_does_not_starve_those_who_wait(lab: Lab) -> None:
+    thread, done = LabThread(lab), list[int]()
+
+    def again() -> None:
+        done.append(1)
+        thread._work.put((again, Future()))
+
+    again()
+    for turn in range(1, 4):
+        thread._serve()  # and returns, though there is always more
+        assert len(done) == 1 + turn
 
 
 def test_a_wait_is_bounded(api: TestClient) -> None:

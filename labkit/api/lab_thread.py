@@ -132,18 +132,21 @@ class LabThread:
                     self._stopping.wait(IDLE_SECONDS)
 
     def _serve(self) -> None:
-        """What was handed in; without anything, and nobody waiting, wait a little for it."""
+        """What was handed in by now; without anything, and nobody waiting, wait a little for it.
+
+        What comes meanwhile has its turn later: those who wait for answers must have theirs.
+        """
         patience = 0.0 if self._waiting else IDLE_SECONDS / 5
-        with suppress(queue.Empty):
-            while True:
-                work, done = (
-                    self._work.get(timeout=patience) if patience else self._work.get_nowait()
-                )
-                patience = 0.0
-                try:
-                    done.set_result(work())
-                except BaseException as error:
-                    done.set_exception(error)
+        for _ in range(self._work.qsize() or 1):
+            try:
+                work, done = self._work.get(block=patience > 0, timeout=patience or None)
+            except queue.Empty:
+                return
+            patience = 0.0
+            try:
+                done.set_result(work())
+            except BaseException as error:
+                done.set_exception(error)
 
     def _hear(self, service: str) -> None:
         for commit in self._lab.bus.hear(service, POLL_SECONDS):
