@@ -7,7 +7,8 @@ from labkit.ports.broker import Record
 from labkit.ports.store import Reads
 from labkit.service import Service
 from labkit.write.names import nameless, stream_id, undecodable_id
-from labkit.write.stream_state import StreamState, seen_id, seen_known
+from labkit.write.older_ids import seen_id, seen_known
+from labkit.write.stream_state import StreamState
 
 
 def kept_answer(store: Reads, service: Service, record: Record) -> Answer | None:

@@ -19,7 +19,8 @@ from labkit.ports.clock import Clock
 from labkit.ports.failpoints import Failpoint, hit
 from labkit.ports.store import Checkpoint, Store, Writes
 from labkit.service import Service
-from labkit.write.stream_state import StreamState, seen_document, seen_id, seen_known
+from labkit.write.older_ids import OlderIds, seen_document, seen_id, seen_known
+from labkit.write.stream_state import StreamState
 
 #: Made once: for a single command it takes a tenth of a millisecond less than a new retry.
 PATIENTLY = stamina.RetryingCaller(attempts=3, wait_initial=0.1).on(Unreachable)
@@ -73,7 +74,7 @@ class States:
         found = self._store.find(self._service.states, {"anew": partition}, fields=["_id"])
         for document in found:
             # Its ids may have documents of their own; each is looked up, and comes back.
-            self.streams[document["_id"]] = StreamState(partition, stored=True, older=True)
+            self.streams[document["_id"]] = StreamState(partition, stored=True, older=OlderIds())
         self._anew[partition] = frozenset(document["_id"] for document in found)
         return self._anew[partition]
 
@@ -98,7 +99,7 @@ class States:
         cold = {
             seen_id(key, id): (stream, id)
             for stream, key, id in wanted
-            if stream.older and stream.known(id) is None
+            if stream.older is not None and stream.known(id) is None
         }
         if not cold:
             return
@@ -136,8 +137,8 @@ class States:
             into = writes.replaces if stream.stored else writes.inserts
             into[states].append(stream.document(key))
             stream.stored = True
-            if stream.older:
-                left, back = stream.leave()
+            if stream.older is not None:
+                left, back = stream.older.save()
                 writes.inserts[seen] += (seen_document(key, id, k) for id, k in left.items())
                 writes.deletes[seen] += (seen_id(key, id) for id in back)
         writes.inserts[self._service.snapshots] = self._snapshots.documents(self._service.fold)

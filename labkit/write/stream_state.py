@@ -17,13 +17,12 @@ from labkit.errors import UsageError
 from labkit.log.snapshots import CURE, restored
 from labkit.messages import Answer, Commit, Event
 from labkit.ports.store import Document
+from labkit.write.older_ids import Known, OlderIds
 
 #: How many command ids a stream keeps in its own document, with their answers, so that it stays
 #: small. Older ones have a document each, and are looked up.
 SEEN_WINDOW = 1_000
 
-#: The answer that a command id was given, and the digest of the command.
-Known = tuple[Answer, int]
 #: How many commands may wait in one stream; its document must stay far below MongoDB's 16 MB.
 MAX_WAITING = 50_000
 
@@ -31,9 +30,8 @@ MAX_WAITING = 50_000
 class StreamState(Struct):
     """A stream's state and bookkeeping, as the handler keeps it.
 
-    ``seen`` holds the newest command ids; ``older``: there were more. Of those, ``left`` are to be
-    saved, ``saving`` are in the store or on their way, and ``back`` are in ``seen`` again, so that
-    their documents are to go.
+    ``seen`` holds the newest command ids, ``older`` what there is of others; ``None``: there are no
+    others.
 
     ``held`` are the commands that wait behind the first of them, offset to instant, in order: it is
     either poison (``parked`` says why) or tried again at ``retry_at``. ``scheduled`` are those that
@@ -57,10 +55,7 @@ class StreamState(Struct):
     scheduled: dict[int, int] = msgspec.field(default_factory=dict)
     at: int = 0
     unfit: str = ""
-    older: bool = False
-    left: dict[str, Known] = msgspec.field(default_factory=dict)
-    saving: dict[str, Known] = msgspec.field(default_factory=dict)
-    back: set[str] = msgspec.field(default_factory=set)
+    older: OlderIds | None = None
 
     def copy(self) -> StreamState:
         """A copy that may be changed without touching this one."""
@@ -78,10 +73,7 @@ class StreamState(Struct):
             dict(self.scheduled),
             self.at,
             self.unfit,
-            self.older,
-            dict(self.left),
-            dict(self.saving),
-            set(self.back),
+            self.older and self.older.copy(),
         )
 
     def take(self, commit: Commit[Any], evolve: Callable[[Any, Event], Any]) -> None:
@@ -110,31 +102,23 @@ class StreamState(Struct):
 
     def known(self, id: str) -> Known | None:
         """What is known of a command id, as far as it is in memory."""
-        return self.seen.get(id) or self.left.get(id) or self.saving.get(id)
+        found = self.seen.get(id)
+        return self.older.known(id) if found is None and self.older is not None else found
 
     def recall(self, id: str, known: Known) -> None:
         """Take back an id that was looked up: its own document is not needed any more."""
-        self.back.add(id)
+        assert self.older is not None, "others are not looked up"
+        self.older.saving[id] = known
         self._remember(id, known)
 
     def _remember(self, id: str, known: Known) -> None:
-        if self.left.pop(id, None) is None and self.saving.pop(id, None) is not None:
-            self.back.add(id)
+        if self.older is not None:
+            self.older.give_back(id)
         self.seen[id] = known
         if len(self.seen) > SEEN_WINDOW:
-            self.older = True
-            id = next(iter(self.seen))
-            known = self.seen.pop(id)
-            if id in self.back:  # its own document is still there
-                self.back.remove(id)
-                self.saving[id] = known
-            else:
-                self.left[id] = known
-
-    def leave(self) -> tuple[dict[str, Known], set[str]]:
-        """The ids that get a document of their own now, and those whose document goes."""
-        self.saving, self.left, back, self.back = self.left, {}, self.back, set()
-        return self.saving, back
+            self.older = self.older or OlderIds()
+            oldest = next(iter(self.seen))
+            self.older.add(oldest, self.seen.pop(oldest))
 
     def replay(self, commit: Commit[Any], evolve: Callable[[Any, Event], Any]) -> None:
         """Fold a commit that stands in the log, whatever the service's code makes of it today."""
@@ -205,7 +189,7 @@ class StreamState(Struct):
         }
         if self.unfit:
             document |= {"unfit": self.unfit, "anew": self.partition}
-        if self.older:
+        if self.older is not None:
             document["older"] = True
         if self.held or self.scheduled:
             document |= {
@@ -232,7 +216,7 @@ class StreamState(Struct):
             version=document["version"],
             at=document["at"],
             seen={id: (Answer(o, v, r), digest) for id, o, v, r, digest in document["seen"]},
-            older="older" in document,
+            older=OlderIds() if "older" in document else None,
         )
         try:
             stream.state = restored(document["state"], state)
@@ -245,26 +229,3 @@ class StreamState(Struct):
             stream.parked, stream.dropping = document["parked"], document["dropping"]
             stream.tries, stream.retry_at = document["tries"], document["retry_at"]
         return stream
-
-
-def seen_id(stream: str, id: str) -> str:
-    """The id of the document of a command id; both may hold anything."""
-    return f"{len(stream)}:{stream}:{id}"
-
-
-def seen_document(stream: str, id: str, known: Known) -> Document:
-    """A command id that is not in the document of its stream any more."""
-    answer, digest = known
-    return {
-        "_id": seen_id(stream, id),
-        "outcome": answer.outcome,
-        "version": answer.version,
-        "reason": answer.reason,
-        "digest": digest,
-    }
-
-
-def seen_known(document: Document) -> Known:
-    """What :func:`seen_document` saved."""
-    answer = Answer(document["outcome"], document["version"], document["reason"])
-    return answer, document["digest"]
