@@ -18,7 +18,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from functools import cached_property
+from functools import cached_property, partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -179,8 +179,9 @@ class Lab:
         """What the events topic of a service says."""
         name = service or self.first
         if name not in self._event_logs:
-            source = self.broker.source(self.topic_name(f"{name}.events"))
-            self._event_logs[name] = EventLog(self.of.service(name), source, self.store)
+            found, topic = self.of.service(name), self.topic_name(f"{name}.events")
+            again = partial(self.broker.source, topic)
+            self._event_logs[name] = EventLog(found, again(), self.store, again)
         return self._event_logs[name]
 
     # --- the parts, by hand

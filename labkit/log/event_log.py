@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,6 +12,7 @@ import msgspec
 from labkit.errors import DecodeError, UsageError
 from labkit.log.partition import read_partition
 from labkit.log.snapshots import Snapshot
+from labkit.log.tail import leave
 from labkit.messages import Commit
 from labkit.ports.broker import Record, Source
 from labkit.ports.store import Store
@@ -29,12 +30,24 @@ MOST = 2**63 - 1
 
 
 class EventLog:
-    """What one service's events topic says; ``store`` holds the snapshots that shorten the way."""
+    """What one service's events topic says; ``store`` holds the snapshots that shorten the way.
 
-    def __init__(self, service: Service, source: Source, store: Store | None = None) -> None:
+    ``again`` opens another reader, where a reading was interrupted in the middle of the first.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        source: Source,
+        store: Store | None = None,
+        again: Callable[[], Source] | None = None,
+    ) -> None:
         self._service = service
         self._source = source
         self._store = store
+        self._again = again
+        #: Whether no poll of the source was broken off: see ``Tail``.
+        self._whole = True
         self._reading: Generator[list[Record], None, None] | None = None
 
     def partition(self, partition: int, start: int = 0) -> Iterator[Commit[Any]]:
@@ -49,7 +62,7 @@ class EventLog:
 
     def commits(self) -> Iterator[Commit[Any]]:
         """The commits of all partitions, one partition after the other."""
-        for partition in sorted(self._source.ends()):
+        for partition in sorted(self._reader.ends()):
             yield from self.partition(partition)
 
     def stream(self, stream: str) -> list[Commit[Any]]:
@@ -149,7 +162,7 @@ class EventLog:
 
     def _following(self, stream: str, known: int, start: int) -> Generator[Commit[Any], None, None]:
         """The commits of a stream that fit onto version ``known``, and onto each other."""
-        for record in self._records(self._source.partitions_for([stream.encode()])[0], start):
+        for record in self._records(self._reader.partitions_for([stream.encode()])[0], start):
             # Most of a partition is of other streams, and decoding is what takes the time.
             if record.key.decode("utf-8", "backslashreplace") != stream:
                 continue
@@ -158,12 +171,21 @@ class EventLog:
                 known = commit.last
                 yield commit
 
+    @property
+    def _reader(self) -> Source:
+        if not self._whole and self._again is not None:
+            leave(self._source)
+            self._source, self._whole = self._again(), True
+        return self._source
+
     def _records(self, partition: int, start: int) -> Iterator[Record]:
         if self._reading is not None:
             self._reading.close()
-        reading = self._reading = read_partition(self._source, partition, start)
+        reading = self._reading = read_partition(self._reader, partition, start)
+        self._whole = False
         try:
             for records in reading:
+                self._whole = True
                 for record in records:
                     yield record
                     if self._reading is not reading:
@@ -171,6 +193,8 @@ class EventLog:
                             "another reading of this log has begun meanwhile; take what you need "
                             "of the first as a list before"
                         )
+                self._whole = False
+            self._whole = True
         finally:
             reading.close()
 

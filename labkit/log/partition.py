@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator, Iterable
 from typing import Generic, TypeVar
 
 from labkit.errors import TimedOut
+from labkit.log.tail import leave
 from labkit.ports.broker import Record, Source
 from labkit.ports.clock import SYSTEM, Clock
 
@@ -136,9 +137,14 @@ class Watermarks(Generic[K]):
 
     def __call__(self, key: K) -> dict[int, int]:
         """By partition."""
-        if key not in self._sources:
-            self._sources[key] = self._open(key)
-        return self._sources[key].ends()
+        source = self._sources.pop(key, None) or self._open(key)
+        try:
+            ends = source.ends()
+        except BaseException:  # see ``Tail``: it may never answer again
+            leave(source)
+            raise
+        self._sources[key] = source
+        return ends
 
     def close(self) -> None:
         """Let go of the readers; the next call makes new ones."""

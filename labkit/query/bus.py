@@ -25,6 +25,7 @@ from msgspec import Struct
 
 from labkit import errors
 from labkit.errors import DecodeError, LabkitError, StackError, TimedOut, UsageError
+from labkit.log.tail import Tail
 from labkit.messages import MAX_COMMAND_BYTES, encode, encode_value
 from labkit.ports.broker import Sender, Source
 from labkit.ports.clock import SYSTEM, Clock
@@ -77,7 +78,7 @@ class QueryBus:
         self._ids = ids
         self._random = random or Random()
         self._drive = drive
-        self._tails: dict[str, Source] = {}
+        self._tails: dict[str, Tail] = {}
         self._replies: dict[str, int] = {}  # service -> the partition drawn
         self._open: set[str] = set()
         self._heard: dict[str, Result] = {}
@@ -129,7 +130,7 @@ class QueryBus:
         self._drive()
         found = []
         for name in [service] if service else list(self._tails):
-            for record in self._tails[name].poll(5_000, timeout).records:
+            for record in self._tails[name].records(timeout):
                 try:
                     result = decode_result(record.value)
                 except DecodeError:
@@ -172,10 +173,12 @@ class QueryBus:
     def listen(self, service: str) -> None:
         """Draw a partition of the service's results, and read it from its end."""
         if service not in self._tails:
-            source = self._tail(service)
-            partition, end = self._random.choice(list(source.ends().items()))
-            source.start(partition, end)
-            self._tails[service], self._replies[service] = source, partition
+            tail = Tail(
+                lambda: self._tail(service),
+                lambda ends: dict([self._random.choice(list(ends.items()))]),
+            )
+            (self._replies[service],) = tail.partitions
+            self._tails[service] = tail
 
     def _question(self, query: Query, timeout: float) -> Question:
         asked = self._queries.asked(query)
@@ -221,8 +224,8 @@ class QueryBus:
     def close(self) -> None:
         """Close the sender and the tails."""
         self._sender.close()
-        for source in self._tails.values():
-            source.close()
+        for tail in self._tails.values():
+            tail.close()
 
 
 class Feed:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
 from labkit.errors import DecodeError, TimedOut, UsageError
+from labkit.log.tail import Tail
 from labkit.messages import (
     MAX_COMMAND_BYTES,
     MAX_ID,
@@ -66,7 +67,7 @@ class CommandBus:
         self._topic = topic
         self._sender = sender
         self._tail = tail
-        self._tails: dict[str, Source] = {}
+        self._tails: dict[str, Tail] = {}
         self._services = {service.name: service for service in routes.values()}
         self._heard: dict[Token, Answer] = {}
         self._clock = clock
@@ -150,17 +151,18 @@ class CommandBus:
         if service not in self._services:
             raise UsageError(f"no service {service!r}; known: {', '.join(self._services)}")
         if service not in self._tails:
-            source = self._tail(service)
-            for partition, end in source.ends().items():
-                source.start(partition, 0 if back else end)
-            self._tails[service] = source
+
+            def begin(ends: Mapping[int, int]) -> Mapping[int, int]:
+                return dict.fromkeys(ends, 0) if back else ends
+
+            self._tails[service] = Tail(lambda: self._tail(service), begin)
 
     def hear(self, service: str, timeout: float) -> list[Commit[Any]]:
         """The commits that the tail brings next, waiting up to ``timeout`` seconds."""
         self.listen(service)
         self._drive()
         found = []
-        for record in self._tails[service].poll(5_000, timeout).records:
+        for record in self._tails[service].records(timeout):
             try:
                 commit = self._services[service].codec.decode_commit(record.value)
             except DecodeError:
@@ -206,8 +208,8 @@ class CommandBus:
     def close(self) -> None:
         """Close the sender and the tails."""
         self._sender.close()
-        for source in self._tails.values():
-            source.close()
+        for tail in self._tails.values():
+            tail.close()
 
 
 def _wire(envelope: Envelope[Any], to: Service) -> tuple[bytes, str]:
