@@ -179,9 +179,8 @@ class Lab:
         """What the events topic of a service says."""
         name = service or self.first
         if name not in self._event_logs:
-            found, topic = self.of.service(name), self.topic_name(f"{name}.events")
-            again = partial(self.broker.source, topic)
-            self._event_logs[name] = EventLog(found, again(), self.store, again)
+            again = partial(self.broker.source, self.topic_name(f"{name}.events"))
+            self._event_logs[name] = EventLog(self.of.service(name), again(), self.store, again)
         return self._event_logs[name]
 
     # --- the parts, by hand
@@ -517,9 +516,8 @@ class Lab:
         self.close()
 
     def __repr__(self) -> str:
-        where = self.servers.bootstrap if self.servers else "in memory"
-        names = ", ".join((*self.services, *self.processes))
-        return f"<lab {self.name!r}, run {self.run!r} of {names or 'no service'}, {where}>"
+        names = ", ".join((*self.services, *self.processes)) or "no service"
+        return f"<lab {self.name!r} on {self.backend}: run {self.run!r} of {names}>"
 
     def __enter__(self) -> Lab:
         return self
