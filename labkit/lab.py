@@ -477,8 +477,7 @@ class Lab:
         from labkit.plots.film import Film, Trace
 
         name = service or self.first
-        found = self.of.service(name)
-        where = Serving(self.store).collection(streams_of(found))
+        where = Serving(self.store).collection(streams_of(self.of.service(name)))
         document = self.store.load(where, [stream]).get(stream)
         if document is None or "trace" not in document:
             raise UsageError(f"the view holds no {stream!r}; has its projector run?")
