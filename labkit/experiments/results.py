@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import psutil
 
 from labkit.errors import UsageError
 from labkit.run.registry import write_whole
+from labkit.stack import limits
 from labkit.stack.state import home
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def archive(
 
 def machine() -> dict[str, Any]:
     """What it was measured on."""
-    return {"cores": os.cpu_count(), "memory_bytes": psutil.virtual_memory().total}
+    return {"cores": limits.cores(), "memory_bytes": limits.memory()}
 
 
 def load_average() -> list[float]:

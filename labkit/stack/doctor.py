@@ -6,10 +6,9 @@ import shutil
 from collections.abc import Callable
 
 import msgspec
-import psutil
 
 from labkit.errors import LabkitError
-from labkit.stack import compose, external, jars, java, mongod, native, ports
+from labkit.stack import compose, external, jars, java, limits, mongod, native, ports
 from labkit.stack.state import home
 
 # Kafka's heap and mongod's cache take at least 1 GB; the rest is for workers and a notebook.
@@ -94,7 +93,7 @@ def _jars() -> Finding:
 
 
 def _memory() -> Finding:
-    free = psutil.virtual_memory().available // 1_000_000
+    free = limits.free_memory() // 1_000_000
     found = f"{free} MB available"
     if free >= LEAST_MEMORY_MB:
         return Finding("memory", True, found)

@@ -13,6 +13,7 @@ import msgspec
 import psutil
 
 from labkit.errors import StackError
+from labkit.stack import limits
 from labkit.stack.ports import HOST
 from labkit.stack.processes import environment, launch, version
 
@@ -124,7 +125,7 @@ def start(lab: Path, port: int, *, alone: bool = False) -> psutil.Process:
             "--port", str(port),
             "--bind_ip", HOST,
             *([] if alone else ["--replSet", REPLICA_SET, "--oplogSize", "1024"]),
-            "--wiredTigerCacheSizeGB", f"{cache_gb(psutil.virtual_memory().total):.1f}",
+            "--wiredTigerCacheSizeGB", f"{cache_gb(limits.memory()):.1f}",
             # The transaction of a killed worker blocks its successor for this long; default 60 s.
             "--setParameter", f"transactionLifetimeLimitSeconds={TRANSACTION_S}",
             "--setParameter", f"minSnapshotHistoryWindowInSeconds={HISTORY_S}",

@@ -1,0 +1,71 @@
+"""What this process may use: the machine's memory and cores, or what a container is given of them.
+
+A container sees the whole machine in ``/proc``. Its limits are in its control groups: version 2
+has ``memory.max`` and ``cpu.max``, version 1 ``memory.limit_in_bytes`` and ``cpu.cfs_quota_us``
+(https://docs.kernel.org/admin-guide/cgroup-v2.html).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+CGROUPS = Path("/sys/fs/cgroup")
+SELF = Path("/proc/self/cgroup")
+
+
+def memory() -> int:
+    """Bytes that all processes here may have together."""
+    limits = [_number(text) for text in _read("memory.max", "memory", "memory.limit_in_bytes")]
+    return min([psutil.virtual_memory().total, *(limit for limit in limits if limit)])
+
+
+def free_memory() -> int:
+    """Bytes that are free now, below the limit."""
+    free = psutil.virtual_memory().available
+    used = [_number(text) for text in _read("memory.current", "memory", "memory.usage_in_bytes")]
+    return min([free, *(max(0, memory() - one) for one in used if one)])
+
+
+def cores() -> float:
+    """Cores that all processes here may use together; a container may have a part of one."""
+    found = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0)
+    found = found or float(os.cpu_count() or 1)
+    for text in _read("cpu.max", "cpu", "cpu.cfs_quota_us", "cpu.cfs_period_us"):
+        quota, _, period = text.partition(" ")
+        if (share := _number(quota)) and (each := _number(period)):
+            found = min(found, share / each)
+    return found
+
+
+def _read(unified: str, controller: str, *old: str) -> Iterator[str]:
+    """What the files of our groups and of those above them say, version 2 or 1."""
+    for line in _lines(SELF):
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            base, names = CGROUPS, [unified]
+        elif controller in controllers.split(","):
+            base, names = CGROUPS / controller, list(old)
+        else:
+            continue
+        # Inside a container the path may be the host's: then the group is the root that we see.
+        inner = Path(path.lstrip("/"))
+        for group in [inner, *inner.parents]:
+            texts = [" ".join(_lines(base / group / name)) for name in names]
+            if all(texts):
+                yield " ".join(texts)
+
+
+def _lines(path: Path) -> list[str]:
+    with suppress(OSError):
+        return path.read_text().split("\n")[:-1]
+    return []
+
+
+def _number(text: str) -> int:
+    """A limit; 0 for ``max``, for -1 and for what is no number: there is none."""
+    return int(text) if text.isdecimal() else 0
