@@ -381,3 +381,21 @@ def test_a_file_system_without_locks_is_said(
             StackError, match=r"cannot be locked \(No locks available\).*LABKIT_HOME"
         ):
             ask()
+
+
+def test_a_server_may_open_as_many_files_as_the_system_allows(tmp_path: Path) -> None:
+    code = """
+import resource, sys
+from pathlib import Path
+from labkit.stack.processes import launch
+_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+process = launch(["sleep", "60"], cwd=Path(sys.argv[1]), log=Path(sys.argv[1]) / "log")
+print(*process.rlimit(resource.RLIMIT_NOFILE))
+process.kill()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    soft, hard = map(int, done.stdout.split())
+    assert soft == hard > 256

@@ -35,8 +35,11 @@ def launch(
     """Start a detached process: in a new session, without a parent, with its output in ``log``.
 
     Ctrl-C in the shell does not reach it, and a notebook kernel that shuts down does not kill it.
+    It may open as many files as the system allows: a shell's usual 1,024 are too few for the
+    collections and topics of two dozen runs.
     """
-    script = 'log="$1"; shift; "$@" >>"$log" 2>&1 </dev/null & echo $!'
+    more_files = 'ulimit -S -n "$(ulimit -H -n)" 2>/dev/null'
+    script = more_files + '; log="$1"; shift; "$@" >>"$log" 2>&1 </dev/null & echo $!'
     try:
         done = subprocess.run(
             ["/bin/sh", "-c", script, "sh", str(log), *command],
