@@ -269,11 +269,11 @@ class Lab:
             id for id in wanted if self.positions.epochs().get(id, 0) <= before.get(id, 0)
         }:
             self.check()
+            if self._workers and (why := self._workers.deaths()):
+                raise StackError(f"workers die as they start: {why}; see {self.of.logs()}")
             if time.monotonic() > deadline:
-                raise StackError(
-                    f"the workers do not own {sorted(missing)} after {READY_SECONDS:g} s; "
-                    f"see {self.of.logs()}"
-                )
+                text = f"the workers do not own {sorted(missing)} after {READY_SECONDS:g} s"
+                raise StackError(f"{text}; see {self.of.logs()}")
             time.sleep(0.05)
 
     def stop(self) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from labkit import LINEARIZABLE, Lab, Service, State, stack
 from labkit.adapters.memory_store import MemoryStore
-from labkit.errors import Unreachable, UsageError
+from labkit.errors import StackError, Unreachable, UsageError
 from labkit.ports.failpoints import Failpoint
 from labkit.read.standard import All, ById
 from labkit.run import folds, references
@@ -290,6 +290,19 @@ def test_workers_import_what_the_run_names(
             lab.stop()
             lab.bus.send(module.Put("left", "pot")).token()
             assert lab.crash("handler", Failpoint.HANDLER_COMMITTED).signal == 9
+        finally:
+            lab.drop()
+
+
+@pytest.mark.servers
+def test_who_waits_for_workers_is_told_why_they_die(servers: stack.Servers, folder: Path) -> None:
+    trap = 'import os\nif "LABKIT_BOOTSTRAP" in os.environ:\n    import no_such_module_here\n'
+    (folder / "shelf_dies.py").write_text(trap + SHELF)
+    with Lab(services=["shelf_dies:SHELF"], partitions=1) as lab:
+        try:
+            with pytest.raises(StackError, match=r"die as they start: .*no_such_module_here"):
+                lab.start()
+            assert lab.workers() == []
         finally:
             lab.drop()
 

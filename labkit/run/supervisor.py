@@ -26,7 +26,7 @@ from labkit.run.worker import (
     YOUNG_SECONDS,
     Worker,
 )
-from labkit.stack.processes import born
+from labkit.stack.processes import born, last_line
 
 CRASH_SECONDS = 45.0
 
@@ -138,10 +138,11 @@ class Workers:
     """The handle on a supervisor and its workers."""
 
     def __init__(self, instructions: Instructions, environment: dict[str, str]) -> None:
-        self._registry = Path(instructions.registry)
+        self._registry, self._logs = Path(instructions.registry), Path(instructions.logs)
+        self._run = instructions.run
         self._registry.parent.mkdir(parents=True, exist_ok=True)
-        Path(instructions.logs).mkdir(parents=True, exist_ok=True)
-        with (Path(instructions.logs) / f"{instructions.run}-supervisor.log").open("ab") as log:
+        self._logs.mkdir(parents=True, exist_ok=True)
+        with (self._logs / f"{self._run}-supervisor.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", "from labkit.run.supervisor import supervise; supervise()"],
                 stdin=subprocess.PIPE,
@@ -160,6 +161,15 @@ class Workers:
         self.check()
         found = read_registry(self._registry)
         return found.workers if found else []
+
+    def deaths(self) -> str:
+        """Of the workers that die as soon as they live, the last words of each."""
+        return "; ".join(
+            f"{name}: {last_line(self._logs / f'{self._run}-{name}.log')}"
+            for alive in self.alive()
+            if alive.restarts > 1
+            for name in [Worker(alive.role, alive.service, alive.slot).name]
+        )
 
     def check(self) -> None:
         """Raises ``StackError`` if the supervisor itself is gone."""
