@@ -110,7 +110,7 @@ def test_an_order_is_placed_and_passes_the_stages(
         page.close()
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=60)
-        assert process.returncode == 130
+        assert process.returncode == 143
     broker = KafkaPythonBroker(servers.bootstrap)
     assert [topic for topic in broker.topics() if run in topic] == [], "its own run is taken away"
     broker.close()

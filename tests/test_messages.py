@@ -7,7 +7,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from bson import Int64
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,7 +17,6 @@ from labkit.messages import (
     Envelope,
     Token,
     encode,
-    encode_value,
 )
 from labkit.ports.ids import new_id
 from labkit.query.wire import QueryEnvelope, ReplyTo, Result, decode_reply_to, decode_result
@@ -193,9 +191,3 @@ def test_a_query_of_another_schema_still_tells_where_its_refusal_goes() -> None:
     for value in (b'{"id":"q"}', b'{"id":"","reply":1}', b'{"id":"q","reply":-1}', b"[" * 10_000):
         with pytest.raises(DecodeError):
             decode_reply_to(value)
-
-
-def test_large_numbers_of_mongodb_are_numbers() -> None:
-    assert encode_value([{"n": Int64(2**40)}]) == b'[{"n":1099511627776}]'
-    with pytest.raises(TypeError, match="no answer holds"):
-        encode_value(object())
