@@ -105,9 +105,8 @@ def test_bad_options_are_said_before_the_run(home: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.servers
-@pytest.mark.parametrize(
-    "client", ["kafka-python", pytest.param("confluent", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("client", ["kafka-python", "confluent"])
 def test_a_tiny_bench(servers: stack.Servers, tmp_path: Path, client: str) -> None:
     file = tmp_path / "new" / "f.json"
     options = ("--tries", "60", "--seed", "7", "--client", client, "--json", str(file))

@@ -208,7 +208,9 @@ TINY = {
 
 
 @pytest.mark.servers
-@pytest.mark.parametrize("bench", TINY)
+@pytest.mark.parametrize(
+    "bench", ["latency", "freshness", pytest.param("rebuild", marks=pytest.mark.slow)]
+)
 def test_a_bench_of_a_service_of_ones_own(servers: stack.Servers, folder: Path, bench: str) -> None:
     file = folder / f"{bench}.json"
     options = (*TINY[bench], "--service", "desk:DESK", "--json", str(file))

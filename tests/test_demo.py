@@ -107,7 +107,9 @@ def test_pandas_finds_the_same_facts() -> None:
 # --- small runs
 
 
-@pytest.mark.parametrize("client", ["kafka-python", "confluent"])
+@pytest.mark.parametrize(
+    "client", ["kafka-python", pytest.param("confluent", marks=pytest.mark.slow)]
+)
 def test_a_small_demo_matches(client: str, servers: stack.Servers, tmp_path: Path) -> None:
     result, plot = tmp_path / "new" / "d.json", tmp_path / "d.png"
     done = labkit(

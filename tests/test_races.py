@@ -91,7 +91,11 @@ def test_on_the_twin() -> None:
 @pytest.mark.servers
 @pytest.mark.parametrize(
     "settings",
-    [{"client": "kafka-python"}, {"client": "confluent"}, {"log": "mongodb"}],
+    [
+        {"client": "kafka-python"},
+        pytest.param({"client": "confluent"}, marks=pytest.mark.slow),
+        {"log": "mongodb"},
+    ],
     ids=["kafka-python", "confluent", "mongodb"],
 )
 def test_on_real_servers(servers: Any, settings: dict[str, str]) -> None:
