@@ -12,12 +12,13 @@ from urllib.parse import quote
 import pytest
 from starlette.testclient import TestClient
 
-from labkit.api import backend, create_app, problems
+from labkit.api import backend, create_app, problems, serve
 from labkit.api.backend import Backend
 from labkit.api.feed import Live
 from labkit.api.lab_thread import LabThread
 from labkit.errors import Conflict, LabkitError
 from labkit.lab import Lab
+from labkit.run.settings import DEFAULTS
 from labkit.write import stream_state
 
 SERVICES = ["orders", "catalog", "inventory", "bank"]
@@ -595,3 +596,16 @@ def test_on_the_live_page_who_is_shown_is_shown_to_its_end(
     monkeypatch.setattr("labkit.api.feed.MOST_KNOWN", 3)
     shown("e command")
     assert list(live._shown) == ["c", "d", "e"], "bounded"
+
+
+@pytest.mark.parametrize(("host", "open_to_others"), [("127.0.0.1", False), ("0.0.0.0", True)])
+def test_who_serves_is_told_what_starts_and_who_gets_in(
+    host: str, open_to_others: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(serve.Server, "run", lambda *_, **__: None)
+    monkeypatch.setattr(serve, "_own", lambda *_: Lab(backend="memory", services=["orders"]))
+    with serve.listen(host, 0) as at:
+        serve.api("lab", None, at, DEFAULTS, said.append)
+    assert any("the workers of orders start" in line for line in said)
+    assert any("whoever reaches it may send" in line for line in said) == open_to_others

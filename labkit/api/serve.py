@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Sequence
+from ipaddress import ip_address
 
 import uvicorn
 from fastapi import FastAPI
@@ -91,7 +92,10 @@ def api(
     with lab:
         try:
             app = create_app(lab)
+            if not ip_address(at.getsockname()[0]).is_loopback:
+                report(f"{address(at)} is open to others: whoever reaches it may send commands")
             if run is None:
+                report(f"the workers of {', '.join(lab.services)} start; this takes some seconds")
                 lab.start()
             print(f"{address(at)} is the live page of run {lab.run}; /docs is the API", flush=True)
             server(app).run(sockets=[at])
