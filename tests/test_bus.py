@@ -50,9 +50,10 @@ BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
         "expected_version=-1",
     ),
     "a version of 2**63": (Deposit("a", 5), {"expected_version": 2**63}, f"{2**63}"),
+    "a fraction": (Deposit("a", 29.99), {}, "cents must be int, got 29.99: no handler takes"),  # type: ignore[arg-type]
     "NaN": (Deposit("a", float("nan")), {}, "cents=nan"),  # type: ignore[arg-type]
-    "a text": (Deposit("a", "5"), {}, "cents='5'"),  # type: ignore[arg-type]
-    "a number for a stream": (Deposit(7, 5), {}, "account_id=7"),  # type: ignore[arg-type]
+    "a text": (Deposit("a", "5"), {}, "cents must be int, got '5': no handler"),  # type: ignore[arg-type]
+    "a number for a stream": (Deposit(7, 5), {}, "account_id must be str, got 7: no"),  # type: ignore[arg-type]
     "what has no JSON": (Deposit("a", object()), {}, "cents=<object"),  # type: ignore[arg-type]
     "5,000 digits": (Deposit("a", 10**5_000), {}, "4300 digits"),
     "half a character": (Deposit("a\ud800", 5), {}, r"'a\ud800'"),

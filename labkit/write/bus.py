@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import reprlib
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -212,6 +213,10 @@ class CommandBus:
             tail.close()
 
 
+#: ``Expected `int`, got `float` - at `$.body.cents```.
+_AT_FIELD = re.compile(r"Expected (?P<what>[^,]+?)(, got [^,]+?)? - at `\$\.body\.(?P<name>\w+)")
+
+
 def _wire(envelope: Envelope[Any], to: Service) -> tuple[bytes, str]:
     """The JSON of a command and its stream, read with the eyes of the handler.
 
@@ -228,8 +233,18 @@ def _wire(envelope: Envelope[Any], to: Service) -> tuple[bytes, str]:
                 f"got {len(stream)}: {stream[:60]!r}"
             )
     except (DecodeError, ValueError, TypeError, RecursionError) as error:  # not all can be encoded
-        raise UsageError(f"no handler takes {_repr.repr(envelope)}: {error}") from error
+        raise UsageError(
+            f"{_field(envelope, str(error))}no handler takes {_repr.repr(envelope)}: {error}"
+        ) from error
     return value, stream
+
+
+def _field(envelope: Envelope[Any], error: str) -> str:
+    """First of all which field of the command must be what, if the decoder says so."""
+    if (found := _AT_FIELD.search(error)) is None:
+        return ""
+    got = _repr.repr(getattr(envelope.body, found["name"], None))
+    return f"{found['name']} must be {found['what'].replace('`', '')}, got {got}: "
 
 
 def _unix_ms(instant: datetime, now: int) -> int:
