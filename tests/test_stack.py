@@ -23,6 +23,7 @@ from labkit import stack
 from labkit.cli.servers import WORKERS, app
 from labkit.errors import StackError, UsageError
 from labkit.experiments import demo
+from labkit.run.registry import Alive, listed
 from labkit.stack import mongod, native, ports
 from labkit.stack.processes import born, is_alive
 from labkit.stack.state import LabState, ServerProcess, load, save
@@ -399,3 +400,12 @@ process.kill()
     )
     soft, hard = map(int, done.stdout.split())
     assert soft == hard > 256
+
+
+def test_down_tells_of_those_who_work(lab_home: Path) -> None:
+    worker = Alive("handler", "orders", 0, os.getpid())
+    with listed("lab", "r0a1b2c3", worker):
+        done = CliRunner().invoke(app, ["down"])
+    assert done.exit_code == 0
+    assert "run r0a1b2c3 has live workers (handler-orders)" in done.output
+    assert "live workers" not in CliRunner().invoke(app, ["down"]).output

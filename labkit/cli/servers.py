@@ -12,6 +12,7 @@ from labkit import stack
 from labkit.cli.measure import table
 from labkit.cli.options import LabName, choice, chosen, option, whole
 from labkit.errors import StackError, UsageError
+from labkit.run.registry import live_runs
 from labkit.stack import external
 from labkit.stack.doctor import doctor as look
 from labkit.stack.state import lab_folder
@@ -53,6 +54,9 @@ def down(
     purge: Annotated[bool, typer.Option("--purge", help="Delete the lab's data too.")] = False,
 ) -> None:
     """Stop the servers; keep their data unless --purge is given."""
+    for run, workers in live_runs(lab).items():
+        names = ", ".join(f"{worker.role}-{worker.service}" for worker in workers)
+        say(f"run {run} has live workers ({names}); they wait until the lab is up again")
     ran = stack.down(lab, purge, say)
     line = f"lab {lab!r} is down" if ran else f"nothing was running in lab {lab!r}"
     typer.echo(line + ("; its data is deleted" if purge else ""))
