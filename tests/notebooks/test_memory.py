@@ -8,6 +8,7 @@ from __future__ import annotations
 import pytest
 from nbclient.exceptions import CellExecutionError
 
+from tests.notebooks.findings import consistency_lag, queries, throughput
 from tests.notebooks.running import FINDINGS, MORE, NAMES, START, STEPS, red, run
 
 
@@ -231,3 +232,29 @@ def test_a_planted_bug_turns_its_findings_red(bug: str) -> None:
     name, after, code, expected = TWINS[bug]
     with run(name, "memory", code, after=after) as book:
         assert red(name, book) == expected
+
+
+#: Answers to the exercises: what replaces the stub's last line, and whether that is right.
+ANSWERS = {
+    "a pause for ever": (consistency_lag.NAME, 'pause_ms = 1e9', False),
+    "the longest there was": (consistency_lag.NAME, 'pause_ms = lag["fresh_ms"].max()', True),
+    "all in one page": (
+        queries.NAME,
+        'page = answer_all(lab, 1, OrdersOf("ada", limit=100), take=True)\n'
+        'ids = [row["_id"] for row in page.rows]',
+        False,
+    ),
+    "a whole number": (throughput.NAME, "best = round(fit(theirs).law.peak)", True),
+    "the best that was measured": (throughput.NAME, "best = 4", False),
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_a_check_judges_the_answer_and_not_its_form(
+    answer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, code, right = ANSWERS[answer]
+    monkeypatch.delenv("LABKIT_STRICT", raising=False)
+    with run(name, "memory", code, after="exercise") as book:
+        said = book.cell_output_text("check")
+    assert said.startswith("Solved. " if right else "Not yet. Hint: "), said
