@@ -297,6 +297,8 @@ EXPECTED = {
     "checkpoint-apart": {"C9"},
     "random-saga-ids": {"C11"},
 }
+#: A zombie must come back at the wrong moment, and on a busy machine it may not.
+TRIES = {"no-fence": 3}
 
 
 def verify(folder: Path, *arguments: str) -> tuple[int, str, dict[str, Any]]:
@@ -332,10 +334,14 @@ def test_nothing_is_lost_and_nothing_happens_twice(
 
 @pytest.mark.servers
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("plant", PLANTS)
 def test_a_planted_bug_is_seen(servers: stack.Servers, tmp_path: Path, plant: str) -> None:
-    code, said, found = verify(tmp_path, "--plant", plant)
-    red = {name for name, verdict in found["checkers"].items() if not verdict["ok"]}
+    for _ in range(TRIES.get(plant, 1)):
+        code, said, found = verify(tmp_path, "--plant", plant)
+        red = {name for name, verdict in found["checkers"].items() if not verdict["ok"]}
+        if EXPECTED[plant] <= red:
+            break
     assert EXPECTED[plant] <= red, f"red are {red}\n{said}"
     if plant == "random-saga-ids":
         assert_second_effect(found["checkers"]["C11"]["violations"])
