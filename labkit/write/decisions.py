@@ -188,21 +188,16 @@ def _held_up(arrival: Arrival, command: Envelope[Any]) -> Commit[Any] | None:
 
 def _for_later(arrival: Arrival, command: Envelope[Any]) -> Commit[Any] | None:
     """A command whose instant has not come is scheduled, if the instant is reasonable."""
-    stream, body = arrival.stream, digest(command.body)
-    if (due := stream.scheduled.get(arrival.record.offset)) is not None:
-        # It got stuck before its instant, and was replayed: the instant stays.
-        return (
-            arrival.commit(command, "scheduled", digest=body, due=due)
-            if due > arrival.wall
-            else None
-        )
     if command.deliver_at is None:
         return None
-    ahead = command.deliver_at - arrival.wall
-    if not command.correlation and (no := _unreasonable(ahead, len(stream.scheduled))):
+    ahead, waiting = command.deliver_at - arrival.wall, arrival.stream.scheduled
+    # A replay of one that was scheduled and got stuck early waits on, and is not judged again.
+    judged = arrival.record.offset not in waiting and not command.correlation
+    if judged and (no := _unreasonable(ahead, len(waiting))):
         reason = f"deliver_at {command.deliver_at} {no}"
-        return arrival.commit(command, "refused", reason, digest=body)
+        return arrival.commit(command, "refused", reason, digest=digest(command.body))
     if ahead > 0:
+        body = digest(command.body)
         return arrival.commit(command, "scheduled", digest=body, due=command.deliver_at)
     return None
 
