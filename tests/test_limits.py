@@ -74,3 +74,15 @@ def test_the_smaller_of_host_and_limit(
         assert limits.cores() >= 1
     if any("current" in name or "usage" in name for name in files):
         assert limits.free_memory() == 1000
+
+
+def test_what_is_used_counts_where_there_is_a_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The use of a group without one holds the page cache of the whole machine."""
+    (tmp_path / "self").write_text("0::/\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text(f"{HOST}\n")
+    monkeypatch.setattr(limits, "CGROUPS", tmp_path)
+    monkeypatch.setattr(limits, "SELF", tmp_path / "self")
+    assert limits.free_memory() > 0

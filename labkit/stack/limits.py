@@ -20,44 +20,49 @@ SELF = Path("/proc/self/cgroup")
 
 def memory() -> int:
     """Bytes that all processes here may have together."""
-    limits = [_number(text) for text in _read("memory.max", "memory", "memory.limit_in_bytes")]
-    return min([psutil.virtual_memory().total, *(limit for limit in limits if limit)])
+    return min([psutil.virtual_memory().total, *(limit for limit, _ in _memory())])
 
 
 def free_memory() -> int:
     """Bytes that are free now, below the limit."""
-    free = psutil.virtual_memory().available
-    used = [_number(text) for text in _read("memory.current", "memory", "memory.usage_in_bytes")]
-    return min([free, *(max(0, memory() - one) for one in used if one)])
+    left = (max(0, limit - used) for limit, used in _memory())
+    return min([psutil.virtual_memory().available, *left])
 
 
 def cores() -> float:
     """Cores that all processes here may use together; a container may have a part of one."""
     found = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0)
     found = found or float(os.cpu_count() or 1)
-    for text in _read("cpu.max", "cpu", "cpu.cfs_quota_us", "cpu.cfs_period_us"):
-        quota, _, period = text.partition(" ")
-        if (share := _number(quota)) and (each := _number(period)):
-            found = min(found, share / each)
+    for quota, *period in _read("cpu", ["cpu.max"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"]):
+        if quota and any(period):
+            found = min(found, quota / period[0])
     return found
 
 
-def _read(unified: str, controller: str, *old: str) -> Iterator[str]:
-    """What the files of our groups and of those above them say, version 2 or 1."""
+def _memory() -> Iterator[tuple[int, int]]:
+    """Limit and use of each group that has a limit."""
+    old = ["memory.limit_in_bytes", "memory.usage_in_bytes"]
+    for limit, *used in _read("memory", ["memory.max", "memory.current"], old):
+        if limit:
+            yield limit, sum(used)
+
+
+def _read(controller: str, unified: list[str], old: list[str]) -> Iterator[list[int]]:
+    """The numbers in the files of our groups and of those above them, version 2 or 1."""
     for line in _lines(SELF):
         _, controllers, path = line.split(":", 2)
         if not controllers:
-            base, names = CGROUPS, [unified]
+            base, names = CGROUPS, unified
         elif controller in controllers.split(","):
-            base, names = CGROUPS / controller, list(old)
+            base, names = CGROUPS / controller, old
         else:
             continue
         # Inside a container the path may be the host's: then the group is the root that we see.
         inner = Path(path.lstrip("/"))
         for group in [inner, *inner.parents]:
             texts = [" ".join(_lines(base / group / name)) for name in names]
-            if all(texts):
-                yield " ".join(texts)
+            if texts[0]:
+                yield [_number(word) for text in texts for word in text.split()]
 
 
 def _lines(path: Path) -> list[str]:
