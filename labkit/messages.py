@@ -174,13 +174,8 @@ class Commit(Struct, Generic[E], frozen=True, omit_defaults=True):
 _encoder = msgspec.json.Encoder()
 
 
-def encode(message: Struct) -> bytes:
-    """The JSON of a message."""
-    return _encoder.encode(message)
-
-
-def encode_value(value: Any) -> bytes:
-    """The JSON of an answer: documents, pages, numbers."""
+def encode(value: Any) -> bytes:
+    """The JSON of a message, or of an answer: documents, pages, numbers."""
     return _encoder.encode(value)
 
 
@@ -217,10 +212,18 @@ class Codec:
                 return structs.replace(commit, events=today)
         return commit
 
-    def decode_outline(self, value: bytes) -> Commit[msgspec.Raw]:
-        """A commit whose events this code need not know, newer ones for example."""
-        commit: Commit[msgspec.Raw] = decoded(self._outlines, value)
-        return commit
+    def read_commit(self, value: bytes) -> tuple[Commit[Any] | None, str]:
+        """A commit, whatever the topic holds; ``None``: it is none.
+
+        Where this code does not know its events (newer ones, for example), they are raw, and the
+        text says why.
+        """
+        try:
+            return self.decode_commit(value), ""
+        except DecodeError as error:
+            with suppress(DecodeError):
+                return decoded(self._outlines, value), str(error)
+        return None, ""
 
     def _today(self, event: Event) -> Event:
         """Step by step, if there was more than one change."""

@@ -14,7 +14,7 @@ from labkit.errors import CheckFailed, UsageError
 from labkit.experiments.verify import queries as verification
 from labkit.experiments.verify.queries import Expected, Tally, compare
 from labkit.lab import Lab
-from labkit.messages import encode_value
+from labkit.messages import encode
 from labkit.query.wire import Result
 from labkit.services.bank import AccountById
 from tests.desk import BLIND, DESK, DUMB, Tickets
@@ -23,7 +23,7 @@ from tests.test_cli import labkit, refused
 
 def tally_of(result: Result) -> Tally:
     tally = Tally()
-    expected = Expected(AccountById("a"), encode_value({"_id": "a", "balance": 1}))
+    expected = Expected(AccountById("a"), encode({"_id": "a", "balance": 1}))
     compare(expected, result, tally)
     return tally
 

@@ -24,7 +24,7 @@ from labkit.api.request_options import FreshOptions, Many, One, OneOptions
 from labkit.api.schema import LastEventId, Seconds
 from labkit.api.updates import updates
 from labkit.errors import UsageError
-from labkit.messages import encode_value
+from labkit.messages import encode
 from labkit.read.freshness import Version
 from labkit.service import Page, Query, made
 
@@ -149,7 +149,7 @@ def _answer(
             return Response(status_code=304, headers=headers)
     if isinstance(found, Page) and found.cursor:
         headers["Link"] = f'<{_next(request, found.cursor)}>; rel="next"'
-    body = encode_value(answers.shown(found, route))
+    body = encode(answers.shown(found, route))
     return Response(body, headers=headers, media_type="application/json")
 
 

@@ -22,7 +22,7 @@ from labkit.api import answers
 from labkit.api.addresses import QueryRoute
 from labkit.api.problems import problem_of
 from labkit.errors import LabkitError, Unreachable, UsageError
-from labkit.messages import encode_value
+from labkit.messages import encode
 from labkit.read.sessions import Session
 from labkit.read.subscriptions import Subscription, Update
 from labkit.service import Query
@@ -110,8 +110,8 @@ def _id(answer: Any, route: QueryRoute) -> str:
     if answer is None:
         return "0"
     at = answers.version(answer) if route.one else None
-    return f"{zlib.crc32(encode_value(answer)):08x}" if at is None else str(at)
+    return f"{zlib.crc32(encode(answer)):08x}" if at is None else str(at)
 
 
 def _json(answer: Any, route: QueryRoute) -> str:
-    return "null" if answer is None else encode_value(answers.shown(answer, route)).decode()
+    return "null" if answer is None else encode(answers.shown(answer, route)).decode()

@@ -10,7 +10,7 @@ from labkit.cli.options import Client, JsonFile, LabName, Rounds, Seed, chosen, 
 from labkit.services import MEASURED
 
 if TYPE_CHECKING:
-    from labkit.experiments.load.lag_sweep import LagPoint
+    from labkit.experiments.load.lag_sweep import LagSweep
 
 #: A copy of ``lag_sweep.FACTORS``, because the help must not wait for pandas; a test compares them.
 FACTORS = ("rate", "batch_size", "linger", "projectors", "write_concern")
@@ -41,13 +41,13 @@ def lag(
         seed=seed,
     ).check()
 
-    def sweep(_: Progress, say: Say) -> LagPoint:
+    def sweep(_: Progress, say: Say) -> LagSweep:
         return lag_sweep.sweep(lab, factor, plan, client=client, rounds=rounds, report=say)
 
     measure(sweep, json_file, _show)
 
 
-def _show(found: LagPoint) -> str | None:
+def _show(found: LagSweep) -> str | None:
     factor = found.report["factor"]
     rows = (
         [

@@ -201,13 +201,9 @@ class EventLog:
     def _decode(self, record: Record) -> Commit[Any] | None:
         """A commit; ``None`` for what is none. Raises ``DecodeError`` for one of other code: a
         state without it would be wrong."""
-        try:
-            return self._service.codec.decode_commit(record.value)
-        except DecodeError as error:
-            try:
-                known = self._service.codec.decode_outline(record.value)
-            except DecodeError:
-                return None
+        commit, unread = self._service.codec.read_commit(record.value)
+        if commit is not None and unread:
             raise DecodeError(
-                f"version {known.last} of {known.stream!r} is not of this code: {error}"
-            ) from error
+                f"version {commit.last} of {commit.stream!r} is not of this code: {unread}"
+            )
+        return commit

@@ -26,7 +26,7 @@ from msgspec import Struct
 from labkit import errors
 from labkit.errors import DecodeError, LabkitError, StackError, TimedOut, UsageError
 from labkit.log.tail import Tail
-from labkit.messages import MAX_COMMAND_BYTES, encode, encode_value
+from labkit.messages import MAX_COMMAND_BYTES, encode
 from labkit.ports.broker import Sender, Source
 from labkit.ports.clock import SYSTEM, Clock
 from labkit.ports.ids import Ids, new_id
@@ -272,7 +272,7 @@ class Feed:
         while True:
             while self._results:
                 result = self._results.pop(0)
-                value, seen = value_of(result, self.question.query), encode_value(result.value)
+                value, seen = value_of(result, self.question.query), encode(result.value)
                 if self._number == 0 or seen != self._given:
                     self._number, self._given = self._number + 1, seen
                     return Update(self._number, value)

@@ -16,7 +16,7 @@ from msgspec import Struct, structs
 from labkit.errors import DecodeError, Fenced, LabkitError, TimedOut, UsageError
 from labkit.log.crash_only import CrashOnly
 from labkit.log.partition import join_group
-from labkit.messages import encode, encode_value
+from labkit.messages import encode
 from labkit.ports.broker import Acknowledgement, Batch, CommandLog, Record, Sender
 from labkit.ports.clock import SYSTEM, Clock
 from labkit.ports.store import Changes, Noticed, Store
@@ -315,7 +315,7 @@ class QueryHandler(CrashOnly):
 
     def _read(self, arrived: Arrived) -> msgspec.Raw:
         found = self._ask(arrived)
-        value = msgspec.Raw(encode_value(found.value))
+        value = msgspec.Raw(encode(found.value))
         arrived.places = found.places
         if len(bytes(value)) > MAX_RESULT_BYTES:
             raise UsageError(

@@ -7,8 +7,7 @@ for each partition.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import reduce, wraps
-from operator import or_
+from functools import wraps
 from typing import Any, Protocol
 
 from labkit.messages import Commit, Document
@@ -70,18 +69,19 @@ class ServiceProjection:
         self.name = service.view
         self.streams = streams_of(service)
         by_stream = [view for view in service.views if not isinstance(view, KeyedView)]
-        events = reduce(or_, service.events)
         applied = [
-            (service.collection(v), guarded(_late(v, "apply"), None, events)) for v in by_stream
+            (service.collection(v), guarded(_late(v, "apply"), None, service.any_event))
+            for v in by_stream
         ]
         self._first = applied[0][1] if applied else None
         self._others = applied[1:]
         keyed = [view for view in service.views if isinstance(view, KeyedView)]
         self._keyed = [
-            (service.collection(v), guarded(_late(v, "change"), None, events)) for v in keyed
+            (service.collection(v), guarded(_late(v, "change"), None, service.any_event))
+            for v in keyed
         ]
         self._looked_up = [
-            (service.collection(v), guarded(_late(v, "keys", list), events))
+            (service.collection(v), guarded(_late(v, "keys", list), service.any_event))
             for v in keyed
             if type(v).keys is not KeyedView.keys
         ]

@@ -238,16 +238,14 @@ class Projector(CrashOnly):
             at = {e.record.partition: e.record.offset + 1 for e in part} if parts else positions
             try:
                 count, added = self._commit(fill, at)
-            except Poison as poison:
+            except (Poison, TooSlow) as failed:
                 if len(part) > 1:
+                    poison = failed.entry if isinstance(failed, Poison) else None
                     parts += reversed(_parted(part, poison))
                     continue
-                count, added = self._park(part[0], at, str(poison))
-            except TooSlow:
-                if len(part) == 1:
+                if isinstance(failed, TooSlow):
                     raise
-                parts += [part[len(part) // 2 :], part[: len(part) // 2]]
-                continue
+                count, added = self._park(part[0], at, str(failed))
             applied += count
             letters += added
         return applied, letters
@@ -325,14 +323,11 @@ class Projector(CrashOnly):
         return transaction.applied, letters
 
 
-def _parted(entries: Sequence[LogEntry], poison: Poison) -> list[Sequence[LogEntry]]:
-    """What was before the poison, the poison alone, and the halves of what comes after it; or of
-    all, where it is not known which one is poison."""
-    known = (n for n, entry in enumerate(entries) if entry is poison.entry)
-    at = next(known, None)
+def _parted(entries: Sequence[LogEntry], poison: LogEntry | None) -> list[Sequence[LogEntry]]:
+    """What was before the poison, the poison alone, and the halves of what comes after it; the
+    halves of all, if none is known."""
+    at = next((n for n, entry in enumerate(entries) if entry is poison), None)
     after = 0 if at is None else at + 1
     half = (after + len(entries)) // 2
-    parts = [entries[:half], entries[half:]]
-    if at is not None:
-        parts = [entries[:at], entries[at:after], entries[after:half], entries[half:]]
-    return [part for part in parts if part]
+    parts = [entries[: after - 1], entries[after - 1 : after]] if after else []
+    return [part for part in (*parts, entries[after:half], entries[half:]) if part]

@@ -19,7 +19,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from labkit.messages import encode_value
+from labkit.messages import encode
 from labkit.ports.store import Changes, Noticed, Store, Watched
 from labkit.read.freshness import EVENTUAL, Fresh
 from labkit.read.queries import Queries
@@ -87,7 +87,7 @@ class Subscription:
             self._changes = self._store.changes(of_views(self._watched))
             return self._read()  # now that its changes are followed
         self._due = False
-        seen = encode_value(found.value)  # the caller may change the value itself
+        seen = encode(found.value)  # the caller may change the value itself
         if self._number and seen == self._given:
             return None
         self._number += 1

@@ -110,7 +110,9 @@ class Service:
         self._check_functions(decide, evolve)
         #: The rules: ``(state, command) -> events``, checked and stopped where they do not end.
         self.decide = {c: guarded(self._ruling(rule), state, c) for c, rule in decide.items()}
-        self.evolve = guarded(evolve, state, _union(self.events))
+        #: Any event of this service, as a type.
+        self.any_event = _union(self.events)
+        self.evolve = guarded(evolve, state, self.any_event)
         self.queries = {kebab(query.__name__): query for query in asked}
         self.public = declared.addresses(name, self.commands, public)
         self.notices = notices
@@ -120,7 +122,7 @@ class Service:
         self.audits = dict(audits or {})
         self.model = model
         self._check()
-        self.codec = Codec(_union(self.commands), _union(self.events), self.upcasts)
+        self.codec = Codec(_union(self.commands), self.any_event, self.upcasts)
         self.states = f"{name}.state.v{fold}"
         #: The command ids that do not fit into the documents of their streams any more.
         self.seen = f"{name}.seen.v{fold}"

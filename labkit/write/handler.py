@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import suppress
 from typing import Any
 
 from msgspec import structs
 
-from labkit.errors import DecodeError
 from labkit.log.crash_only import CrashOnly
 from labkit.log.partition import STRETCH, fetch_records, join_group
 from labkit.log.snapshots import Snapshots
@@ -75,8 +73,6 @@ class Handler(CrashOnly):
         self._report = report
         self._snapshots = Snapshots(snapshot_every)
         self._timers = Timers()
-        #: By partition, where its checkpoint stood, and the streams that are folded anew to there.
-        self._saved: dict[int, tuple[int, frozenset[str]]] = {}
         self._states = States(
             service,
             store,
@@ -297,7 +293,6 @@ class Handler(CrashOnly):
             checkpoint = self._states.claim(partition)
             hit(Failpoint.HANDLER_CLAIMED)
             anew = self._states.begin_anew(partition)
-            self._saved[partition] = checkpoint.position, anew
             self._take_over.begin(partition, 0 if anew else checkpoint.position)
         if partitions:
             self._take_over.step(0)
@@ -310,19 +305,10 @@ class Handler(CrashOnly):
             self._timers.note(document["due"], recovered.partition, document["_id"])
         self._report(recovered)
 
-    def _decode(self, record: Record) -> tuple[Commit[Any] | None, str]:
-        """A commit; or what can be read of it, and why not all. ``None``: it is none."""
-        try:
-            return self.service.codec.decode_commit(record.value), ""
-        except DecodeError as error:
-            with suppress(DecodeError):
-                return self.service.codec.decode_outline(record.value), str(error)
-        return None, ""
-
     def _replay(self, partition: int, records: Sequence[Record]) -> None:
-        saved, anew = self._saved[partition]
+        saved, anew = self._states.anew[partition]
         commits = [
-            (record, *self._decode(record))
+            (record, *self.service.codec.read_commit(record.value))
             for record in records
             if record.offset >= saved or record.key.decode("utf-8", "replace") in anew
         ]

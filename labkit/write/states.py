@@ -54,7 +54,9 @@ class States:
         self.dirty: dict[str, None] = {}
         self.saved: dict[int, Checkpoint] = {}
         self.reached: dict[int, Checkpoint] = {}
-        self._anew: dict[int, frozenset[str]] = {}
+        #: While a partition is taken over: where its checkpoint stands, and the streams that are
+        #: folded anew to there.
+        self.anew: dict[int, tuple[int, frozenset[str]]] = {}
         self._flushed = clock.seconds()
         self._saving: tuple[Future[None], dict[int, Checkpoint]] | None = None
 
@@ -75,12 +77,14 @@ class States:
         for document in found:
             # Its ids may have documents of their own; each is looked up, and comes back.
             self.streams[document["_id"]] = StreamState(partition, stored=True, older=OlderIds())
-        self._anew[partition] = frozenset(document["_id"] for document in found)
-        return self._anew[partition]
+        streams = frozenset(document["_id"] for document in found)
+        self.anew[partition] = self.saved[partition].position, streams
+        return streams
 
     def end_anew(self, partition: int) -> None:
         """They are folded that far."""
-        self.dirty |= dict.fromkeys(self._anew.pop(partition))
+        _, streams = self.anew.pop(partition)
+        self.dirty |= dict.fromkeys(streams)
 
     def load(self, keys: Iterable[tuple[str, int]]) -> dict[str, StreamState]:
         """The streams among these that are not in memory, and do not get there by this."""
@@ -165,7 +169,7 @@ class States:
         saving.result()
         hit(Failpoint.HANDLER_FLUSHED)
         self.saved |= reached
-        unsaved = self.dirty.keys() | frozenset().union(*self._anew.values())
+        unsaved = self.dirty.keys() | {key for _, streams in self.anew.values() for key in streams}
         for key in list(islice(self.streams, max(0, len(self.streams) - self._max_streams))):
             if key not in unsaved:
                 del self.streams[key]
@@ -176,7 +180,7 @@ class States:
         for partition in partitions:
             self.saved.pop(partition, None)
             self.reached.pop(partition, None)
-            self._anew.pop(partition, None)
+            self.anew.pop(partition, None)
         self.streams = {k: s for k, s in self.streams.items() if s.partition not in partitions}
         self.dirty = {k: None for k in self.dirty if k in self.streams}
 

@@ -9,6 +9,8 @@ import pytest
 from nbclient.exceptions import CellExecutionError
 
 from tests.notebooks.findings import consistency_lag, queries, throughput
+from tests.notebooks.findings.handlers_under_stress import FORGETS_IDS
+from tests.notebooks.findings.projections import SUMS_BEFORE_THE_CHECKPOINT
 from tests.notebooks.running import FINDINGS, MORE, NAMES, START, STEPS, red, run
 
 
@@ -38,15 +40,6 @@ def test_an_open_exercise_fails_a_strict_check(name: str, monkeypatch: pytest.Mo
 
 
 # --- the twins: a bug, and exactly the findings that it turns red
-
-FORGETS_IDS = """
-from labkit.write.stream_state import StreamState
-_take = StreamState.take
-def take(stream, commit, evolve):
-    _take(stream, commit, evolve)
-    stream.seen.clear()
-StreamState.take = take
-"""
 
 SERVER_MAKES_THE_IDS = """
 import itertools
@@ -104,24 +97,6 @@ _advance = MemoryStore.advance
 def advance(store, checkpoints, moves, writes):
     moves = [move for move in moves if not move[0].id.startswith("orders.view")]
     _advance(store, checkpoints, moves, writes)
-MemoryStore.advance = advance
-"""
-
-SUMS_BEFORE_THE_CHECKPOINT = """
-from labkit.adapters.memory_store import MemoryStore
-from labkit.ports.failpoints import Failpoint, hit
-from labkit.ports.store import Writes
-_advance = MemoryStore.advance
-def advance(store, checkpoints, moves, writes):
-    sums, rest = Writes(), Writes()
-    for kind in ("inserts", "replaces"):
-        for collection, documents in getattr(writes, kind).items():
-            early = collection == "orders.view.customers"
-            getattr(sums if early else rest, kind)[collection] = documents
-    _advance(store, checkpoints, [], sums)
-    if sums.replaces:
-        hit(Failpoint.PROJECTOR_ADVANCED)  # dies between the two writes
-    _advance(store, checkpoints, moves, rest)
 MemoryStore.advance = advance
 """
 

@@ -37,7 +37,7 @@ FACTORS: Mapping[str, Sequence[Any]] = {
 }
 
 
-class LagPoint(Struct):
+class LagSweep(Struct):
     """``runs`` has a row for each run, see ``row``; ``values`` a row for each value, with medians
     over the rounds and their intervals. ``report`` is the JSON, ``folder`` holds all of it."""
 
@@ -62,7 +62,7 @@ def sweep(
     rounds: int = 3,
     values: Sequence[Any] | None = None,
     report: Callable[[str], None] = lambda _: None,
-) -> LagPoint:
+) -> LagSweep:
     """Measure the lag at each value of a factor, in several rounds, and keep the results.
 
     ``plan.seed`` draws the order, too. Starts servers that are not up, and stops what it started.
@@ -96,7 +96,7 @@ def sweep(
         "stack": servers.kind,
         "values": found.to_dict("records"),
     }
-    return LagPoint(runs, found, whole, archive("lag", whole, {"runs": runs, "values": found}))
+    return LagSweep(runs, found, whole, archive("lag", whole, {"runs": runs, "values": found}))
 
 
 def _run(name: str, factor: str, value: Any, plan: Plan, client: str) -> Loaded:

@@ -37,7 +37,7 @@ from labkit.experiments.verify.mixture import workload_of
 from labkit.experiments.verify.planted_bugs import planted
 from labkit.experiments.verify.verdict import red
 from labkit.lab import Lab
-from labkit.messages import Document, encode_value
+from labkit.messages import Document, encode
 from labkit.query.bus import Question
 from labkit.query.wire import Result
 from labkit.read.standard import All, ById
@@ -189,8 +189,8 @@ def _expected(lab: Lab, random: Random, progress: Progress) -> list[Expected]:
     for number, query in enumerate(queries, 1):
         with suppress(LabkitError):  # a condition that cannot be, or a view of another service
             value = lab.queries.ask(query)
-            key = encode_value([type(query).__name__, msgspec.to_builtins(query)])
-            known[key] = Expected(query, encode_value(value))
+            key = encode([type(query).__name__, msgspec.to_builtins(query)])
+            known[key] = Expected(query, encode(value))
         progress("read", number, len(queries))
     return list(known.values())
 
@@ -263,7 +263,7 @@ def compare(expected: Expected, result: Result, tally: Tally) -> None:
     if not result.ok:
         tally.refused += 1
         line = f"{expected.query}: {result.error}: {result.text}"
-    elif encode_value(result.value) == expected.answer:
+    elif encode(result.value) == expected.answer:
         tally.answered += 1
         return
     else:

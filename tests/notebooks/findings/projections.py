@@ -79,7 +79,7 @@ def add(lab, name, number, _add=add):
 
 SUMS_BEFORE_THE_CHECKPOINT = """
 from labkit.adapters.memory_store import MemoryStore
-from labkit.ports.failpoints import hit
+from labkit.ports.failpoints import Failpoint, hit
 from labkit.ports.store import Writes
 _advance = MemoryStore.advance
 def advance(store, checkpoints, moves, writes):
