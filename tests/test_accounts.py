@@ -99,7 +99,7 @@ class Side:
             self.version += 1
         commit: Commit[Any] = Commit("s", f"{first}", 0, 0, "accepted", first, self.version, events)
         self.projection.apply(commit, self.docs, 0, 0)
-        document = self.docs.get(self.projection.streams, "s")
+        document = self.docs[self.projection.streams].get("s")
         assert document is not None
         document["version"] = self.version
         self.books = after
@@ -143,7 +143,7 @@ def test_an_account_sees_what_is_wrong_in_a_view() -> None:
     side = Side("bank")
     for command in (*BEGIN["bank"], bank.Withdraw("s", 40)):
         assert side.send(command)
-    entry = side.docs.get("bank.view.transactions", "s:3")
+    entry = side.docs["bank.view.transactions"].get("s:3")
     assert entry is not None
     entry["cents"] = 41
     assert side.differences() == [
@@ -152,7 +152,7 @@ def test_an_account_sees_what_is_wrong_in_a_view() -> None:
     ]
     side = Side("inventory")
     assert side.send(BEGIN["inventory"][0])
-    stock = side.docs.get("inventory.view.stock", "s")
+    stock = side.docs["inventory.view.stock"].get("s")
     assert stock is not None
     stock["on_hand"] = 9
     (difference,) = side.differences()
@@ -160,7 +160,7 @@ def test_an_account_sees_what_is_wrong_in_a_view() -> None:
     side = Side("inventory")
     assert side.send(BEGIN["inventory"][0])
     assert side.send(inventory.ReserveStock("s", "o1", 3))
-    held = side.docs.get("inventory.view.held", "o1\0s")
+    held = side.docs["inventory.view.held"].get("o1\0s")
     assert held is not None
     held["status"] = "shipped"
     assert side.differences() == ["what orders hold of product 's': the model says 3, the view 0"]

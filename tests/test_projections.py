@@ -356,12 +356,12 @@ def test_new_documents_are_inserted_and_known_ones_replaced() -> None:
     store.advance("c", [(at, to)], Writes({"docs": [{"_id": "a", "n": 1}]}))
     docs = UnitOfWork(store)
     docs.load([("docs", "a"), ("docs", "b"), ("docs", "a")])
-    known = docs.get("docs", "a")
+    known = docs["docs"].get("a")
     assert known == {"_id": "a", "n": 1}
-    assert docs.get("docs", "b") is None
-    assert docs.get("other", "a") is None
+    assert docs["docs"].get("b") is None
+    assert docs["other"].get("a") is None
     known["n"] = 2
-    docs.add("docs", {"_id": "b", "n": 3})
+    docs["docs"].add({"_id": "b", "n": 3})
     assert docs.writes() == Writes(
         {"docs": [{"_id": "b", "n": 3}]}, {"docs": [{"_id": "a", "n": 2}]}
     )

@@ -458,10 +458,10 @@ def test_a_batch_does_not_delete_what_it_has_added_again() -> None:
     docs = UnitOfWork(store)
     docs.load([("c", "a"), ("c", "b")])
     for id in ("a", "b"):
-        docs.remove("c", id)
-    docs.add("c", {"_id": "a", "n": 1})
-    docs.remove("c", "a")
-    docs.add("c", {"_id": "a", "n": 2})
+        docs["c"].remove(id)
+    docs["c"].add({"_id": "a", "n": 1})
+    docs["c"].remove("a")
+    docs["c"].add({"_id": "a", "n": 2})
     assert docs.writes() == Writes(replaces={"c": [{"_id": "a", "n": 2}]}, deletes={"c": ["b"]})
 
 

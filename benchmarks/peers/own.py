@@ -38,7 +38,7 @@ class OneDocument:
     def apply(self, commit: Commit[Any], docs: UnitOfWork, fetched: int, now: int) -> None:
         for event in commit.events:
             if isinstance(event, OrderPlaced):
-                docs.add(self.orders, document(event))
+                docs[self.orders].add(document(event))
 
 
 LEAN = OneDocument()

@@ -69,12 +69,12 @@ class Notifier:
 
     def apply(self, commit: Commit[Any], docs: UnitOfWork, fetched: int, now: int) -> None:
         """Each notice that nobody was given goes to the outbox."""
-        if commit.events and docs.get(self.streams, commit.stream) is None:
-            docs.add(self.streams, {"_id": commit.stream, "version": 0})
+        if commit.events and docs[self.streams].get(commit.stream) is None:
+            docs[self.streams].add({"_id": commit.stream, "version": 0})
         for notice in self._of(commit):
-            if docs.get(self.told, notice.id) is None:
-                docs.add(self.told, {"_id": notice.id})
-                docs.add(self.outbox, self._letter(notice, commit.partition))
+            if docs[self.told].get(notice.id) is None:
+                docs[self.told].add({"_id": notice.id})
+                docs[self.outbox].add(self._letter(notice, commit.partition))
 
     def _of(self, commit: Commit[Any]) -> Iterable[Notice]:
         for version, event in enumerate(commit.events, commit.first):

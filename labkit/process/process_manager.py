@@ -65,21 +65,21 @@ class ProcessProjection:
 
     def apply(self, commit: Commit[Any], docs: UnitOfWork, fetched: int, now: int) -> None:
         """Let the process react; what it sends goes to the outbox."""
-        if commit.events and docs.get(self.streams, commit.stream) is None:
-            docs.add(self.streams, {"_id": commit.stream, "version": 0})
-        docs.remove(self.outbox, commit.id)  # what is answered was sent
+        if commit.events and docs[self.streams].get(commit.stream) is None:
+            docs[self.streams].add({"_id": commit.stream, "version": 0})
+        docs[self.outbox].remove(commit.id)  # what is answered was sent
         if (instance := self._instance(self.service, commit)) is None:
             return
-        kept = docs.get(self.instances, instance)
+        kept = docs[self.instances].get(instance)
         before = msgspec.convert(kept["state"], self.process.state) if kept else None
         state, sends = self._react(before, self.service, commit)
         if state is None:
             return
-        document = kept or docs.add(self.instances, {"_id": instance, "rev": 0})
+        document = kept or docs[self.instances].add({"_id": instance, "rev": 0})
         document["state"] = msgspec.to_builtins(state)
         document["ended"] = self.process.ended(state)
         for send in sends:
-            docs.add(self.outbox, self._letter(instance, send, commit))
+            docs[self.outbox].add(self._letter(instance, send, commit))
 
     def _letter(self, instance: str, send: Send, commit: Commit[Any]) -> Document:
         due = None if send.after is None else commit.at + int(send.after * 1000)

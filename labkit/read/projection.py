@@ -11,8 +11,8 @@ from functools import wraps
 from typing import Any, Protocol
 
 from labkit.messages import Commit, Document
-from labkit.read.unit_of_work import UnitOfWork
-from labkit.service import At, KeyedView, Service, View
+from labkit.read.unit_of_work import Collection, UnitOfWork
+from labkit.service import At, Documents, KeyedView, Service, View
 from labkit.service.guard import guarded
 
 #: Collection -> its indexes, each a list of (field, direction).
@@ -68,20 +68,17 @@ class ServiceProjection:
     def __init__(self, service: Service) -> None:
         self.name = service.view
         self.streams = streams_of(service)
-        by_stream = [view for view in service.views if not isinstance(view, KeyedView)]
-        applied = [
-            (service.collection(v), guarded(_late(v, "apply"), None, service.any_event))
-            for v in by_stream
+        self._by_stream = [
+            (service.collection(v), _guarded_apply(v, service.any_event))
+            for v in service.views
+            if not isinstance(v, KeyedView)
         ]
-        self._first = applied[0][1] if applied else None
-        self._others = applied[1:]
         keyed = [view for view in service.views if isinstance(view, KeyedView)]
         self._keyed = [
-            (service.collection(v), guarded(_late(v, "change"), None, service.any_event))
-            for v in keyed
+            (service.collection(v), _guarded_change(v, service.any_event)) for v in keyed
         ]
         self._looked_up = [
-            (service.collection(v), guarded(_late(v, "keys", list), service.any_event))
+            (service.collection(v), _guarded_keys(v, service.any_event))
             for v in keyed
             if type(v).keys is not KeyedView.keys
         ]
@@ -89,29 +86,30 @@ class ServiceProjection:
         self.indexes.setdefault(self.streams, [])
 
     def touches(self, commit: Commit[Any], partition: int) -> Iterable[tuple[str, str]]:
-        for version, event in enumerate(commit.events, commit.first):
-            at = At(commit.stream, version, partition)
-            for collection, keys in self._looked_up:
-                for id in keys(event, at):
-                    yield collection, id
+        touched = [
+            (collection, id)
+            for collection, keys in self._looked_up
+            for version, event in enumerate(commit.events, commit.first)
+            for id in keys(event, At(commit.stream, version, partition))
+        ]
         if commit.first > 1:
-            for collection, _ in self._others:
-                yield collection, commit.stream
+            touched += [(collection, commit.stream) for collection, _ in self._by_stream[1:]]
+        return touched
 
     def apply(self, commit: Commit[Any], docs: UnitOfWork, fetched: int, now: int) -> None:
-        document = docs.get(self.streams, commit.stream)
+        stream = commit.stream
+        streams = docs[self.streams]
         for version, event in enumerate(commit.events, commit.first):
-            if self._first is not None:
-                document = _fold(self._first, self.streams, commit.stream, event, docs)
-            for collection, apply in self._others:
-                _fold(apply, collection, commit.stream, event, docs)
+            for collection, apply in self._by_stream:
+                _fold(apply, stream, event, docs[collection])
             if self._keyed:
-                at = At(commit.stream, version, commit.partition, document)
+                document = streams.get(stream) if self._by_stream else None
+                at = At(stream, version, commit.partition, document)
                 for collection, change in self._keyed:
-                    change(_Documents(docs, collection), event, at)
-        if document is None:
-            docs.add(self.streams, {"_id": commit.stream, "version": 0})
-        elif self._first is not None:
+                    change(docs[collection], event, at)
+        if (document := streams.get(stream)) is None:
+            streams.add({"_id": stream, "version": 0})
+        elif self._by_stream:
             document["trace"] = {
                 "id": commit.id,
                 "partition": commit.partition,
@@ -131,51 +129,44 @@ def streams_of(service: Service) -> str:
     return service.collection(first) if first is not None else f"{service.view}.seen"
 
 
-class _Documents:
-    """The documents of one view, in a unit of work."""
-
-    def __init__(self, docs: UnitOfWork, collection: str) -> None:
-        self._docs = docs
-        self._collection = collection
-
-    def get(self, id: str) -> Document | None:
-        return self._docs.get(self._collection, id)
-
-    def add(self, document: Document) -> Document:
-        return self._docs.add(self._collection, document)
-
-    def remove(self, id: str) -> None:
-        self._docs.remove(self._collection, id)
-
-
 def _fold(
-    apply: Callable[[Any, Any], Document],
-    collection: str,
-    stream: str,
-    event: Any,
-    docs: UnitOfWork,
-) -> Document:
-    before = docs.get(collection, stream)
+    apply: Callable[[Any, Any], Document], stream: str, event: Any, documents: Collection
+) -> None:
+    before = documents.get(stream)
     after = apply(before, event)
     if after is before and before is not None:
-        return before
+        return
     if not isinstance(after, dict):
         raise TypeError(f"{apply.__qualname__} must give a document, got {after!r:.100}")
     version = before["version"] if before else 0
-    return docs.add(collection, {**after, "_id": stream, "version": version})
+    documents.add({**after, "_id": stream, "version": version})
 
 
-def _late(view: View, method: str, whole: Callable[[Any], Any] = lambda made: made) -> Any:
-    """A method of a view as it is when it is called: in a notebook it may be mended meanwhile.
+# A method of a view is looked up at each call: in a notebook it may be mended meanwhile.
 
-    ``whole`` makes of its answer what it is at its end, if that is to be waited for.
-    """
 
-    @wraps(getattr(view, method))
-    def call(*given: Any) -> Any:
-        return whole(getattr(view, method)(*given))
+def _guarded_apply(view: View, events: Any) -> Callable[[Document | None, Any], Document]:
+    @wraps(view.apply)
+    def apply(document: Document | None, event: Any) -> Document:
+        return view.apply(document, event)
 
-    return call
+    return guarded(apply, None, events)
+
+
+def _guarded_change(view: KeyedView, events: Any) -> Callable[[Documents, Any, At], None]:
+    @wraps(view.change)
+    def change(documents: Documents, event: Any, at: At) -> None:
+        view.change(documents, event, at)
+
+    return guarded(change, None, events)
+
+
+def _guarded_keys(view: KeyedView, events: Any) -> Callable[[Any, At], list[str]]:
+    @wraps(view.keys)
+    def keys(event: Any, at: At) -> list[str]:
+        return list(view.keys(event, at))
+
+    return guarded(keys, events)
 
 
 def _indexes(view: View) -> list[list[tuple[str, int]]]:

@@ -317,7 +317,7 @@ class Projector(CrashOnly):
             for partition, old in self._owned.checkpoints.items()
             if after.checkpoints[partition] != old or always
         ]
-        letters = transaction.docs.added(self._outbox.collection) if self._outbox else []
+        letters = transaction.docs[self._outbox.collection].split()[0] if self._outbox else []
         self._store.advance(self._collection, moves, transaction.docs.writes())
         self._owned = after
         return transaction.applied, letters

@@ -69,6 +69,7 @@ class Transaction:
         self._refusals = refusals
         self._letters = parked_in(projection.name)
         self.docs = UnitOfWork(store, generation)
+        self._streams = self.docs[projection.streams]
         self.owned = owned.copy()
         self.applied = 0
         for partition, at in owned.checkpoints.items():
@@ -82,40 +83,38 @@ class Transaction:
         since its document is new."""
         wanted: list[tuple[str, str]] = []
         for entry in entries:
-            try:
-                wanted += self._wanted(entry, trust)
-            except Exception as error:
-                raise Poison(f"{type(error).__name__}: {error}", entry) from error
+            commit, partition = entry.commit, entry.record.partition
+            if entry.stream in self.owned.parked[partition]:
+                wanted.append((self._letters, entry.stream))
+            if commit is None:
+                continue
+            if self._concerns(commit):
+                try:
+                    wanted += self._projection.touches(commit, partition)
+                except Exception as error:
+                    raise Poison(f"{type(error).__name__}: {error}", entry) from error
+            if commit.first > 1 or not commit.events or not trust:
+                wanted.append((self._projection.streams, commit.stream))
         self.docs.load(wanted)
 
     def load_letters(self, entries: Iterable[LogEntry]) -> None:
         """Load the notes of parked streams alone."""
         self.docs.load((self._letters, entry.stream) for entry in entries)
 
-    def _wanted(self, entry: LogEntry, trust: bool) -> Iterable[tuple[str, str]]:
-        commit = entry.commit
-        if entry.stream in self.owned.parked[entry.record.partition]:
-            yield self._letters, entry.stream
-        if commit is None:
-            return
-        if self._concerns(commit):
-            yield from self._projection.touches(commit, entry.record.partition)
-        if commit.first > 1 or not commit.events or not trust:
-            yield self._projection.streams, commit.stream
-
     # --- what can happen to a commit
 
     def take(self, entries: Sequence[LogEntry], fetched: int) -> None:
         """Apply commits in the order of the log; what a parked stream has, waits behind it."""
         now = self._clock.now()
+        parked = self.owned.parked
         for entry in entries:
             commit, partition = entry.commit, entry.record.partition
-            if entry.stream in self.owned.parked[partition]:
+            if entry.stream in parked[partition]:
                 self._wait(entry)
             elif commit is None:
                 self._park(entry, entry.reason)
-            elif reason := _gap(commit, known := self._version(commit)):
-                self._park(entry, reason)
+            elif (known := self._version(commit)) + 1 < commit.first:
+                self._park(entry, _gap(commit, known))
             elif commit.first <= known:
                 self._move(partition, ignored=self.owned.checkpoints[partition].ignored + 1)
             else:
@@ -138,18 +137,18 @@ class Transaction:
         commit, partition = entry.commit, entry.record.partition
         if commit is None:
             raise Poison(entry.reason)
-        if reason := _gap(commit, known := self._version(commit)):
-            raise Poison(reason)
+        if (known := self._version(commit)) + 1 < commit.first:
+            raise Poison(_gap(commit, known))
         if commit.first <= known:
             self._move(partition, ignored=self.owned.checkpoints[partition].ignored + 1)
         else:
             self.applied += self._apply(entry, commit, fetched, self._clock.now())
-        letter = self.docs.get(self._letters, entry.stream)
+        letter = self.docs[self._letters].get(entry.stream)
         assert letter is not None
         if following:
             letter.update(offset=following[0], waiting=len(following))
         else:
-            self.docs.remove(self._letters, entry.stream)
+            self.docs[self._letters].remove(entry.stream)
             self.owned.parked[partition] -= {entry.stream}
             self._move(partition, parked=self.owned.checkpoints[partition].parked - 1)
         self._note_commands([entry])
@@ -157,7 +156,7 @@ class Transaction:
     # ---
 
     def _wait(self, entry: LogEntry) -> None:
-        if (letter := self.docs.get(self._letters, entry.stream)) is None:
+        if (letter := self.docs[self._letters].get(entry.stream)) is None:
             partition = entry.record.partition
             raise Fenced(f"{entry.stream!r} was replayed by another, who took {partition} over")
         letter["waiting"] += 1
@@ -172,7 +171,7 @@ class Transaction:
             "since": self._clock.wall(),
             "reason": reason,
         }
-        self.docs.add(self._letters, letter)
+        self.docs[self._letters].add(letter)
         self.owned.parked[partition] |= {entry.stream}
         self._move(partition, parked=self.owned.checkpoints[partition].parked + 1)
 
@@ -183,7 +182,7 @@ class Transaction:
             if concerned:
                 self._projection.apply(commit, self.docs, fetched, now)
             if commit.events:
-                document = self.docs.get(self._projection.streams, commit.stream)
+                document = self._streams.get(commit.stream)
                 assert document is not None, f"{self._projection.name} kept no {commit.stream!r}"
                 document["version"] = commit.last
         except Exception as error:
@@ -194,7 +193,7 @@ class Transaction:
         return bool(commit.events) or (self._refusals and commit.outcome in ("refused", "dropped"))
 
     def _version(self, commit: Commit[Any]) -> int:
-        stream = self.docs.get(self._projection.streams, commit.stream)
+        stream = self._streams.get(commit.stream)
         return stream["version"] if stream else 0
 
     def _note_commands(self, entries: Iterable[LogEntry]) -> None:
@@ -213,7 +212,4 @@ class Transaction:
 
 
 def _gap(commit: Commit[Any], known: int) -> str:
-    """Why a commit cannot be next; empty: it can, or it comes too late."""
-    if commit.first <= known + 1:
-        return ""
     return f"version {commit.first} cannot follow on {known}: a commit is missing"

@@ -57,15 +57,19 @@ def guarded(function: F, *takes: Any) -> F:
 
     @wraps(function)
     def ended(*given: Any) -> Any:
-        slot = _mine()
-        outer = slot.running
         try:
-            slot.running = outer or next(_numbers)
+            slot = _slots.mine
+        except AttributeError:
+            slot = _new_slot()
+        if slot.running:  # called by guarded code, which is looked at already
+            return function(*given)
+        try:
+            slot.running = next(_numbers)
             try:
                 return function(*given)
             finally:
-                slot.running = outer
-                if slot.stopped and not outer:
+                slot.running = 0
+                if slot.stopped:
                     _forget(slot)
         except _Stop:
             slot.stopped = False
@@ -139,13 +143,10 @@ _numbers = itertools.count(1)
 _watching: threading.Thread | None = None
 
 
-def _mine() -> _Slot:
+def _new_slot() -> _Slot:
     """The slot of this thread; with the first one the thread that looks begins."""
     global _watching
-    try:
-        return cast(_Slot, _slots.mine)
-    except AttributeError:
-        slot = _slots.mine = _Slot()
+    slot = _slots.mine = _Slot()
     with _lock:
         _watched.add(slot)
         if _watching is None:

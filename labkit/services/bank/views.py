@@ -53,6 +53,8 @@ class Transactions(KeyedView):
         """Insert what changed the balance."""
         counterparty = transfer_id = ""
         match event:
+            case AccountOpened() | TransferConfirmed():
+                return
             case Deposited():
                 kind = "deposited"
             case Withdrawn():
@@ -63,8 +65,6 @@ class Transactions(KeyedView):
                 kind, counterparty, transfer_id = "received", event.sender, event.transfer_id
             case MoneyTakenBack():
                 kind, counterparty, transfer_id = "taken back", event.to, event.transfer_id
-            case _:
-                return
         documents.add(
             {
                 "_id": f"{event.account_id}:{at.version}",
