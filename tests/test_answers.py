@@ -54,7 +54,7 @@ def test_what_is_held_is_given() -> None:
     answers = holding(order("o1"))
     found = answers.get(order("o1").query)
     assert found is not None
-    assert found.answer == raw("x")
+    assert found == raw("x")
     assert answers.get(order("o2").query) is None
 
 
@@ -109,4 +109,5 @@ def test_nothing_is_left_of_what_was_dropped() -> None:
     answers = holding(order("o1"), order("o1"), LAB.asked(OrdersById("o1,o2")))
     assert len(answers) == 2
     answers.notice(noticed((ORDERS, "o1")))
-    assert (answers._held, answers._readers) == ({}, {})
+    readers = answers._readers
+    assert (answers._held, readers._places, readers._readers) == ({}, {}, {})

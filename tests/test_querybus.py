@@ -18,6 +18,7 @@ from labkit.errors import Fenced, StackError, TimedOut, UsageError
 from labkit.lab import Lab
 from labkit.messages import Token, encode
 from labkit.ports.failpoints import Failpoint
+from labkit.ports.store import Change, Noticed
 from labkit.query import handler as query_handler
 from labkit.query.bus import Feed, QueryBus
 from labkit.query.handler import QueryHandler
@@ -402,6 +403,32 @@ def test_an_answer_that_is_the_same_is_not_sent_again(money: Lab) -> None:
     assert part.step(0) == 1
     money.store.claim("bank.checkpoints", "bank.view")  # perhaps another generation
     assert part.step(0) == 0
+
+
+def test_a_change_is_looked_through_once_however_many_follow(money: Lab) -> None:
+    class Counted(frozenset[Change]):
+        passes = 0
+
+        def __iter__(self) -> Iterator[Change]:
+            Counted.passes += 1
+            return super().__iter__()
+
+    part = handler(money)
+    feeds = [money.query_bus.subscribe(AccountById(account=f"{n}")) for n in range(30)]
+    feeds.append(money.query_bus.subscribe(AccountById(account="a")))
+    assert part.step(0) == 31
+    honest, changes = part._changes.poll, part._changes  # type: ignore[union-attr]
+
+    def poll(timeout: float) -> Noticed:
+        found = honest(timeout)
+        return Noticed(Counted(found.changes), found.lost)
+
+    changes.poll = poll  # type: ignore[union-attr, method-assign]
+    deposit(money, "a", 10)
+    assert part.step(0) == 1
+    assert 0 < Counted.passes < 5
+    assert balance(feeds[-1]) == 1
+    assert balance(feeds[-1]) == 11
 
 
 def test_the_first_answer_is_as_fresh_as_asked(money: Lab) -> None:

@@ -7,21 +7,13 @@ older than the view. ``labkit bench cache`` measures both.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
 
 import msgspec
-from msgspec import Struct
 
 from labkit.ports.store import Noticed
+from labkit.query.readers import Readers
 from labkit.read.view_reads import Place
 from labkit.service import Query
-
-
-class CachedAnswer(Struct):
-    """An answer, and the places that it was read from."""
-
-    answer: msgspec.Raw
-    places: frozenset[Place]
 
 
 class AnswerCache:
@@ -29,13 +21,13 @@ class AnswerCache:
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._held: OrderedDict[bytes, CachedAnswer] = OrderedDict()
-        self._readers: dict[Place, set[bytes]] = {}
+        self._held: OrderedDict[bytes, msgspec.Raw] = OrderedDict()
+        self._readers: Readers[bytes] = Readers()
 
     def __len__(self) -> int:
         return len(self._held)
 
-    def get(self, query: Query) -> CachedAnswer | None:
+    def get(self, query: Query) -> msgspec.Raw | None:
         """What is held; ``None``: it must be read."""
         key = _key(query)
         if (held := self._held.get(key)) is not None:
@@ -45,41 +37,20 @@ class AnswerCache:
     def put(self, query: Query, answer: msgspec.Raw, places: frozenset[Place]) -> None:
         """Hold an answer that was read after the changes that were noticed last."""
         key = _key(query)
-        self._drop([key])
-        self._held[key] = CachedAnswer(answer, places)
-        for place in places:
-            self._readers.setdefault(place, set()).add(key)
+        self._held[key] = answer
+        self._held.move_to_end(key)
+        self._readers.put(key, places)
         if len(self._held) > self._size:
-            self._drop([next(iter(self._held))])
+            self._drop(next(iter(self._held)))
 
     def notice(self, noticed: Noticed) -> None:
-        """Drop what may be different now; with a pointer of a view, all of it."""
-        if noticed.lost or any(_is_pointer(change.collection) for change in noticed.changes):
-            self._held.clear()
-            self._readers.clear()
-            return
-        for change in noticed.changes:
-            if change.id:
-                self._drop(self._readers.get((change.collection, change.id), ()))
-            else:
-                gone = [place for place in self._readers if place[0] == change.collection]
-                for place in gone:
-                    self._drop(self._readers.get(place, ()))
-            self._drop(self._readers.get((change.collection, None), ()))
+        """Drop what may be different now."""
+        for key in self._readers.concerned(noticed):
+            self._drop(key)
 
-    def _drop(self, keys: Iterable[bytes]) -> None:
-        for key in list(keys):
-            if (held := self._held.pop(key, None)) is None:
-                continue
-            for place in held.places:
-                readers = self._readers[place]
-                readers.discard(key)
-                if not readers:
-                    del self._readers[place]
-
-
-def _is_pointer(collection: str) -> bool:
-    return collection.endswith(".checkpoints")
+    def _drop(self, key: bytes) -> None:
+        del self._held[key]
+        self._readers.drop(key)
 
 
 def _key(query: Query) -> bytes:

@@ -19,13 +19,13 @@ from labkit.log.partition import join_group
 from labkit.messages import encode
 from labkit.ports.broker import Acknowledgement, Batch, CommandLog, Record, Sender
 from labkit.ports.clock import SYSTEM, Clock
-from labkit.ports.store import Changes, Noticed, Store
+from labkit.ports.store import Changes, Store
 from labkit.query.answer_cache import AnswerCache
+from labkit.query.readers import Readers
 from labkit.query.wire import QueryEnvelope, Result, decode_reply_to
 from labkit.read.freshness import EVENTUAL, Fresh, Goal
 from labkit.read.queries import Answered, Asked, Queries
-from labkit.read.subscriptions import of_views, touches
-from labkit.read.view_reads import Place
+from labkit.read.subscriptions import of_views
 
 #: What a result may have: below what Kafka takes (``adapters.kafka.MAX_RECORD_BYTES``).
 MAX_RESULT_BYTES = 4_000_000
@@ -56,8 +56,6 @@ class Arrived(Struct):
     polled: int
     until: float
     goals: list[Goal]
-    #: What the last answer was read from.
-    places: frozenset[Place] = frozenset()
 
 
 class Followed(Struct):
@@ -66,7 +64,6 @@ class Followed(Struct):
     arrived: Arrived
     until: float
     given: bytes = b""
-    due: bool = True
 
 
 class Settled(Queries):
@@ -125,6 +122,9 @@ class QueryHandler(CrashOnly):
         self._changes: Changes | None = None
         self._waiting: list[Arrived] = []
         self._followed: dict[str, Followed] = {}
+        self._readers: Readers[str] = Readers()
+        self._due: set[str] = set()
+        self._leases_at = 0.0
         self._reached: dict[int, int] = {}
         self._committed: dict[int, int] = {}
         self._sent: list[Acknowledgement] = []
@@ -195,8 +195,9 @@ class QueryHandler(CrashOnly):
             self._committed.pop(partition, None)
         gone = batch.revoked | batch.assigned
         self._waiting = [a for a in self._waiting if a.partition not in gone]
-        followed = self._followed.items()
-        self._followed = {id: f for id, f in followed if f.arrived.partition not in gone}
+        for id, followed in list(self._followed.items()):
+            if followed.arrived.partition in gone:
+                self._forget(id)
         for partition in sorted(batch.assigned):
             self._log.start(partition)
         self._reached.update(batch.positions)
@@ -216,8 +217,7 @@ class QueryHandler(CrashOnly):
             return
         if self._answers is not None:
             self._answers.notice(noticed)
-        for followed in self._followed.values():
-            followed.due = followed.due or _concerns(noticed, followed)
+        self._due |= self._readers.concerned(noticed)
 
     # --- 3.
 
@@ -232,7 +232,7 @@ class QueryHandler(CrashOnly):
             self.ignored += 1
             return None
         if query.purpose == "unsubscribe":
-            self._followed.pop(query.id, None)
+            self._forget(query.id)
             return None
         now = self._clock.seconds()
         left = (query.deadline - self._clock.wall()) / 1_000 if query.deadline else query.lease
@@ -298,6 +298,9 @@ class QueryHandler(CrashOnly):
         query = arrived.query
         if query.purpose == "subscribe":
             self._followed[query.id] = Followed(arrived, self._clock.seconds() + query.lease)
+            watched = arrived.asked.watched
+            self._readers.put(query.id, [(collection, None) for collection in watched])
+            self._due.add(query.id)
             return  # given with the updates, right after
         cached = False
         try:
@@ -305,7 +308,7 @@ class QueryHandler(CrashOnly):
             if self._answers is not None and not arrived.goals:
                 held = self._answers.get(arrived.asked.query)
             if held is not None:
-                value, cached = held.answer, True
+                value, cached = held, True
             else:
                 value = self._read(arrived)
         except Exception as error:  # a query that meets a bug must not stop all others
@@ -316,13 +319,14 @@ class QueryHandler(CrashOnly):
     def _read(self, arrived: Arrived) -> msgspec.Raw:
         found = self._ask(arrived)
         value = msgspec.Raw(encode(found.value))
-        arrived.places = found.places
         if len(bytes(value)) > MAX_RESULT_BYTES:
             raise UsageError(
                 f"the answer has {len(bytes(value))} bytes, at most {MAX_RESULT_BYTES} fit: "
                 "ask for less, or in pages"
             )
-        if self._answers is not None and arrived.query.purpose == "ask":
+        if arrived.query.purpose == "subscribe":
+            self._readers.put(arrived.query.id, found.places)
+        elif self._answers is not None:
             self._answers.put(arrived.asked.query, value, found.places)
         return value
 
@@ -350,21 +354,29 @@ class QueryHandler(CrashOnly):
         self._send(query, result)
 
     def _update(self) -> None:
-        for id, followed in list(self._followed.items()):
-            if self._clock.seconds() > followed.until:
-                del self._followed[id]
-            elif followed.due:
-                query = followed.arrived.query
-                try:
-                    value = self._read(followed.arrived)
-                except Exception as error:
-                    followed.due = False
-                    self._send(query, _failed(query, error, followed.arrived.polled))
-                    continue
-                followed.due, followed.arrived.goals = False, []
-                if (seen := bytes(value)) != followed.given:
-                    followed.given = seen
-                    self._give(followed.arrived, value)
+        now = self._clock.seconds()
+        if now >= self._leases_at:
+            self._leases_at = now + FOLLOWING_SECONDS
+            for id in [id for id, followed in self._followed.items() if now > followed.until]:
+                self._forget(id)
+        due, self._due = self._due, set()
+        for id in sorted(due):
+            followed = self._followed[id]
+            query = followed.arrived.query
+            try:
+                value = self._read(followed.arrived)
+            except Exception as error:
+                self._send(query, _failed(query, error, followed.arrived.polled))
+                continue
+            followed.arrived.goals = []
+            if (seen := bytes(value)) != followed.given:
+                followed.given = seen
+                self._give(followed.arrived, value)
+
+    def _forget(self, id: str) -> None:
+        self._followed.pop(id, None)
+        self._readers.drop(id)
+        self._due.discard(id)
 
     def _send(self, query: QueryEnvelope[Fresh], result: Result) -> None:
         self._put(query.reply, result)
@@ -394,17 +406,6 @@ class QueryHandler(CrashOnly):
                 self._log.commit(structs.replace(batch, records=[], positions=moved), [])
                 self._committed.update(moved)
         self._commit_at = self._clock.seconds() + COMMIT_SECONDS
-
-
-def _concerns(noticed: Noticed, followed: Followed) -> bool:
-    watched: dict[str, set[str] | None] = {}
-    for collection, id in followed.arrived.places:
-        ids = watched.setdefault(collection, set())
-        if id is None or ids is None:
-            watched[collection] = None
-        else:
-            ids.add(id)
-    return touches(noticed, of_views(watched))
 
 
 def _failed(query: QueryEnvelope[Fresh], error: Exception, polled: int) -> Result:

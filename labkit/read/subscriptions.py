@@ -20,7 +20,7 @@ from typing import Any
 from msgspec import Struct
 
 from labkit.messages import encode
-from labkit.ports.store import Changes, Noticed, Store, Watched
+from labkit.ports.store import Changes, Store, Watched
 from labkit.read.freshness import EVENTUAL, Fresh
 from labkit.read.queries import Queries
 from labkit.read.view_reads import Place
@@ -115,15 +115,3 @@ def of_views(watched: Watched) -> Watched:
         service, view, *_ = name.split(".")
         pointers.setdefault(f"{service}.checkpoints", set()).add(f"{service}.{view}")
     return {**watched, **pointers}
-
-
-def touches(noticed: Noticed, watched: Watched) -> bool:
-    """Whether an answer that is read from ``watched`` may be another now."""
-    return noticed.lost or any(
-        change.collection in watched and _among(change.id, watched[change.collection])
-        for change in noticed.changes
-    )
-
-
-def _among(id: str, ids: Iterable[str] | None) -> bool:
-    return ids is None or not id or id in ids
