@@ -5,10 +5,11 @@
     commands topic ──tail──> "command"      events topic ──tail──> "commit"
                                             checkpoint of the view ──> "view"
 
-One thread tails the topics of all services, while somebody looks. Every listener is given the same
-server-sent events: ``run`` once, then ``tick`` with what has moved, counts, and how far handlers
-and projectors are behind. Instants are milliseconds of the server's monotonic clock, the one that
-commands, commits and views carry; they are shown, and nothing is ordered by them.
+One thread tails the topics of all services while somebody looks, and ends when nobody does. Every
+listener is given the same server-sent events: ``run`` once, then ``tick`` with what has moved,
+counts, and how far handlers and projectors are behind. Instants are milliseconds of the server's
+monotonic clock, the one that commands, commits and views carry; they are shown, and nothing is
+ordered by them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -32,6 +33,7 @@ from labkit.read.projection import streams_of
 
 if TYPE_CHECKING:
     from labkit.api.backend import Backend
+    from labkit.lab import Lab
 
 POLL_SECONDS = 0.02
 TICK_SECONDS = 0.1
@@ -50,15 +52,14 @@ Stage = dict[str, Any]
 class _Tail:
     """One service: its two topics, and which of its commits no view has applied yet."""
 
-    def __init__(self, backend: Backend, service: str) -> None:
+    def __init__(self, backend: Backend, service: str, opened: ExitStack) -> None:
         self.name = service
         lab = backend.lab
         self._service = lab.services[service]
         self._codec = self._service.codec
         self._queries, self._store = backend.queries, lab.store
         self._commands, self._events = (
-            lab.of.broker_of(f"{service}.{kind}").source(lab.topic_name(f"{service}.{kind}"))
-            for kind in ("commands", "events")
+            _source(lab, f"{service}.{kind}", opened) for kind in ("commands", "events")
         )
         view = backend.queries.checkpoints(service)
         self._sent = self._commands.ends()  # the next command, by partition
@@ -167,10 +168,12 @@ class _Tail:
         found = Serving(self._store).load(streams_of(self._service), streams)
         return {d["trace"]["id"]: d["trace"] for d in found.values() if "trace" in d}
 
-    def close(self) -> None:
-        """Close the readers."""
-        for source in (self._commands, self._events):
-            _close(source)
+
+def _source(lab: Lab, topic: str, opened: ExitStack) -> Source:
+    """A reader of a topic, closed with ``opened``: also where the next one cannot be opened."""
+    source = lab.of.broker_of(topic).source(lab.topic_name(topic))
+    opened.callback(_close, source)
+    return source
 
 
 def _of(token: Token, stream: str) -> Stage:
@@ -219,26 +222,34 @@ class Live:
     def _run(self) -> None:
         log = structlog.get_logger().bind(part="live")
         try:
-            while not self._done(0.0):
+            while self._wanted():
                 try:
                     self._follow()
-                except LabkitError as error:  # a server is away: begin anew
+                except LabkitError as error:  # a server is away: begin again
                     log.warning("live", why=str(error))
                     self._backend.closing.wait(1.0)
         finally:
             with self._lock:
-                self._thread = None
+                if self._thread is threading.current_thread():
+                    self._thread = None
+
+    def _wanted(self) -> bool:
+        """Whether somebody looks. If nobody does, this thread ends; who looks next starts one."""
+        with self._lock:
+            if self._listeners and not self._backend.closing.is_set():
+                return True
+            self._thread = None
+            return False
 
     def _follow(self) -> None:
+        """Until nobody has looked for a while: a page that is loaded again goes on at once."""
         lab = self._backend.lab
         self._shown.clear()
-        tails: list[_Tail] = []
-        try:
-            for service in lab.services:
-                tails.append(_Tail(self._backend, service))  # noqa: PERF401  # closed, if one fails
+        with ExitStack() as opened:
+            tails = [_Tail(self._backend, service, opened) for service in lab.services]
             told, looked = 0.0, time.monotonic()
             moved: list[Stage] = []
-            while not self._done(time.monotonic() - looked):
+            while time.monotonic() - looked <= ALONE_SECONDS and not self._backend.closing.is_set():
                 if self._listeners:
                     looked = time.monotonic()
                 for tail in tails:
@@ -247,12 +258,6 @@ class Live:
                 if since > (TICK_SECONDS if moved else QUIET_SECONDS):
                     self._tell(moved, tails)
                     moved, told = [], time.monotonic()
-        finally:
-            for tail in tails:
-                tail.close()
-
-    def _done(self, alone: float) -> bool:
-        return self._backend.closing.is_set() or alone > ALONE_SECONDS
 
     def _tell(self, moved: list[Stage], tails: list[_Tail]) -> None:
         lags = [tail.lags() for tail in tails]

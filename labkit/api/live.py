@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 from fastapi import APIRouter
-from fastapi.responses import HTMLResponse, StreamingResponse
+from fastapi.responses import HTMLResponse
 from fastapi.sse import format_sse_event
 
 from labkit.api.backend import Backend, Here
@@ -19,7 +19,7 @@ from labkit.api.feed import QUIET_SECONDS
 from labkit.api.fields import Schema, without_null
 from labkit.api.forms import Form
 from labkit.api.schema import Seconds
-from labkit.api.updates import HEADERS, RETRY_MS
+from labkit.api.updates import RETRY_MS, Stream
 
 router = APIRouter()
 
@@ -32,7 +32,7 @@ async def page() -> HTMLResponse:
 
 
 @router.get("/live", include_in_schema=False)
-async def live(here: Here, seconds: Seconds = None) -> StreamingResponse:
+async def live(here: Here, seconds: Seconds = None) -> Stream:
     """Server-sent events for the live page: the run, then its messages as they move."""
     lab = here.lab
     about = {
@@ -43,18 +43,16 @@ async def live(here: Here, seconds: Seconds = None) -> StreamingResponse:
     }
     ends = time.monotonic() + seconds if seconds is not None else float("inf")
 
-    async def events() -> AsyncIterator[bytes]:
-        mine = here.live.listen()
-        try:
-            text = msgspec.json.encode(about).decode()
-            yield format_sse_event(event="run", data_str=text, retry=RETRY_MS)
-            while not here.closing.is_set() and time.monotonic() < ends:
-                with suppress(TimeoutError):
-                    yield await asyncio.wait_for(mine.get(), QUIET_SECONDS)
-        finally:
-            here.live.leave(mine)
+    mine = here.live.listen()
 
-    return StreamingResponse(events(), media_type="text/event-stream", headers=HEADERS)
+    async def events() -> AsyncIterator[bytes]:
+        text = msgspec.json.encode(about).decode()
+        yield format_sse_event(event="run", data_str=text, retry=RETRY_MS)
+        while not here.closing.is_set() and time.monotonic() < ends:
+            with suppress(TimeoutError):
+                yield await asyncio.wait_for(mine.get(), QUIET_SECONDS)
+
+    return Stream(events(), lambda: here.live.leave(mine))
 
 
 def forms(here: Backend) -> list[dict[str, Any]]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -17,6 +17,7 @@ from anyio import to_thread
 from fastapi import Response
 from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
+from starlette.types import Receive, Scope, Send
 
 from labkit.api import answers
 from labkit.api.addresses import QueryRoute
@@ -47,6 +48,36 @@ class OpenStreams:
         self.count = 0
         self.limiter = anyio.CapacityLimiter(MAX_STREAMS)
 
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """One more, counted before anything waits; raises a problem if no more fit."""
+        if self.count >= MAX_STREAMS:
+            raise problem_of(Unreachable(f"{MAX_STREAMS} streams are open, no more fit"))
+        self.count += 1
+        try:
+            yield
+        finally:
+            self.count -= 1
+
+
+class Stream(StreamingResponse):
+    """Server-sent events; ``close`` is called at their end.
+
+    Also if the client has gone before the first of them: then ``events`` never begins, and has no
+    ``finally``.
+    """
+
+    def __init__(self, events: AsyncIterator[bytes], close: Callable[[], None]) -> None:
+        super().__init__(events, media_type="text/event-stream", headers=HEADERS)
+        self._close = close
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The answer to one request."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._close()
+
 
 async def updates(
     here: Backend,
@@ -56,43 +87,36 @@ async def updates(
     seconds: float | None,
 ) -> Response:
     """The answer, then its updates; ``Last-Event-ID`` names the one that the client has."""
-    if here.streams.count >= MAX_STREAMS:
-        raise problem_of(Unreachable(f"{MAX_STREAMS} streams are open, no more fit"))
     limiter = here.streams.limiter
-    subscription = await to_thread.run_sync(
-        lambda: Subscription(here.lab.store, Session(here.queries), query, drive=here.drive),
-        limiter=limiter,
-    )
-    try:
+    with ExitStack() as opened:
+        opened.enter_context(here.streams.one())
+        subscription = await to_thread.run_sync(
+            lambda: Subscription(here.lab.store, Session(here.queries), query, drive=here.drive),
+            limiter=limiter,
+        )
+        opened.callback(subscription.close)
         first = await to_thread.run_sync(_first, subscription, limiter=limiter)
-    except UsageError:
-        subscription.close()
-        raise
+        close = opened.pop_all().close
     ends = time.monotonic() + seconds if seconds is not None else float("inf")
 
     async def events() -> AsyncIterator[bytes]:
-        here.streams.count += 1
         seen, told = last_event_id, time.monotonic()
         update = first
-        try:
-            yield format_sse_event(retry=RETRY_MS)
-            while not here.closing.is_set():
-                if update is not None and (id := _id(update.answer, route)) != seen:
-                    seen, told = id, time.monotonic()
-                    yield format_sse_event(data_str=_json(update.answer, route), id=id)
-                if time.monotonic() - told > PING_SECONDS:
-                    told = time.monotonic()
-                    yield format_sse_event(comment="still here")
-                if time.monotonic() >= ends:
-                    return
-                patience, update = min(POLL_SECONDS, max(0.0, ends - time.monotonic())), None
-                with suppress(LabkitError):  # asked again: the answer is still due
-                    update = await to_thread.run_sync(subscription.poll, patience, limiter=limiter)
-        finally:
-            here.streams.count -= 1
-            subscription.close()
+        yield format_sse_event(retry=RETRY_MS)
+        while not here.closing.is_set():
+            if update is not None and (id := _id(update.answer, route)) != seen:
+                seen, told = id, time.monotonic()
+                yield format_sse_event(data_str=_json(update.answer, route), id=id)
+            if time.monotonic() - told > PING_SECONDS:
+                told = time.monotonic()
+                yield format_sse_event(comment="still here")
+            if time.monotonic() >= ends:
+                return
+            patience, update = min(POLL_SECONDS, max(0.0, ends - time.monotonic())), None
+            with suppress(LabkitError):  # asked again: the answer is still due
+                update = await to_thread.run_sync(subscription.poll, patience, limiter=limiter)
 
-    return StreamingResponse(events(), media_type="text/event-stream", headers=HEADERS)
+    return Stream(events(), close)
 
 
 def _first(subscription: Subscription) -> Update | None:
