@@ -6,10 +6,13 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import uvicorn
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from labkit.api import create_app, serve
 from labkit.lab import Lab
@@ -30,11 +33,33 @@ class Served:
         return not self._thread.is_alive()
 
 
+class Below:
+    """A proxy that serves an app below a prefix, and does not tell it; nothing else is there."""
+
+    PREFIX = "/user/me/proxy/8000"
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self.state = getattr(app, "state", None)
+        #: The addresses that left the prefix.
+        self.lost: list[str] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            if not scope["path"].startswith(f"{self.PREFIX}/"):
+                self.lost.append(scope["path"])
+                await PlainTextResponse("outside", 418)(scope, receive, send)
+                return
+            raw = scope["raw_path"].removeprefix(self.PREFIX.encode())
+            scope = {**scope, "path": scope["path"].removeprefix(self.PREFIX), "raw_path": raw}
+        await self._app(scope, receive, send)
+
+
 @contextmanager
-def serving(lab: Lab) -> Iterator[Served]:
+def serving(lab: Lab, proxy: Callable[[Any], Any] = lambda app: app) -> Iterator[Served]:
     """Serve a lab that has its workers; ended afterwards, if not before."""
     with serve.listen("127.0.0.1", 0) as at:
-        server = serve.server(create_app(lab))
+        server = serve.server(proxy(create_app(lab)))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [at]}, daemon=True)
         thread.start()
         served = Served(serve.address(at), server, thread)

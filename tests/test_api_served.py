@@ -17,7 +17,7 @@ import pytest
 from labkit import stack
 from labkit.lab import Lab
 from tests.serving import Served, command, serving
-from tests.test_api import events, new_order, problem
+from tests.test_api import events, located, new_order, problem
 from tests.test_cli import labkit, refused
 
 pytestmark = pytest.mark.servers
@@ -74,13 +74,13 @@ def test_a_token_is_enough_to_read_what_was_written(api: httpx2.Client) -> None:
     token = sent.headers["labkit-token"]
     shown = api.get(sent.json()["resource"], params={"token": token, "timeout": 20})
     assert shown.status_code == 200
-    status = api.get(sent.headers["location"]).json()
+    status = api.get(located(sent)).json()
     assert (status["status"], status["command_id"]) == ("accepted", sent.json()["command_id"])
 
 
 def test_a_slash_in_disguise_is_no_slash(api: httpx2.Client) -> None:
     made = api.post("/orders", json=new_order(order_id="%2F"), headers=WAIT)
-    assert made.headers["location"] == "/orders/%252F"
+    assert located(made) == "/orders/%252F"
     found = api.get("/orders/%252F", params={"version": 1, "timeout": 20})
     assert found.json()["id"] == "%2F"
 

@@ -19,7 +19,7 @@ from labkit.lab import Lab
 from labkit.messages import Command, Document, Event, State
 from labkit.service import Query, Service, View, Views
 from tests.desk_for_api import DESK
-from tests.test_api import events, problem
+from tests.test_api import events, located, problem
 
 WAIT = {"Prefer": "wait=5"}
 FRESH = {"freshness": "linearizable"}
@@ -58,7 +58,7 @@ def test_an_id_may_be_given_derived_or_new(api: TestClient) -> None:
     first = api.post("/desk", json={"customer": "ann"}, headers=headers)
     again = api.post("/desk", json={"customer": "ann"}, headers=headers)
     assert first.json()["id"] == again.json()["id"]
-    assert first.headers["location"] == f"/desk/{first.json()['id']}"
+    assert located(first) == f"/desk/{first.json()['id']}"
 
 
 @pytest.mark.parametrize(
@@ -80,8 +80,7 @@ def test_an_id_may_be_given_derived_or_new(api: TestClient) -> None:
         ({"customer": "ann", "contact": {"mail": 5}}, "body.contact.mail"),
         ({"customer": "ann", "contact": {"mail": "x", "phones": ["1"] * 4}}, "body.contact.phones"),
         ({"customer": "ann", "id": ""}, "body.id"),
-        ({"customer": "ann", "id": "a/b"}, "body.id"),
-        ({"customer": "ann", "id": ".."}, "body.id"),
+        ({"customer": "ann", "id": "\0a"}, "body.id"),
         ({"customer": "ann", "id": "x" * 201}, "body.id"),
         ({"customer": "ann", "id": None}, "body.id"),
         ([], "body"),
@@ -117,9 +116,15 @@ def test_a_body_must_be_json_and_say_so(api: TestClient) -> None:
         problem(api.post("/desk", content=malformed, headers=as_json), 400, "malformed")
     half = rb'{"customer": "ann", "id": "\ud800"}'
     problem(api.post("/desk", content=half, headers=as_json), 422, "invalid")
-    for media in ("text/plain", "application/x-www-form-urlencoded", ""):
-        answer = api.post("/desk", content=b"{}", headers={"Content-Type": media})
-        problem(answer, 422, "invalid")
+    found = problem(
+        api.post("/desk", content=b'{"id": 1,\n "x": y}', headers=as_json), 400, "malformed"
+    )
+    assert found["errors"] == [{"where": "body, line 2 column 7", "what": "Expecting value"}]
+    for media in ("text/plain", "application/x-www-form-urlencoded", "", None):
+        headers = {} if media is None else {"Content-Type": media}
+        answer = api.post("/desk", content=b"{}", headers=headers)
+        assert "application/json" in problem(answer, 415, "media-type")["detail"]
+        assert answer.headers["accept"] == "application/json"
     patch = {"Content-Type": "application/merge-patch+json; charset=utf-8"}
     answer = api.post("/desk", content=b'{"customer": "ann"}', headers=patch)
     assert answer.status_code == 202
@@ -153,7 +158,6 @@ def test_a_document_is_shown_without_what_the_view_keeps_for_itself(api: TestCli
     assert api.get("/desk/t1", headers={"If-None-Match": '"1"'}).status_code == 304
     problem(api.get("/desk/t2"), 404, "not-found")
     problem(api.get("/desk/t1", params={"version": 9}), 404, "not-found")
-    problem(api.get("/desk/.t"), 422, "invalid")
 
 
 def test_every_view_has_its_documents_and_pages(api: TestClient) -> None:
@@ -190,7 +194,7 @@ def test_the_next_page_of_an_odd_address_is_found(api: TestClient) -> None:
                 odd.post(f"/things/t{n}/make", json={}, headers=WAIT)
             first = odd.get("/odd/%25%20ü%3F/pages?limit=1&freshness=linearizable")
             path = first.headers["link"].partition(">")[0].removeprefix("<")
-            assert path.startswith("/odd/%25%20%C3%BC%3F/pages?limit=1&fresh"), path
+            assert path.startswith("../../odd/%25%20%C3%BC%3F/pages?limit=1&fresh"), path
             assert [row["id"] for row in odd.get(path).json()["rows"]] == ["t1"]
 
 
@@ -398,7 +402,7 @@ def test_an_id_must_be_given_where_a_new_one_would_not_fit() -> None:
             assert found["errors"][0]["where"] == "body.id"
             problem(api.post("/things", json={"id": "T-12"}), 422, "invalid")
             made = api.post("/things", json={"id": "T-123"}, headers=WAIT)
-            assert made.headers["location"] == "/things/T-123"
+            assert located(made) == "/things/T-123"
             shown = api.get("/things/T-123", params={"version": 1})
             assert shown.headers["etag"] == '"1"'
             problem(api.get("/things/T-12"), 422, "invalid")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import quote
 
 from msgspec import Struct, structs
 
+from labkit.api.paths import fields_in, filled, order, shape
 from labkit.errors import UsageError
 from labkit.messages import Command
 from labkit.read.projection import streams_of
@@ -18,13 +17,9 @@ from labkit.service import Query, Service, View, declared
 
 #: What the API has for itself.
 OWN = (
-    *("/", "/live", "/docs", "/docs/oauth2-redirect", "/openapi.json"),
+    *("/", "/live", "/docs", "/docs/{name}", "/openapi.json", "/problems", "/problems/{kind}"),
     *("/commands/{token}", "/health/live", "/health/ready", "/metrics"),
 )
-
-
-#: A name in a path.
-NAME = re.compile(r"{(\w+)}")
 
 
 class CommandRoute(Struct, frozen=True):
@@ -96,7 +91,7 @@ class Addresses:
                 self._add_view(service, view)
         self.commands.sort(key=lambda route: order(route.path))
         self.queries.sort(key=lambda route: order(route.path))
-        self._plain = {route.path for route in self.queries if "{" not in route.path}
+        self._plain = {filled(route.path, {}) for route in self.queries if "{" not in route.path}
         self._homes = {route.kind: self._home(route) for route in self.commands}
 
     # --- making them
@@ -113,7 +108,7 @@ class Addresses:
         name = next(name for name, known in service.queries.items() if known is kind)
         path = kind.path or f"/{service.name}/{name}"
         unknown = fields_in(path) - set(kind.__struct_fields__)
-        if not re.fullmatch(r"(/[^/{}?#\s]+|/{\w+})+", path) or unknown:
+        if not declared.PATH.fullmatch(path) or unknown:
             raise UsageError(
                 f"the path of {kind.__name__} must be like '/{service.name}/{{condition}}', with "
                 f"conditions of the query in braces, got {path!r}"
@@ -200,19 +195,14 @@ class Addresses:
             return else_
         key = declared.key_of(type(command))
         id = command.stream if home.fixed else str(getattr(command, key))
-        found = NAME.sub(lambda _: quote(id, safe=""), home.path)
+        found = filled(home.path, dict.fromkeys(fields_in(home.path), id))
         if found not in self._plain:
             return found
         # The id is the name of another resource; the address by the view is free.
         view = next(
             (q for q in self.queries if q.fixed and q.one and q.service is home.service), None
         )
-        return else_ if view is None else view.path.replace("{id}", quote(command.stream, safe=""))
-
-
-def fields_in(path: str) -> set[str]:
-    """The names in braces."""
-    return set(NAME.findall(path))
+        return else_ if view is None else filled(view.path, {"id": command.stream})
 
 
 def camel(name: str) -> str:
@@ -220,13 +210,3 @@ def camel(name: str) -> str:
     head, *rest = name.split("_")
     joined = head + "".join(part[:1].upper() + part[1:] for part in rest)
     return joined[:1].lower() + joined[1:]
-
-
-def shape(path: str) -> str:
-    """An address without its names: paths that differ only in these are one address."""
-    return NAME.sub("{}", path)
-
-
-def order(path: str) -> list[bool]:
-    """The place of a path among others: text comes before a name."""
-    return ["{" in part for part in path.split("/")]

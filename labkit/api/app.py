@@ -9,9 +9,10 @@ from importlib import metadata
 from anyio import to_thread
 from fastapi import FastAPI
 
-from labkit.api import commands, health, live, openapi, problems, queries
+from labkit.api import commands, docs, health, live, openapi, problems, queries
 from labkit.api.backend import Backend
 from labkit.api.metrics import Measured
+from labkit.api.paths import Paths
 from labkit.lab import Lab
 
 #: Requests that are worked on at once; each may wait for an answer, or for freshness.
@@ -19,7 +20,10 @@ THREADS = 200
 
 ABOUT = """\
 Commands are acknowledged with **202** once the broker has them; `Prefer: wait=N` waits for the
-answer. Queries say how fresh they must be. Errors are problems (RFC 9457).
+answer. Queries say how fresh they must be. Errors are [problems](problems) (RFC 9457).
+
+An id in a path is percent-encoded: `a/b` is `a%2Fb`. Clients drop the ids `.` and `..` from a path,
+so write `~.` and `~..` for these two.
 """
 
 
@@ -45,13 +49,18 @@ def create_app(lab: Lab) -> FastAPI:
         description=ABOUT,
         version=metadata.version("cqrs-labkit"),
         lifespan=lifespan,
+        docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # a redirect would name a host and leave a prefix
     )
     app.state.backend = backend
     app.add_middleware(problems.Limited)
     app.add_middleware(Measured, metrics=lambda: backend.metrics)
+    app.add_middleware(Paths)
     problems.install(app)
-    for router in (live.router, health.router, commands.routes(backend), queries.routes(backend)):
+    for router in (live.router, docs.router, health.router):
         app.include_router(router)
+    app.include_router(commands.routes(backend))
+    app.include_router(queries.routes(backend))
     openapi.describe(app, backend.schemas)
     return app

@@ -134,9 +134,9 @@ class Backend:
         missed = expected is not None and expected != answer.version
         more = {"token": status.token, "version": answer.version, "resource": status.resource}
         if missed:
-            return Problem(412, "precondition", answer.reason, headers, **more)
+            return Problem("precondition", answer.reason, headers, **more)
         reason = answer.reason or "somebody dropped it as a dead letter"
-        return Problem(409, "refused", reason, headers, **more)
+        return Problem("refused", reason, headers, **more)
 
     def _claim(self, command: Command, options: Options) -> str:
         """The id of the command; the same key always gives the same id.
@@ -171,7 +171,6 @@ class Backend:
                 raise Conflict(f"Idempotency-Key {options.idempotency_key!r} is in use") from None
             if known["used"] != document["used"]:
                 raise Problem(
-                    422,
                     "key-reused",
                     f"Idempotency-Key {options.idempotency_key!r} was used for another command; "
                     "take a new one",
@@ -211,7 +210,7 @@ class Backend:
         if 0 <= token.offset < source.ends().get(token.partition, 0):
             record = fetch_records(source, token.partition, [token.offset])[token.offset]
         if record is None:
-            raise Problem(404, "not-found", f"no command has the token {written(token)!r}")
+            raise Problem("not-found", f"no command has the token {written(token)!r}")
         return record
 
     def _status(
@@ -233,7 +232,7 @@ class Backend:
         """The token that was given out as this text; raises a problem if its service is unknown."""
         service, partition, offset = text.split("-")
         if service not in self.lab.services:
-            raise Problem(404, "not-found", f"this run has no service {service!r}")
+            raise Problem("not-found", f"this run has no service {service!r}")
         return Token(service, int(partition), int(offset))
 
     # --- queries
@@ -269,7 +268,7 @@ class Backend:
         except TimedOut:
             at = self.queries.behind([version]).get(version, version.version)
             what = f"version {version.version} of {version.stream!r}"
-            raise Problem(404, "not-found", f"there is no {what}, it is at {at}") from None
+            raise Problem("not-found", f"there is no {what}, it is at {at}") from None
 
 
 def backend_of(request: Request) -> Backend:

@@ -16,6 +16,7 @@ from labkit.api import openapi
 from labkit.api.addresses import CommandRoute
 from labkit.api.backend import Backend, Here
 from labkit.api.forms import Form
+from labkit.api.paths import template
 from labkit.api.request_options import Change, Create
 from labkit.api.schema import CommandStatus, TokenInPath
 
@@ -63,7 +64,7 @@ def _add(router: APIRouter, backend: Backend, route: CommandRoute) -> None:
         content = {"application/json": {"schema": form.body}}
         extra["requestBody"] = {"required": form.needed, "content": content}
     router.add_api_route(
-        route.path,
+        template(route.path),
         create if route.creates else change,
         methods=[route.method],
         operation_id=route.operation,

@@ -17,8 +17,8 @@ from labkit.messages import MAX_ID
 
 Schema = dict[str, Any]
 
-#: What one segment of a path can hold: no control characters, no slash, no dot in front.
-ID = r"^[^\x00-\x1f\x7f/.][^\x00-\x1f\x7f/]*$"
+#: What the id of a stream can be.
+ID = r"^[^\x00]"
 #: The integers that MongoDB can hold.
 WHOLE = {"minimum": -(2**63), "maximum": 2**63 - 1}
 #: The characters of a text condition without a limit of its own.
@@ -146,16 +146,7 @@ def in_path(schema: Schema) -> Schema:
     found.pop("default", None)
     if found.get("type") != "string" or "enum" in found:
         return found
-    own = found.pop("pattern", None)
-    found = {"minLength": 1, "maxLength": MAX_ID, **found, "pattern": ID}
-    if own and not _excludes_nul(own):
-        found["allOf"] = [{"pattern": own}]
-    return found
-
-
-def _excludes_nul(pattern: str) -> bool:
-    """Whether a pattern excludes NUL alone, which is implied by ``ID``."""
-    return pattern in (r"^[^\x00]*$", r"^[^\0]*$")
+    return {"minLength": 1, "maxLength": MAX_ID, "pattern": ID, **found}
 
 
 def as_condition(schema: Schema) -> Schema:

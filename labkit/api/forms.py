@@ -13,8 +13,9 @@ import msgspec
 from fastapi import Request
 
 from labkit.api import fields
-from labkit.api.addresses import CommandRoute, fields_in
+from labkit.api.addresses import CommandRoute
 from labkit.api.fields import Schema, Schemas
+from labkit.api.paths import fields_in
 from labkit.api.problems import Problem, invalid
 from labkit.api.request_options import Options, derived
 from labkit.errors import Refused
@@ -73,7 +74,7 @@ class Form:
         try:
             command.validate()
         except Refused as refused:
-            raise Problem(422, "unusable", str(refused)) from None
+            raise Problem("unusable", str(refused)) from None
         return command
 
     def _from_path(self, request: Request) -> dict[str, Any]:
@@ -96,7 +97,12 @@ class Form:
             return {}
         media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if media != "application/json" and not media.endswith("+json"):
-            raise invalid("body", f"must be sent as application/json, got {media[:60]!r}")
+            what = f"it is sent as {media[:60]}" if media else "the request has no Content-Type"
+            raise Problem(
+                "media-type",
+                f"the body must be sent with Content-Type: application/json; {what}",
+                {"Accept": "application/json"},
+            )
         try:
             found = msgspec.json.decode(sent)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -107,12 +113,20 @@ class Form:
 
 
 def _unread(sent: bytes, error: Exception) -> Problem:
-    """400 for what is no JSON; 422 for JSON that no message can hold, like half a character."""
+    """400 for what is no JSON, with the place of the error; 422 for JSON that no message can hold,
+    like half a character."""
+    what, place = str(error), "body"
     try:
         json.loads(sent, parse_constant=int)
+        return invalid(place, what)
+    except json.JSONDecodeError as wrong:
+        what, place = wrong.msg, f"body, line {wrong.lineno} column {wrong.colno}"
+    except UnicodeDecodeError as wrong:
+        what, place = wrong.reason, f"body, byte {wrong.start + 1}"
     except (ValueError, RecursionError):
-        return Problem(400, "malformed", f"the body is no JSON: {error}")
-    return invalid("body", str(error))
+        pass
+    errors = [{"where": place, "what": what[:500]}]
+    return Problem("malformed", f"{place}: no JSON: {what}"[:1_000], errors=errors)
 
 
 def _unfit(where: str, error: Exception) -> Problem:

@@ -93,4 +93,4 @@ def _method(scope: Scope) -> str:
 def _route(scope: Scope) -> str:
     """The path with its names in it: ``/desk/{ticket}``."""
     route = scope.get("route")
-    return str(getattr(route, "path", "")) or "unmatched"
+    return str(getattr(route, "path_format", "")) or "unmatched"

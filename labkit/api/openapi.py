@@ -10,25 +10,21 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
 from labkit.api import answers
-from labkit.api.addresses import NAME, Addresses, CommandRoute, QueryRoute, fields_in, shape
+from labkit.api.addresses import Addresses, CommandRoute, QueryRoute
 from labkit.api.fields import Schema, Schemas, without_null
-from labkit.api.problems import MEDIA_TYPE
+from labkit.api.paths import NAME, fields_in, shape
+from labkit.api.problems import KINDS, MEDIA_TYPE
 from labkit.api.schema import CommandStatus, ProblemDetails
 from labkit.read.queries import is_page
 from labkit.service import kebab
 
 Responses = dict[int | str, dict[str, Any]]
 
+NOT_CHANGED = "Not changed since the `ETag` that was sent."
+#: Statuses of problems, each with what it may mean.
 WHY = {
-    304: "Not changed since the `ETag` that was sent.",
-    400: "The body is no JSON.",
-    404: "There is no such thing, or the view has not seen it.",
-    409: "A business rule said no.",
-    412: "The version is another than `If-Match` expects.",
-    413: "No command is so large.",
-    422: "The request is not as described here, or says what cannot be.",
-    503: "Kafka or MongoDB does not answer.",
-    504: "The view did not get as fresh as asked in time.",
+    status: " Or: ".join(kind.what for kind in KINDS.values() if kind.status == status)
+    for status in {kind.status for kind in KINDS.values()}
 }
 REF = {"$ref": "#/components/schemas/ProblemDetails"}
 RETRY = {"Retry-After": {"description": "Seconds.", "schema": {"type": "string"}}}
@@ -86,7 +82,7 @@ def query(route: QueryRoute) -> Responses:
     found: Responses = {200: done, **problems(404, 422, 503, 504)}
     if route.one:
         done["headers"] = ETAG
-        found[304] = {"description": WHY[304], "headers": ETAG}
+        found[304] = {"description": NOT_CHANGED, "headers": ETAG}
     elif is_page(route.kind):
         done["headers"] = NEXT
     return found
@@ -161,7 +157,7 @@ def command(addresses: Addresses, route: CommandRoute) -> Responses:
         "headers": TOKEN | LOCATION,
         "links": {"getCommand": look},
     }
-    statuses = (400, 409, 413, 422, 503) if route.creates else (400, 409, 412, 413, 422, 503)
+    statuses = (400, 409, 413, 415, 422, 503) + (() if route.creates else (412,))
     return {201 if route.creates else 200: done, 202: accepted, **problems(*statuses)}
 
 
@@ -201,6 +197,7 @@ def describe(app: FastAPI, schemas: Schemas) -> None:
                 version=app.version,
                 description=app.description,
                 routes=app.routes,
+                servers=[{"url": "."}],  # whatever the prefix that a proxy puts before it
             )
             _, extra = models_json_schema(
                 [(CommandStatus, "serialization"), (ProblemDetails, "serialization")],

@@ -10,15 +10,16 @@ import inspect
 import re
 import reprlib
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Request, Response
 from msgspec import structs
 
 from labkit.api import answers, fields, openapi
-from labkit.api.addresses import QueryRoute, fields_in
+from labkit.api.addresses import QueryRoute
 from labkit.api.backend import Backend, Here
 from labkit.api.fields import Schema
+from labkit.api.paths import fields_in, filled, template
 from labkit.api.problems import invalid, not_found
 from labkit.api.request_options import FreshOptions, Many, One, OneOptions
 from labkit.api.schema import LastEventId, Seconds
@@ -61,7 +62,7 @@ def _add(router: APIRouter, backend: Backend, route: QueryRoute) -> None:
     parameters = openapi.path_parameters(conditions.in_path)
     parameters += openapi.query_parameters(conditions.others)
     router.add_api_route(
-        route.path,
+        template(route.path),
         follow if route.updates else one if route.one else many,
         methods=["GET"],
         operation_id=route.operation,
@@ -148,11 +149,11 @@ def _answer(
         if isinstance(options, OneOptions) and options.holds(headers["ETag"]):
             return Response(status_code=304, headers=headers)
     if isinstance(found, Page) and found.cursor:
-        headers["Link"] = f'<{_next(request, found.cursor)}>; rel="next"'
+        headers["Link"] = f'<{_next(request, route, found.cursor)}>; rel="next"'
     body = encode(answers.shown(found, route))
     return Response(body, headers=headers, media_type="application/json")
 
 
-def _next(request: Request, cursor: str) -> str:
+def _next(request: Request, route: QueryRoute, cursor: str) -> str:
     kept = [(k, v) for k, v in request.query_params.multi_items() if k != "cursor"]
-    return f"{quote(request.scope['path'])}?{urlencode([*kept, ('cursor', cursor)])}"
+    return f"{filled(route.path, request.path_params)}?{urlencode([*kept, ('cursor', cursor)])}"

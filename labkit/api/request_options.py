@@ -76,7 +76,7 @@ class ChangeOptions(Options):
             raise UsageError(f"If-Match takes one ETag, got {given!r}")
         found = _ETAG.fullmatch(given.strip(" \t,"))
         if found is None:
-            raise Problem(412, "precondition", f"no version has the ETag {given!r}")
+            raise Problem("precondition", f"no version has the ETag {given!r}")
         return int(found[1])
 
 

@@ -15,6 +15,8 @@ from labkit.service.query import Page, Query, Sort, Which, kebab
 from labkit.service.view import View
 
 METHODS = ("POST", "PUT", "PATCH", "DELETE")
+#: An address: text, or the name of a field in braces, between slashes.
+PATH = re.compile(r"(/[^/{}?#%\s]+|/{\w+})+")
 #: Conditions that the HTTP API has for itself.
 TAKEN = {"freshness", "seconds", "timeout", "token", "version"}
 #: The names of the queries that every view has (``read.standard``).
@@ -38,7 +40,7 @@ def addresses(
         method, _, path = address.partition(" ")
         fields = set(re.findall(r"{(\w+)}", path))
         unknown = fields - set(command.__struct_fields__)
-        if method not in METHODS or not path.startswith("/") or unknown:
+        if method not in METHODS or not PATH.fullmatch(path) or unknown:
             raise UsageError(
                 f"service {service!r}: the address of {command.__name__} must be like "
                 f"'POST /{service}/{{{key_of(command)}}}/...', got {address!r}"
