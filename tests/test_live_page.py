@@ -14,7 +14,7 @@ from playwright.sync_api import Page, expect, sync_playwright
 from labkit import stack
 from labkit.adapters.kafka_python import KafkaPythonBroker
 from labkit.lab import Lab
-from tests.serving import command, serving
+from tests.serving import Below, command, serving
 
 pytestmark = [
     pytest.mark.servers,
@@ -116,30 +116,35 @@ def test_an_order_is_placed_and_passes_the_stages(
     broker.close()
 
 
-def test_it_is_made_for_any_service(servers: stack.Servers, page: Page, wrong: list[str]) -> None:
+def test_it_is_made_for_any_service_below_any_prefix(
+    servers: stack.Servers, page: Page, wrong: list[str]
+) -> None:
     expect.set_options(timeout=PATIENCE_MS)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
     with Lab(services=["tests.desk_for_api:DESK"], start=False, partitions=2) as lab:
         lab.start()
-        with serving(lab) as served:
-            page.goto(served.url)
+        with serving(lab, Below) as served:
+            home = f"{served.url}{Below.PREFIX}/"
+            page.goto(home)
             expect(page.locator("#state")).to_have_text("connected")
             expect(page.locator("#legend")).to_contain_text("desk")
             options = page.locator("#command").locator("option")
             expect(options).to_have_text(["OpenTicket", "CloseTicket", "ForgetTicket"])
 
-            send(page, "OpenTicket", id="t-1", customer="ann", contact='{"mail": "a@b"}')
+            send(page, "OpenTicket", id="..", customer="ann", contact='{"mail": "a@b"}')
             acknowledged(page, "desk")
             expect(page.locator("#chips")).to_contain_text("visible after")
             expect(page.locator("#document")).to_contain_text('{"mail":"a@b"}')
             expect(page.locator("#told")).to_contain_text("TicketOpened")
 
             page.locator("#next").get_by_role("button", name="CloseTicket").click()
-            expect(page.get_by_label("id", exact=True)).to_have_value("t-1")
+            expect(page.get_by_label("id", exact=True)).to_have_value("..")
             page.get_by_role("button", name="Send", exact=True).click()
             expect(page.locator("#told")).to_contain_text("TicketClosed")
             expect(page.locator("#document")).to_contain_text("closedtrue")
             page.get_by_role("button", name="Send", exact=True).click()
-            expect(page.locator("#told")).to_contain_text("'t-1' is not open")
+            expect(page.locator("#told")).to_contain_text("'..' is not open")
 
             send(page, "OpenTicket", id="many-*", customer="ann", minutes="1.5")
             assert page.locator("#fields input:invalid").count() == 1, "checked in the form"
@@ -147,6 +152,15 @@ def test_it_is_made_for_any_service(servers: stack.Servers, page: Page, wrong: l
             page.get_by_role("button", name="Send it 100 times").click()
             expect(page.locator("#answer")).to_contain_text("100 times OpenTicket")
             picture(page, "desk")
+
+            page.get_by_role("link", name="API").click()
+            expect(page.locator(".opblock-summary-path").first).to_contain_text("/health/live")
+            page.locator("#operations-desk-count").get_by_role("button").first.click()
+            page.get_by_role("button", name="Try it out").click()
+            page.get_by_role("button", name="Execute").click()
+            expect(page.locator(".live-responses-table")).to_contain_text('"value":')
+            picture(page, "docs")
+            assert all(one.startswith((home, "data:", "blob:")) for one in asked), asked
             assert wrong == []
             page.close()
         lab.drop()

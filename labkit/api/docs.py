@@ -72,6 +72,7 @@ def _page(title: str, api: str, body: str) -> HTMLResponse:
     return HTMLResponse(
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>labkit: {title}</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<link rel="icon" href="data:,">'  # or a browser asks for /favicon.ico, outside a prefix
         "<style>body{font:16px/1.5 system-ui,sans-serif;max-width:44em;margin:2em auto;"
         "padding:0 1em;color-scheme:light dark}</style>"
         f'<h1>{title}</h1>{body}<p><a href="{api}">The API</a></p></html>'

@@ -73,7 +73,8 @@ KINDS = {
     "refused": Kind(
         409,
         "A business rule said no.",
-        "`detail` is its reason. Sending the same command again leads to the same answer.",
+        "`detail` is its reason. The answer to this command stays; another command may be accepted "
+        "once the state is another.",
     ),
     "precondition": Kind(
         412,
