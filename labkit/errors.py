@@ -17,15 +17,32 @@
     ├── Parked                      a reader holds this stream back; says why
     ├── Pending                     a transaction is being ended: ask again in the next step
     ├── TimedOut                    a wait ended; says what it waited for
+    │   └── Stopped                 a query did not end, and was stopped
     └── Fenced                      this worker is no longer the owner: close, rejoin, replay
         └── OutcomeUnknown          a commit timed out: it may have happened, or not
 """
 
 
 class LabkitError(Exception):
-    """The root: its text is one clear line that names the value and says what to do."""
+    """The root: its text is one clear line that names the value and says what to do.
+
+    Where the text cannot say what to do, since that is the same each time, ``advice`` does: Python
+    and notebooks show it below the error, the command line behind it.
+    """
 
     exit_code = 2
+    advice = ""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)
+        if self.advice:
+            self.add_note(self.advice)
+
+    @property
+    def line(self) -> str:
+        """All of it in one line."""
+        text = " ".join(str(self).split()) or type(self).__name__
+        return f"{text}; {self.advice}" if self.advice else text
 
 
 class UsageError(LabkitError):
@@ -53,25 +70,37 @@ class CheckFailed(LabkitError):
 class DecodeError(LabkitError):
     """Bytes that are not a message of this schema."""
 
+    advice = "compare the record with the classes of its service; `labkit dead-letters` lists such"
+
 
 class Refused(LabkitError):
     """A business rule said no. ``str(error)`` is the reason that the caller gets."""
+
+    exit_code = 1
 
 
 class Transient(LabkitError):
     """What a rule raises when it cannot decide *now*; the command is tried again after a while."""
 
+    advice = "try again after a while"
+
 
 class Conflict(LabkitError):
     """Another writer changed a shared document first; the whole transaction was undone."""
+
+    advice = "nothing was changed: try again"
 
 
 class TooSlow(LabkitError):
     """A transaction took longer than the server allows, and was undone: a smaller one may fit."""
 
+    advice = "nothing was changed: try again with less at once"
+
 
 class Duplicate(LabkitError):
     """An insert met a document that exists; the whole transaction was undone."""
+
+    advice = "nothing was changed: read the document that exists, or take another id"
 
 
 class Parked(LabkitError):
@@ -83,6 +112,8 @@ class Parked(LabkitError):
 class Pending(LabkitError):
     """What was asked for depends on a transaction that is being ended: ask again."""
 
+    advice = "ask again in a moment"
+
 
 class TimedOut(LabkitError):
     """A wait that ended without what it waited for."""
@@ -90,9 +121,17 @@ class TimedOut(LabkitError):
     exit_code = 1
 
 
+class Stopped(TimedOut):
+    """A query of a service that did not end, and was stopped."""
+
+
 class Fenced(LabkitError):
     """This worker lost its partitions or its epoch; the only way on is close and rejoin."""
+
+    advice = "another worker is the owner now: close this one and start another"
 
 
 class OutcomeUnknown(Fenced):
     """A commit that timed out: neither done nor undone can be assumed."""
+
+    advice = "it may have happened or not: close this worker and start another, which finds out"

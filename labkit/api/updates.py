@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -22,7 +22,7 @@ from starlette.types import Receive, Scope, Send
 from labkit.api import answers
 from labkit.api.addresses import QueryRoute
 from labkit.api.problems import problem_of
-from labkit.errors import LabkitError, Unreachable, UsageError
+from labkit.errors import LabkitError, Stopped, Unreachable, UsageError
 from labkit.messages import encode
 from labkit.read.sessions import Session
 from labkit.read.subscriptions import Subscription, Update
@@ -113,17 +113,21 @@ async def updates(
             if time.monotonic() >= ends:
                 return
             patience, update = min(POLL_SECONDS, max(0.0, ends - time.monotonic())), None
-            with suppress(LabkitError):  # asked again: the answer is still due
+            try:
                 update = await to_thread.run_sync(subscription.poll, patience, limiter=limiter)
+            except Stopped:
+                return  # who comes back is told
+            except LabkitError:  # asked again: the answer is still due
+                await anyio.sleep(patience)
 
     return Stream(events(), close)
 
 
 def _first(subscription: Subscription) -> Update | None:
-    """The answer, if there is one now; raises ``UsageError`` if there can be none."""
+    """The answer, if there is one now; raises ``UsageError``, ``Stopped`` if there can be none."""
     try:
         return subscription.poll()
-    except UsageError:
+    except (UsageError, Stopped):
         raise
     except LabkitError:  # asked again later
         return None

@@ -130,7 +130,7 @@ def main() -> NoReturn:
     try:
         app()
     except LabkitError as error:
-        _end(str(error), error.exit_code)
+        _end(error.line, error.exit_code)
     except SystemExit as end:  # Typer ends usage errors with 2, Ctrl-C with 130
         if end.code == 130:
             _end("interrupted; what was started is stopped", 143 if _terminated else 130)

@@ -57,7 +57,7 @@ def _main(target: Callable[..., None], pipe: Connection, *args: Any) -> None:
     try:
         target(pipe, *args)
     except LabkitError as error:
-        print(f"{target.__name__.strip('_')}: {error}", file=sys.stderr)
+        print(f"{target.__name__.strip('_')}: {error.line}", file=sys.stderr)
         sys.exit(error.exit_code)
     except (BrokenPipeError, EOFError):
         pass  # the parent is gone, or needs no more

@@ -29,14 +29,14 @@ class AnswerCache:
 
     def get(self, query: Query) -> msgspec.Raw | None:
         """What is held; ``None``: it must be read."""
-        key = _key(query)
+        key = key_of(query)
         if (held := self._held.get(key)) is not None:
             self._held.move_to_end(key)
         return held
 
     def put(self, query: Query, answer: msgspec.Raw, places: frozenset[Place]) -> None:
         """Hold an answer that was read after the changes that were noticed last."""
-        key = _key(query)
+        key = key_of(query)
         self._held[key] = answer
         self._held.move_to_end(key)
         self._readers.put(key, places)
@@ -53,5 +53,6 @@ class AnswerCache:
         self._readers.drop(key)
 
 
-def _key(query: Query) -> bytes:
+def key_of(query: Query) -> bytes:
+    """The same for equal queries."""
     return msgspec.json.encode([type(query).__name__, query])

@@ -11,17 +11,18 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 import msgspec
-from msgspec import Struct, structs
+from msgspec import structs
 
-from labkit.errors import DecodeError, Fenced, LabkitError, TimedOut, UsageError
+from labkit import errors
+from labkit.errors import DecodeError, Fenced, LabkitError, Stopped, TimedOut, UsageError
 from labkit.log.crash_only import CrashOnly
 from labkit.log.partition import join_group
 from labkit.messages import encode
 from labkit.ports.broker import Acknowledgement, Batch, CommandLog, Record, Sender
 from labkit.ports.clock import SYSTEM, Clock
 from labkit.ports.store import Changes, Store
-from labkit.query.answer_cache import AnswerCache
-from labkit.query.readers import Readers
+from labkit.query.answer_cache import AnswerCache, key_of
+from labkit.query.followed import Arrived, Subscriptions
 from labkit.query.wire import QueryEnvelope, Result, decode_reply_to
 from labkit.read.freshness import EVENTUAL, Fresh, Goal
 from labkit.read.queries import Answered, Asked, Queries
@@ -39,31 +40,10 @@ WAITING_SECONDS = 0.005
 FOLLOWING_SECONDS = 0.05
 #: Of one handler.
 MAX_SUBSCRIPTIONS = 10_000
+#: A query that did not end is not tried again for so long: it would hold up all others each time.
+REST_SECONDS = 60.0
 
 _queries = msgspec.json.Decoder(QueryEnvelope[Fresh])
-
-
-class Arrived(Struct):
-    """A query that can be answered; ``until`` is when its requester gives up (monotonic seconds).
-
-    ``goals`` are what the views must have reached, fixed at its arrival.
-    """
-
-    query: QueryEnvelope[Fresh]
-    asked: Asked
-    partition: int
-    offset: int
-    polled: int
-    until: float
-    goals: list[Goal]
-
-
-class Followed(Struct):
-    """A subscription; ``until`` is when its lease ends, ``given`` the last answer."""
-
-    arrived: Arrived
-    until: float
-    given: bytes = b""
 
 
 class Settled(Queries):
@@ -121,10 +101,8 @@ class QueryHandler(CrashOnly):
         self._close = close
         self._changes: Changes | None = None
         self._waiting: list[Arrived] = []
-        self._followed: dict[str, Followed] = {}
-        self._readers: Readers[str] = Readers()
-        self._due: set[str] = set()
-        self._leases_at = 0.0
+        self._followed = Subscriptions()
+        self._stopped: dict[bytes, float] = {}
         self._reached: dict[int, int] = {}
         self._committed: dict[int, int] = {}
         self._sent: list[Acknowledgement] = []
@@ -195,9 +173,7 @@ class QueryHandler(CrashOnly):
             self._committed.pop(partition, None)
         gone = batch.revoked | batch.assigned
         self._waiting = [a for a in self._waiting if a.partition not in gone]
-        for id, followed in list(self._followed.items()):
-            if followed.arrived.partition in gone:
-                self._forget(id)
+        self._followed.hand_over(gone)
         for partition in sorted(batch.assigned):
             self._log.start(partition)
         self._reached.update(batch.positions)
@@ -217,7 +193,7 @@ class QueryHandler(CrashOnly):
             return
         if self._answers is not None:
             self._answers.notice(noticed)
-        self._due |= self._readers.concerned(noticed)
+        self._followed.notice(noticed)
 
     # --- 3.
 
@@ -232,7 +208,7 @@ class QueryHandler(CrashOnly):
             self.ignored += 1
             return None
         if query.purpose == "unsubscribe":
-            self._forget(query.id)
+            self._followed.drop(query.id)
             return None
         now = self._clock.seconds()
         left = (query.deadline - self._clock.wall()) / 1_000 if query.deadline else query.lease
@@ -297,10 +273,7 @@ class QueryHandler(CrashOnly):
     def _answer(self, arrived: Arrived) -> None:
         query = arrived.query
         if query.purpose == "subscribe":
-            self._followed[query.id] = Followed(arrived, self._clock.seconds() + query.lease)
-            watched = arrived.asked.watched
-            self._readers.put(query.id, [(collection, None) for collection in watched])
-            self._due.add(query.id)
+            self._followed.put(arrived, self._clock.seconds() + query.lease)
             return  # given with the updates, right after
         cached = False
         try:
@@ -325,16 +298,26 @@ class QueryHandler(CrashOnly):
                 "ask for less, or in pages"
             )
         if arrived.query.purpose == "subscribe":
-            self._readers.put(arrived.query.id, found.places)
+            self._followed.has_read(arrived.query.id, found.places)
         elif self._answers is not None:
             self._answers.put(arrived.asked.query, value, found.places)
         return value
 
     def _ask(self, arrived: Arrived) -> Answered:
         """Whoever has waited, waits no more; a stream that a view holds back is noticed there."""
+        key, now = key_of(arrived.asked.query), self._clock.seconds()
+        self._stopped = {k: until for k, until in self._stopped.items() if now < until}
+        if key in self._stopped:
+            raise Stopped(
+                f"{arrived.query.name} did not end a moment ago; it is not tried again for "
+                f"{self._stopped[key] - now:.0f} s"
+            )
         self._settled.goals = arrived.goals
         try:
             return self._settled.answer(arrived.asked, Fresh(timeout=0.0))
+        except Stopped:
+            self._stopped[key] = self._clock.seconds() + REST_SECONDS
+            raise
         except TimedOut as late:
             seconds = (arrived.query.fresh or EVENTUAL).timeout
             raise TimedOut(str(late).replace("within 0 s", f"within {seconds:g} s")) from None
@@ -354,14 +337,7 @@ class QueryHandler(CrashOnly):
         self._send(query, result)
 
     def _update(self) -> None:
-        now = self._clock.seconds()
-        if now >= self._leases_at:
-            self._leases_at = now + FOLLOWING_SECONDS
-            for id in [id for id, followed in self._followed.items() if now > followed.until]:
-                self._forget(id)
-        due, self._due = self._due, set()
-        for id in sorted(due):
-            followed = self._followed[id]
+        for followed in self._followed.due(self._clock.seconds()):
             query = followed.arrived.query
             try:
                 value = self._read(followed.arrived)
@@ -372,11 +348,6 @@ class QueryHandler(CrashOnly):
             if (seen := bytes(value)) != followed.given:
                 followed.given = seen
                 self._give(followed.arrived, value)
-
-    def _forget(self, id: str) -> None:
-        self._followed.pop(id, None)
-        self._readers.drop(id)
-        self._due.discard(id)
 
     def _send(self, query: QueryEnvelope[Fresh], result: Result) -> None:
         self._put(query.reply, result)
@@ -410,13 +381,14 @@ class QueryHandler(CrashOnly):
 
 def _failed(query: QueryEnvelope[Fresh], error: Exception, polled: int) -> Result:
     """Errors of ours go back as what they are; of others, only the handler's log knows."""
-    kind = type(error).__name__ if isinstance(error, LabkitError) else "StackError"
     text = str(error) if isinstance(error, LabkitError) else f"the handler has a bug: {error!r}"
+    # A class that a service has derived goes back as the nearest one that every requester has.
+    names = (kind.__name__ for kind in type(error).__mro__ if kind in vars(errors).values())
     return Result(
         query.id,
         False,
-        error=kind,
-        text=text[:2_000],
+        error=next(names) if isinstance(error, LabkitError) else "StackError",
+        text=text[:2_000].encode(errors="backslashreplace").decode(),
         round=query.round,
         sent=query.sent,
         polled=polled,

@@ -17,7 +17,7 @@ from typing import Any, TypeVar, get_type_hints
 
 from msgspec import Struct
 
-from labkit.errors import Conflict, Parked, TimedOut, UsageError
+from labkit.errors import Conflict, Parked, Stopped, TimedOut, UsageError
 from labkit.messages import Token
 from labkit.ports.clock import SYSTEM, Clock
 from labkit.ports.store import Checkpoint, Store, Watched
@@ -27,7 +27,8 @@ from labkit.read.projection import parked_in, streams_of
 from labkit.read.standard import STANDARD
 from labkit.read.view_reads import Place, ViewReads
 from labkit.service import Page, Query, Service, checked, kebab, made
-from labkit.service.declared import Empty
+from labkit.service.declared import Empty, reads_of
+from labkit.service.guard import Misbehaved, guarded
 from labkit.service.query import Which
 
 #: Between two looks at a checkpoint: at first often, then a twentieth of the time waited so far,
@@ -124,7 +125,10 @@ class Queries:
 
         def read(serving: Serving) -> Answered:
             views = ViewReads(serving, asked.collections)
-            value = asked.query.read(views)
+            try:
+                value = guarded(asked.query.read)(views)
+            except Misbehaved as error:
+                raise Stopped(f"{error}; is there a loop without an end in it?") from None
             return Answered(value, frozenset(views.places))
 
         return self._ask(asked, fresh, read)
@@ -162,9 +166,7 @@ class Queries:
 
     def _asked(self, query: Query) -> Asked:
         readable = self._readable(type(query), self.service_of(query))
-        views = Empty()
-        with suppress(Exception):  # it shows at the real read
-            query.read(views)
+        views = reads_of(query)
         return Asked(
             query,
             readable.service,

@@ -11,6 +11,7 @@ from msgspec import inspect
 
 from labkit.errors import UsageError
 from labkit.messages import Command, Document
+from labkit.service.guard import Misbehaved, guarded
 from labkit.service.query import Page, Query, Sort, Which, kebab
 from labkit.service.view import View
 
@@ -127,7 +128,7 @@ def check_queries(where: str, views: Sequence[View], queries: Iterable[type[Quer
                 "has for itself; take another name"
             )
         for sample in samples(query):
-            for view, fields in reads_of(sample):
+            for view, fields in reads_of(sample).found:
                 if not isinstance(view, type) or view not in {*known, *query.reads}:
                     continue
                 if fields and not any(index[0].lstrip("-") in fields for index in view.indexes):
@@ -169,20 +170,25 @@ def _sample(info: Any) -> Any:
     return []
 
 
-def reads_of(query: Query) -> list[tuple[Which, list[str]]]:
-    """What a query reads where views hold nothing: each view with the fields that select."""
+def reads_of(query: Query) -> Empty:
+    """What a query reads where views hold nothing.
+
+    Raises ``UsageError`` if it does not end. Whatever else is wrong shows at the first real read: a
+    sample may be nonsense.
+    """
     views = Empty()
     try:
-        query.read(views)
-    except (
-        Exception
-    ):  # a sample may be nonsense, or a bug shows at its first use: as with any query
+        guarded(query.read)(views)
+    except Misbehaved as error:
+        raise UsageError(f"{error}, where its views hold nothing") from None
+    except Exception:
         pass
-    return views.found
+    return views
 
 
 class Empty:
-    """Views that hold nothing, and note what is read from them."""
+    """Views that hold nothing, and note what is read from them: ``found`` has each view with the
+    fields that select."""
 
     def __init__(self) -> None:
         self.found: list[tuple[Which, list[str]]] = []

@@ -1,7 +1,7 @@
 """A service's own code is called through here: it ends, and leaves what it is given as it was.
 
 Code that does not gets an error in its place, as if it had raised one. So it parks its stream with
-the reason, and all other streams go on.
+the reason, and all other streams go on; a query has this error for its answer.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LOOKS = 10
 
 
 class Misbehaved(Exception):
-    """A rule does not end, or changes what it was given."""
+    """A rule or a query does not end, or a rule changes what it was given."""
 
 
 class _Stop(BaseException):
