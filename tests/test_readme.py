@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,9 @@ from pathlib import Path
 import pytest
 
 from labkit import stack
+from labkit.lab import Lab
+from labkit.services import BUILT_IN, PROCESSES
+from tests.serving import serving
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -64,6 +69,29 @@ def test_the_commands_run_as_they_stand(tmp_path: Path, servers: stack.Servers) 
         stack.down("readme", purge=True)
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl on the PATH")
+def test_the_first_requests_over_http_are_answered_as_they_say() -> None:
+    """In memory, on a port of its own; a command's id is drawn each time."""
+    (block,) = blocks("console")
+    with Lab(backend="memory", services=BUILT_IN, processes=PROCESSES) as lab:
+        lab.start()
+        with serving(lab) as served:
+            for request, said in re.findall(
+                r"^\$ (curl (?:.*\\\n)*.*)\n(.*)\n", block, re.MULTILINE
+            ):
+                own = request.replace("localhost:8000", served.url.removeprefix("http://"))
+                done = subprocess.run(
+                    own.replace("curl", "curl --silent --noproxy '*'", 1),
+                    shell=True,
+                    capture_output=True,
+                    text=True,
+                    timeout=60,
+                )
+                found, expected = json.loads(done.stdout), json.loads(said)
+                assert found | {"command_id": ""} == expected | {"command_id": ""}, request
+    assert block.count("$ curl") == 2
+
+
 @pytest.mark.parametrize("text", [README, CHINESE], ids=["en", "zh"])
 def test_every_link_leads_somewhere(text: str) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", text):
@@ -73,6 +101,7 @@ def test_every_link_leads_somewhere(text: str) -> None:
 
 def test_the_translation_has_the_same_blocks() -> None:
     assert blocks("sh", CHINESE) == blocks("sh")
+    assert blocks("console", CHINESE) == blocks("console")
     assert blocks("python", CHINESE)[1:] == blocks("python")[1:]
     assert CHINESE.count("\n## ") == README.count("\n## ")
 
