@@ -89,7 +89,7 @@ def test_the_first_requests_over_http_are_answered_as_they_say() -> None:
                 )
                 found, expected = json.loads(done.stdout), json.loads(said)
                 assert found | {"command_id": ""} == expected | {"command_id": ""}, request
-    assert block.count("$ curl") == 2
+    assert block.count("$ curl") == 3
 
 
 @pytest.mark.parametrize("text", [README, CHINESE], ids=["en", "zh"])
