@@ -7,7 +7,7 @@ import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 
 from labkit.api import backend, create_app, serve
 from labkit.api.backend import Backend
-from labkit.api.feed import Live
+from labkit.api.feed import Live, _Tail
 from labkit.api.lab_thread import LabThread
 from labkit.api.paths import segment
 from labkit.api.problems import Problem
@@ -25,6 +25,7 @@ from labkit.api.updates import updates
 from labkit.errors import Conflict, LabkitError
 from labkit.lab import Lab
 from labkit.run.settings import DEFAULTS
+from labkit.services.bank import OpenAccount
 from labkit.services.orders import OrderById
 from labkit.write import stream_state
 
@@ -674,6 +675,21 @@ def test_on_the_live_page_who_is_shown_is_shown_to_its_end(
     monkeypatch.setattr("labkit.api.feed.MOST_KNOWN", 3)
     shown("e command")
     assert list(live._shown) == ["c", "d", "e"], "bounded"
+
+
+def test_the_live_page_remembers_no_more_than_it_must(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no projector runs, every commit waits for its view."""
+    monkeypatch.setattr("labkit.api.feed.MOST_KNOWN", 3)
+    with ExitStack() as opened:
+        tail = _Tail(Backend(lab), "bank", opened)
+        for n in range(5):
+            lab.bus.send(OpenAccount(f"a{n}", "ann")).token()
+        lab.by_hand("handler", "bank").step(0)
+        shown = [one["stream"] for one in tail.look() if one["stage"] == "commit"]
+        assert sorted(shown) == [f"a{n}" for n in range(5)]
+        assert [commit.stream for commit in tail._unseen.values()] == shown[-3:]
 
 
 @pytest.mark.parametrize(("host", "open_to_others"), [("127.0.0.1", False), ("0.0.0.0", True)])

@@ -7,7 +7,8 @@
 
 All routes come from the services of the run: ``addresses.py`` lists them, ``forms.py`` makes a
 request a command, ``queries.py`` makes one a query, ``answers.py`` makes an answer JSON, and
-``fields.py`` has the schemas of the message types. ``app.py`` puts it together.
+``fields.py`` has the schemas of the message types. ``paths.py`` writes and reads values in paths,
+``docs.py`` serves Swagger UI and a page for each type of problem. ``app.py`` puts it together.
 """
 
 from labkit.api.app import create_app

@@ -43,7 +43,7 @@ QUIET_SECONDS = 0.5
 ALONE_SECONDS = 5.0
 #: So many new commands of a tick are shown one by one, through all their stages; all are counted.
 MOST_SHOWN = 300
-#: Of so many it is known whether they are shown.
+#: Of so many it is known whether they are shown; so many commits may wait for their view.
 MOST_KNOWN = 20_000
 
 Stage = dict[str, Any]
@@ -115,6 +115,8 @@ class _Tail:
             token = Token(self.name, at, commit.offset)
             if self._service.views:
                 self._unseen[token] = commit
+                while len(self._unseen) > MOST_KNOWN:  # no view applies them
+                    del self._unseen[next(iter(self._unseen))]
             else:
                 self._applied[at] = self._decided[at]
             found.append(

@@ -105,7 +105,8 @@ class Query(Struct, frozen=True, forbid_unknown_fields=True):
     def read(self, views: Any) -> Any:
         """The answer: a document, ``None``, a list, a ``Page`` or a number.
 
-        Raises ``UsageError`` that names a condition which cannot be.
+        Raises ``UsageError`` that names a condition which cannot be. It is stopped if it does not
+        end (``guard.LOOKS``).
         """
         raise NotImplementedError(f"{type(self).__name__} needs read(views)")
 

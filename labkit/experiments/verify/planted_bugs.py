@@ -156,7 +156,8 @@ def old_watermark() -> None:
 
 
 def swapped_answers() -> None:
-    from labkit.query.handler import Arrived, QueryHandler
+    from labkit.query.followed import Arrived
+    from labkit.query.handler import QueryHandler
 
     give = QueryHandler._give
     before: list[msgspec.Raw] = []
@@ -178,7 +179,8 @@ def deaf_cache() -> None:
 
 def lost_answers() -> None:
     """As if it committed their offsets and died."""
-    from labkit.query.handler import Arrived, QueryHandler
+    from labkit.query.followed import Arrived
+    from labkit.query.handler import QueryHandler
 
     answer = QueryHandler._answer
 
