@@ -90,9 +90,6 @@ class ReferenceModel(Protocol):
         If it changes nothing, return an equal state.
         """
 
-    def shown(self, document: Document) -> Document:
-        """A stream as its document in the view shows it."""
-
     def compare(self, streams: dict[str, Document], views: dict[str, list[Document]]) -> list[str]:
         """The differences between the views and these streams."""
 

@@ -13,8 +13,8 @@ C1          lost write: what was acknowledged is decided, what was accepted is v
 C2          duplicate: one effect a command id, one answer to all who asked
 C3          aborted read: nobody was told what an aborted transaction had written
 C6          versions: 1..n without gap; of two writers with one expected version one wins
-C9          views: equal to what ``Service.model`` makes of commands and replies alone;
-            without a model the verdict is unknown
+C9          views: equal to what ``Service.model`` makes of commands and replies, and of the ids
+            of commands without a reply; without a model the verdict is unknown
 C10         sessions: own writes, and never back (``bench/sessions.py``)
 invariants  ``Service.invariants`` hold of every state
 C7, C8      ``Service.audits``, under the names that the service gives them
