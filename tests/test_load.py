@@ -19,13 +19,14 @@ from msgspec import structs
 from labkit import stack
 from labkit.cli import load as load_cli
 from labkit.cli import main
-from labkit.errors import UsageError
+from labkit.errors import CheckFailed, UsageError
 from labkit.experiments.load import offer, steady, sustainable
 from labkit.experiments.load.arrivals import Plan
 from labkit.experiments.load.observer import Watch
-from labkit.experiments.load.sustainable import Crew, Trial
+from labkit.experiments.load.sustainable import Crew, Sustainable, Trial
 from labkit.lab import Lab
 from labkit.services.orders import PlaceOrder
+from labkit.stack import limits
 
 INSTANTS = ["intended", "sent", "polled", "decided", "heard"]
 
@@ -80,6 +81,21 @@ def test_the_ends_of_a_real_view_step_by_step() -> None:
         stale, fresh = looks.ends(places[:, 0], places[:, 1])
         assert set(stale) == {looks._before[0]}
         assert set(fresh) == {looks._after[1]}
+
+
+def test_looks_that_see_nothing_new_take_no_memory() -> None:
+    with Lab(backend="memory", services=["orders"]) as lab:
+        looks = Watch(lab, "orders")
+        for number in range(5):
+            lab.bus.send(PlaceOrder(f"o{number}", "c", "1997-01-01", 1, 1))
+            lab.handler.step(0)
+            lab.projector.step(0)
+            began = time.monotonic_ns()
+            for _ in range(200):
+                looks.look()
+            first, last = looks._after[-1], looks._before[-1]
+            assert began < first < last, "the end of the first, the beginning of the last"
+        assert len(looks._before) == len(looks._after) == len(looks._reached) == 5
 
 
 # --- a run
@@ -231,6 +247,54 @@ def test_other_loads_on_other_workers(
     assert found["counts"]["outcomes"] == {"accepted": len(commands)}
 
 
+def test_a_plan_has_as_many_commands_as_fit_into_half_of_the_free_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "free_memory", lambda: 16_000_000)  # 1,000 commands
+    Plan(rate=100, seconds=9, warm_up=1).check()
+    with pytest.raises(
+        UsageError, match=r"about 8,000 bytes until it is checked.*at most 1,000 fit"
+    ):
+        Plan(rate=101, seconds=9, warm_up=1).check()
+    with pytest.raises(UsageError, match="at most 909 fit"):
+        Plan(rate=100, seconds=9, warm_up=1, payload=200).check()
+
+
+def known(rate: float) -> Sustainable:
+    return Sustainable(rate, [], Path("results"))
+
+
+@pytest.mark.parametrize(
+    ("at", "says"),
+    [
+        (None, "not known; `labkit load --sustainable`"),
+        (known(2_000.0), "100,000 commands a second are more than the 2,000 that were sustained"),
+        (known(200_000.0), None),
+    ],
+)
+def test_a_rate_is_compared_with_what_is_sustained(at: Any, says: str | None) -> None:
+    said: list[str] = []
+    load_cli._compare(at, 100_000.0, said.append)
+    assert len(said) == (says is not None)
+    assert not says or says in said[0]
+
+
+@pytest.mark.servers
+@pytest.mark.usefixtures("servers")
+def test_a_hopeless_load_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the first sight of a backlog, here, and while most of it has not been sent."""
+    monkeypatch.setattr(steady, "PACE_SECONDS", 1.0)
+    monkeypatch.setattr(steady, "LONGEST_WAIT", 1e-6)
+    crew, plan = Crew(), Plan(rate=500.0, seconds=60.0, warm_up=0.0, services=("orders",))
+    warned: list[str] = []
+    with (
+        pytest.raises(CheckFailed, match="the load was ended, it is too much: after"),
+        crew.working("lab", plan.service) as lab,
+    ):
+        offer.offer(lab, plan, dry=False, warn=warned.append)
+    assert not warned, "without a dry run it is not known what the generator can do"
+
+
 def test_a_load_needs_workers_and_the_right_service() -> None:
     with Lab(backend="memory", services=["orders"]) as lab:
         with pytest.raises(UsageError, match="got a lab with backend 'memory'"):
@@ -260,7 +324,7 @@ def test_a_load_needs_workers_and_the_right_service() -> None:
         (("--log", "paper"), ("log", "paper")),
         (("--plant", "weeds"), ("--plant", "weeds", "passed-over")),
         (("--json", "/"), ("--json", "cannot be written")),
-        (("--rate", "1000000", "--seconds", "3600"), ("too many",)),
+        (("--rate", "1000000", "--seconds", "3600"), ("too many", "GB are free", "at most")),
     ],
 )
 def test_bad_arguments_are_named(

@@ -15,7 +15,7 @@ from labkit import stack
 from labkit.adapters import mongo_command_log, mongo_records, mongo_sender
 from labkit.adapters.mongo import translated
 from labkit.adapters.mongo_log import MongoBroker, MongoLog
-from labkit.adapters.mongo_sender import MongoDelivery
+from labkit.adapters.mongo_sender import MongoDelivery, MongoSender
 from labkit.errors import Fenced, OutcomeUnknown, Unreachable
 from labkit.lab import Lab
 from labkit.messages import MAX_COMMAND_BYTES, Commit, encode
@@ -191,7 +191,10 @@ def test_the_gaps_of_an_undone_batch_are_closed(topics: Topics) -> None:
 def test_many_large_records_go_out_in_several_transactions(
     topics: Topics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Or one transaction is as long as the queue, and undone by the server each time."""
+    """Or one transaction is as long as the queue, and undone by the server each time.
+
+    The queue is bounded: who sends faster than MongoDB takes, waits, and at last is told.
+    """
     sizes: list[int] = []
     queued = threading.Event()
 
@@ -203,9 +206,19 @@ def test_many_large_records_go_out_in_several_transactions(
     written = mongo_records.append
     monkeypatch.setattr(mongo_sender, "append", append)
     sender = topics.broker.sender()
+    assert isinstance(sender, MongoSender)
     sent = [sender.send(topics.commands, b"k", LARGE) for _ in range(24)]
-    queued.set()
-    assert [delivery.result(20)[1] for delivery in sent] == list(range(24))
+    monkeypatch.setattr(mongo_sender, "MOST_WAITING_BYTES", 24 * len(LARGE))
+    monkeypatch.setattr(mongo_sender, "ROOM_SECONDS", 0.01)
+    with pytest.raises(Unreachable, match="bytes wait for MongoDB, and no room came"):
+        sender.send(topics.commands, b"k", LARGE)
+    monkeypatch.setattr(mongo_sender, "ROOM_SECONDS", 20.0)
+    later = threading.Timer(0.1, queued.set)
+    later.start()
+    sent.append(sender.send(topics.commands, b"k", LARGE))  # it waits for room
+    assert [delivery.result(20)[1] for delivery in sent] == list(range(25))
+    sender.flush(20)
+    assert sender._bytes == 0
     sender.close()
     assert max(sizes) < MAX_BATCH_BYTES + len(LARGE)
 

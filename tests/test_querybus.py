@@ -19,6 +19,7 @@ from labkit.lab import Lab
 from labkit.messages import Token, encode
 from labkit.ports.failpoints import Failpoint
 from labkit.ports.store import Change, Noticed
+from labkit.query import bus as query_bus
 from labkit.query import handler as query_handler
 from labkit.query.bus import Feed, QueryBus
 from labkit.query.handler import QueryHandler
@@ -225,7 +226,7 @@ def test_what_tells_its_id_is_refused_with_a_reason(
 ) -> None:
     bus = money.query_bus
     bus.listen("bank")
-    bus._open.add("x")
+    bus._open["x"] = 1e9
     put(money, json.dumps({"id": "x", "reply": bus._replies["bank"]} | odd).encode())
     handler(money).step(0)
     (result,) = bus.hear(0)
@@ -494,6 +495,48 @@ def test_too_many_subscriptions_are_refused(money: Lab, monkeypatch: Any) -> Non
     part.step(0)
     with pytest.raises(UsageError, match="has 1 subscriptions already"):
         feed.poll()
+
+
+def test_questions_and_answers_that_nobody_takes_are_bounded(money: Lab, monkeypatch: Any) -> None:
+    monkeypatch.setattr(query_bus, "MOST_OPEN", 4)
+    bus, query = money.query_bus, AccountById(account="a")
+    asked = [bus.send(query) for _ in range(2)]
+    handler(money).step(0)
+    assert len(bus.hear(0.0)) == 2, "nobody takes these answers"
+    bus.send(query)
+    over = bus.send(query, timeout=1e-9)
+    bus.send(query)
+    assert over.id not in bus._open, "the answer comes too late, and makes room"
+    with pytest.raises(UsageError, match="2 queries are under way and 2 answers were not taken"):
+        bus.send(query)
+    bus.answer(asked[0])
+    bus.forget(asked[1].id)
+    bus.send(query)
+    assert len(bus._open) + len(bus._heard) == 3
+
+
+def test_a_feed_that_is_seldom_read_keeps_the_newest(money: Lab, monkeypatch: Any) -> None:
+    monkeypatch.setattr(query_bus, "MOST_RESULTS", 3)
+    feed = money.query_bus.subscribe(AccountById(account="a"))
+    for cents in range(1_000):
+        feed.take(Result(feed.question.id, True, {"balance": cents}, round=1))
+    assert len(feed._results) == 3
+    assert [balance(feed) for _ in range(4)] == [997, 998, 999, None]
+
+
+def test_queries_that_wait_for_fresh_views_are_bounded(money: Lab, monkeypatch: Any) -> None:
+    monkeypatch.setattr(query_handler, "MAX_WAITING", 2)
+    part, bus = handler(money), money.query_bus
+    fresh = Fresh("version", (Version("bank", "a", 99),), 30.0)
+    waiting = [bus.send(AccountById(account="a"), fresh=fresh) for _ in range(2)]
+    part.step(0)
+    late = bus.send(AccountById(account="a"), fresh=fresh)
+    at_once = bus.send(AccountById(account="a"))
+    part.step(0)
+    with pytest.raises(TimedOut, match="2 queries wait for fresher views at this handler already"):
+        bus.answer(late)
+    assert bus.answer(at_once) is not None
+    assert len(part._waiting) == len(waiting)
 
 
 def test_a_subscription_read_here(lab: Lab) -> None:

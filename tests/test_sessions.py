@@ -81,6 +81,21 @@ def test_every_write_counts_not_only_the_last(lab: Lab) -> None:
     assert session.ask(OrdersSeen(), fresh=SOON) == 12
 
 
+def test_a_session_keeps_of_its_writes_only_those_that_it_has_not_seen(lab: Lab) -> None:
+    session = Session(lab.queries)
+    for n in range(50):
+        lab.bus.send(place(f"o{n}"))
+        session.wrote(Version("orders", f"o{n}", 1))
+    session.wrote(Version("bank", "a", 1))
+    work(lab)
+    assert session.ask(OrdersSeen(), fresh=SOON) == 50
+    assert list(session._writes) == [("bank", "a")], "that of another service is not seen yet"
+    assert len(session._goals(SOON, ["orders"])) == lab.partitions
+    begin_anew(lab)
+    with pytest.raises(TimedOut):
+        session.ask(OrderById("o1"), fresh=SOON)
+
+
 def test_a_session_never_goes_back(lab: Lab) -> None:
     session = Session(lab.queries)
     lab.bus.send(place("o1"))

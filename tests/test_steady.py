@@ -113,6 +113,47 @@ def test_a_backlog_is_level_or_grows() -> None:
     assert not steady.level(run()[1][:0], WINDOW, 500)["ok"], "nobody looked"
 
 
+def ended_at(sent: list[int], visible: list[int]) -> int | None:
+    """The second in which a load is ended; the tables say what there was at each second."""
+    overload = steady.Overload()
+    looks = enumerate(zip(sent, visible, strict=True))
+    return next((at for at, (s, v) in looks if overload.look(float(at), s, v)), None)
+
+
+def test_a_load_is_ended_once_the_backlog_would_take_a_minute() -> None:
+    seconds = range(100)
+    much, done = [100_000 * n for n in seconds], [2_000 * n for n in seconds]
+    assert ended_at(much, done) == 10, "as soon as a pace is known"
+    assert "leave it: the next would wait 490 s" in _told(much, done)
+    assert ended_at([3_000 * n for n in seconds], done) is None, "a backlog that may be worked off"
+    rest = [1_000_000] * 100
+    assert ended_at(rest, [500_000 + 9_000 * min(n, 55) for n in seconds]) is None, "it is"
+
+
+def test_a_pause_is_no_verdict() -> None:
+    seconds = range(100)
+    sent = [1_000 * n for n in seconds]
+    paused = [1_000 * (n if n < 20 else max(20, n - 20)) for n in seconds]
+    assert ended_at(sent, paused) is None
+    assert ended_at(sent, [0] * 100) is None, "who hangs is found elsewhere"
+
+
+def test_an_overload_remembers_the_last_seconds() -> None:
+    overload = steady.Overload()
+    for n in range(100_000):
+        overload.look(n / 100, n, n)
+    assert len(overload._seen) <= steady.PACE_SECONDS + 2
+
+
+def _told(sent: list[int], visible: list[int]) -> str:
+    overload = steady.Overload()
+    return next(
+        why
+        for at, (s, v) in enumerate(zip(sent, visible, strict=True))
+        if (why := overload.look(float(at), s, v))
+    )
+
+
 def late(milliseconds: float, share: float) -> pd.DataFrame:
     commands, _ = run()
     commands = commands[commands["intended"].between(*WINDOW)].copy()

@@ -16,6 +16,9 @@ from labkit.ports.store import Document
 
 #: The most records in one transaction; ``MAX_BATCH_BYTES`` also limits it.
 SENDER_BATCH = 2_000
+#: As of a Kafka client: what waits to be sent, in bytes, and how long a send waits for room.
+MOST_WAITING_BYTES = 32 << 20
+ROOM_SECONDS = 10.0
 
 
 class MongoDelivery:
@@ -52,6 +55,7 @@ class MongoSender:
         self._client, self._db = client, db
         self._partitions: dict[str, int] = {}
         self._waiting: list[MongoDelivery] = []
+        self._bytes = 0
         self._busy = False
         self._closed = False
         self._changed = threading.Condition()
@@ -67,7 +71,13 @@ class MongoSender:
             partition = partition_of(key, self._partitions[topic])
         delivery = MongoDelivery(topic, Record(partition, 0, key, value))
         with self._changed:
+            if not self._changed.wait_for(lambda: self._bytes < MOST_WAITING_BYTES, ROOM_SECONDS):
+                raise Unreachable(
+                    f"send to {topic!r}: {self._bytes:,} bytes wait for MongoDB, and no room came "
+                    f"within {ROOM_SECONDS:g} s; see `labkit status`"
+                )
             self._waiting.append(delivery)
+            self._bytes += _size(delivery)
             self._changed.notify_all()
         return delivery
 
@@ -97,12 +107,13 @@ class MongoSender:
             self._write(batch)
             with self._changed:
                 self._busy = False
+                self._bytes -= sum(map(_size, batch))
                 self._changed.notify_all()
 
     def _take(self) -> list[MongoDelivery]:
         count = size = 0
         for delivery in self._waiting[:SENDER_BATCH]:
-            count, size = count + 1, size + len(delivery.record.value)
+            count, size = count + 1, size + _size(delivery)
             if size >= MAX_BATCH_BYTES:
                 break
         batch = self._waiting[:count]
@@ -126,3 +137,7 @@ class MongoSender:
             else:
                 for delivery, offset in zip(deliveries, offsets, strict=True):
                     delivery.done(offset)
+
+
+def _size(delivery: MongoDelivery) -> int:
+    return len(delivery.record.key) + len(delivery.record.value)

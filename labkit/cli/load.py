@@ -34,7 +34,7 @@ from labkit.run.worker import calm_gc
 from labkit.services import MEASURED
 
 if TYPE_CHECKING:
-    from labkit.experiments.load.sustainable import Crew
+    from labkit.experiments.load.sustainable import Crew, Sustainable
 
 #: A rate up to this number is a share of the sustainable rate.
 MOST_SHARE = 1.5
@@ -127,14 +127,36 @@ def _measure(
                 return found | {"trials": at.trials}
         if goal.share is not None:
             plan = plan.at(goal.share * found["sustainable_per_second"]).check()
+        else:
+            _compare(searching.kept(lab, crew, plan, goal.p99_ms), plan.rate, say)
         say(f"{plan.rate:,.0f} commands a second for {plan.seconds:g} s, after {plan.warm_up:g} s")
         with crew.working(lab, plan.service) as run:
-            loaded = offer(run, plan, lambda done, total: progress("visible", done, total))
+            loaded = offer(
+                run,
+                plan,
+                lambda done, total: progress("visible", done, total),
+                warn=lambda why: say(f"warning: {why}"),
+            )
     found = {"bench": "load", "rate": plan.rate, "share": goal.share} | found | loaded.report
     if loaded.ok:
         found["model"] = modelled(loaded)
     folder = archive("load", found, {"commands": loaded.commands, "samples": loaded.samples})
     return found | {"folder": str(folder)}
+
+
+def _compare(at: Sustainable | None, rate: float, say: Say) -> None:
+    """Say what is known of a rate before it is offered."""
+    if at is None:
+        say(
+            "what these workers sustain is not known; `labkit load --sustainable` with the same "
+            "options measures it"
+        )
+    elif rate > at.rate:
+        say(
+            f"warning: {rate:,.0f} commands a second are more than the {at.rate:,.0f} that were "
+            f"sustained here ({at.folder}): the backlog will grow, and the load ends once that is "
+            "clear"
+        )
 
 
 def _show(found: dict[str, Any]) -> str | None:

@@ -16,6 +16,7 @@ that, so an answer can come twice: the first is taken. One that comes too late i
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from random import Random
 from typing import Any
@@ -38,6 +39,8 @@ from labkit.service import Query
 
 #: A subscription is renewed so many times within its lease.
 RENEWALS = 3
+#: Questions without an answer, and answers that nobody took; and the results of one subscription.
+MOST_OPEN, MOST_RESULTS = 10_000, 100
 #: Without a time-out of one's own.
 ANSWER_SECONDS = 30.0
 
@@ -80,7 +83,7 @@ class QueryBus:
         self._drive = drive
         self._tails: dict[str, Tail] = {}
         self._replies: dict[str, int] = {}  # service -> the partition drawn
-        self._open: set[str] = set()
+        self._open: dict[str, float] = {}  # question -> its deadline
         self._heard: dict[str, Result] = {}
         self._feeds: dict[str, Feed] = {}
         #: Results that were nobody's: of other requesters, repeated, too late, or no results.
@@ -98,22 +101,36 @@ class QueryBus:
     def send(
         self, query: Query, *, fresh: Fresh = EVENTUAL, timeout: float = ANSWER_SECONDS
     ) -> Question:
-        """Queue a query; ``answer`` waits for what it leads to. As many as you like are under way.
+        """Queue a query; ``answer`` waits for what it leads to.
 
-        Raises ``UsageError`` for what no handler could read.
+        Up to ``MOST_OPEN`` are under way, with the answers that nobody has taken yet. Raises
+        ``UsageError`` beyond that, and for what no handler could read.
         """
+        self._make_room()
         question = self._question(query, timeout)
         deadline = self._clock.wall() + int(timeout * 1_000)
         self._put(question, "ask", fresh, deadline=deadline)
-        self._open.add(question.id)
+        self._open[question.id] = question.deadline
         return question
+
+    def _make_room(self) -> None:
+        """Give up the questions that are over; nobody has asked for their answers."""
+        if len(self._open) + len(self._heard) < MOST_OPEN:
+            return
+        now = self._clock.seconds()
+        self._open = {id: deadline for id, deadline in self._open.items() if deadline > now}
+        if len(self._open) + len(self._heard) >= MOST_OPEN:
+            raise UsageError(
+                f"{len(self._open):,} queries are under way and {len(self._heard):,} answers were "
+                f"not taken, at most {MOST_OPEN:,} in all; take them with answer(), or forget()"
+            )
 
     def answer(self, question: Question) -> Any:
         """The answer to a query that was sent; see ``ask``. It can be taken once."""
         while (result := self._heard.pop(question.id, None)) is None:
             left = question.deadline - self._clock.seconds()
             if left <= 0 or question.id not in self._open:
-                self._open.discard(question.id)
+                self._open.pop(question.id, None)
                 raise TimedOut(
                     f"no answer to {question.query} within {question.timeout:g} s; is a query "
                     f"handler of {question.service!r} running? lab.start(queries=1) starts one, "
@@ -139,7 +156,7 @@ class QueryBus:
                 if feed := self._feeds.get(result.id):
                     feed.take(result)
                 elif result.id in self._open:
-                    self._open.discard(result.id)
+                    del self._open[result.id]
                     self._heard[result.id] = result
                     found.append(result)
                 else:
@@ -153,7 +170,7 @@ class QueryBus:
 
     def forget(self, id: str) -> None:
         """Wait for a question no more; its answer, if it was heard, is dropped."""
-        self._open.discard(id)
+        self._open.pop(id, None)
         self._heard.pop(id, None)
 
     def subscribe(self, query: Query, *, fresh: Fresh = EVENTUAL, lease: float = 10.0) -> Feed:
@@ -231,6 +248,8 @@ class QueryBus:
 class Feed:
     """A subscription over Kafka: the answer, then its updates; an iterator that never ends.
 
+    Who polls seldom misses updates between; the newest ``MOST_RESULTS`` are kept.
+
     An answer comes again where another handler takes over; given is what differs. Each renewal has
     a number that answers carry: once the new handler was heard, the old one no longer is.
     """
@@ -239,7 +258,7 @@ class Feed:
         self.question = question
         self._bus = bus
         self._fresh = fresh
-        self._results: list[Result] = []
+        self._results: deque[Result] = deque(maxlen=MOST_RESULTS)  # the newest
         self._round = 0
         self._newest = 0
         self._renew_at = 0.0
@@ -271,7 +290,7 @@ class Feed:
         deadline = self._bus._clock.seconds() + timeout
         while True:
             while self._results:
-                result = self._results.pop(0)
+                result = self._results.popleft()
                 value, seen = value_of(result, self.question.query), encode(result.value)
                 if self._number == 0 or seen != self._given:
                     self._number, self._given = self._number + 1, seen

@@ -42,6 +42,8 @@ FOLLOWING_SECONDS = 0.05
 MAX_SUBSCRIPTIONS = 10_000
 #: A query that did not end is not tried again for so long: it would hold up all others each time.
 REST_SECONDS = 60.0
+#: Queries that wait for fresher views, at most, and those of one batch.
+MAX_WAITING = 10_000
 
 _queries = msgspec.json.Decoder(QueryEnvelope[Fresh])
 
@@ -233,6 +235,11 @@ class QueryHandler(CrashOnly):
             else:
                 until = min(until, now + fresh.timeout) if fresh != EVENTUAL else until
             goals = self._goals(fresh, made)
+            if goals and len(self._waiting) >= MAX_WAITING:
+                raise TimedOut(
+                    f"{MAX_WAITING:,} queries wait for fresher views at this handler already; the "
+                    "views are behind. Ask later, or with less freshness"
+                )
         except Exception as error:
             self._send(query, _failed(query, error, polled))
             return None

@@ -48,6 +48,9 @@ class Session(Queries):
                     place = Position(service, partition, checkpoint.position)
                     known = self._floor.get((service, partition), place)
                     self._floor[service, partition] = max(known, place, key=lambda p: p.offset)
+            # What the views show has passed the writes, so where they stand says enough.
+            shown = set(asked.services)
+            self._writes = {key: w for key, w in self._writes.items() if key[0] not in shown}
             return read(views)
 
         return super()._ask(asked, fresh, noted)

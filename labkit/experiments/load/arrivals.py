@@ -34,6 +34,7 @@ from labkit.messages import MAX_ID, Command
 from labkit.run import references
 from labkit.service import Service, Workload
 from labkit.services import MEASURED, cdnow
+from labkit.stack import limits
 
 Pattern = Literal["constant", "poisson", "burst", "cdnow"]
 PATTERNS: tuple[Pattern, ...] = get_args(Pattern)
@@ -43,8 +44,11 @@ PERIOD_SECONDS = 1.0
 DUTY = 0.25
 #: Options of workloads that a plan may give.
 OPTIONS = ("skew", "accounts")
-#: A plan with more commands is a mistake: they are made before they are sent.
-MOST_COMMANDS = 5_000_000
+#: Bytes of memory for each command, over all processes of a load: it is made before it is sent, and
+#: kept with its commit until the checkers are done (measured: 7,500). Copies of its payload.
+COMMAND_BYTES, PAYLOADS = 8_000, 4
+#: A load takes at most this share of the free memory.
+MEMORY_SHARE = 0.5
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -89,10 +93,13 @@ class Plan(Struct, frozen=True, kw_only=True):
             value = getattr(self, name)
             if value is not None and not least <= value <= most:
                 raise UsageError(f"{name} must be from {least:g} to {most:g}, got {value:g}")
-        if self.rate * self.total > MOST_COMMANDS:
+        bytes, free = COMMAND_BYTES + PAYLOADS * self.payload, limits.free_memory()
+        most = int(MEMORY_SHARE * free / bytes)
+        if self.rate * self.total > most:
             raise UsageError(
-                f"{self.rate:g} commands a second for {self.total:g} s are too many; at most "
-                f"{MOST_COMMANDS:,} are made"
+                f"{self.rate:g} commands a second for {self.total:g} s are too many: each takes "
+                f"about {bytes:,} bytes until it is checked, and {free / 1e9:.1f} GB are free, so "
+                f"at most {most:,} fit; give a lower --rate or fewer --seconds"
             )
         if not (service := self.service).views:
             raise UsageError(

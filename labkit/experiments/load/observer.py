@@ -21,6 +21,7 @@ timestamps, and Little's law is a real test.
 from __future__ import annotations
 
 import time
+from array import array
 from multiprocessing.connection import Connection
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -60,18 +61,19 @@ def observe(pipe: Connection, settings: dict[str, Any], service: str, count: Any
     ``count`` is the generator's, in shared memory.
     """
     rng = Random(0)
-    rows: list[tuple[float, ...]] = []
+    looks, rows = 0, array("d")
     with Lab(**settings, start=False) as lab:
         calm_gc()
         seen = _look(lab, service, count, None)
         pipe.send_bytes(b"ready")
         began, worked = time.monotonic(), time.process_time()
         while not pipe.poll(OBSERVE_SECONDS * rng.uniform(0.5, 1.5)):
-            seen = _look(lab, service, count, None if len(rows) % SELDOM == 0 else seen)
-            rows.append(seen)
-        rows.append(_look(lab, service, count, None))
+            seen = _look(lab, service, count, None if looks % SELDOM == 0 else seen)
+            looks += 1
+            rows.extend(seen)
+        rows.extend(_look(lab, service, count, None))
         share = (time.process_time() - worked) / (time.monotonic() - began)
-        pipe.send_bytes(np.array([[share] * len(COLUMNS), *rows], np.float64).tobytes())
+        pipe.send_bytes((array("d", [share] * len(COLUMNS)) + rows).tobytes())
         pipe.poll(None)  # until the parent has read it all
 
 
@@ -131,23 +133,27 @@ def cost(looks: pd.DataFrame, window: Window) -> dict[str, Any]:
 class Watch:
     """The listener's looks, which bound the instant at which each command became visible.
 
-    Call ``look`` as often as possible, and ``ends`` afterwards.
+    Call ``look`` as often as possible, and ``ends`` afterwards. Of looks that saw the same, the
+    beginning of the last and the end of the first are kept: a quiet hour takes no memory.
     """
 
     def __init__(self, lab: Lab, service: str) -> None:
         self._lab, self._service = lab, service
-        self._before: list[int] = []
-        self._after: list[int] = []
+        self._before, self._after = array("q"), array("q")
         self._reached: list[list[int]] = []
 
     def look(self) -> int:
         """Look once; returns the number of visible commands."""
         before = time.monotonic_ns()
         reached = self._lab.queries.reached(self._service)
-        self._after.append(time.monotonic_ns())
-        self._before.append(before)
+        after = time.monotonic_ns()
         row = [reached.get(partition, -1) for partition in range(self._lab.partitions)]
-        self._reached.append(row)
+        if self._reached and row == self._reached[-1]:
+            self._before[-1] = before
+        else:
+            self._before.append(before)
+            self._after.append(after)
+            self._reached.append(row)
         return sum(row) + len(row)
 
     def ends(

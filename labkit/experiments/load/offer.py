@@ -27,7 +27,7 @@ import numpy as np
 from msgspec import Struct, structs
 from numpy.typing import NDArray
 
-from labkit.errors import TimedOut, UsageError
+from labkit.errors import CheckFailed, TimedOut, UsageError
 from labkit.experiments.backlog import behind
 from labkit.experiments.load import arrivals, steady
 from labkit.experiments.load.arrivals import Plan
@@ -95,6 +95,8 @@ class _Listener:
         self.watch = Watch(lab, service)
         self.heard: list[tuple[int, bytes]] = []
         self.visible = 0
+        #: Given the number of visible commands, why the load should end; "": it may go on.
+        self.overload: Callable[[int], str] = lambda visible: ""
         self._checked = self._changed = time.monotonic()
 
     def listen(self) -> None:
@@ -109,6 +111,11 @@ class _Listener:
         if time.monotonic() - self._checked > 1:
             self._checked = time.monotonic()
             self._lab.check()
+            if why := self.overload(visible):
+                raise CheckFailed(
+                    f"the load was ended, it is too much: {why}. `labkit load --sustainable` finds "
+                    "a rate that these workers sustain"
+                )
 
     def until(self, count: int, meanwhile: Callable[[], None]) -> bool:
         """Wait until ``count`` commits are heard and visible; ``False`` if some are lost.
@@ -140,12 +147,14 @@ def offer(
     *,
     dry: bool = True,
     checked: bool = True,
+    warn: Callable[[str], None] = lambda _: None,
 ) -> Loaded:
     """Offer a load to the running workers of a lab; each load needs a new run.
 
-    ``dry``: first measure the generator's greatest rate. ``checked``: run the checkers; without
-    them no figure counts, so a caller that says ``False`` has its own checks. Raises
-    ``UsageError`` for a plan that cannot be, ``TimedOut`` and ``StackError`` where workers,
+    ``dry``: first measure the generator's greatest rate; ``warn`` is told of a plan above it.
+    ``checked``: run the checkers; without them no figure counts, so a caller that says ``False``
+    has its own checks. Raises ``UsageError`` for a plan that cannot be, ``CheckFailed`` as soon as
+    a checked load is hopeless (``steady.Overload``), ``TimedOut`` and ``StackError`` where workers,
     generator or servers fail.
     """
     plan.check()
@@ -171,6 +180,16 @@ def offer(
         listener.until(ready.opened, lambda: None)
         beginning = time.monotonic_ns() + int(START_SECONDS * 1e9)
         total = ready.opened + ready.commands
+        if 0 < ready.ability.topic < plan.rate:
+            warn(
+                f"the generator has just tried, and sends at most {ready.ability.topic:,.0f} "
+                f"commands a second here: it will not keep a timetable of {plan.rate:,.0f}"
+            )
+        if checked:
+            overload = steady.Overload()
+            listener.overload = lambda visible: overload.look(
+                time.monotonic(), count.value, visible
+            )
         began, worked = time.monotonic(), time.process_time()
         acked, of_generator = _drive(lab, listener, generator, beginning, total, progress)
         own = (time.process_time() - worked) / (time.monotonic() - began)

@@ -36,7 +36,7 @@ PAUSE_SECONDS = 0.002
 
 
 def probed(
-    lab: Lab, plan: Plan, progress: Visible = lambda *_: None, **options: bool
+    lab: Lab, plan: Plan, progress: Visible = lambda *_: None, **options: Any
 ) -> tuple[Loaded, pd.DataFrame]:
     """``load.offer`` with a probe, and a row for each document: ``stream``, ``stale``, ``visible``.
 

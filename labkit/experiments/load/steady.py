@@ -6,6 +6,7 @@ All three are pure functions of the measurements. Instants are monotonic nanosec
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 Window = tuple[float, float]
+
+#: A load is ended once whatever is sent would wait this long, at the pace of the last seconds, or
+#: at that of the whole load if it was higher: a pause of the machine is no verdict.
+LONGEST_WAIT, PACE_SECONDS = 60.0, 10.0
 
 #: The largest relative deviation from Little's law in a valid run.
 LITTLE = 0.05
@@ -40,6 +45,36 @@ def on_time(commands: pd.DataFrame, window: Window) -> dict[str, Any]:
         "intended_in_window": len(commands),
         "ok": bool(late.quantile(LATE_PERCENTILE / 100) <= bound and missed <= MISSED),
     }
+
+
+class Overload:
+    """Whether a load is so far above what the workers do that its end is clear."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, int]] = deque()  # one look a second, of the last seconds
+        self._first: tuple[float, int] | None = None
+
+    def look(self, now: float, sent: int, visible: int) -> str:
+        """Why the load should end; "": it may go on. ``now`` in seconds."""
+        self._first = self._first or (now, visible)
+        if not self._seen or now - self._seen[-1][0] >= 1.0:
+            self._seen.append((now, visible))
+        while len(self._seen) > 1 and now - self._seen[1][0] >= PACE_SECONDS:
+            self._seen.popleft()
+        if now - self._first[0] < PACE_SECONDS:
+            return ""
+        pace = max(
+            (visible - before) / (now - at)
+            for at, before in (self._first, self._seen[0])
+            if now > at
+        )
+        backlog = sent - visible
+        if pace <= 0 or backlog <= pace * LONGEST_WAIT:
+            return ""
+        return (
+            f"after {now - self._first[0]:.0f} s {backlog:,} commands are in the system and "
+            f"{pace:,.0f} a second leave it: the next would wait {backlog / pace:,.0f} s"
+        )
 
 
 def level(samples: pd.DataFrame, window: Window, rate: float) -> dict[str, Any]:
