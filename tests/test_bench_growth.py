@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from itertools import islice
@@ -21,6 +22,7 @@ from labkit.experiments.bench.bulk import Bulk
 from labkit.experiments.bench.observer import Observation
 from labkit.experiments.bench.subject import subject
 from labkit.experiments.bench.totals import Totals, expected, shown
+from labkit.experiments.results import to_json
 from labkit.experiments.verify.planted_bugs import planted
 from labkit.lab import Lab
 from labkit.stack import home as labs_home
@@ -85,8 +87,21 @@ def test_the_ratio_is_that_of_the_long_run_to_the_median_of_the_short_ones() -> 
     assert found["commands_per_second"] == {"long": 100, "short": 25}
     assert found["ratio"] == 4
     assert found["ratio_interval"] == [2, 5]
+    assert found["level"] == 0.75, "three short runs"
+    assert "too short to compare: measured for 2 s" in found["too_short"]
     assert found["tenths"] == [100.0] * 10
     assert found["reached"]
+
+
+def test_a_run_that_took_no_time_has_no_rate() -> None:
+    """The clock did not move between its looks."""
+    still = run([0, 100])
+    still.looks[:] = [structs.replace(look, at=7) for look in still.looks]
+    assert math.isnan(still.rate)
+    long = run([0, 500, 1_000])
+    found = growth.summary([run([0, 50, 100]), still, long, run([0, 50, 100])])
+    assert found["ratio_interval"] == [10, 10], "of those that have one"
+    assert json.loads(to_json(found))["runs"][1]["commands_per_second"] is None
 
 
 def test_the_clock_runs_from_the_first_commit() -> None:

@@ -142,7 +142,7 @@ def test_a_ratio_is_the_median_of_the_ratios_inside_the_rounds() -> None:
     assert found["rates_full_view"] == {ours: 6.0}
     assert [(t["at_least"], t["reached"]) for t in found["targets"]] == [(0.5, True)]
     low, high = found["intervals"][ours]
-    assert 10 <= low < 20 < high <= 90
+    assert (low, high, found["level"]) == (10, 90, 0.75)
     assert found["cpu_us_per_command"][ours] == {"view": 10.0}
     assert (found["ok"], found["wrong"], found["too_short"]) == (True, [], [])
 

@@ -161,6 +161,14 @@ def test_offsets_are_more_than_commits(run: tuple[Loaded, pd.DataFrame]) -> None
     assert lags["by_offsets_ms"].mean() > lags["age_ms"].mean()
 
 
+def test_a_single_command_has_no_rate_and_its_lags_all_the_same() -> None:
+    loaded, _ = imagine(PLAN)
+    loaded.commands = loaded.commands[:1]
+    lags = consistency.three_lags(loaded)
+    assert lags["by_offsets_ms"].isna().all()
+    assert (lags["age_ms"] >= 0).all()
+
+
 def test_the_age_is_that_of_the_oldest_commit_that_nobody_sees() -> None:
     loaded, _ = imagine(PLAN)
     frame = rows(FIRST, (*FIRST[:4], 11, 20, 21, 29, 30))

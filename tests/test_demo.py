@@ -13,6 +13,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import psutil
 import pytest
 
@@ -125,7 +126,15 @@ def test_a_small_demo_matches(client: str, servers: stack.Servers, tmp_path: Pat
     assert report["client"] == client
     assert report["ignored_commits"] == 0
     assert report["stack"] == "native"
-    assert report["commands_per_second"] > 0
+    assert report["commands_per_second"] == pytest.approx(700 / report["seconds"], rel=0.01)
+    assert report["too_short"].startswith("too short to compare")
+    assert "Too short to compare: measured for" in done.stdout
+    kept = max((stack.home() / "results" / "demo").iterdir())
+    assert f"The run is kept in {kept}" in " ".join(done.stdout.split())
+    assert json.loads((kept / "report.json").read_text())["orders"] == 700
+    assert report["folder"] == str(kept)
+    assert len(pd.read_parquet(kept / "lags.parquet")) == report["probes"]
+    assert pd.read_parquet(kept / "months.parquet")["orders"].sum() == 700
     for name in ("reply_ms", "lag_ms"):
         assert set(report[name]) == {"p50", "p95", "p99"}
     library = {"confluent": "confluent-kafka"}.get(client, client)

@@ -37,6 +37,7 @@ def test_runs_that_do_not_count_are_thrown_out() -> None:
     assert found["thrown_out"].to_list() == [1, 1]
     assert found["p50_low"][0] == 5
     assert found["p50_high"][0] == 7
+    assert found["level"][0] == 0.5, "two runs"
     assert found["p50_low"].isna().to_list() == [False, True], "one run has no interval"
 
 

@@ -6,7 +6,9 @@ import itertools
 import json
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -348,6 +350,20 @@ def test_bad_arguments_are_named(
 
 def tried(rate: float, holds: float) -> Trial:
     return Trial(rate, rate, 20.0, 0.0, 0.01, "" if rate <= holds else "the backlog grew")
+
+
+@pytest.mark.parametrize(
+    ("visible", "rate"), [([0, 900], 900), ([0, 0, 900, 900], 900), ([0, 100, 500, 900], 400)]
+)
+def test_a_heap_has_a_rate_however_few_looks_saw_it(
+    visible: list[int], rate: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of it may become visible between two looks."""
+    looks = pd.DataFrame({"at": np.arange(len(visible)) * 1e9, "visible": visible})
+    loaded = SimpleNamespace(samples=looks)
+    monkeypatch.setattr(sustainable, "offer", lambda *_, **__: loaded)
+    monkeypatch.setattr(Crew, "working", lambda *_: nullcontext())
+    assert sustainable.heap("lab", Crew(), Plan(rate=1.0, seconds=1.0)) == rate
 
 
 @pytest.mark.servers

@@ -232,14 +232,14 @@ def test_pauses_are_points_and_what_waits_has_rows_below() -> None:
     assert written(ax) == [
         "immediate: 75 %",
         "after 20 ms: 25 %",
-        "token: 50 ms, 0 of 101 stale",
-        "linearizable: 7 ms, 0 of 1 stale",
+        "token: 50 ms, 0 of 101 (at most 3 %) stale",
+        "linearizable: 7 ms, 0 of 1 (at most 100 %) stale",
     ]
     markers = [one.get_marker() for one in ax.lines if one.get_marker() != "None"]
     assert len(set(markers)) == 3, "colour alone must not tell them apart"
     assert ax.get_title() == (
         "75 % of the immediate reads were stale;\n"
-        "0 of 102 reads that waited for their goal were stale"
+        "0 of 102 (at most 2.9 %) reads that waited for their goal were stale"
     )
     assert all(tick >= 0 for tick in ax.get_yticks()), "below zero there are rows, no percentages"
 
@@ -253,7 +253,7 @@ def test_a_broken_promise_is_told() -> None:
 
 def test_reads_of_one_kind_are_enough() -> None:
     ax = stale_against_waiting(READS[READS["strategy"] == "token"], axes())
-    assert ax.get_title() == "0 of 101 reads that waited for their goal were stale"
+    assert ax.get_title() == "0 of 101 (at most 3 %) reads that waited for their goal were stale"
     with pytest.raises(ValueError, match="no read"):
         stale_against_waiting(READS[:0], axes())
 

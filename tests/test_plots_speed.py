@@ -42,7 +42,16 @@ def test_every_run_is_drawn_in_its_arm() -> None:
     assert [tick.get_text() for tick in ax.get_yticklabels()] == ["slow", "fast"]
     assert "(× 4)" in words(ax)
     assert ax.get_title() == "fast: 4.0 times as fast as slow"
+    assert "median and interval (confidence 75.0%)" in labels(ax)
     assert ax.get_xlabel().startswith("commands a second")
+
+
+def test_how_many_times_is_said_within_the_rounds() -> None:
+    """The machine was ten times as slow in the last two of three rounds."""
+    ax = throughput(*drawn({"slow": [100.0, 10.0, 11.0], "fast": [800.0, 79.0, 30.0]}), axes())
+    rounds = drawn({"slow": [10.0, 10.0, 11.0], "fast": [800.0, 79.0, 30.0]})
+    assert throughput(*rounds, axes()).get_title() == "fast: 7.9 times as fast as slow"
+    assert "no difference" in ax.get_title(), "its intervals overlap"
 
 
 def test_intervals_that_overlap_say_nothing() -> None:

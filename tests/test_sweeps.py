@@ -195,7 +195,8 @@ def test_a_figure_is_the_median_of_the_green_runs_with_its_interval() -> None:
     found = summary(runs({"a": [100, 110, 90], "b": [200, math.nan, 220]}), ["a", "b"])
     a, b = found.to_dict("records")
     assert (a["commands_per_second"], a["thrown_out"]) == (100, 0)
-    assert 90 <= a["low"] <= 100 <= a["high"] <= 110
+    assert (a["low"], a["high"], a["level"]) == (90, 110, 0.75), "three runs say no more"
+    assert b["level"] == 0.5, "of the two green ones"
     assert (b["commands_per_second"], b["thrown_out"]) == (210, 1)
     assert a["per_transaction"] == 100
     assert a["core_seconds_per_1000"] == pytest.approx(5.0)

@@ -179,7 +179,7 @@ def test_every_plant_has_a_name_that_workers_know(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.fixture
-def twin(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def twin(home: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """No servers and no extra workers; the names of the runs that were dropped."""
     dropped: list[str] = []
     drop = Lab.drop

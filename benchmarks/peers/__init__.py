@@ -24,7 +24,7 @@ part of the job; the rates with it are reported separately, as ``rates_full_view
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from importlib import util
 from random import Random
@@ -36,6 +36,7 @@ from msgspec import Struct, structs
 from labkit.errors import UsageError
 from labkit.experiments.bench.measuring import measuring
 from labkit.experiments.demo import Progress
+from labkit.experiments.intervals import NO_INTERVAL, interval_if_any, quotient, too_short
 from labkit.experiments.results import archive, versions
 from labkit.run.settings import DEFAULTS
 
@@ -44,8 +45,6 @@ if TYPE_CHECKING:
     from benchmarks.peers.running import Ran
 
 LIBRARIES = ("confluent_kafka", "faststream", "quixstreams")
-#: A shorter round says little.
-LEAST_SECONDS = 5.0
 #: The targets of labkit: (contestant, compared with, the least ratio of their rates).
 TARGETS = (
     ("labkit-kafka-python", "bare-kafka-python", 0.9),
@@ -62,7 +61,7 @@ class PeerSizes(Struct, frozen=True):
 
     commands: int = 50_000
     fast_commands: int = 300_000
-    rounds: int = 5
+    rounds: int = 6
 
 
 def peers(
@@ -110,7 +109,8 @@ def peers(
                     report(f"round {number + 1}, {_line(ran[-1])}")
                     progress("peers", len(ran), sizes.rounds * len(arms))
     found |= summary(chosen, ran)
-    archive("bench-peers", found, {"rounds": pd.json_normalize(found["rounds"])})
+    frames = {"rounds": pd.json_normalize(found["rounds"])}
+    found["folder"] = str(archive("bench-peers", found, frames))
     return found
 
 
@@ -145,12 +145,15 @@ def summary(chosen: Sequence[Contestant], ran: Sequence[Ran]) -> dict[str, Any]:
     rates = {one.name: _by_round(ran, one.name) for one in sound}
     full = {one.name: _by_round(ran, one.name, True) for one in sound if one.full_view}
     ratios = {
-        f"{ours} / {theirs}": [rate / rates[theirs][number] for number, rate in rates[ours].items()]
+        f"{ours} / {theirs}": [
+            quotient(rate, rates[theirs][number]) for number, rate in rates[ours].items()
+        ]
         for ours, theirs, _ in TARGETS
         if ours in rates and theirs in rates
     }
     return {
         "rates": {name: round(median(by.values()), 1) for name, by in rates.items()},
+        "level": _level(list(rates.values())),
         "intervals": {name: _interval(list(by.values())) for name, by in rates.items()},
         "rates_full_view": {name: round(median(by.values()), 1) for name, by in full.items()},
         "ratios": {name: round(median(each), 3) for name, each in ratios.items()},
@@ -168,7 +171,7 @@ def summary(chosen: Sequence[Contestant], ran: Sequence[Ran]) -> dict[str, Any]:
         "guarantees": {one.name: one.guarantee for one in chosen},
         "how": {one.name: one.how for one in chosen},
         "cpu_us_per_command": {one.name: _cpu(ran, one.name) for one in sound},
-        "too_short": sorted({one.name for one in ran if one.seconds < LEAST_SECONDS}),
+        "too_short": sorted({one.name for one in ran if too_short(one.seconds)}),
         "wrong": wrong,
         "rounds": [structs.asdict(one) for one in ran],
         "ok": not wrong,
@@ -184,10 +187,15 @@ def _by_round(ran: Sequence[Ran], name: str, full: bool = False) -> dict[int, fl
 
 
 def _interval(values: list[float]) -> list[float] | None:
-    """The 95 % bootstrap interval over the rounds; a single round has none."""
-    from labkit.experiments.intervals import interval
+    """Over the rounds; a single round has none."""
+    ends = interval_if_any(values)
+    return None if ends is NO_INTERVAL else [round(ends.low, 3), round(ends.high, 3)]
 
-    return [round(end, 3) for end in interval(values)] if len(values) > 1 else None
+
+def _level(rates: Sequence[Mapping[int, float]]) -> float | None:
+    """The confidence of the intervals: all sound contestants have the same rounds."""
+    ends = interval_if_any(list(rates[0].values())) if rates else NO_INTERVAL
+    return None if ends is NO_INTERVAL else ends.level
 
 
 def _cpu(ran: Sequence[Ran], name: str) -> dict[str, float]:

@@ -19,6 +19,7 @@ from labkit.adapters.mongo import connect
 from labkit.errors import LabkitError
 from labkit.experiments.bench.job import event_of, play
 from labkit.experiments.bench.preload import preload
+from labkit.experiments.intervals import quotient
 from labkit.experiments.processes import PATIENCE_SECONDS, hear, process
 from labkit.experiments.scratch import scratch_run
 from labkit.lab import Lab
@@ -175,7 +176,7 @@ def _time(
         client.close()
     before, began, spent = started
     ran.commands, ran.seconds = load.commands - before, round(now - began, 4)
-    ran.rate = round(ran.commands / (now - began), 1)
+    ran.rate = round(quotient(ran.commands, now - began), 1)
     ran.cpu_seconds = {name: round(cpu[name] - spent[name], 3) for name in pids}
 
 

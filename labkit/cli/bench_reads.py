@@ -7,8 +7,9 @@ from functools import partial
 from typing import Annotated, Any
 
 from labkit.cli.bench_service import Service, named
-from labkit.cli.measure import cells, measure, table
+from labkit.cli.measure import cells, measure, show_too_short, table
 from labkit.cli.options import Client, JsonFile, LabName, Seed, number, option, whole
+from labkit.plots.rule_of_three import counted
 
 MOST = 10_000_000
 TIMES = ("p50_ms", "p99_ms")
@@ -61,10 +62,13 @@ def freshness(
 
 def _show_freshness(found: dict[str, Any]) -> str | None:
     rows = (
-        [strategy, *cells(row, ",", "tries", "stale", "timeouts"), *cells(row, ".1f", *TIMES)]
+        [
+            *(strategy, counted(row["stale"], row["tries"])),
+            *(*cells(row, ",", "timeouts"), *cells(row, ".1f", *TIMES)),
+        ]
         for strategy, row in found["strategies"].items()
     )
-    columns = ("", "tries", "stale", "timed out", "p50 ms", "p99 ms")
+    columns = ("", "stale", "timed out", "p50 ms", "p99 ms")
     table("Reads just after the reply to a write", columns, rows)
     for line in found["checkers"]["C10"]["violations"][:3]:
         print(f"C10: {line}")
@@ -96,9 +100,11 @@ def _show_rebuild(found: dict[str, Any]) -> str | None:
         f"The rebuild applies {speed['rebuild']:,.0f} events a second, a bare loop "
         f"{speed['bare']:,.0f} (ratio {found['ratio_to_bare']:.2f})."
     )
+    show_too_short(found["too_short"])
+    missed = round((1 - found["availability"]) * found["probes"])
     print(
-        f"{found['availability']:.2%} of {found['probes']:,} reads during the rebuilds were "
-        f"answered; the slowest took {found['slowest_probe_ms']:.0f} ms."
+        f"{counted(missed, found['probes'])} reads during the rebuilds were not answered; the "
+        f"slowest took {found['slowest_probe_ms']:.0f} ms."
     )
     for line in found["trouble"][:5]:
         print(line)
@@ -127,7 +133,7 @@ def _show_cache(found: dict[str, Any]) -> str | None:
     rows = (
         [
             *(side, f"{row['answers_per_second']:,.0f}", *cells(row, ".1f", *TIMES)),
-            *(f"{row['cached'] / row['asked']:.1%}", f"{row['stale']:,} of {row['looked']:,}"),
+            *(f"{row['cached'] / row['asked']:.1%}", counted(row["stale"], row["looked"])),
         ]
         for side, row in found["sides"].items()
     )

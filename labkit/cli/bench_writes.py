@@ -9,9 +9,18 @@ from typing import Annotated, Any
 import typer
 
 from labkit.cli.bench_service import Service, named
-from labkit.cli.measure import between, cells, measure, show_target, table
+from labkit.cli.measure import (
+    between,
+    cells,
+    measure,
+    show_confidence,
+    show_target,
+    show_too_short,
+    table,
+)
 from labkit.cli.options import Client, JsonFile, LabName, Seed, option, whole
 from labkit.errors import UsageError
+from labkit.experiments.intervals import LEAST_SECONDS
 
 SOME, MANY = whole(1_000, 10_000_000), whole(1_000, 100_000_000)
 TIMES = ("p50_ms", "p95_ms", "p99_ms", "max_ms")
@@ -20,7 +29,7 @@ TIMES = ("p50_ms", "p95_ms", "p99_ms", "max_ms")
 def peers(
     commands: Annotated[int, option("Commands a round, for slow contestants.", SOME)] = 50_000,
     fast_commands: Annotated[int, option("The same on confluent-kafka.", SOME)] = 300_000,
-    rounds: Annotated[int, option("Rounds; each runs every contestant.", whole(1, 100))] = 5,
+    rounds: Annotated[int, option("Rounds; each runs every contestant.", whole(1, 100))] = 6,
     only: Annotated[str, typer.Option(metavar="NAME,NAME", help="Contestants; default: all.")] = "",
     seed: Seed = 1,
     json_file: JsonFile = None,
@@ -57,16 +66,23 @@ def _show_peers(found: dict[str, Any]) -> str | None:
         ]
         for name in rates
     )
-    columns = ("", "commands/s", "95 %", "with the full view")
+    columns = ("", "commands/s", "interval", "with the full view")
     table("From preloaded commands to documents in MongoDB", columns, rows)
+    show_confidence([found["level"]])
     for target in found["targets"]:
         bound = f"at least {target['at_least']:g}"
-        show_target(target["ratio"], target["median"], bound, target["reached"])
+        ends = between(found["ratio_intervals"][target["ratio"]], ".2f")
+        show_target(target["ratio"], target["median"], bound, target["reached"], ends)
+    if found["too_short"]:
+        print(
+            f"Too short to compare: {', '.join(found['too_short'])} ran for less than "
+            f"{LEAST_SECONDS:g} s, and the warm-up decides. Give more --commands."
+        )
     return None if found["ok"] else f"wrong documents by {', '.join(found['wrong'])}; see the JSON"
 
 
 def latency(
-    rounds: Annotated[int, option("Rounds of one block a kind.", whole(1, 1_000))] = 5,
+    rounds: Annotated[int, option("Rounds of one block a kind.", whole(1, 1_000))] = 6,
     commands: Annotated[int, option("Commands in a block.", whole(1, 100_000))] = 200,
     client: Client = "kafka-python",
     seed: Seed = 1,
@@ -87,13 +103,14 @@ def _show_latency(found: dict[str, Any]) -> str | None:
     rows = (
         [
             *(kind, *cells(row, ",", "commands"), *cells(row, ".1f", *TIMES)),
-            f"{found[f'{kind}_ratio']:.2f}" if kind in ratios else "",
+            f"{ratios[kind]['median']:.2f}" if kind in ratios else "",
             between(ratios.get(kind, {}).get("interval"), ".2f"),
         ]
         for kind, row in found["times"].items()
     )
-    columns = ("", "commands", "p50 ms", "p95 ms", "p99 ms", "max ms", "to bare", "95 %")
-    table("One command in flight", columns, rows)
+    columns = ("", "commands", "p50 ms", "p95 ms", "p99 ms", "max ms", "to bare", "interval")
+    table("One command in flight; its ratio to a bare transaction of the same round", columns, rows)
+    show_confidence(ratio["level"] for ratio in ratios.values())
     _show_targets(found)
     return None if found["ok"] else "a command was not there when it should have been; see the JSON"
 
@@ -145,6 +162,8 @@ def _show_growth(found: dict[str, Any]) -> str | None:
         f"{sizes['commands']:,} commands: {speed['long']:,.0f} a second; {sizes['small']:,}: "
         f"{speed['short']:,.0f} (ratio {found['ratio']:.2f}, {ends})."
     )
+    show_confidence([found["level"]])
+    show_too_short(found["too_short"])
     tenths = ", ".join(f"{each:,.0f}" for each in found["tenths"])
     print(f"Commands a second in each tenth; the first includes the start: {tenths}.")
     show_target("ratio", found["ratio"], f"at least {found['at_least']:g}", found["reached"])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from labkit.cli.measure import measure, table
+from labkit.cli.measure import measure, show_too_short, table
 from labkit.cli.options import Client, JsonFile, LabName, option, result_file, whole
 from labkit.experiments.cdnow import ORDERS
 
@@ -53,6 +53,7 @@ def _show(found: Demo) -> None:
         f"{report['commands_per_second']:,.0f} commands a second from the first send to the last "
         f"visible order, with {report['client']}."
     )
+    show_too_short(report["too_short"])
     reply, lag = report["reply_ms"], report["lag_ms"]
     if lag["p50"] is not None:
         print(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 from labkit.cli.bench_service import Service, named
-from labkit.cli.measure import Progress, Say, cells, measure, table
+from labkit.cli.measure import Progress, Say, cells, measure, show_confidence, table
 from labkit.cli.options import Client, JsonFile, LabName, Rounds, Seed, chosen, number, option
 from labkit.services import MEASURED
 
@@ -21,7 +21,7 @@ def lag(
     factor: Annotated[str, chosen(FACTORS)],
     rate: Annotated[float, option("Commands a second.", number(1, 1_000_000))] = 300,
     seconds: Annotated[float, option("Measured seconds of each run.", number(1, 3_600))] = 10,
-    rounds: Rounds = 5,
+    rounds: Rounds = 6,
     client: Client = "kafka-python",
     seed: Seed = 1,
     service: Service = None,
@@ -58,9 +58,9 @@ def _show(found: LagSweep) -> str | None:
         ]
         for row in found.values.to_dict("records")
     )
-    columns = (factor, "p50", "95 % interval", "p99", "reply p50", "thrown out")
+    columns = (factor, "p50", "interval", "p99", "reply p50", "thrown out")
     table("Consistency lag: from the reply to the first query that shows it, in ms", columns, rows)
-    print(f"The runs are kept in {found.folder}")
+    show_confidence(found.values["level"])
     if found.runs["ok"].all():
         return None
     return "some runs do not count; see the column `trouble` of the kept runs"

@@ -189,7 +189,6 @@ def _show(found: dict[str, Any]) -> str | None:
     for name in red:
         for line in verdicts[name]["violations"][:3]:
             print(f"{name}: {line}")
-    print(f"The run is kept in {found['folder']}")
     return "; ".join(found["trouble"]) or None
 
 

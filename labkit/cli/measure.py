@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,8 +33,12 @@ def measure(
     """
     with _bars() as (progress, say):
         found = experiment(progress, say)
-    save("--json", json_file, to_json(getattr(found, "report", found)))
-    if failure := show(found):
+    report: Any = getattr(found, "report", found)
+    save("--json", json_file, to_json(report))
+    failure = show(found)
+    if folder := report.get("folder"):
+        print(f"The run is kept in {folder}")
+    if failure:
         raise CheckFailed(failure)
 
 
@@ -82,6 +87,23 @@ def between(ends: Sequence[float] | None, form: str) -> str:
     return f"{ends[0]:{form}} to {ends[1]:{form}}" if ends else ""
 
 
-def show_target(name: str, value: float, bound: str, reached: bool) -> None:
-    """Print a figure, its bound, such as "at most 2", and whether it is within the bound."""
-    print(f"{name}: {value:,.2f} ({bound}: {'reached' if reached else 'MISSED'})")
+def show_target(name: str, value: float, bound: str, reached: bool, ends: str = "") -> None:
+    """Print a figure, its interval, its bound ("at most 2", say), and whether it is within it."""
+    within = f", {ends}" if ends else ""
+    print(f"{name}: {value:,.2f}{within} ({bound}: {'reached' if reached else 'MISSED'})")
+
+
+def show_confidence(levels: Iterable[float | None]) -> None:
+    """Print how far the intervals of a table can be trusted; their least level counts."""
+    known = [level for level in levels if level is not None and not math.isnan(level)]
+    if known:
+        print(
+            f"An interval holds the true median with a confidence of {min(known):.1%}; "
+            "that of the range of n runs is 1 - 2^(1-n)."
+        )
+
+
+def show_too_short(why: str) -> None:
+    """Print why figures must not be compared, if they must not."""
+    if why:
+        print(f"{why[0].upper()}{why[1:]}.")

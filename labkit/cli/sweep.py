@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 from labkit.cli.bench_service import Service, named
-from labkit.cli.measure import measure, table
+from labkit.cli.measure import measure, show_confidence, table
 from labkit.cli.options import Client, JsonFile, LabName, Rounds, Seed, chosen, option, whole
 
 if TYPE_CHECKING:
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 FACTORS = ("batch", "partitions", "workers", "payload", "client", "delivery", "log")
 
 COLUMNS = (
-    *("", "commands/s", "95 % interval", "to the first", "a transaction", "core s/1000"),
+    *("", "commands/s", "interval", "to the first", "a transaction", "core s/1000"),
     "thrown out",
 )
 
 
 def sweep(
     factor: Annotated[str, chosen(FACTORS)],
-    rounds: Rounds = 5,
+    rounds: Rounds = 6,
     commands: Annotated[
         int | None, option("Commands in the topic; default: 5 s of them.", whole(100, 10_000_000))
     ] = None,
@@ -43,7 +43,7 @@ def sweep(
 
 
 def _show(found: Swept) -> str | None:
-    from labkit.experiments.bench.sweeps import LEAST_SECONDS
+    from labkit.experiments.intervals import LEAST_SECONDS
 
     rows = (
         [
@@ -57,18 +57,18 @@ def _show(found: Swept) -> str | None:
         for row in found.arms.to_dict("records")
     )
     table("Commands a second, from the topic to the view; all checkers green", COLUMNS, rows)
+    show_confidence(found.arms["level"])
     for run in found.runs[~found.runs["green"]].to_dict("records"):
         print(f"{run['arm']}, round {run['round'] + 1}: {run['red']} turned red; no rate")
     short = found.runs[(found.runs["seconds"] < LEAST_SECONDS) | ~found.runs["steady"]]
     if len(short):
         print(
             f"{len(short)} of {len(found.runs)} runs were measured for less than "
-            f"{LEAST_SECONDS:g} s (the shortest for {short['seconds'].min():.2f} s), so the "
-            "figures are only a try. Give more --commands."
+            f"{LEAST_SECONDS:g} s (the shortest for {short['seconds'].min():.2f} s), too short to "
+            "compare: the warm-up decides. Give more --commands."
         )
     if found.scaling:
         _show_scaling(found.scaling)
-    print(f"The runs are kept in {found.folder}")
     return None if found.ok else "a checker turned red, and these runs have no rate; see the JSON"
 
 

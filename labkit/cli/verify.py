@@ -19,6 +19,7 @@ from labkit.cli.options import (
     option,
     whole,
 )
+from labkit.plots.rule_of_three import counted
 
 app = typer.Typer(help="Run load and faults, then check the results.", no_args_is_help=True)
 
@@ -114,11 +115,11 @@ def _show_write(found: dict[str, Any]) -> str | None:
 
 def _show_queries(found: dict[str, Any]) -> str | None:
     print(
-        f"{found['answered']:,} of {found['asked']:,} queries were answered, "
-        f"{found['mismatched']} of them wrongly; {found['timed_out']} timed out, "
-        f"{found['refused']} were refused. {found['answers_per_second']:,.0f} answers a second, "
-        f"with {len(found['killed'])} handlers killed; the median answer took "
-        f"{found['p50_ms']:,.0f} ms."
+        f"{found['answered']:,} of {found['asked']:,} queries were answered, and "
+        f"{counted(found['mismatched'], found['answered'])} answers were wrong; "
+        f"{found['timed_out']} timed out, {found['refused']} were refused. "
+        f"{found['answers_per_second']:,.0f} answers a second, with {len(found['killed'])} "
+        f"killed; the median answer took {found['p50_ms']:,.0f} ms."
     )
     for line in found["examples"]:
         print(line)

@@ -15,15 +15,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from labkit import stack
 from labkit.errors import UsageError
 from labkit.experiments import cdnow
+from labkit.experiments.intervals import too_short
 from labkit.experiments.load.arrivals import Plan
 from labkit.experiments.load.consistency import lag
 from labkit.experiments.load.offer import offer
-from labkit.experiments.results import machine, versions
+from labkit.experiments.results import archive, machine, versions
 from labkit.lab import Lab
 from labkit.messages import Token
 from labkit.read.standard import All
@@ -53,7 +54,7 @@ class Row(Struct, frozen=True):
 
 
 class Demo(Struct):
-    """The result of a demo; ``report`` is its JSON.
+    """The result of a demo; ``report`` is its JSON, which is kept with the rest.
 
     ``lags`` has a row for each command of the open loop: it became visible between ``stale_ms`` and
     ``fresh_ms`` after its reply.
@@ -84,6 +85,8 @@ def demo(
     Raises ``UsageError`` where another demo runs in this lab, ``StackError`` and ``TimedOut`` where
     servers or workers fail. ``keep`` leaves topics and database of the first round.
     """
+    import pandas as pd
+
     commands = cdnow.commands(limit)
     calm_gc()
     with _alone(name), stack.borrowed(name, report):
@@ -91,12 +94,14 @@ def demo(
         with first:
             first.start()
             report(f"run {first.run}: {len(commands):,} purchases, as fast as they go")
-            speed = _replay(first, commands, progress)
+            seconds = _replay(first, commands, progress)
             result = _compare(first, len(commands))
+            settings = structs.asdict(first.settings)
             stack_versions = versions(first.server_versions(), client)
             ignored = first.ignored_commits()
             if not keep:
                 first.drop()
+        speed = len(commands) / seconds  # which held many round trips
         rate = speed / 2
         plan = _open_loop(rate, len(commands))
         second = Lab(name, client=client, services=["orders"])
@@ -121,6 +126,8 @@ def demo(
     result.report |= {
         "matches": all(row.same for row in result.rows),
         "commands_per_second": round(speed, 1),
+        "seconds": round(seconds, 3),
+        "too_short": too_short(seconds),
         "open_loop_rate": round(rate, 1),
         "open_loop_seconds": round(plan.total, 1),
         "reply_ms": _percentiles(replies),
@@ -133,7 +140,11 @@ def demo(
         "versions": stack_versions,
         "machine": machine(),
         "ignored_commits": ignored,
+        "settings": {"purchases": len(commands), "client": client, "lab": settings},
+        "seed": None,  # nothing is drawn
     }
+    frames = {"lags": result.lags, "months": pd.DataFrame(result.months)}
+    result.report["folder"] = str(archive("demo", result.report, frames))
     return result
 
 
@@ -169,7 +180,7 @@ def _alone(name: str) -> Iterator[None]:
 
 
 def _replay(lab: Lab, commands: list[Any], progress: Progress) -> float:
-    """Send all commands and wait until all are visible; returns commands a second."""
+    """Send all commands and wait until all are visible; returns the seconds from the first send."""
     checked = 0.0
 
     def meanwhile() -> None:
@@ -196,7 +207,7 @@ def _replay(lab: Lab, commands: list[Any], progress: Progress) -> float:
     lab.queries.until(last.values(), VISIBLE_SECONDS, meanwhile)
     seconds = time.monotonic() - began
     progress("visible", len(commands), len(commands))
-    return len(commands) / seconds
+    return seconds
 
 
 def _compare(lab: Lab, limit: int) -> Demo:

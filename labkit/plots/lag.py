@@ -234,7 +234,7 @@ def foretold(
     half, was = float(np.median(lag_ms)), float(np.median(measured_ms))
     ax.set_title(
         f"At {digits(rate)} commands a second the model predicts a median lag of {in_ms(half)},\n"
-        f"{half / was:.1f} times the measured one",
+        + (f"{half / was:.1f} times the measured one" if was else "the measured one is 0"),
         fontsize=11,
     )
     return finish(ax)

@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
+from labkit.plots.rule_of_three import counted
 from labkit.plots.style import BLUE, INK, OFFSET, ORANGE, SKY, VERMILLION, finish, in_ms, require
 
 #: The strategies that wait, with their markers; and the distance of their rows.
@@ -84,7 +85,7 @@ def stale_against_waiting(tries: pd.DataFrame, ax: Axes) -> Axes:
             label=name or "_nolegend_",
         )
         ax.plot([middle], [y], WAITING[strategy], color=color, mec=INK, ms=9, zorder=3)
-        text = f"{strategy}: {in_ms(middle)}, {wrong} of {len(found):,} stale"
+        text = f"{strategy}: {in_ms(middle)}, {counted(wrong, len(found))} stale"
         ax.annotate(text, (high, y), (9, -3), **OFFSET)
     ax.axhspan(-ROW * (len(waited) + 0.7), 0, color="#f3f3f3", zorder=0)
     ax.set_xlim(0, 1.5 * float(tries.groupby(["strategy", "pause_ms"])["ms"].quantile(0.95).max()))
@@ -100,5 +101,5 @@ def _what_waiting_buys(tries: pd.DataFrame, share: pd.Series[float]) -> str:
     promised = tries[tries["strategy"] != "eventual"]
     wrong = int(promised["stale"].sum())
     at_once = f"{share.iloc[0]:.0f} % of the immediate reads were stale" if len(share) else ""
-    kept = f"{wrong} of {len(promised):,} reads that waited for their goal were stale"
+    kept = f"{counted(wrong, len(promised))} reads that waited for their goal were stale"
     return ";\n".join(filter(None, [at_once, kept]))

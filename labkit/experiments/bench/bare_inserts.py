@@ -12,6 +12,7 @@ import time
 
 from labkit.adapters.mongo import connect
 from labkit.experiments.bench.subject import Subject
+from labkit.experiments.intervals import quotient
 from labkit.lab import Lab
 from labkit.messages import Document
 from labkit.read.projection import ServiceProjection
@@ -60,4 +61,4 @@ def bare_inserts(lab: Lab, measured: Subject, number: int) -> float:
         source.close()
         lab.store.discard([collection])
         mongo.close()
-    return count / seconds
+    return quotient(count, seconds)

@@ -22,6 +22,7 @@ from labkit.experiments.bench.observer import Observation
 from labkit.experiments.bench.preload import preload
 from labkit.experiments.bench.subject import Subject
 from labkit.experiments.bench.totals import Totals, expected, shown
+from labkit.experiments.intervals import quotient
 from labkit.experiments.results import versions
 from labkit.experiments.scratch import scratch_run
 from labkit.lab import Lab
@@ -53,7 +54,7 @@ class Bulk(Struct):
     @property
     def rate(self) -> float:
         """Commands per second; NaN if a check failed."""
-        return math.nan if self.wrong else self.commands / self.seconds
+        return math.nan if self.wrong else quotient(self.commands, self.seconds)
 
     def row(self) -> dict[str, Any]:
         return {

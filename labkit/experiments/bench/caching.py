@@ -27,11 +27,13 @@ from labkit.experiments.bench.freshness_client import load
 from labkit.experiments.bench.measuring import measuring
 from labkit.experiments.bench.subject import Subject, about, subject
 from labkit.experiments.demo import Progress
+from labkit.experiments.intervals import quotient
 from labkit.experiments.percentiles import RANGE, percentiles
 from labkit.experiments.processes import PATIENCE_SECONDS, hear, process, settings_of
-from labkit.experiments.results import versions
+from labkit.experiments.results import archive, versions
 from labkit.experiments.scratch import scratch_run
 from labkit.lab import Lab
+from labkit.plots.rule_of_three import at_most
 from labkit.query.wire import Result
 from labkit.run.worker import calm_gc
 from labkit.service import Service
@@ -114,12 +116,13 @@ def cache(
         found["sides"] = {label: _found(side) for label, side in sides.items()}
         found["versions"] = versions(sides["on"].lab.server_versions(), client)
     off, on = found["sides"]["off"], found["sides"]["on"]
-    found["speedup"] = round(on["answers_per_second"] / off["answers_per_second"], 2)
+    found["speedup"] = round(quotient(on["answers_per_second"], off["answers_per_second"]), 2)
     found["ok"] = (
         off["stale"] == off["cached"] == off["failed"] == on["failed"] == 0
         and on["cached"] > 0
         and all(found["load"].values())
     )
+    found["folder"] = str(archive("bench-cache", found))
     return found
 
 
@@ -163,7 +166,7 @@ def _many(side: Side, count: int, rng: Random) -> None:
         side.lab.check()
         if time.monotonic() - began > count * PATIENCE_SECONDS:
             raise StackError(f"{len(under_way)} questions got no answer; see `labkit logs`")
-    side.rates.append(count / (time.monotonic() - began))
+    side.rates.append(quotient(count, time.monotonic() - began))
 
 
 def _one_by_one(side: Side, count: int, rng: Random) -> None:
@@ -200,6 +203,7 @@ def _found(side: Side) -> dict[str, Any]:
         "rates": [round(rate, 1) for rate in side.rates],
         "looked": side.looked,
         "stale": side.stale,
+        "stale_at_most": at_most(side.stale, side.looked),
         "stale_share": round(side.stale / max(1, side.looked), 5),
         **percentiles(side.times),
     }

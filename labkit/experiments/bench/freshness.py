@@ -51,11 +51,13 @@ from labkit.experiments.bench.freshness_client import (
 from labkit.experiments.bench.measuring import measuring
 from labkit.experiments.bench.sessions import sessions
 from labkit.experiments.bench.subject import Subject, about, subject
+from labkit.experiments.intervals import quotient
 from labkit.experiments.percentiles import RANGE, percentiles
 from labkit.experiments.processes import PATIENCE_SECONDS, hear, process, settings_of
-from labkit.experiments.results import versions
+from labkit.experiments.results import archive, versions
 from labkit.experiments.scratch import scratch_run
 from labkit.lab import Lab
+from labkit.plots.rule_of_three import at_most
 from labkit.read.freshness import LINEARIZABLE, STRATEGIES, Strategy
 from labkit.service import Service
 
@@ -103,11 +105,13 @@ def freshness(
         found["versions"] = versions(lab.server_versions(), lab.settings.client)
         began = time.monotonic()
         reports, written = _run(lab, measured, clients, tries, seed, progress)
-        found["seconds"] = round(time.monotonic() - began, 1)
+        seconds = time.monotonic() - began
+        found["seconds"] = round(seconds, 1)
         found["ignored_commits"] = lab.ignored_commits()
     found |= judge(reports, tries)
-    found["load"] = {"sent": written, "per_second": round(written / found["seconds"], 1)}
+    found["load"] = {"sent": written, "per_second": round(quotient(written, seconds), 1)}
     found["ok"] = found["ok"] and not found["ignored_commits"] and written > 0
+    found["folder"] = str(archive("bench-freshness", found))
     return found
 
 
@@ -166,9 +170,11 @@ def _together(tallies: list[ReadCounts]) -> dict[str, Any]:
     times = HdrHistogram(*RANGE)
     for tally in tallies:
         times.decode_and_add(base64.b64decode(tally.times))
+    tries, stale = sum(tally.tries for tally in tallies), sum(tally.stale for tally in tallies)
     return {
-        "tries": sum(tally.tries for tally in tallies),
-        "stale": sum(tally.stale for tally in tallies),
+        "tries": tries,
+        "stale": stale,
+        "stale_at_most": at_most(stale, tries),
         "timeouts": sum(tally.timeouts for tally in tallies),
         "by_others": sum(tally.by_others for tally in tallies),
         **percentiles(times),

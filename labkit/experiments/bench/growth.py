@@ -6,7 +6,7 @@ time: the share of first orders, which are different work for a store, is the sa
 runs come before and after the long one, so that a machine that slows down meanwhile is not mistaken
 for a slow store. The clock runs from the first commit until all is visible; start-up does not
 count. ``ratio`` is the rate of the long run over the median rate of the short ones. Its interval is
-that of the short runs, by bootstrap, since there is one long run. ``tenths`` holds the rate of the
+that of the short runs, since there is one long run. ``tenths`` holds the rate of the
 long run by tenths of its commands; the first includes the start.
 """
 
@@ -22,7 +22,7 @@ from labkit.experiments.bench.bulk import Bulk, drain, rates_of_tenths
 from labkit.experiments.bench.measuring import measuring
 from labkit.experiments.bench.subject import about, subject
 from labkit.experiments.demo import Progress
-from labkit.experiments.intervals import interval
+from labkit.experiments.intervals import interval_if_any, quotient, too_short
 from labkit.experiments.results import archive
 from labkit.run.settings import DEFAULTS
 from labkit.service import Service
@@ -83,7 +83,8 @@ def growth(
             for look in run.looks
         ]
     )
-    archive("bench-growth", found, {"runs": pd.DataFrame(found["runs"]), "looks": looks})
+    frames = {"runs": pd.DataFrame(found["runs"]), "looks": looks}
+    found["folder"] = str(archive("bench-growth", found, frames))
     return found
 
 
@@ -102,11 +103,13 @@ def summary(runs: list[Bulk]) -> dict[str, Any]:
     if not found["ok"]:
         return found
     small = [run.rate for run in shorts]
-    low, high = interval(small)
-    ratio = long.rate / median(small)
+    low, high, level = interval_if_any(small)
+    ratio = quotient(long.rate, median(small))
     return found | {
         "ratio": round(ratio, 3),
-        "ratio_interval": [round(long.rate / high, 3), round(long.rate / low, 3)],
+        "ratio_interval": [round(quotient(long.rate, end), 3) for end in (high, low)],
+        "level": level,
+        "too_short": too_short(min(run.seconds for run in runs)),
         "reached": ratio >= AT_LEAST,
         "commands_per_second": {"long": round(long.rate, 1), "short": round(median(small), 1)},
         "tenths": rates_of_tenths(long.looks, long.commands),

@@ -37,7 +37,7 @@ from labkit.experiments.bench.job import Job, commands, play
 from labkit.experiments.bench.measuring import measuring
 from labkit.experiments.bench.subject import Subject, about, subject
 from labkit.experiments.demo import Progress
-from labkit.experiments.intervals import interval
+from labkit.experiments.intervals import NO_INTERVAL, interval_if_any, quotient
 from labkit.experiments.percentiles import RANGE, percentiles
 from labkit.experiments.processes import PATIENCE_SECONDS, hear, process
 from labkit.experiments.results import archive, versions
@@ -97,7 +97,7 @@ def latency(
         found["ignored_commits"] = lab.ignored_commits()
     found |= summary(samples)
     found["ok"] = found["ok"] and not found["ignored_commits"]
-    archive("bench-latency", found, {"samples": samples})
+    found["folder"] = str(archive("bench-latency", found, {"samples": samples}))
     return found
 
 
@@ -227,20 +227,21 @@ def summary(samples: pd.DataFrame) -> dict[str, Any]:
         for kind, some in times.items()
     }
     each = {
-        kind: [ms / by_round["bare"][n] for n, ms in by_round[kind].items()] for kind in TARGETS
+        kind: [quotient(ms, by_round["bare"][n]) for n, ms in by_round[kind].items()]
+        for kind in TARGETS
     }
     missed = int((~samples["found"]).sum())
     return {
-        **{f"{kind}_ratio": round(p50[kind] / p50["bare"], 3) for kind in TARGETS},
+        **{f"{kind}_ratio": round(quotient(p50[kind], p50["bare"]), 3) for kind in TARGETS},
         "targets": {
-            f"{kind}_ratio": {"at_most": most, "reached": p50[kind] / p50["bare"] <= most}
+            f"{kind}_ratio": {"at_most": most, "reached": quotient(p50[kind], p50["bare"]) <= most}
             for kind, most in TARGETS.items()
         },
         "ratios": {
             kind: {
                 "each": [round(ratio, 3) for ratio in ratios],
                 "median": round(median(ratios), 3),
-                "interval": [round(e, 3) for e in interval(ratios)] if len(ratios) > 1 else None,
+                **_ends(ratios),
             }
             for kind, ratios in each.items()
         },
@@ -252,6 +253,12 @@ def summary(samples: pd.DataFrame) -> dict[str, Any]:
         "missed": missed,
         "ok": not missed,
     }
+
+
+def _ends(ratios: list[float]) -> dict[str, Any]:
+    if (found := interval_if_any(ratios)) is NO_INTERVAL:
+        return {"interval": None, "level": None}
+    return {"interval": [round(found.low, 3), round(found.high, 3)], "level": found.level}
 
 
 def _times(some: pd.DataFrame) -> dict[str, Any]:

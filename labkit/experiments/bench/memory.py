@@ -64,7 +64,7 @@ def memory(
     found["versions"] = run.versions
     found |= summary(run)
     looks = pd.json_normalize([msgspec.to_builtins(look) for look in run.looks])
-    archive("bench-memory", found, {"looks": looks})
+    found["folder"] = str(archive("bench-memory", found, {"looks": looks}))
     return found
 
 

@@ -33,14 +33,16 @@ from labkit.experiments.bench.filling import fill
 from labkit.experiments.bench.measuring import measuring
 from labkit.experiments.bench.subject import Chosen, Subject, about, subject
 from labkit.experiments.demo import Progress
+from labkit.experiments.intervals import quotient, too_short
 from labkit.experiments.processes import PATIENCE_SECONDS, hear, process, settings_of, steadily
-from labkit.experiments.results import versions
+from labkit.experiments.results import archive, versions
 from labkit.experiments.scratch import scratch_run
 from labkit.experiments.verify.checkers import check, gather
 from labkit.experiments.verify.evidence import adopt_commands
 from labkit.experiments.verify.history import History
 from labkit.experiments.verify.verdict import Verdict, red, to_report
 from labkit.lab import Lab
+from labkit.plots.rule_of_three import at_most
 from labkit.read.freshness import LINEARIZABLE, Fresh
 from labkit.read.rebuild import CLOSE
 from labkit.read.standard import All
@@ -98,7 +100,7 @@ def rebuild(
         "partitions": 4,
         **about(measured),
     }
-    more = {"client": client, "events": events, "settings": settings}
+    more = {"client": client, "seed": SEED, "events": events, "settings": settings}
     with (
         measuring(name, report, "rebuild", **more) as found,
         scratch_run(name, client=client, services=[measured.service]) as lab,
@@ -112,6 +114,7 @@ def rebuild(
     found["ok"] = (
         found["availability"] == 1.0 and not red(verdicts) and not found["ignored_commits"]
     )
+    found["folder"] = str(archive("bench-rebuild", found))
     return found
 
 
@@ -142,15 +145,19 @@ def _measure(
         seconds = time.monotonic() - began
         writer.send_bytes(b"stop")
         written = int(hear(lab, writer))
-    rebuilt = [one.events / one.seconds for one in built[1:]]
+    rebuilt = [quotient(one.events, one.seconds) for one in built[1:]]
     return {
-        "ratio_to_bare": round(statistics.median(rebuilt) / statistics.median(bare[1:]), 3),
+        "ratio_to_bare": round(
+            quotient(statistics.median(rebuilt), statistics.median(bare[1:])), 3
+        ),
         "events_per_second": {
-            "rebuild": [round(speed) for speed in rebuilt],
-            "bare": [round(speed) for speed in bare[1:]],
+            "rebuild": [round(speed, 1) for speed in rebuilt],
+            "bare": [round(speed, 1) for speed in bare[1:]],
         },
+        "too_short": too_short(min(one.seconds for one in built[1:])),
         "availability": probed.available / probed.probes,
         "probes": probed.probes,
+        "unanswered_at_most": at_most(probed.probes - probed.available, probed.probes),
         "slowest_probe_ms": round(probed.slowest_ms, 1),
         "trouble": probed.trouble,
         "switch_ms": [round(one.switch_ms, 1) for one in built],
@@ -158,7 +165,7 @@ def _measure(
             {"estimated_s": one.estimated and round(one.estimated, 1), "took_s": round(one.took, 1)}
             for one in built
         ],
-        "writes": {"sent": written, "per_second": round(written / seconds, 1)},
+        "writes": {"sent": written, "per_second": round(quotient(written, seconds), 1)},
     }
 
 

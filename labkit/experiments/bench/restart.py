@@ -23,7 +23,7 @@ from labkit.experiments.bench.snapshot_speedup import snapshot_speedup
 from labkit.experiments.bench.subject import about, subject
 from labkit.experiments.bench.takeover import takeovers
 from labkit.experiments.demo import Progress
-from labkit.experiments.results import versions
+from labkit.experiments.results import archive, versions
 from labkit.experiments.scratch import scratch_run
 from labkit.run.worker import calm_gc
 from labkit.service import Service
@@ -51,6 +51,7 @@ def restart(
         "fill_client": fill_client(client),
         "sizes": msgspec.to_builtins(sizes),
         "streams": sizes.streams,
+        "seed": None,  # nothing is drawn
         "settings": about(measured),
     }
     with measuring(name, report, "restart", **more) as found:
@@ -67,4 +68,5 @@ def restart(
             report(f"runs {short.run} and {longer.run}: {sizes.streams:,} streams each")
             found |= takeovers(short, longer, measured.service, even, sizes, progress)
     found["same_state"] = found["snapshots"]["same_state"] and found["restarts"]["same_state"]
+    found["folder"] = str(archive("bench-restart", found))
     return found

@@ -24,6 +24,7 @@ from labkit.experiments.bench.decided import Taken
 from labkit.experiments.bench.filling import fill
 from labkit.experiments.bench.restart_sizes import Sizes, seconds
 from labkit.experiments.demo import Progress
+from labkit.experiments.intervals import quotient
 from labkit.lab import Lab
 from labkit.log.event_log import EventLog
 from labkit.service import Service
@@ -63,7 +64,7 @@ def snapshot_speedup(
     fast, slow = times[True][1:], times[False][1:]
     taken = lab.store.count(service.snapshots)
     return {
-        "snapshot_speedup": round(statistics.median(slow) / statistics.median(fast), 1),
+        "snapshot_speedup": round(quotient(statistics.median(slow), statistics.median(fast)), 1),
         "snapshots": {
             "events": long[-1].version,
             "taken": taken,

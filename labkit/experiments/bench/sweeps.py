@@ -3,7 +3,7 @@
 Each round drains every arm once (``drain.py``), in random order, with its own topics, database and
 workers: other activity on the machine affects all arms alike, and the *ratio* to the first arm is
 taken within a round. A run with a red checker has no rate. The figure of an arm is the median of
-its runs, with a bootstrap interval (``intervals.py``).
+its runs, with an interval (``intervals.py``).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from labkit.experiments.bench.scaling import LEAST_POINTS, Scaling, fit
 from labkit.experiments.bench.subject import about
 from labkit.experiments.bench.window import WARM_UP
 from labkit.experiments.demo import Progress
-from labkit.experiments.intervals import interval
+from labkit.experiments.intervals import interval_if_any
 from labkit.experiments.results import archive, load_average, machine, versions
 from labkit.lab import Lab
 from labkit.ports.broker import DELIVERIES
@@ -53,8 +53,6 @@ PARTITIONS = (1, 2, 4, 8, 16)
 #: This number of partitions can be divided evenly among each of these.
 WORKERS, SHARED_PARTITIONS = (1, 2, 3, 4, 6), 12
 PAYLOADS = (0, 100, 1_000, 10_000)
-#: A shorter run says nothing.
-LEAST_SECONDS = 5.0
 
 
 class Swept(Struct):
@@ -139,7 +137,7 @@ def sweep(
     name: str,
     factor: str,
     arms: Sequence[Arm],
-    rounds: int = 5,
+    rounds: int = 6,
     seed: int = 1,
     progress: Progress = lambda *_: None,
     report: Callable[[str], None] = lambda _: None,
@@ -182,7 +180,7 @@ def sweep(
         for order, (_, number, found) in enumerate(drained)
     ]
     runs = pd.DataFrame(rows)
-    table = summary(runs, [arm.name for arm in arms], seed)
+    table = summary(runs, [arm.name for arm in arms])
     scaling = _scaling(factor, runs, seed)
     looks = pd.DataFrame(
         [
@@ -216,15 +214,15 @@ def sweep(
         ],
     }
     folder = archive("sweep", whole, {"runs": runs, "arms": table, "looks": looks})
-    return Swept(runs, table, scaling, whole, folder)
+    return Swept(runs, table, scaling, whole | {"folder": str(folder)}, folder)
 
 
-def summary(runs: pd.DataFrame, arms: Sequence[str], seed: int = 1) -> pd.DataFrame:
+def summary(runs: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:
     """One row for each arm: the median rate of its green runs (NaN without any), and its interval.
 
-    Columns: arm, value, runs, thrown_out, commands_per_second, low, high, ratio, ratio_low,
-    ratio_high (to the first arm, within a round), seconds (median), per_transaction (commands,
-    median), core_seconds_per_1000 (CPU of all roles).
+    Columns: arm, value, runs, thrown_out, commands_per_second, low, high, level (the confidence of
+    the interval), ratio, ratio_low, ratio_high (to the first arm, within a round), seconds
+    (median), per_transaction (commands, median), core_seconds_per_1000 (CPU of all roles).
     """
     import pandas as pd
 
@@ -235,20 +233,21 @@ def summary(runs: pd.DataFrame, arms: Sequence[str], seed: int = 1) -> pd.DataFr
     rows = []
     for arm in arms:
         mine = runs[runs["arm"] == arm]
-        rate, low, high = _figure(rates[arm].dropna().tolist(), seed)
-        ratio, ratio_low, ratio_high = _figure(
-            (rates[arm] / rates[arms[0]]).dropna().tolist(), seed
-        )
+        counted_rates = rates[arm].dropna().tolist()
+        ratios = (rates[arm] / rates[arms[0]]).dropna().tolist()
+        low, high, level = interval_if_any(counted_rates)
+        ratio_low, ratio_high, _ = interval_if_any(ratios)
         rows.append(
             {
                 "arm": arm,
                 "value": mine["value"].iloc[0],
                 "runs": len(mine),
                 "thrown_out": int((~mine["green"]).sum()),
-                "commands_per_second": rate,
+                "commands_per_second": _median(counted_rates),
                 "low": low,
                 "high": high,
-                "ratio": ratio,
+                "level": level,
+                "ratio": _median(ratios),
                 "ratio_low": ratio_low,
                 "ratio_high": ratio_high,
                 "seconds": float(mine["seconds"].median()),
@@ -259,12 +258,8 @@ def summary(runs: pd.DataFrame, arms: Sequence[str], seed: int = 1) -> pd.DataFr
     return pd.DataFrame(rows)
 
 
-def _figure(values: list[float], seed: int) -> tuple[float, float, float]:
-    """Median and interval; a single run has no interval."""
-    if not values:
-        return (math.nan,) * 3
-    ends = interval(values, seed=seed) if len(values) > 1 else (math.nan, math.nan)
-    return median(values), *ends
+def _median(values: list[float]) -> float:
+    return median(values) if values else math.nan
 
 
 def _scaling(factor: str, runs: pd.DataFrame, seed: int) -> Scaling | None:

@@ -21,6 +21,7 @@ from labkit.experiments.bench.filling import NEVER, fill, handler_of
 from labkit.experiments.bench.long_streams import Even
 from labkit.experiments.bench.restart_sizes import Sizes, seconds
 from labkit.experiments.demo import Progress
+from labkit.experiments.intervals import quotient
 from labkit.lab import Lab
 from labkit.service import Service
 from labkit.write.take_over import Recovered
@@ -63,9 +64,9 @@ def takeovers(
     replay = {arm: statistics.median(r.replay for r in rs) for arm, rs in counted.items()}
     return {
         "restart_s": {arm: round(seconds, 4) for arm, seconds in whole.items()},
-        "restart_ratio": round(whole["long_log"] / whole["short_log"], 3),
+        "restart_ratio": round(quotient(whole["long_log"], whole["short_log"]), 3),
         "replay_s": {arm: round(seconds, 4) for arm, seconds in replay.items()},
-        "replay_ratio": round(replay["long_log"] / replay["short_log"], 3),
+        "replay_ratio": round(quotient(replay["long_log"], replay["short_log"]), 3),
         "restarts": {
             "commits": {
                 "short_log": sizes.streams + sizes.tail,

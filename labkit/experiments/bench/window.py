@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from labkit.experiments.bench.observer import Observation
+from labkit.experiments.intervals import quotient
 
 #: The share of the commands that must be through before the measurement starts.
 WARM_UP = 0.1
@@ -45,7 +46,6 @@ def window(looks: Sequence[Observation], total: int, went: int, what: str) -> Me
 
 def rate(found: MeasuredWindow | None, what: str) -> float:
     """Commands per second; NaN without a window."""
-    if found is None or not found.seconds:
+    if found is None:
         return math.nan
-    count: int = getattr(found.last, what) - getattr(found.first, what)
-    return count / found.seconds
+    return quotient(getattr(found.last, what) - getattr(found.first, what), found.seconds)

@@ -29,6 +29,7 @@ from hdrh.histogram import HdrHistogram
 from numpy.typing import NDArray
 
 from labkit.errors import UsageError
+from labkit.experiments.intervals import quotient
 from labkit.experiments.load.observer import SELDOM
 from labkit.experiments.percentiles import RANGE
 
@@ -219,7 +220,7 @@ def three_lags(loaded: Loaded) -> pd.DataFrame:
     at = looks["at"].to_numpy(np.float64)
     heard, visible = (np.sort(commands[name].to_numpy()) for name in ("heard", "visible"))
     told, seen = (np.searchsorted(ends, at, side="right") for ends in (heard, visible))
-    rate = len(commands) / (heard[-1] - heard[0])
+    rate = quotient(len(commands), float(heard[-1] - heard[0]))
     # In the order in which they were heard, the unseen ones begin with the oldest.
     ordered = commands.sort_values("heard")
     latest = np.maximum.accumulate(ordered["visible"].to_numpy())

@@ -21,6 +21,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from labkit.errors import LabkitError
+from labkit.experiments.intervals import quotient
 from labkit.experiments.load import arrivals
 from labkit.experiments.load.arrivals import Plan
 from labkit.lab import Lab
@@ -79,7 +80,7 @@ def generate(pipe: Connection, settings: dict[str, Any], plan: Plan, dry: bool, 
         acked = Acknowledged(len(at))
         _offer(lab.bus, plan, commands, (at + beginning).tolist(), "c", count, acked)
         table = acked.all()
-        share = (time.process_time() - worked) / (time.monotonic() - began)
+        share = quotient(time.process_time() - worked, time.monotonic() - began)
         first = np.full((1, 3), round(share * 1000))
         pipe.send_bytes(np.concatenate([first, table]).astype(np.int64).tobytes())
         pipe.poll(None)  # until the parent has read it all

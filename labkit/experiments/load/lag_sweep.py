@@ -8,7 +8,6 @@ other activity of the machine affects all values alike.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from math import nan
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from msgspec import Struct, structs
 
 from labkit import stack
 from labkit.errors import UsageError
-from labkit.experiments.intervals import interval
+from labkit.experiments.intervals import interval_if_any
 from labkit.experiments.load import arrivals, consistency
 from labkit.experiments.load.arrivals import Plan
 from labkit.experiments.load.offer import Loaded, offer
@@ -59,7 +58,7 @@ def sweep(
     plan: Plan,
     *,
     client: str = "kafka-python",
-    rounds: int = 3,
+    rounds: int = 6,
     values: Sequence[Any] | None = None,
     report: Callable[[str], None] = lambda _: None,
 ) -> LagSweep:
@@ -86,7 +85,7 @@ def sweep(
         with scratch_run(name, services=[], client=client, start=False) as lab:
             server_versions = versions(lab.server_versions(), client)
     runs = pd.DataFrame(rows)
-    found = summary(runs, factor, plan.seed)
+    found = summary(runs, factor)
     whole = {
         "bench": "lag",
         "factor": factor,
@@ -96,7 +95,8 @@ def sweep(
         "stack": servers.kind,
         "values": found.to_dict("records"),
     }
-    return LagSweep(runs, found, whole, archive("lag", whole, {"runs": runs, "values": found}))
+    folder = archive("lag", whole, {"runs": runs, "values": found})
+    return LagSweep(runs, found, whole | {"folder": str(folder)}, folder)
 
 
 def _run(name: str, factor: str, value: Any, plan: Plan, client: str) -> Loaded:
@@ -129,9 +129,10 @@ def row(loaded: Loaded) -> dict[str, Any]:
     }
 
 
-def summary(runs: pd.DataFrame, factor: str, seed: int = 1) -> pd.DataFrame:
+def summary(runs: pd.DataFrame, factor: str) -> pd.DataFrame:
     """One row for each value: the medians of p50, p99 and reply_p50 over the runs that count, each
-    with a bootstrap interval (NaN for fewer than two runs), and the number of discarded runs."""
+    with an interval (NaN for fewer than two runs) and its confidence ``level``, and the number of
+    discarded runs."""
     import pandas as pd
 
     rows = []
@@ -140,7 +141,7 @@ def summary(runs: pd.DataFrame, factor: str, seed: int = 1) -> pd.DataFrame:
         found: dict[str, Any] = {factor: value, "runs": len(mine)}
         found["thrown_out"] = len(all_runs) - len(mine)
         for name in ("p50", "p99", "reply_p50"):
-            ends = interval(mine[name].tolist(), seed=seed) if len(mine) > 1 else (nan, nan)
-            found |= {name: mine[name].median(), f"{name}_low": ends[0], f"{name}_high": ends[1]}
+            low, high, found["level"] = interval_if_any(mine[name].tolist())
+            found |= {name: mine[name].median(), f"{name}_low": low, f"{name}_high": high}
         rows.append(found)
     return pd.DataFrame(rows).sort_values(factor, ignore_index=True)

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from labkit.experiments.intervals import quotient
 from labkit.experiments.load.steady import Window
 from labkit.lab import Lab
 from labkit.run.worker import calm_gc
@@ -72,7 +73,7 @@ def observe(pipe: Connection, settings: dict[str, Any], service: str, count: Any
             looks += 1
             rows.extend(seen)
         rows.extend(_look(lab, service, count, None))
-        share = (time.process_time() - worked) / (time.monotonic() - began)
+        share = quotient(time.process_time() - worked, time.monotonic() - began)
         pipe.send_bytes((array("d", [share] * len(COLUMNS)) + rows).tobytes())
         pipe.poll(None)  # until the parent has read it all
 

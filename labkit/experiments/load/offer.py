@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from labkit.errors import CheckFailed, TimedOut, UsageError
 from labkit.experiments.backlog import behind
+from labkit.experiments.intervals import quotient
 from labkit.experiments.load import arrivals, steady
 from labkit.experiments.load.arrivals import Plan
 from labkit.experiments.load.figures import figures, judge, judge_by_checkers
@@ -192,7 +193,7 @@ def offer(
             )
         began, worked = time.monotonic(), time.process_time()
         acked, of_generator = _drive(lab, listener, generator, beginning, total, progress)
-        own = (time.process_time() - worked) / (time.monotonic() - began)
+        own = quotient(time.process_time() - worked, time.monotonic() - began)
         with suppress(BrokenPipeError):  # it is dead, as the next line finds
             observer.send_bytes(b"stop")
         looks, of_observer = samples(hear(lab, observer))

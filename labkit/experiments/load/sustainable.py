@@ -123,7 +123,8 @@ def heap(name: str, crew: Crew, plan: Plan) -> float:
         seen = offer(lab, burst, dry=False, checked=False).samples
     visible = seen["visible"].to_numpy()
     low, high = np.interp([0.2, 0.8], [0, 1], [visible[0], visible[-1]])
-    first, last = np.searchsorted(visible, [low, high])
+    # The last look before the middle and the first after it: two, however few there are.
+    first, last = np.searchsorted(visible, low, "right") - 1, np.searchsorted(visible, high)
     at = seen["at"].to_numpy()
     return float((visible[last] - visible[first]) / (at[last] - at[first]) * 1e9)
 

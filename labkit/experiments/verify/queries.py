@@ -27,9 +27,10 @@ from msgspec import Struct
 from labkit import stack
 from labkit.errors import CheckFailed, LabkitError, UsageError
 from labkit.experiments.demo import Progress
+from labkit.experiments.intervals import quotient
 from labkit.experiments.percentiles import RANGE, percentiles
 from labkit.experiments.processes import PATIENCE_SECONDS
-from labkit.experiments.results import machine, versions
+from labkit.experiments.results import archive, machine, versions
 from labkit.experiments.scratch import scratch_run
 from labkit.experiments.verify.checkers import check_run, gather
 from labkit.experiments.verify.history import History
@@ -38,6 +39,7 @@ from labkit.experiments.verify.planted_bugs import planted
 from labkit.experiments.verify.verdict import red
 from labkit.lab import Lab
 from labkit.messages import Document, encode
+from labkit.plots.rule_of_three import at_most
 from labkit.query.bus import Question
 from labkit.query.wire import Result
 from labkit.read.standard import All, ById
@@ -139,13 +141,14 @@ def verify_queries(
             "timed_out": tally.timed_out,
             "refused": tally.refused,
             "mismatched": tally.mismatched,
+            "mismatched_at_most": at_most(tally.mismatched, tally.answered),
             "dropped": lab.query_bus.dropped,
             "queries": dict(sorted(tally.kinds.items())),
             "examples": tally.examples,
             "killed": [{"worker": f"query-{w.service}-{w.slot}", "pid": w.pid} for w in killed],
             "started_again": reborn,
             "seconds": round(seconds, 1),
-            "answers_per_second": round(tally.answered / seconds, 1),
+            "answers_per_second": round(quotient(tally.answered, seconds), 1),
             **percentiles(times),
             "plant": plant,
             "seed": seed,
@@ -160,6 +163,7 @@ def verify_queries(
             "machine": machine(),
             "stack": servers.kind,
         }
+    found["folder"] = str(archive("verify-queries", found))
     return found
 
 

@@ -17,7 +17,8 @@ from msgspec import structs
 from labkit import stack
 from labkit.errors import UsageError
 from labkit.experiments.demo import Progress
-from labkit.experiments.results import machine, versions
+from labkit.experiments.intervals import quotient
+from labkit.experiments.results import archive, machine, versions
 from labkit.experiments.scratch import scratch_run
 from labkit.experiments.verify.checkers import check_run, meanings
 from labkit.experiments.verify.client import Client
@@ -85,12 +86,13 @@ def verify_write(
             found |= structs.asdict(sender.counts) | {
                 "commands": count,
                 "quiet": quiet,
-                "commands_per_second": round(count / sender.counts.seconds, 1),
+                "commands_per_second": round(quotient(count, sender.counts.seconds), 1),
                 "faults": faulty.report(),
                 "plant": plant,
                 "seed": seed,
                 "client": client,
                 "run": lab.run,
+                "settings": structs.asdict(lab.settings),
                 "versions": versions(lab.server_versions(), lab.settings.client),
                 "machine": machine(),
             }
@@ -101,6 +103,7 @@ def verify_write(
                 and not found["ignored_commits"]
                 and not red(found)
             )
+    found["folder"] = str(archive("verify-write", found))
     return found
 
 
