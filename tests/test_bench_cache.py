@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from labkit import stack
-from tests.test_cli import labkit, refused
+from tests.test_cli import labkit, labkit_here, refused
 
 
 def test_bad_options_are_said_before_the_run(home: Path, tmp_path: Path) -> None:
-    refused(labkit("bench", "cache", "--queries", "99"), "--queries", "99")
-    refused(labkit("bench", "cache", "--client", "owl"), "owl", "kafka-python")
-    refused(labkit("bench", "cache", "--json", str(tmp_path), timeout=20), str(tmp_path))
+    refused(labkit_here("bench", "cache", "--queries", "99"), "--queries", "99")
+    refused(labkit_here("bench", "cache", "--client", "owl"), "owl", "kafka-python")
+    refused(labkit_here("bench", "cache", "--json", str(tmp_path)), str(tmp_path))
 
 
 @pytest.mark.servers

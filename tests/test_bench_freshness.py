@@ -32,7 +32,7 @@ from labkit.experiments.bench.subject import subject
 from labkit.experiments.percentiles import RANGE
 from labkit.lab import Lab
 from labkit.read.freshness import STRATEGIES
-from tests.test_cli import labkit, refused
+from tests.test_cli import labkit, labkit_here, refused
 
 PROMISING = ("token", "version", "linearizable")
 KEYS = {"tries", "stale", "timeouts", "p50_ms", "p99_ms"}
@@ -98,10 +98,10 @@ def test_each_writer_has_its_own_streams() -> None:
 
 
 def test_bad_options_are_said_before_the_run(home: Path, tmp_path: Path) -> None:
-    refused(labkit("bench", "freshness", "--tries", "0"), "--tries", "0")
-    refused(labkit("bench", "freshness", "--tries", "many"), "--tries", "many")
-    refused(labkit("bench", "freshness", "--client", "owl"), "owl", "kafka-python")
-    refused(labkit("bench", "freshness", "--json", str(tmp_path), timeout=20), str(tmp_path))
+    refused(labkit_here("bench", "freshness", "--tries", "0"), "--tries", "0")
+    refused(labkit_here("bench", "freshness", "--tries", "many"), "--tries", "many")
+    refused(labkit_here("bench", "freshness", "--client", "owl"), "owl", "kafka-python")
+    refused(labkit_here("bench", "freshness", "--json", str(tmp_path)), str(tmp_path))
 
 
 @pytest.mark.servers

@@ -26,7 +26,7 @@ from labkit.errors import UsageError
 from labkit.experiments.bench.job import event_of
 from labkit.ports.store import Document
 from labkit.stack import home as labs_home
-from tests.test_cli import labkit, refused
+from tests.test_cli import labkit_here, refused
 
 TINY = ("--commands", "2000", "--fast-commands", "3000", "--rounds", "1")
 #: As the issue names them.
@@ -47,9 +47,9 @@ def bench(monkeypatch: pytest.MonkeyPatch, file: Path, *options: str) -> tuple[i
 
 
 def test_bad_options_are_said_before_the_run(home: Path, tmp_path: Path) -> None:
-    refused(labkit("bench", "peers", "--only", "owl"), "--only", "owl", "quix")
-    refused(labkit("bench", "peers", "--commands", "7"), "--commands", "7")
-    refused(labkit("bench", "peers", "--json", str(tmp_path), timeout=20), str(tmp_path))
+    refused(labkit_here("bench", "peers", "--only", "owl"), "--only", "owl", "quix")
+    refused(labkit_here("bench", "peers", "--commands", "7"), "--commands", "7")
+    refused(labkit_here("bench", "peers", "--json", str(tmp_path)), str(tmp_path))
 
 
 def test_without_the_extra_it_says_what_to_install(

@@ -18,7 +18,7 @@ from labkit.experiments.bench.takeover import tail_streams
 from labkit.log.snapshots import Snapshot
 from labkit.ports.store import Document
 from labkit.write.states import States
-from tests.test_cli import labkit, refused
+from tests.test_cli import labkit, labkit_here, refused
 
 TINY = "0.001"  # the smallest that is permitted: a snapshot of every version
 ARMS = {"short_log", "long_log"}
@@ -42,9 +42,9 @@ def test_the_tail_is_spread_over_the_streams() -> None:
 
 
 def test_bad_options_are_said_before_the_run(home: Path, tmp_path: Path) -> None:
-    refused(labkit("bench", "restart", "--scale", "7"), "--scale", "7")
-    refused(labkit("bench", "restart", "--client", "owl"), "owl", "kafka-python")
-    refused(labkit("bench", "restart", "--json", str(tmp_path), timeout=20), str(tmp_path))
+    refused(labkit_here("bench", "restart", "--scale", "7"), "--scale", "7")
+    refused(labkit_here("bench", "restart", "--client", "owl"), "owl", "kafka-python")
+    refused(labkit_here("bench", "restart", "--json", str(tmp_path)), str(tmp_path))
 
 
 @pytest.mark.servers

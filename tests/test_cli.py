@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +17,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from labkit.cli import options, verify
+from labkit import stack
+from labkit.cli import main, options, verify
 from labkit.cli.measure import measure
 from labkit.errors import CheckFailed, UsageError
 from labkit.experiments.verify import queries as verify_queries
@@ -36,6 +39,20 @@ def labkit(
     )
 
 
+def labkit_here(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The same in this process, which takes no second, for what must end before servers start."""
+    out, errors = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(errors):
+        patch.setattr(sys, "argv", ["labkit", *arguments])
+        patch.setenv("COLUMNS", "200")
+        patch.setattr(stack, "borrowed", lambda *_: 1 / 0)
+        try:
+            main.main()
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), errors.getvalue())
+
+
 def refused(done: subprocess.CompletedProcess[str], *says: str) -> None:
     assert done.returncode == 2, done.stderr
     for part in says:
@@ -45,11 +62,11 @@ def refused(done: subprocess.CompletedProcess[str], *says: str) -> None:
 
 @pytest.mark.parametrize("limit", ["0", "-1", "abc", "1000000000", "1.5", ""])
 def test_a_bad_limit_names_the_value(limit: str) -> None:
-    refused(labkit("demo", f"--limit={limit}"), "--limit", limit)
+    refused(labkit_here("demo", f"--limit={limit}"), "--limit", limit)
 
 
 def test_an_unknown_client(home: Path) -> None:
-    refused(labkit("demo", "--client", "carrier-pigeon"), "carrier-pigeon", "kafka-python")
+    refused(labkit_here("demo", "--client", "carrier-pigeon"), "carrier-pigeon", "kafka-python")
 
 
 @pytest.mark.parametrize("option", ["--json", "--plot"])
@@ -59,19 +76,19 @@ def test_a_result_that_cannot_be_written_is_said_before_the_run(
     name = "out.json" if option == "--json" else "out.png"
     (tmp_path / "file").touch()
     below_a_file = tmp_path / "file" / name
-    refused(labkit("demo", option, str(below_a_file), timeout=20), option, str(below_a_file))
+    refused(labkit_here("demo", option, str(below_a_file)), option, str(below_a_file))
     folder = tmp_path / name
     folder.mkdir()
-    refused(labkit("demo", option, str(folder), timeout=20), option, str(folder))
+    refused(labkit_here("demo", option, str(folder)), option, str(folder))
 
 
 def test_a_plot_of_an_unknown_kind(tmp_path: Path, home: Path) -> None:
-    refused(labkit("demo", "--plot", str(tmp_path / "p.docx")), "p.docx", ".png", ".svg")
+    refused(labkit_here("demo", "--plot", str(tmp_path / "p.docx")), "p.docx", ".png", ".svg")
 
 
 @pytest.mark.parametrize("name", ["Lab!", "", "x" * 33])
 def test_a_bad_lab_name(name: str, home: Path) -> None:
-    refused(labkit("demo", f"--lab={name}"), repr(name))
+    refused(labkit_here("demo", f"--lab={name}"), repr(name))
 
 
 def test_an_unknown_role_and_context(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import itertools
 import json
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -281,7 +281,26 @@ def test_a_rate_is_compared_with_what_is_sustained(at: Any, says: str | None) ->
     assert not says or says in said[0]
 
 
+def test_who_listens_ends_a_load_that_is_too_much() -> None:
+    with (
+        Lab(backend="memory", services=["orders"]) as lab,
+        closing(offer._Listener(lab, "orders")) as listener,
+    ):
+        lab.bus.send(PlaceOrder("o1", "c", "1997-01-01", 1, 1))
+        lab.handler.step(0)
+        lab.projector.step(0)
+        looked: list[int] = []
+        listener.overload = lambda visible: looked.append(visible) or "1 command waits"  # type: ignore[func-returns-value]
+        listener.listen()
+        assert not looked, "once a second"
+        listener._checked -= 2
+        with pytest.raises(CheckFailed, match=r"too much: 1 command waits\. `labkit load --sus"):
+            listener.listen()
+        assert looked == [1]
+
+
 @pytest.mark.servers
+@pytest.mark.slow
 @pytest.mark.usefixtures("servers")
 def test_a_hopeless_load_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """At the first sight of a backlog, here, and while most of it has not been sent."""

@@ -25,7 +25,7 @@ from labkit.experiments.verify.history import History
 from labkit.messages import Answer, Command, Commit, Token
 from labkit.run.settings import CLIENTS
 from labkit.services.orders import CancelOrder, PlaceOrder
-from tests.test_cli import labkit, refused
+from tests.test_cli import labkit, labkit_here, refused
 
 SECOND = 10**9
 
@@ -141,11 +141,11 @@ def test_the_help_names_all_factors() -> None:
 
 
 def test_bad_options_are_said_before_the_run(home: Path, tmp_path: Path) -> None:
-    refused(labkit("bench", "sweep", "luck"), "luck", "batch, partitions")
-    refused(labkit("bench", "sweep", "batch", "--rounds", "1"), "--rounds", "'1'")
-    refused(labkit("bench", "sweep", "batch", "--commands", "many"), "--commands", "many")
-    refused(labkit("bench", "sweep", "batch", "--client", "owl"), "owl", "kafka-python")
-    refused(labkit("bench", "sweep", "batch", "--json", str(tmp_path)), str(tmp_path))
+    refused(labkit_here("bench", "sweep", "luck"), "luck", "batch, partitions")
+    refused(labkit_here("bench", "sweep", "batch", "--rounds", "1"), "--rounds", "'1'")
+    refused(labkit_here("bench", "sweep", "batch", "--commands", "many"), "--commands", "many")
+    refused(labkit_here("bench", "sweep", "batch", "--client", "owl"), "owl", "kafka-python")
+    refused(labkit_here("bench", "sweep", "batch", "--json", str(tmp_path)), str(tmp_path))
 
 
 def test_a_service_that_cannot_be_swept_is_refused() -> None:

@@ -18,7 +18,7 @@ from labkit.messages import encode
 from labkit.query.wire import Result
 from labkit.services.bank import AccountById
 from tests.desk import BLIND, DESK, DUMB, Tickets
-from tests.test_cli import labkit, refused
+from tests.test_cli import labkit, labkit_here, refused
 
 
 def tally_of(result: Result) -> Tally:
@@ -85,10 +85,10 @@ def test_services_that_cannot_be_asked_are_named(services: list[Any], said: str)
 
 
 def test_bad_options_are_said_before_the_run(home: Path, tmp_path: Path) -> None:
-    refused(labkit("verify", "queries", "--queries", "99"), "--queries", "99")
-    refused(labkit("verify", "queries", "--client", "owl"), "owl", "kafka-python")
-    refused(labkit("verify", "queries", "--plant", "owl"), "owl", "swapped-answers")
-    refused(labkit("verify", "queries", "--json", str(tmp_path), timeout=20), str(tmp_path))
+    refused(labkit_here("verify", "queries", "--queries", "99"), "--queries", "99")
+    refused(labkit_here("verify", "queries", "--client", "owl"), "owl", "kafka-python")
+    refused(labkit_here("verify", "queries", "--plant", "owl"), "owl", "swapped-answers")
+    refused(labkit_here("verify", "queries", "--json", str(tmp_path)), str(tmp_path))
 
 
 @pytest.mark.servers
