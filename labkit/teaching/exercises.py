@@ -23,11 +23,16 @@ def try_out(sentences: Sequence[Callable[[], None]]) -> dict[int, str]:
     return stories
 
 
-def check(solved: bool, hint: str, praise: str) -> None:
+def check(solved: Callable[[], bool], hint: str, praise: str) -> None:
     """Print whether an exercise is solved.
 
-    Raises ``AssertionError`` for an open exercise if ``LABKIT_STRICT`` is set, as in the tests.
+    An answer that makes ``solved`` raise an exception is open, and the exception is shown. Raises
+    ``AssertionError`` for an open exercise if ``LABKIT_STRICT`` is set, as in the tests.
     """
-    if not solved and os.environ.get("LABKIT_STRICT"):
+    try:
+        done = bool(solved())
+    except Exception as error:
+        done, hint = False, f"{hint} (Your answer leads to {type(error).__name__}: {error})"
+    if not done and os.environ.get("LABKIT_STRICT"):
         raise AssertionError(f"not yet: {hint}")
-    print(f"Solved. {praise}" if solved else f"Not yet. Hint: {hint}")
+    print(f"Solved. {praise}" if done else f"Not yet. Hint: {hint}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ import nbformat
 from testbook import testbook
 from testbook.client import TestbookNotebookClient
 
+from tests.notebooks.answers import START, STEPS, with_answers
 from tests.notebooks.findings import (
     consistency_lag,
     decide_and_evolve,
@@ -25,8 +25,6 @@ from tests.notebooks.findings import (
 )
 
 FOLDER = Path(__file__).parent.parent.parent / "notebooks"
-START = "00_start_here"
-STEPS = "01_one_command_step_by_step"
 MORE = [
     decide_and_evolve,
     the_event_log,
@@ -65,14 +63,6 @@ def tagged(notebook: nbformat.NotebookNode, tag: str) -> nbformat.NotebookNode:
     return cell
 
 
-def solve(notebook: nbformat.NotebookNode) -> None:
-    """Put the solution into the stub, and remove the tag that lets the stub fail."""
-    (solution,) = re.findall(r"```python\n(.*?)```", tagged(notebook, "solution").source, re.DOTALL)
-    stub = tagged(notebook, "exercise")
-    stub.source = solution.rstrip()
-    stub.metadata.tags = ["exercise"]
-
-
 @contextmanager
 def run(
     name: str,
@@ -80,15 +70,16 @@ def run(
     planted: str = "",
     *,
     after: str = "parameters",
-    solved: bool = False,
+    answered: bool = False,
 ) -> Iterator[TestbookNotebookClient]:
     """A notebook that ran from its first cell to its last; its kernel is still alive.
 
-    ``planted`` is code that runs right after the cell tagged ``after``.
+    ``planted`` is code that runs right after the cell tagged ``after``; ``answered`` tries all
+    answers to the exercise in the end.
     """
     notebook = load(name)
-    if solved:
-        solve(notebook)
+    if answered:
+        with_answers(notebook, name)
     settings = {"resources": {"metadata": {"path": str(FOLDER)}}, "timeout": CELL_SECONDS}
     with testbook(notebook, execute=False, **settings) as book:
         book.inject(planted or "pass", after=after, run=False)
