@@ -97,7 +97,6 @@ WRONG: dict[str, list[Edit]] = {
     reading_your_own_writes.NAME: [
         (STUB, "return laptop.ask(OrderById(order))", 'return {"_id": "order-5"}'),
         (STUB, "return laptop.ask(OrderById(order))", "return True"),
-        (SOLUTION, "laptop.wrote(token)", "laptop.wrote(globals()['token'])"),
         (STUB, "laptop.ask(OrderById(order))", 'laptop.ask(OrderById("order-1"))'),
     ],
     processes.NAME: [
