@@ -23,12 +23,13 @@ from labkit.experiments.verify import write as verification
 from labkit.experiments.verify.faulty_workers import faulty_workers
 from labkit.experiments.verify.history import History
 from labkit.experiments.verify.mixture import GUESSED, POISON, REPEATED, Mixture, workload_of
-from labkit.experiments.verify.planted_bugs import plant_from_environment
+from labkit.experiments.verify.planted_bugs import plant_from_environment, planted_here
 from labkit.experiments.verify.write import PLANTS
 from labkit.lab import Lab
 from labkit.ports.broker import Batch
 from labkit.ports.failpoints import Failpoint
 from labkit.process.outbox import Outbox
+from labkit.query.answer_cache import AnswerCache
 from labkit.service import Service, Workload
 from labkit.services import VERIFIED, VERIFIED_PROCESSES
 from labkit.services.bank import BANK, Deposit, OpenAccount, SendMoney
@@ -262,10 +263,25 @@ def test_whatever_happens_nothing_is_left(twin: list[str], monkeypatch: pytest.M
     assert len(twin) == 1
 
 
-def test_a_dead_saga_with_random_ids_has_a_second_effect(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Outbox, "leftovers", Outbox.leftovers)  # restored afterwards
-    planted_bugs.random_saga_ids()
-    with Lab(backend="memory", services=VERIFIED, processes=VERIFIED_PROCESSES) as lab:
+@pytest.mark.parametrize("end", [None, ZeroDivisionError, KeyboardInterrupt])
+def test_a_bug_that_is_planted_here_ends_with_its_block(end: type[BaseException] | None) -> None:
+    before = Outbox.leftovers, Outbox.send, AnswerCache.notice
+    with (
+        nullcontext() if end is None else pytest.raises(end),
+        planted_here(planted_bugs.random_saga_ids, planted_bugs.deaf_cache),
+    ):
+        assert before[0] is not Outbox.leftovers
+        assert before[2] is not AnswerCache.notice
+        if end is not None:
+            raise end
+    assert before == (Outbox.leftovers, Outbox.send, AnswerCache.notice)
+
+
+def test_a_dead_process_manager_with_random_ids_has_a_second_effect() -> None:
+    with (
+        planted_here(planted_bugs.random_saga_ids),
+        Lab(backend="memory", services=VERIFIED, processes=VERIFIED_PROCESSES) as lab,
+    ):
         history = History(lab.bus)
         history.listen(*VERIFIED)
         for command in (*map(OpenAccount, "ab", "ab"), Deposit("a", 100)):

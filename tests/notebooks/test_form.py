@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from xml.etree import ElementTree
 import nbformat
 import pytest
 
+from tests.notebooks.answers import SOLUTION, code_of
 from tests.notebooks.running import FOLDER, MORE, NAMES, START, STEPS, load, tagged
 
 #: Clarity comes first: a cell that is easier to read on more lines gets them.
@@ -40,6 +42,45 @@ def test_form(name: str) -> None:
     assert tagged(notebook, "solution").source.startswith("<details>")
     assert code[-1].source == "lab.drop()"
     assert notebook.cells[-1] is code[-1]
+
+
+def faults(code: str) -> list[str]:
+    """Private names of labkit, and changes of labkit that outlive their block."""
+    tree = ast.parse(code)
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    of_labkit = [i for i in imports if "labkit" in (getattr(i, "module", None) or i.names[0].name)]
+    known = {name.asname or name.name for i in of_labkit for name in i.names}
+    private = re.compile(r"_[^_]")
+    found = [f"{name} is private" for name in known if private.match(name)]
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Attribute):
+            continue
+        if private.match(node.attr):
+            found.append(f"{node.attr} is private")
+        if isinstance(node.ctx, ast.Store) and getattr(node.value, "id", "") in known:
+            found.append(f"{node.attr} stays changed: use planted_here")
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_code_leaves_labkit_as_it_is(name: str) -> None:
+    notebook = load(name)
+    cells = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    assert faults("\n".join([*cells, code_of(notebook, SOLUTION)])) == []
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "lab._parts",
+        "from labkit.lab import _readable",
+        "from labkit.query import answer_cache as cache\ncache.notice = print",
+        "from labkit.services.orders import Orders\nif True:\n    Orders.apply = print",
+    ],
+)
+def test_a_fault_in_the_code_is_found(code: str) -> None:
+    assert len(faults(code)) == 1
+    assert faults("lab.parts; rules = {}; rules['a'] = row.value") == []
 
 
 @pytest.mark.parametrize("name", NAMES)

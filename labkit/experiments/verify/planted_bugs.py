@@ -31,7 +31,15 @@ from typing import Any
 import msgspec
 
 from labkit.errors import UsageError
-from labkit.experiments.verify.planting import GO, HELD_SECONDS, REPAIRED, marks, planted
+from labkit.experiments.verify.planting import (
+    GO,
+    HELD_SECONDS,
+    REPAIRED,
+    marks,
+    planted,
+    planted_here,
+    replace,
+)
 from labkit.messages import Commit
 from labkit.ports.broker import Batch
 from labkit.ports.clock import Clock
@@ -52,7 +60,7 @@ def no_dedupe() -> None:
         take(self, *args)
         self.seen.clear()
 
-    StreamState.take = forgetful  # type: ignore[method-assign, assignment]
+    replace(StreamState, "take", forgetful)
 
 
 def early_offsets() -> None:
@@ -66,7 +74,7 @@ def no_fence() -> None:
     def bare(self: KafkaPythonLog, batch: Any) -> Any:
         return batch.fence._replace(generation_id=-1, member_id="")
 
-    KafkaPythonLog._fence = bare  # type: ignore[method-assign]
+    replace(KafkaPythonLog, "_fence", bare)
 
 
 def checkpoint_apart() -> None:
@@ -92,7 +100,7 @@ def checkpoint_apart() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         advance(self, checkpoints, [], writes)
 
-    MongoStore.advance = torn  # type: ignore[method-assign]
+    replace(MongoStore, "advance", torn)
 
 
 def random_saga_ids() -> None:
@@ -106,7 +114,7 @@ def random_saga_ids() -> None:
             self.send([{**letter, "value": _renamed(letter["value"])} for letter in letters])
         return []
 
-    Outbox.leftovers = renamed  # type: ignore[method-assign]
+    replace(Outbox, "leftovers", renamed)
 
 
 def random_saga_ids_and_a_death() -> None:
@@ -124,7 +132,7 @@ def random_saga_ids_and_a_death() -> None:
             arm_from_environment({"LABKIT_FAILPOINT": Failpoint.PROCESS_SENT} | mark)
         send(self, letters)
 
-    Outbox.send = last  # type: ignore[method-assign]
+    replace(Outbox, "send", last)
 
 
 def _renamed(value: str) -> str:
@@ -136,7 +144,7 @@ def no_wait() -> None:
     """For the processes that query."""
     from labkit.read.queries import Queries
 
-    Queries._behind = lambda *_: []  # type: ignore[method-assign]
+    replace(Queries, "_behind", lambda *_: [])
 
 
 def old_watermark() -> None:
@@ -152,7 +160,7 @@ def old_watermark() -> None:
             told[key] = watermarks(self, service)
         return told[key]
 
-    Lab._watermarks = kept  # type: ignore[method-assign]
+    replace(Lab, "_watermarks", kept)
 
 
 def swapped_answers() -> None:
@@ -168,13 +176,13 @@ def swapped_answers() -> None:
         before.append(value)
         give(self, arrived, before[-2:][0], cached)
 
-    QueryHandler._give = swap  # type: ignore[method-assign]
+    replace(QueryHandler, "_give", swap)
 
 
 def deaf_cache() -> None:
     from labkit.query.answer_cache import AnswerCache
 
-    AnswerCache.notice = lambda *_: None  # type: ignore[method-assign]
+    replace(AnswerCache, "notice", lambda *_: None)
 
 
 def lost_answers() -> None:
@@ -188,7 +196,7 @@ def lost_answers() -> None:
         if arrived.offset % 20:
             answer(self, arrived)
 
-    QueryHandler._answer = forget  # type: ignore[method-assign]
+    replace(QueryHandler, "_answer", forget)
 
 
 def death() -> None:
@@ -208,7 +216,7 @@ def passed_over() -> None:
         batch.records = [record for record in batch.records if record.offset % 100 != 50]
         return batch
 
-    Handler._gather = some  # type: ignore[method-assign]
+    replace(Handler, "_gather", some)
 
 
 def held() -> None:
@@ -227,7 +235,7 @@ def held() -> None:
             self._log.stop(partition)
         say("handler", len(self._states.saved))
         if go.exists():
-            Handler._poll = poll  # type: ignore[method-assign]
+            replace(Handler, "_poll", poll)
             for partition in self._states.saved:
                 self._log.start(partition)
         return batch
@@ -236,11 +244,11 @@ def held() -> None:
         done = step(self, min(timeout, HELD_SECONDS))
         say("projector", len(self._owned.checkpoints))
         if go.exists():
-            Projector.step = step  # type: ignore[method-assign]
+            replace(Projector, "step", step)
         return done
 
-    Handler._poll = patient_poll  # type: ignore[method-assign]
-    Projector.step = telling_step  # type: ignore[method-assign]
+    replace(Handler, "_poll", patient_poll)
+    replace(Projector, "step", telling_step)
 
 
 def brittle() -> None:
@@ -259,7 +267,7 @@ def brittle() -> None:
         bug = ZeroDivisionError("nobody thought of this")
         return decisions._stuck(arrival, command, bug)
 
-    decisions._decide = stumble
+    replace(decisions, "_decide", stumble)
 
 
 PLANTS: dict[str, Callable[[], None]] = {
@@ -293,9 +301,12 @@ __all__ = [
     "HELD_SECONDS",
     "PLANTS",
     "REPAIRED",
+    "deaf_cache",
     "marks",
     "no_wait",
     "plant_from_environment",
     "planted",
+    "planted_here",
     "random_saga_ids",
+    "replace",
 ]

@@ -1,16 +1,17 @@
-"""How a bug gets into a worker: through its environment.
+"""How a bug gets into a worker or into this process, and out of it again.
 
-``LABKIT_PLANT`` names the bugs, separated by commas; ``LABKIT_PLANT_MARKS`` is a folder where they
-leave and look for files.
+Workers get it through their environment: ``LABKIT_PLANT`` names the bugs, separated by commas;
+``LABKIT_PLANT_MARKS`` is a folder where they leave and look for files.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from labkit.errors import UsageError
 
@@ -18,6 +19,29 @@ from labkit.errors import UsageError
 REPAIRED = "repaired"
 #: A held handler waits for this file, and looks for it at this interval.
 GO, HELD_SECONDS = "go", 0.05
+#: Whose attribute was replaced, its name, and its value before.
+_replaced: list[tuple[Any, str, Any]] = []
+
+
+def replace(owner: Any, name: str, value: Any) -> None:
+    """Replace an attribute of a class or a module; ``planted_here`` takes it back."""
+    # Before the change: an interrupt may come between two lines.
+    _replaced.append((owner, name, getattr(owner, name)))
+    setattr(owner, name, value)
+
+
+@contextmanager
+def planted_here(*bugs: Callable[[], None]) -> Iterator[None]:
+    """This process has these bugs until the end of the block, however the block ends."""
+    before = len(_replaced)
+    try:
+        for bug in bugs:
+            bug()
+        yield
+    finally:
+        while len(_replaced) > before:
+            setattr(*_replaced[-1])
+            _replaced.pop()
 
 
 @contextmanager
