@@ -109,8 +109,8 @@ def test_two_clocks_count_what_a_stall_held_up() -> None:
     )
 
 
-def test_what_is_foretold_stands_beside_what_was_measured() -> None:
-    ax = plots.foretold(np.array([4.0, 8]), np.array([2.0, 4]), 600, axes())
+def test_a_prediction_stands_beside_what_was_measured() -> None:
+    ax = plots.predicted_lag(np.array([4.0, 8]), np.array([2.0, 4]), 600, axes())
     at, share = line(ax, "measured")
     assert share[np.searchsorted(at, 4.1)] == 100
     assert line(ax, "the model")[1][np.searchsorted(at, 4.1)] == 50

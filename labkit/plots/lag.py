@@ -214,7 +214,7 @@ def two_clocks(waits: pd.DataFrame, ax: Axes) -> Axes:
     return finish(ax)
 
 
-def foretold(
+def predicted_lag(
     lag_ms: NDArray[np.float64], measured_ms: NDArray[np.float64], rate: float, ax: Axes
 ) -> Axes:
     """The prediction of a model for another load, against the measurement (upper bounds, in ms)."""

@@ -1,6 +1,7 @@
 """Tools of the notebooks: looking, stepping by hand, raw records, exercises."""
 
 from labkit.teaching.exercises import check, try_out
+from labkit.teaching.kept import OnServers
 from labkit.teaching.looking import Look, commands, commits, running
 from labkit.teaching.raw import poll_all, read_raw, send_raw
 from labkit.teaching.stepping import (
@@ -19,6 +20,7 @@ from labkit.teaching.stepping import (
 __all__ = [
     "Copy",
     "Look",
+    "OnServers",
     "answer_all",
     "catch_up",
     "check",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import nbformat
 import pytest
 
 from tests.notebooks.answers import SOLUTION, code_of
+from tests.notebooks.keeping import KEPT, on_servers
 from tests.notebooks.running import FOLDER, MORE, NAMES, START, STEPS, load, tagged
 
 #: Clarity comes first: a cell that is easier to read on more lines gets them.
@@ -84,6 +86,16 @@ def test_a_fault_in_the_code_is_found(code: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_cells_that_need_servers_have_a_kept_result(name: str) -> None:
+    """By their tag. A result that no cell shows any more is gone, too."""
+    cells, file = on_servers(load(name)), KEPT / f"{name}.json"
+    kept = json.loads(file.read_text("utf-8"))["cells"] if file.exists() else {}
+    assert list(kept) == list(cells)
+    assert all(cell.metadata.tags == [tag] for tag, cell in cells.items())
+    assert all(f'OnServers(lab, "{name}")' in str(load(name)) for _ in cells)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_words(name: str) -> None:
     notebook = load(name)
     prose = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
@@ -98,8 +110,39 @@ def test_words(name: str) -> None:
     assert text.count("*Predict:*") >= 4
     (stated,) = re.findall(r"some ([\d,]+) words", prose[0])
     assert abs(int(stated.replace(",", "")) / len(text.split()) - 1) < 0.1
+    assert f", {count_cells(notebook)} cells to run," in prose[0]
     for link in re.findall(r"\]\(((?!http)[^)#]+)", text):
         assert (FOLDER / link).exists(), link
+
+
+#: Of a first reader: to read, to predict and run one cell, and to solve the exercise.
+WORDS_A_MINUTE, CELL_MINUTES, EXERCISE_MINUTES = 200, 2, 5
+#: As the notebooks state it for the computer.
+COMPUTER_MINUTES = {"half a minute": 0.5, "one minute": 1, "two minutes": 2, "seven minutes": 7}
+ROOT = FOLDER.parent
+
+
+def count_cells(notebook: nbformat.NotebookNode) -> int:
+    return sum(cell.cell_type == "code" for cell in notebook.cells)
+
+
+def minutes(notebook: nbformat.NotebookNode) -> int:
+    """Of a first reader, in steps of five."""
+    prose = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    (computer,) = re.findall(r"and (\w+(?: a)? minutes?) for the computer", prose[0])
+    read = len(" ".join(prose).split()) / WORDS_A_MINUTE + COMPUTER_MINUTES[computer]
+    work = count_cells(notebook) * CELL_MINUTES + EXERCISE_MINUTES
+    return 5 * round((read + work) / 5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_stated_minutes_are_those_of_a_first_reader(name: str) -> None:
+    notebook = load(name)
+    expected = minutes(notebook)
+    assert f"*Minutes:* about {expected}: " in notebook.cells[0].source
+    for readme in ("README.md", "README.zh-CN.md"):
+        row = rf"\| \[`{name}`\]\(notebooks/{name}\.ipynb\) \| (\d+) \|"
+        assert re.findall(row, (ROOT / readme).read_text("utf-8")) == [str(expected)], readme
 
 
 @pytest.mark.parametrize("name", NAMES)

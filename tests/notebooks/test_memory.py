@@ -11,7 +11,12 @@ from testbook.client import TestbookNotebookClient
 from tests.notebooks.answers import answers
 from tests.notebooks.findings.handlers_under_stress import FORGETS_IDS
 from tests.notebooks.findings.projections import SUMS_BEFORE_THE_CHECKPOINT
+from tests.notebooks.keeping import on_servers
 from tests.notebooks.running import FINDINGS, MORE, NAMES, START, STEPS, load, red, run, tagged
+
+
+#: Cells that measure and leave it to the next one to show it.
+SILENT = {"transactions", "little"}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -26,6 +31,10 @@ def test_findings_in_memory(name: str) -> None:
                 said = last_line(book, f"answer-{number}-{time}")
                 assert said.startswith("Solved. " if right else "Not yet. Hint: "), (said, code)
         assert "not yet: " in tagged(book.nb, "strict").outputs[-1].evalue
+        for cell, real in on_servers(load(name)).items():
+            shown = tagged(book.nb, real.metadata.tags[0]).outputs[0].text
+            assert "This cell needs real servers" in shown
+            assert ("It showed this on a machine" in shown) == (cell not in SILENT)
     assert {finding for finding, holds in found.items() if not holds} == set()
     twins = set().union(*(reds for of, _, _, reds in TWINS.values() if of == name))
     assert set(found) == twins, "every finding has a twin in which it turns red"

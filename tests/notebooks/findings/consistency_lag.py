@@ -18,6 +18,7 @@ MODEL = "the model predicts the median of a half that it has not seen"
 BEHIND = "some reads of busy streams are behind, and few of them far"
 THREE = "there are more offsets than commits"
 LOAD = "more load is more lag"
+SAID = "the plots say that a load was simulated, and only then"
 
 #: Bound of the model's relative error of the median: in a simulated run, and in a short run on a
 #: busy machine. A longer run on a quiet machine has a narrower bound (`labkit load`).
@@ -46,6 +47,8 @@ def findings(book: TestbookNotebookClient) -> dict[str, bool]:
         MODEL: disturbed or book.value("predicted.error_p50") < ERROR[book.value("BACKEND")],
         BEHIND: stale[0] < 1 and early[0] >= stale[0] > 0.2 and abs(sum(stale) - 1) < 1e-9,
         THREE: offsets > 1.05 * commits > 0,
+        SAID: book.value("(visibility.get_suptitle() or '')[:9]")
+        == {"memory": "Simulated", "kafka": ""}[book.value("BACKEND")],
         LOAD: disturbed or (lags == sorted(lags) and lags[-1] > 1.2 * lags[0]),
     }
 
@@ -101,7 +104,10 @@ from labkit.experiments.load.station import Line
 Line.at = lambda line, size: line.base + 0 * size
 """
 
+NO_TITLE = "Picture.suptitle = lambda *_, **__: None"
+
 TWINS = {
+    "no plot has a title of its source": ("set-up", NO_TITLE, {SAID}),
     "transactions leave no markers": ("set-up", NO_MARKERS, {OFFSETS}),
     "the schedule is ignored": ("set-up", LOOKS_AWAY, {CLOCKS}),
     "a stage is missing": ("load", A_STAGE_IS_MISSING, {SUM}),

@@ -45,7 +45,7 @@ def findings(book: TestbookNotebookClient) -> dict[str, bool]:
         BACK: book.value("[plain, steady]") == [["paid", "unpaid"], ["paid", "paid"]]
         and "it is at" in book.cell_output_text("monotonic"),
     }
-    return found | (under_load(book) if book.value("ON_KAFKA") else {})
+    return found | (under_load(book) if book.value("BACKEND") == "kafka" else {})
 
 
 def under_load(book: TestbookNotebookClient) -> dict[str, bool]:

@@ -33,7 +33,7 @@ def findings(book: TestbookNotebookClient) -> dict[str, bool]:
         JOINED: book.value("orders_first == payments_first")
         and book.value("by_hand.to_dict() == joined['status'].value_counts().to_dict()"),
     }
-    return found | (on_kafka(book) if book.value("ON_KAFKA") else {})
+    return found | (on_kafka(book) if book.value("BACKEND") == "kafka" else {})
 
 
 def on_kafka(book: TestbookNotebookClient) -> dict[str, bool]:

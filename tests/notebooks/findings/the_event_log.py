@@ -32,7 +32,7 @@ def findings(book: TestbookNotebookClient) -> dict[str, bool]:
         RACE: book.value("race['outcome'].to_list()") == ["accepted", "refused"]
         and "expected version 3, it is 4" in book.value("race['reason'].to_list()"),
     }
-    return found | (by_hand(book) if book.value("BARE") else {})
+    return found | (by_hand(book) if book.value("BACKEND") == "kafka" else {})
 
 
 def by_hand(book: TestbookNotebookClient) -> dict[str, bool]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
+from scipy.optimize import nnls
 from testbook.client import TestbookNotebookClient
 
 NAME = "11_throughput"
 CLAIMS = ("no rate", "a checker is red", "interval")
 
 BATCHES = "larger batches need fewer transactions, with one marker each"
+COST = "the cost of a batch is fitted to all sizes, and no part of it is negative"
 FITTED = "a fit recovers the law of the simulated runs, within its intervals"
 PEAK = "a fit recovers the peak of the law"
 
@@ -20,16 +23,24 @@ LITTLE = "Little's law holds within 5 % in the open loop, and the checkers are g
 def findings(book: TestbookNotebookClient) -> dict[str, bool]:
     orders = book.value("ORDERS")
     counted = book.value("batches.reset_index()[['batch size', 'commits', 'markers']].T.to_dict()")
+    sizes, ms, cost = book.value("[sizes.tolist(), ms.tolist(), [a, b]]")
     law = book.value("recovered.astype(float).fillna(0).T.to_dict('list')")
     found = {
         BATCHES: all(
             row["commits"] == orders and 0 <= row["markers"] - -(-orders // row["batch size"]) <= 2
             for row in counted.values()
         ),
+        COST: min(cost) >= 0 and np.allclose(cost, cost_of_a_batch(sizes, ms)),
         FITTED: all(low <= true <= high for true, _, low, high in law.values()),
         PEAK: abs(law["peak"][1] / law["peak"][0] - 1) < 0.15,
     }
-    return found | (on_kafka(book) if book.value("ON_KAFKA") else {})
+    return found | (on_kafka(book) if book.value("BACKEND") == "kafka" else {})
+
+
+def cost_of_a_batch(sizes: list[float], ms: list[float]) -> list[float]:
+    """``a`` and ``b`` of ``a + b n``, by the relative distances of all points."""
+    weighted = np.array([[1 / at, size / at] for size, at in zip(sizes, ms, strict=True)])
+    return [float(part) for part in nnls(weighted, np.ones(len(sizes)))[0]]
 
 
 def on_kafka(book: TestbookNotebookClient) -> dict[str, bool]:
@@ -56,6 +67,11 @@ _init = Handler.__init__
 Handler.__init__ = lambda self, *a, **options: _init(self, *a, **options | {"batch_size": 1})
 """
 
+TWO_POINTS = """
+_nnls = nnls
+nnls = lambda parts, ones: (np.linalg.solve(parts[[0, -1]], ones[[0, -1]]), 0)
+"""
+
 NO_COHERENCY = """
 from labkit.experiments.bench import scaling as _scaling
 _solve = _scaling._solve
@@ -67,6 +83,7 @@ _scaling._solve = solve
 
 TWINS = {
     "a handler takes one command at a time": ("set-up", ONE_AT_A_TIME, {BATCHES}),
+    "a line goes through two of three points": ("set-up", TWO_POINTS, {COST}),
     "a fit ignores coherency": ("set-up", NO_COHERENCY, {FITTED, PEAK}),
 }
 
