@@ -100,6 +100,8 @@ def test_a_film_is_one_svg_that_needs_nothing_else(name: str) -> None:
     root = parsed(Film(FILMS[name]))
     assert root.tag == f"{SVG}svg"
     assert root.attrib["viewBox"] == f"0 0 {WIDTH} {HEIGHT}"
+    # JupyterLab shows it as an image, whose fixed size would be cut off in a narrow page.
+    assert (root.get("width"), root.get("height")) == ("100%", None)
     assert {element.tag.removeprefix(SVG) for element in root.iter()} <= {
         *("svg", "title", "desc", "style", "g", "rect", "path", "circle", "polyline", "text")
     }

@@ -268,7 +268,7 @@ def test_a_bug_that_is_planted_here_ends_with_its_block(end: type[BaseException]
     before = Outbox.leftovers, Outbox.send, AnswerCache.notice
     with (
         nullcontext() if end is None else pytest.raises(end),
-        planted_here(planted_bugs.random_saga_ids, planted_bugs.deaf_cache),
+        planted_here(planted_bugs.random_process_ids, planted_bugs.deaf_cache),
     ):
         assert before[0] is not Outbox.leftovers
         assert before[2] is not AnswerCache.notice
@@ -279,7 +279,7 @@ def test_a_bug_that_is_planted_here_ends_with_its_block(end: type[BaseException]
 
 def test_a_dead_process_manager_with_random_ids_has_a_second_effect() -> None:
     with (
-        planted_here(planted_bugs.random_saga_ids),
+        planted_here(planted_bugs.random_process_ids),
         Lab(backend="memory", services=VERIFIED, processes=VERIFIED_PROCESSES) as lab,
     ):
         history = History(lab.bus)

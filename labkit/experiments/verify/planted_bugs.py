@@ -103,7 +103,7 @@ def checkpoint_apart() -> None:
     replace(MongoStore, "advance", torn)
 
 
-def random_saga_ids() -> None:
+def random_process_ids() -> None:
     """The first sending keeps its ids, so it is answered; the second takes effect again."""
     from labkit.process.outbox import Outbox
 
@@ -117,12 +117,12 @@ def random_saga_ids() -> None:
     replace(Outbox, "leftovers", renamed)
 
 
-def random_saga_ids_and_a_death() -> None:
+def random_process_ids_and_a_death() -> None:
     """Each process dies once with several commands in its outbox, so that a renamed one takes
     effect again; those of the process that a faulty worker kills may have no second effect."""
     from labkit.process.outbox import Outbox
 
-    random_saga_ids()
+    random_process_ids()
     send = Outbox.send
 
     def last(self: Outbox, letters: list[dict[str, Any]]) -> None:
@@ -275,7 +275,7 @@ PLANTS: dict[str, Callable[[], None]] = {
     "early-offsets": early_offsets,
     "no-fence": no_fence,
     "checkpoint-apart": checkpoint_apart,
-    "random-saga-ids": random_saga_ids_and_a_death,
+    "random-saga-ids": random_process_ids_and_a_death,
     "no-wait": no_wait,
     "old-watermark": old_watermark,
     "swapped-answers": swapped_answers,
@@ -307,6 +307,6 @@ __all__ = [
     "plant_from_environment",
     "planted",
     "planted_here",
-    "random_saga_ids",
+    "random_process_ids",
     "replace",
 ]

@@ -46,7 +46,8 @@ def _svg(canvas: Canvas) -> str:
     )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" id="{ns}" viewBox="0 0 {WIDTH} {HEIGHT}" '
-        f'width="{WIDTH}" height="{HEIGHT}" style="max-width:100%;height:auto" role="img" '
+        # As wide as its place: JupyterLab and nbconvert show it as an image in a cell of any width.
+        f'width="100%" role="img" '
         f'fill="{INK}" aria-labelledby="{ns}-title {ns}-desc"><title id="{ns}-title">{title}'
         f'</title><desc id="{ns}-desc">{escape(_description(canvas))}</desc><style>{style}'
         f'</style><rect x="1" y="1" width="{WIDTH - 2}" height="{HEIGHT - 2}" rx="12" '

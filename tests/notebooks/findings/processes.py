@@ -6,7 +6,7 @@ from testbook.client import TestbookNotebookClient
 
 from tests.notebooks.findings.handlers_under_stress import FORGETS_IDS
 
-NAME = "08_sagas"
+NAME = "08_process_managers"
 CLAIMS = ("takes effect once", "StockReleased, once", "No transaction spans two streams")
 
 SHIPPED = "a paid order is shipped, and so are its goods"
@@ -56,13 +56,13 @@ Outbox.send = lambda self, letters: _send(self, [_renamed(letter) for letter in 
 """
 
 RANDOM_IDS = """
-from labkit.experiments.verify.planted_bugs import random_saga_ids
-random_saga_ids()
+from labkit.experiments.verify.planted_bugs import random_process_ids
+random_process_ids()
 """
 
 NOTHING_PLANTED = """
 from labkit.experiments.verify import planted_bugs
-planted_bugs.random_saga_ids = lambda: None
+planted_bugs.random_process_ids = lambda: None
 """
 
 TWINS = {
