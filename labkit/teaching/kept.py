@@ -40,4 +40,4 @@ def _show(output: dict[str, Any]) -> None:
     if output["output_type"] == "stream":
         print(output["text"], end="")
     else:
-        publish_display_data(output["data"])
+        publish_display_data(output["data"])  # type: ignore[no-untyped-call]

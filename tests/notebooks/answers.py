@@ -53,7 +53,7 @@ WRONG: dict[str, list[Edit]] = {
         (SOLUTION, 'killed = lab.crash("handler", at)\n', ""),
     ],
     decide_and_evolve.NAME: [
-        (STUB, "till = reduce(kept, everything, 0)", "till = 9_000"),
+        (STUB, "total = reduce(kept, everything, 0)", "total = 9_000"),
         (STUB, "return cents  # your code", "return 9_000"),
         (SOLUTION, "cents - event.refund", "cents"),
         (SOLUTION, " | orders.OrderReturned()", ""),

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 import nbformat
 from nbclient import NotebookClient
 
-from labkit.experiments.results import machine
+from labkit.experiments.results import load_average, machine
 from tests.notebooks.running import FOLDER, NAMES, load
 
 KEPT = FOLDER / "kept"
@@ -34,7 +34,8 @@ def keep(name: str) -> None:
     settings = {"resources": {"metadata": {"path": str(FOLDER)}}, "timeout": CELL_SECONDS}
     NotebookClient(notebook, kernel_name="python3", **settings).execute()
     found = machine()
-    where = f"a machine with {found['cores']:g} cores, {datetime.now(UTC):%B %Y}"
+    busy = "busy " if load_average()[0] > found["cores"] else ""
+    where = f"a {busy}machine with {found['cores']:g} cores, {datetime.now(UTC):%B %Y}"
     cells = {cell: _outputs(it) for cell, it in on_servers(notebook).items()}
     KEPT.mkdir(exist_ok=True)
     text = json.dumps({"measured": where, "cells": cells}, indent=1, ensure_ascii=False)

@@ -37,7 +37,7 @@ def findings(book: TestbookNotebookClient) -> dict[str, bool]:
         == [["orders.view", "book-1", 2, "KeyError: 'book'"]]
         and "book-1: 'book-1' is parked in 'orders.view' since" in book.cell_output_text("parked"),
         MENDED: book.value("replayed") == 2
-        and book.value("[mended[field] for field in ('version', 'payment', 'shelf')]")
+        and book.value("[book[field] for field in ('version', 'payment', 'shelf')]")
         == [2, "paid", "print"],
         LOOKS: served == [old] * len(before) + [new] * 3
         and len(before) >= 5
