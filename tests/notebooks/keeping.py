@@ -42,15 +42,20 @@ def keep(name: str) -> None:
     (KEPT / f"{name}.json").write_text(text + "\n", encoding="utf-8")
 
 
+#: What only the run itself says: its progress, its servers, the place of its files.
+PASSING = re.compile(r"round \d+ of \d+: |is up already|^saved in ")
+
+
 def _outputs(cell: nbformat.NotebookNode) -> list[dict[str, object]]:
-    """Without what only this run knows, such as its progress on the error stream."""
-    kinds = {"stream": ("output_type", "text"), "display_data": ("output_type", "data")}
-    kinds["execute_result"] = kinds["display_data"]
-    return [
-        {key: output[key] for key in kinds[output.output_type]}
-        for output in cell.outputs
-        if output.get("name") != "stderr"
-    ]
+    kept: list[dict[str, object]] = []
+    for output in cell.outputs:
+        if output.output_type != "stream":
+            kept.append({"output_type": output.output_type, "data": output["data"]})
+        elif output.name == "stdout":
+            lines = output["text"].splitlines(keepends=True)
+            if text := "".join(line for line in lines if not PASSING.search(line)).strip():
+                kept.append({"output_type": "stream", "text": text + "\n"})
+    return kept
 
 
 if __name__ == "__main__":

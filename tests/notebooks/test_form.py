@@ -168,3 +168,8 @@ def test_committed_as_nbstripout_leaves_it(name: str) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_kept_result_names_no_place_of_the_machine() -> None:
+    for file in KEPT.glob("*.json"):
+        assert not re.search(r"/root|/home/|/tmp/|saved in", file.read_text("utf-8")), file
