@@ -45,7 +45,7 @@ from labkit.read.sessions import Session
 from labkit.read.subscriptions import Subscription
 from labkit.run.by_hand import ByHand, Crashed
 from labkit.run.positions import Positions
-from labkit.run.registry import Alive, live_runs
+from labkit.run.registry import Alive
 from labkit.run.run import Role, Run
 from labkit.run.supervisor import Instructions, Workers
 from labkit.run.wiring import Parts
@@ -494,16 +494,13 @@ class Lab:
         self.positions.close()
 
     def close(self) -> None:
-        """Stop the workers, let go of connections, stop the servers if this lab started them."""
+        """Stop the workers, let go of connections and servers; see ``stack.borrow``."""
         self.stop()
         self._close_parts()
         for end in ("bus", "query_bus"):
             if (made := self.__dict__.pop(end, None)) is not None:
                 made.close()
         self.of.close()
-        if self.of.started_servers and not live_runs(self.name):
-            stack.down(self.name)
-            self.of.started_servers = False
 
     def drop(self) -> None:
         """Delete the run's topics and database, then close."""

@@ -21,7 +21,7 @@ from msgspec import Struct, structs
 from labkit import stack
 from labkit.adapters.memory import MemoryBroker
 from labkit.adapters.memory_store import MemoryStore
-from labkit.errors import Unreachable, UsageError
+from labkit.errors import UsageError
 from labkit.log import snapshots
 from labkit.ports.broker import Broker
 from labkit.ports.ids import Ids, new_id
@@ -125,7 +125,7 @@ class Run:
                 [references.process(p) for p in processes],
             )
         self.servers: stack.Servers | None = None
-        self.started_servers = False
+        self._borrowed = False
         self.broker: Broker  # where views, processes and clients read the commits
         self.log_broker: Broker  # where commands and commits are kept: the same, or MongoDB
         self.store: Store
@@ -208,12 +208,10 @@ class Run:
 
     def _find_servers(self, report: Callable[[str], None], start: bool) -> None:
         # A worker goes where it is told to, whatever the state of a lab on this host says.
-        self.servers = (None if start else stack.given(self.name)) or stack.running(self.name)
-        if self.servers is None and not start:
-            raise Unreachable(f"the servers of lab {self.name!r} are not up; run `labkit up`")
+        self.servers = None if start else stack.given(self.name)
         if self.servers is None:
-            self.servers = stack.up(self.name, report=report)
-            self.started_servers = self.servers.kind == "native"
+            self.servers = stack.borrow(self.name, self.run, report, start=start)
+            self._borrowed = True
 
     @property
     def database(self) -> str:
@@ -382,10 +380,13 @@ class Run:
         return stack.home() / "labs" / self.name / "logs"
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Let go of connections and servers."""
         for end in ("broker", "log_broker", "store", "view_store"):
             if hasattr(self, end):
                 getattr(self, end).close()
+        if self._borrowed:
+            self._borrowed = False
+            stack.give_back(self.name, self.run)
 
 
 def _reference(to: Callable[[Any], Reference], of: Service | Process) -> Reference:

@@ -1,6 +1,31 @@
 """The Kafka and MongoDB servers of a lab: native, external, or in containers."""
 
-from labkit.stack.servers import KINDS, Servers, borrowed, down, given, running, status, up
+from labkit.stack.servers import (
+    KINDS,
+    Servers,
+    borrow,
+    borrowed,
+    down,
+    give_back,
+    given,
+    running,
+    status,
+    up,
+    users,
+)
 from labkit.stack.state import home
 
-__all__ = ["KINDS", "Servers", "borrowed", "down", "given", "home", "running", "status", "up"]
+__all__ = [
+    "KINDS",
+    "Servers",
+    "borrow",
+    "borrowed",
+    "down",
+    "give_back",
+    "given",
+    "home",
+    "running",
+    "status",
+    "up",
+    "users",
+]

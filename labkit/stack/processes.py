@@ -57,13 +57,14 @@ def launch(
 
 
 def born(pid: int) -> float:
-    """When a process was created, in seconds since the machine started; 0: there is none.
+    """When a process was created, in seconds since the machine started; 0: none lives.
 
     With its pid this identifies a process, for a pid is used again. The wall clock would not do:
     when it is corrected, it shifts the creation times of all processes.
     """
     try:
-        return psutil.Process(pid).create_time() - psutil.boot_time()
+        process = psutil.Process(pid)
+        return process.create_time() - psutil.boot_time() if is_alive(process) else 0.0
     except psutil.NoSuchProcess:
         return 0.0
 

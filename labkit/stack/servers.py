@@ -1,6 +1,8 @@
 """Start, stop and inspect the servers of a lab, whichever of the three kinds they are."""
 
+import atexit
 import contextlib
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -8,10 +10,12 @@ from typing import Any
 
 import msgspec
 
-from labkit.errors import StackError, UsageError
+from labkit.errors import LabkitError, StackError, Unreachable, UsageError
 from labkit.stack import broker, compose, external, mongod, native, ports
+from labkit.stack.processes import born, same_birth
 from labkit.stack.state import (
     LabState,
+    Lease,
     Report,
     home,
     lab_folder,
@@ -45,7 +49,7 @@ def up(
     kafka_port: int = 0,
     mongo_port: int = 0,
 ) -> Servers:
-    """Start the servers of a lab unless they run, and return when both answer.
+    """Start the servers of a lab unless they run, and return when both answer; see ``down``.
 
     Args:
         lab: 1 to 32 characters of a-z, 0-9 and '-'.
@@ -64,25 +68,112 @@ def up(
     lab_folder(lab)
     with _lock(lab, report):
         state = load(lab, report)
-        if state.up and state.kind != kind and state.kind != "external":
-            raise StackError(
-                f"lab {lab!r} runs {state.kind} servers, not {kind}: run `labkit down --lab {lab}` "
-                "first, or choose another name"
-            )
-        state.kind = kind
-        if kind == "external":
-            addresses = external.addresses()
-            assert addresses is not None  # _kind checks it
-            report(f"checking Kafka at {addresses[0]} and {external.masked(addresses[1])}")
-            given(lab)
-            state.bootstrap, state.mongo_uri = addresses
-        elif kind == "compose":
-            compose.start(lab, state, kafka_port, mongo_port, report)
-        else:
-            native.start(lab, state, kafka_port, mongo_port, report)
-        state.up = True
+        _start(lab, state, kind, report, kafka_port, mongo_port)
+        state.leased = False
         save(lab, state)
         return _servers(lab, state)
+
+
+def _start(
+    lab: str, state: LabState, kind: str, report: Report, kafka_port: int = 0, mongo_port: int = 0
+) -> None:
+    if state.up and state.kind != kind and state.kind != "external":
+        raise StackError(
+            f"lab {lab!r} runs {state.kind} servers, not {kind}: run `labkit down --lab {lab}` "
+            "first, or choose another name"
+        )
+    state.kind = kind
+    if kind == "external":
+        addresses = external.addresses()
+        assert addresses is not None  # _kind checks it
+        report(f"checking Kafka at {addresses[0]} and {external.masked(addresses[1])}")
+        given(lab)
+        state.bootstrap, state.mongo_uri = addresses
+    elif kind == "compose":
+        compose.start(lab, state, kafka_port, mongo_port, report)
+    else:
+        native.start(lab, state, kafka_port, mongo_port, report)
+    state.up = True
+
+
+def borrow(
+    lab: str = "lab", run: str = "", report: Report = quiet, *, start: bool = True
+) -> Servers:
+    """Return the servers of a lab, and use them until ``give_back``, or until this process ends.
+
+    Servers that this call starts stop with their last user; those of ``up`` stay until ``down``.
+    Each use is a lease in the state of the lab. It names its process, so that the lease of a killed
+    process counts no more.
+
+    Args:
+        lab: the name of a lab.
+        run: what the servers are used for; "" is no run.
+        report: receives one line for each step of starting.
+        start: start servers that do not run.
+
+    Raises:
+        Unreachable: the servers do not run, and ``start`` is False.
+        StackError: see ``up``.
+    """
+    down_now = f"the servers of lab {lab!r} are not up; run `labkit up`"
+    if not start and running(lab) is None:
+        raise Unreachable(down_now)
+    with _lock(lab, report):
+        state = load(lab, report)
+        if not _is_up(lab, state):
+            if not start:
+                raise Unreachable(down_now)
+            # A server that `labkit up` started may have died; after a restart of the machine none
+            # of them is left.
+            kept = state.up and not state.leased and any(native.alive(lab, state))
+            _start(lab, state, _kind(None), report)
+            state.leased = not kept
+        state.leases = [*_live(state), Lease(os.getpid(), born(os.getpid()), run)]
+        save(lab, state)
+    if not _held:
+        atexit.register(_give_all_back)
+    _held.append((lab, run))
+    return _servers(lab, state)
+
+
+def give_back(lab: str = "lab", run: str = "") -> None:
+    """End one use; the last user stops native servers that ``borrow`` started."""
+    with contextlib.suppress(ValueError):
+        _held.remove((lab, run))
+    folder = lab_folder(lab)
+    if not folder.exists():  # purged meanwhile
+        return
+    with _lock(lab, quiet):
+        state = load(lab)
+        state.leases = _live(state)
+        for lease in state.leases:
+            if (lease.pid, lease.run) == (os.getpid(), run):
+                state.leases.remove(lease)
+                break
+        if state.leased and not state.leases and state.kind == "native":
+            native.shut_down(lab, state)
+            state.up = state.leased = False
+        if folder.exists():
+            save(lab, state)
+
+
+def users(lab: str = "lab") -> list[Lease]:
+    """Return the leases of live processes."""
+    return _live(load(lab))
+
+
+#: What this process uses now: labs and runs.
+_held: list[tuple[str, str]] = []
+
+
+def _give_all_back() -> None:
+    for lab, run in list(_held):
+        with contextlib.suppress(LabkitError):
+            give_back(lab, run)
+
+
+def _live(state: LabState) -> list[Lease]:
+    return [lease for lease in state.leases if same_birth(born(lease.pid), lease.started)]
 
 
 def running(lab: str = "lab") -> Servers | None:
@@ -124,7 +215,7 @@ def down(lab: str = "lab", purge: bool = False, report: Report = quiet) -> bool:
         ran = native.shut_down(lab, state)
         if state.kind == "compose" and (state.up or purge):
             ran = compose.shut_down(lab, state, purge)
-        state.up = False
+        state.up = state.leased = False
         if folder.exists():
             save(lab, state)
         if purge:
@@ -135,14 +226,12 @@ def down(lab: str = "lab", purge: bool = False, report: Report = quiet) -> bool:
 
 @contextlib.contextmanager
 def borrowed(lab: str = "lab", report: Report = quiet) -> Iterator[Servers]:
-    """Provide servers, and stop them at the end only if this call started them."""
-    started = running(lab) is None
-    servers = up(lab, report=report)
+    """Provide servers for a block of code; see ``borrow``."""
+    servers = borrow(lab, report=report)
     try:
         yield servers
     finally:
-        if started and servers.kind != "external":
-            down(lab)
+        give_back(lab)
 
 
 def status(lab: str = "lab") -> dict[str, Any]:

@@ -41,6 +41,14 @@ class ServerProcess(msgspec.Struct):
     port: int
 
 
+class Lease(msgspec.Struct, frozen=True):
+    """One use of the servers by a live process, for a run; ``started`` as in ``ServerProcess``."""
+
+    pid: int
+    started: float
+    run: str
+
+
 class LabState(msgspec.Struct):
     """The content of ``state.json``. The ports survive ``down``, so the next ``up`` reuses them."""
 
@@ -55,6 +63,9 @@ class LabState(msgspec.Struct):
     # The port in the replica set configuration; 0 before the first start.
     member_port: int = 0
     up: bool = False
+    # Whether the servers stop with their last lease; those of `labkit up` wait for `labkit down`.
+    leased: bool = False
+    leases: list[Lease] = []
 
 
 def home() -> Path:
