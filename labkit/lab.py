@@ -13,7 +13,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -26,10 +25,10 @@ import msgspec
 from msgspec import structs
 
 from labkit import stack
-from labkit.errors import StackError, Unreachable, UsageError
+from labkit.errors import StackError, UsageError
 from labkit.log.dead_letter import DeadLetter
 from labkit.log.event_log import HISTORY, EventLog
-from labkit.log.partition import peek
+from labkit.log.partition import peek, readable
 from labkit.messages import Answer
 from labkit.ports.failpoints import Failpoint
 from labkit.ports.world import REAL, World
@@ -43,6 +42,7 @@ from labkit.read.queries import Queries
 from labkit.read.rebuild import KEEP_SECONDS, Progress, Rebuild
 from labkit.read.sessions import Session
 from labkit.read.subscriptions import Subscription
+from labkit.run import started
 from labkit.run.by_hand import ByHand, Crashed
 from labkit.run.positions import Positions
 from labkit.run.registry import Alive
@@ -65,6 +65,8 @@ if TYPE_CHECKING:
 READY_SECONDS = 60.0
 #: A reader that got nothing for so long is stuck behind a transaction that is open.
 STUCK_SECONDS = 2.0
+#: While somebody waits, servers and supervisor are looked at this often.
+LOOK_SECONDS = 2.0
 
 
 class Lab:
@@ -105,6 +107,9 @@ class Lab:
             raise UsageError(
                 f"run {run!r} has its services already; leave out services and processes to join it"
             )
+        if run is None:
+            started.tell()
+        self._in_block = False
         self.of = Run(
             name,
             backend=backend,
@@ -120,11 +125,7 @@ class Lab:
         self.settings, self.partitions = self.of.settings, self.of.partitions
         self.services, self.processes = self.of.services, self.of.processes
         self.servers = self.of.servers
-        self.store, self.broker, self.log_broker = (
-            self.of.store,
-            self.of.broker,
-            self.of.log_broker,
-        )
+        self.store, self.broker, self.log_broker = self.of.store, self.of.broker, self.of.log_broker
         self.topic_name, self.instances_of = self.of.topic_name, self.of.instances_of
         self.parts = Parts(self.of, world)
         self._world = world
@@ -133,6 +134,7 @@ class Lab:
         self._workers: Workers | None = None
         self._driven: list[Role] = []
         self._stepping: str | None = None
+        self._looked = time.monotonic()
         self._event_logs: dict[str, EventLog] = {}
         #: Answers from the views, read in this process.
         self.queries = Queries(self.store, self.services, self.drive, self._watermarks, world.clock)
@@ -235,6 +237,7 @@ class Lab:
         if self._workers is not None:
             raise UsageError(f"the workers of run {self.run!r} are running already")
         self.of.check_importable()
+        started.stop_replaced()
         self._close_parts()
         workers = [
             Worker(role, instance, slot)
@@ -251,6 +254,8 @@ class Lab:
             commands=[self.of.worker_command(worker) for worker in workers],
         )
         self._workers = Workers(instructions, self.of.environment())
+        if not self._in_block:
+            started.keep(self)
         try:
             self._wait_until_claimed(workers, before)
         except BaseException:
@@ -272,12 +277,13 @@ class Lab:
             if self._workers and (why := self._workers.deaths()):
                 raise StackError(f"workers die as they start: {why}; see {self.of.logs()}")
             if time.monotonic() > deadline:
-                text = f"the workers do not own {sorted(missing)} after {READY_SECONDS:g} s"
-                raise StackError(f"{text}; see {self.of.logs()}")
+                late = f"the workers do not own {sorted(missing)} after {READY_SECONDS:g} s"
+                raise StackError(f"{late}; see {self.of.logs()}")
             time.sleep(0.05)
 
     def stop(self) -> None:
         """Stop the worker processes."""
+        started.forget(self)
         workers, self._workers = self._workers, None
         self._driven = []
         if workers is not None:
@@ -291,21 +297,20 @@ class Lab:
         """Raises ``Unreachable`` or ``StackError`` if a server or the supervisor is gone."""
         if self._workers is not None:
             self._workers.check()
-        if self.servers is not None and stack.running(self.name) is None:
-            raise Unreachable(
-                f"the servers of lab {self.name!r} ({self.servers.bootstrap}, "
-                f"{self.servers.mongo_uri.rpartition('@')[2]}) do not answer any more; "
-                "see `labkit status` and `labkit logs`"
-            )
+        if self.servers is not None:
+            stack.check(self.servers)
 
     def drive(self) -> None:
-        """In memory and started: do what worker processes would do. Or step what is by hand."""
+        """Called by who waits: in memory, do what workers would do; or step what is by hand."""
         if self._driven:
             for role in self._driven:
                 for instance in self.instances_of(role):
                     self.by_hand(role, instance).step(0)
         elif self._stepping:
             self.by_hand("handler", self._stepping).step(0.1)
+        elif time.monotonic() - self._looked > LOOK_SECONDS:  # a client only sees that time goes by
+            self.check()
+            self._looked = time.monotonic()
 
     def rebuild(self, view: str, *, anew: bool = False, batch_size: int = 4_000) -> Rebuild:
         """Begin to rebuild a view step by step, or go on with it; see ``Parts.rebuild``."""
@@ -351,7 +356,7 @@ class Lab:
                 "partition": r.partition,
                 "offset": r.offset,
                 "key": r.key.decode("utf-8", "backslashreplace"),
-                "value": _readable(r.value),
+                "value": readable(r.value),
             }
             for r in records
         ]
@@ -460,8 +465,7 @@ class Lab:
         return self.positions.ends(name)
 
     def _watermarks(self, service: str) -> dict[int, int]:
-        """Of the events, where they are kept: on the MongoDB log a relay may be behind it, and a
-        record has the same offset in both."""
+        """Of the events, where they are kept: a relay may be behind the MongoDB log."""
         return self.positions.ends(f"{service}.events")
 
     def server_versions(self) -> dict[str, str]:
@@ -488,9 +492,8 @@ class Lab:
 
     def _close_parts(self) -> None:
         self._by_hand.close()
-        logs, self._event_logs = self._event_logs, {}
-        for log in logs.values():
-            log.close()
+        while self._event_logs:
+            self._event_logs.popitem()[1].close()
         self.positions.close()
 
     def close(self) -> None:
@@ -516,6 +519,8 @@ class Lab:
         return f"<lab {self.name!r} on {self.backend}: run {self.run!r} of {names}>"
 
     def __enter__(self) -> Lab:
+        self._in_block = True
+        started.forget(self)  # its workers end with the block
         return self
 
     def __exit__(
@@ -525,13 +530,6 @@ class Lab:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _readable(value: bytes) -> Any:
-    try:
-        return json.loads(value)
-    except ValueError:
-        return value
 
 
 __all__ = ["Crashed", "Lab"]

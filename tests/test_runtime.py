@@ -26,6 +26,7 @@ from labkit.cli.runs import worker_status
 from labkit.errors import LabkitError, StackError
 from labkit.experiments.verify.checkers import History, check_all
 from labkit.lab import Lab
+from labkit.run import started
 from labkit.run.registry import (
     Alive,
     Registry,
@@ -395,7 +396,78 @@ def test_a_worker_by_hand_is_shown_and_ends_at_ctrl_c(servers: stack.Servers) ->
         lab.drop()
 
 
+CELLS = """
+import sys
+from labkit.lab import Lab
+from labkit.run import started
+from labkit.run.registry import live_runs
+cell = "lab = Lab(services=['orders'], partitions=1); lab.start(projectors=0)"
+for again in [cell, cell, cell.replace("lab", "other")]:
+    exec(again)
+    print(len(live_runs("lab")), lab.run, flush=True)
+lab.drop()
+other.drop()
+"""
+
+
+@pytest.mark.servers
+def test_a_cell_that_runs_again_leaves_no_workers_behind(servers: stack.Servers) -> None:
+    done = subprocess.run([sys.executable, "-c", CELLS], capture_output=True, text=True, timeout=90)
+    assert done.returncode == 0, done.stderr
+    before, again, beside = done.stdout.split("\n")[:3]
+    assert [line[0] for line in (before, again, beside)] == ["1", "1", "2"], done.stderr
+    first, second = before[2:], again[2:]
+    assert done.stderr.splitlines() == [
+        f"labkit: run {first} of this process still has workers; `lab.stop()` ends them",
+        f"labkit: 'lab' is another lab now: the workers of run {first} are stopped",
+        f"labkit: run {second} of this process still has workers; `lab.stop()` ends them",
+    ]
+    with Lab(run=first) as left:
+        left.drop()
+
+
 # --- without servers
+
+
+class Startable:
+    """A lab, as far as others need to know it."""
+
+    def __init__(self, run: str) -> None:
+        self.run = run
+        self.stopped = False
+
+    def stop(self) -> None:
+        self.stopped = True
+        started.forget(self)
+
+
+def test_a_lab_is_replaced_when_its_name_means_another(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whether anything else still holds it or not: an element of a list is nobody's to stop."""
+    monkeypatch.setattr(started, "_started", [])
+    main = vars(sys.modules["__main__"])
+    labs = [Startable(f"r{n}") for n in range(4)]
+    for name, lab in zip(("lab", "web", None, "late"), labs, strict=True):
+        if name not in (None, "late"):
+            monkeypatch.setitem(main, name, lab)
+        started.keep(lab)
+    monkeypatch.setitem(main, "_7", labs[0])
+    monkeypatch.setitem(main, "late", labs[3])  # made by a function that has started it, too
+    started.tell()
+    assert not any(lab.stopped for lab in labs)
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split("; ")[1] for line in said] == [
+        "`lab.stop()` ends them",
+        "`web.stop()` ends them",
+        "they end with this process",
+        "`late.stop()` ends them",
+    ]
+    monkeypatch.setitem(main, "lab", Startable("r4"))
+    monkeypatch.setitem(main, "late", None)
+    started.stop_replaced()
+    assert [lab.stopped for lab in labs] == [True, False, False, True]
+    assert "'lab' is another lab now: the workers of run r0 are stopped" in capsys.readouterr().err
 
 
 def test_a_registry_is_only_as_good_as_its_supervisor(

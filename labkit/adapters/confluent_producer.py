@@ -10,6 +10,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 
 from labkit.adapters.kafka import COMPRESSION, MAX_RECORD_BYTES
 from labkit.errors import Fenced, OutcomeUnknown, Unreachable
+from labkit.stack.gone import explained
 
 _FENCED = {
     KafkaError._FENCED,
@@ -37,10 +38,8 @@ def translated(doing: str, bootstrap: str, unknown: bool = False) -> Iterator[No
             raise Fenced(f"{doing}: another owner took over ({error.name()})") from raised
         if unknown and error.code() in _TIMED_OUT:
             raise OutcomeUnknown(f"{doing}: no answer in time") from raised
-        raise Unreachable(
-            f"{doing}: Kafka at {bootstrap} failed: {error.name()}: {error.str()}; "
-            "see `labkit status`"
-        ) from raised
+        said = f"{doing}: Kafka at {bootstrap} failed: {error.name()}: {error.str()}"
+        raise Unreachable(explained(f"{said}; see `labkit status`")) from raised
 
 
 def client_settings(bootstrap: str) -> dict[str, Any]:

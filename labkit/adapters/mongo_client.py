@@ -31,6 +31,7 @@ from labkit.errors import (
     Unstorable,
 )
 from labkit.ports.store import Document
+from labkit.stack.gone import explained
 
 #: How long a call searches for a server.
 SELECTION_MS = 5_000
@@ -59,7 +60,7 @@ def translated(doing: str) -> Iterator[None]:
         if error.has_error_label("UnknownTransactionCommitResult"):
             raise OutcomeUnknown(f"{doing}: no answer to the commit") from error
         raise Unreachable(
-            f"{doing}: MongoDB does not answer: {_short(error)}; see `labkit status`"
+            explained(f"{doing}: MongoDB does not answer: {_short(error)}; see `labkit status`")
         ) from error
     except OperationFailure as error:
         if error.has_error_label("UnknownTransactionCommitResult"):

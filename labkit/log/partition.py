@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Generator, Iterable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from labkit.errors import TimedOut
 from labkit.log.tail import leave
@@ -103,6 +104,14 @@ def peek(source: Source, patience: float, clock: Clock = SYSTEM) -> tuple[list[R
             break
     found.sort(key=lambda record: (record.partition, record.offset))
     return found, sum(max(0, ends[p] - at[p]) for p in ends)
+
+
+def readable(value: bytes) -> Any:
+    """The JSON of a record, or its bytes where it is none."""
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
 
 
 def join_group(

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from labkit.errors import LabkitError, StackError, Unreachable, UsageError
-from labkit.stack import broker, compose, external, mongod, native, ports
+from labkit.stack import broker, compose, external, gone, mongod, native, ports
 from labkit.stack.processes import born, same_birth
 from labkit.stack.state import (
     LabState,
@@ -130,8 +130,6 @@ def borrow(
             state.leased = not kept
         state.leases = [*_live(state), Lease(os.getpid(), born(os.getpid()), run)]
         save(lab, state)
-    if not _held:
-        atexit.register(_give_all_back)
     _held.append((lab, run))
     return _servers(lab, state)
 
@@ -166,10 +164,11 @@ def users(lab: str = "lab") -> list[Lease]:
 _held: list[tuple[str, str]] = []
 
 
+@atexit.register
 def _give_all_back() -> None:
-    for lab, run in list(_held):
+    while _held:
         with contextlib.suppress(LabkitError):
-            give_back(lab, run)
+            give_back(*_held[0])
 
 
 def _live(state: LabState) -> list[Lease]:
@@ -183,6 +182,22 @@ def running(lab: str = "lab") -> Servers | None:
     except StackError:
         return None
     return _servers(lab, state) if _is_up(lab, state) else None
+
+
+def check(servers: Servers) -> None:
+    """Check that servers, whoever started them, accept connections; takes a few milliseconds.
+
+    Raises:
+        Unreachable: one does not; the message has what is known of its end.
+    """
+    if not external.accept(servers.bootstrap, servers.mongo_uri):
+        raise Unreachable(
+            gone.explained(
+                f"the servers of lab {servers.lab!r} ({servers.bootstrap}, "
+                f"{external.masked(servers.mongo_uri)}) do not answer any more; see "
+                "`labkit status` and `labkit logs`"
+            )
+        )
 
 
 def given(lab: str = "lab") -> Servers | None:
