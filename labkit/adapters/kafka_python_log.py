@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from kafka import KafkaProducer, TopicPartition
+from kafka import TopicPartition
 from kafka.structs import OffsetAndMetadata
 
 from labkit.adapters.delivery import commit_in_order
@@ -17,7 +17,7 @@ from labkit.adapters.kafka import (
     bounded,
     offsets_of,
 )
-from labkit.adapters.kafka_python_sender import close_producer, translated
+from labkit.adapters.kafka_python_sender import QuietProducer, translated
 from labkit.adapters.kafka_python_source import KafkaPythonSource
 from labkit.errors import Fenced
 from labkit.ports.broker import Batch, Delivery, Record
@@ -39,7 +39,7 @@ class KafkaPythonLog(KafkaPythonSource):
         once = delivery == "exactly_once"
         # The producer first: taking over the id aborts the open transaction of a dead owner.
         with translated(f"take over {transactional_id!r}", bootstrap):
-            self._producer = KafkaProducer(
+            self._producer = QuietProducer(
                 bootstrap_servers=bootstrap,
                 bootstrap_timeout_ms=5_000,
                 transactional_id=transactional_id if once else None,
@@ -129,5 +129,5 @@ class KafkaPythonLog(KafkaPythonSource):
         return KafkaPythonSource(self._bootstrap, self._events, None)
 
     def close(self) -> None:
-        close_producer(self._producer)
+        self._producer.close()
         super().close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 from kafka import KafkaProducer, errors
@@ -43,13 +43,27 @@ def named(error: Exception) -> str:
     return text if text.startswith(kind) else f"{kind}: {text}"
 
 
-def close_producer(producer: KafkaProducer) -> None:
-    """Close a producer, without its queued records if the broker does not answer."""
-    with suppress(errors.KafkaError):
-        producer.close(timeout=CLOSE_SECONDS)
-        return
-    with suppress(errors.KafkaError):
-        producer.close(timeout=0)
+class QuietProducer(KafkaProducer):  # type: ignore[misc]
+    """A producer whose end is bounded and quiet.
+
+    ``close`` of kafka-python raises where a record is still queued, and leaves its thread alive;
+    called by the garbage collector or at the end of the process, it prints a traceback.
+    """
+
+    _ending = False
+
+    def flush(self, timeout: float | None = None) -> None:
+        if not self._ending:
+            super().flush(timeout)
+
+    def close(self, timeout: float = CLOSE_SECONDS, null_logger: bool = False) -> None:
+        if not getattr(self, "_closed", True):
+            try:
+                self.flush(timeout)
+            except errors.KafkaError:
+                timeout = 0  # without its queued records
+        self._ending = True  # `close` would flush once more
+        super().close(timeout, null_logger)
 
 
 class KafkaPythonDelivery:
@@ -71,7 +85,7 @@ class KafkaPythonSender:
     def __init__(self, bootstrap: str) -> None:
         self._bootstrap = bootstrap
         with translated("connect", bootstrap):
-            self._producer = KafkaProducer(
+            self._producer = QuietProducer(
                 bootstrap_servers=bootstrap,
                 bootstrap_timeout_ms=5_000,
                 acks="all",
@@ -98,4 +112,4 @@ class KafkaPythonSender:
             self._producer.flush(timeout)
 
     def close(self) -> None:
-        close_producer(self._producer)
+        self._producer.close()

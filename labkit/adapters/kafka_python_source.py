@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from kafka import KafkaConsumer, TopicPartition
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
-from kafka.errors import KafkaTimeoutError
+from kafka.errors import KafkaError, KafkaTimeoutError
 from kafka.structs import MemberState
 
 from labkit.adapters.kafka import (
@@ -198,6 +198,8 @@ class KafkaPythonSource(ConsumerRebalanceListener):  # type: ignore[misc]
         return spread(keys, len(self._partitions))
 
     def close(self) -> None:
-        self._consumer.close(timeout_ms=int(CLOSE_SECONDS * 1000))
-        if self._watermarks:
-            self._watermarks.close(timeout_ms=int(CLOSE_SECONDS * 1000))
+        for consumer in filter(None, (self._consumer, self._watermarks)):
+            try:
+                consumer.close(timeout_ms=int(CLOSE_SECONDS * 1000))
+            except KafkaError:  # no broker to leave the group at; the rest is left to do
+                consumer._client.close()

@@ -7,7 +7,7 @@ import msgspec
 
 from labkit.stack import broker, mongod
 from labkit.stack.ports import HOST
-from labkit.stack.processes import find, last_line
+from labkit.stack.processes import find, last_error
 from labkit.stack.state import LabState, home
 
 
@@ -33,9 +33,10 @@ def _reasons(named: set[str]) -> list[str]:
         ):
             if process and str(process.port) in named and find(process, mark) is None:
                 free = shutil.disk_usage(folder).free // 1_000_000
-                last = last_line(folder / "logs" / f"{log}.log") or "nothing"
+                error = last_error(folder / "logs" / f"{log}.log", process.log_from)
                 found.append(
                     f"{name} of lab {folder.name!r} (pid {process.pid}) is gone, {free:,} MB are "
-                    f"free on its disk ({folder}), and its log says: {last}"
+                    f"free on the disk of {folder}, and its log has "
+                    + (f"this error: {error}" if error else "no error")
                 )
     return found

@@ -11,7 +11,7 @@ import psutil
 from labkit.errors import StackError, Unreachable, UsageError
 from labkit.stack import broker, jars, java, mongod, ports
 from labkit.stack.ports import HOST
-from labkit.stack.processes import born, find, is_alive, last_line, marked, stop
+from labkit.stack.processes import born, find, is_alive, last_line, marked, size_of, stop
 from labkit.stack.state import LabState, Report, ServerProcess, lab_folder, save, writing
 
 PATIENCE_S = 90.0
@@ -75,15 +75,17 @@ def start(lab: str, state: LabState, kafka_port: int, mongo_port: int, report: R
                 report(f"the port of mongod changes to {state.mongo_port}")
                 _move_mongod(folder, state.mongo_port, deadline)
                 state.member_port = state.mongo_port
+            log_from = size_of(folder / "logs" / "mongo.log")
             mongo = mongod.start(folder, state.mongo_port)
             started.append(mongo)
-            state.mongo = ServerProcess(mongo.pid, born(mongo.pid), state.mongo_port)
+            state.mongo = ServerProcess(mongo.pid, born(mongo.pid), state.mongo_port, log_from)
             save(lab, state)
             report(f"mongod starts on {HOST}:{state.mongo_port} (pid {mongo.pid})")
         if kafka is None:
+            log_from = size_of(folder / "logs" / "kafka.log")
             kafka = broker.start(folder, state.kafka_port, state.controller_port)
             started.append(kafka)
-            state.kafka = ServerProcess(kafka.pid, born(kafka.pid), state.kafka_port)
+            state.kafka = ServerProcess(kafka.pid, born(kafka.pid), state.kafka_port, log_from)
             save(lab, state)
             report(f"Kafka starts on {HOST}:{state.kafka_port} (pid {kafka.pid})")
         with _dead_or_late(mongo, folder / "logs" / "mongo.log", "mongod"):

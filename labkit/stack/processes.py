@@ -182,10 +182,25 @@ def stop(processes: Iterable[psutil.Process], patience: float = 20.0) -> None:
 
 def last_line(log: Path) -> str:
     """Return the log line that best explains why a server died; "" if the log is empty."""
+    return last_error(log) or (_lines(log) or [""])[-1][:400]
+
+
+def last_error(log: Path, start: int = 0) -> str:
+    """Return the last line after byte ``start`` of a log that is an error; "": there is none."""
+    errors = [line for line in _lines(log, start) if any(word in line for word in _ERRORS)]
+    return (errors or [""])[-1][:400]
+
+
+def _lines(log: Path, start: int = 0) -> list[str]:
     try:
-        tail = log.read_text(errors="replace")[-64_000:].splitlines()
+        with log.open("rb") as file:
+            file.seek(max(start, size_of(log) - 64_000))
+            tail = file.read().decode(errors="replace").splitlines()
     except OSError:
-        return ""
-    lines = [line.strip() for line in tail if line.strip() and not line.startswith("\tat ")]
-    errors = [line for line in lines if any(word in line for word in _ERRORS)]
-    return (errors or lines or [""])[-1][:400]
+        return []
+    return [line.strip() for line in tail if line.strip() and not line.startswith("\tat ")]
+
+
+def size_of(log: Path) -> int:
+    """Return the bytes of a log, which may not exist yet."""
+    return log.stat().st_size if log.exists() else 0

@@ -34,11 +34,15 @@ def quiet(_: str) -> None:
 
 
 class ServerProcess(msgspec.Struct):
-    """One server process; ``started`` (see ``processes.born``) detects a reused pid."""
+    """One server process; ``started`` (see ``processes.born``) detects a reused pid.
+
+    ``log_from`` is where the part of its log begins that this process has written.
+    """
 
     pid: int
     started: float
     port: int
+    log_from: int = 0
 
 
 class Lease(msgspec.Struct, frozen=True):
