@@ -125,6 +125,8 @@ class Lab:
         self.settings, self.partitions = self.of.settings, self.of.partitions
         self.services, self.processes = self.of.services, self.of.processes
         self.servers = self.of.servers
+        if run is None and self.servers is not None and (line := stack.tight(name)):
+            started.say(line)
         self.store, self.broker, self.log_broker = self.of.store, self.of.broker, self.of.log_broker
         self.topic_name, self.instances_of = self.of.topic_name, self.of.instances_of
         self.parts = Parts(self.of, world)

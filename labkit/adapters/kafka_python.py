@@ -54,6 +54,22 @@ class KafkaPythonBroker:
         with translated("list topics", self.bootstrap):
             return sorted(t for t in self._admin().list_topics() if not t.startswith("__"))
 
+    def sizes(self) -> dict[str, int]:
+        """The partitions of each topic."""
+        with translated("describe topics", self.bootstrap):
+            return {t["name"]: len(t["partitions"]) for t in self._admin().describe_topics()}
+
+    def groups(self) -> dict[str, bool]:
+        """All consumer groups, and whether each has members."""
+        with translated("list groups", self.bootstrap):
+            found = once_there(lambda: self._admin().list_groups())
+        return {g["group_id"]: g["group_state"] not in ("Empty", "Dead") for g in found}
+
+    def drop_groups(self, groups: Iterable[str]) -> None:
+        if found := list(groups):
+            with translated("delete groups", self.bootstrap):
+                self._admin().delete_groups(found)
+
     def sender(self) -> Sender:
         return self.new_sender(self.bootstrap)
 

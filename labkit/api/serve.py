@@ -126,6 +126,6 @@ def _joined(name: str, run: str, services: Sequence[str] | None, processes: Sequ
         raise UsageError(f"run {run!r} has its services and processes already; leave them out")
     if run not in live_runs(name):
         raise UsageError(
-            f"run {run!r} of lab {name!r} has no live workers; `labkit status` lists the runs"
+            f"run {run!r} of lab {name!r} has no live workers; `labkit runs` lists the runs"
         )
     return Lab(name, run=run, start=False)

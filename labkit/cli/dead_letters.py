@@ -30,7 +30,7 @@ Timeout = Annotated[float, option("Seconds to wait for the handler's answer.", n
 
 @app.command("list")
 def list_(
-    run: RunName,
+    run: RunName = None,
     lab: LabName = "lab",
     service: Annotated[str | None, typer.Option(help="One service; all by default.")] = None,
     json_file: JsonFile = None,
@@ -40,7 +40,7 @@ def list_(
     A handler saves its list some tenths of a second after it has parked a stream.
     """
     with joined(lab, run, service) as held:
-        found = held.parked(service)
+        found, run = held.parked(service), held.run
     save("--json", json_file, to_json(found))
     if not found:
         print(f"no stream of run {run} is parked")
@@ -59,7 +59,7 @@ def list_(
 @app.command()
 def show(
     stream: Stream,
-    run: RunName,
+    run: RunName = None,
     lab: LabName = "lab",
     service: ServiceOption = None,
     json_file: JsonFile = None,
@@ -81,7 +81,7 @@ def show(
 
 @app.command()
 def replay(
-    run: RunName,
+    run: RunName = None,
     stream: Annotated[str | None, typer.Argument(help="The stream, as `list` shows it.")] = None,
     every: Annotated[bool, typer.Option("--all", help="All streams of the service.")] = False,
     lab: LabName = "lab",
@@ -113,7 +113,7 @@ def replay(
         raise CheckFailed("; ".join(stuck))
 
 
-def _replay_reader(lab: str, run: str, by: str, stream: str | None) -> None:
+def _replay_reader(lab: str, run: str | None, by: str, stream: str | None) -> None:
     """Apply the parked commits in this process; the owner of the reader is fenced, and rejoins."""
     with joined(lab, run) as held:
         parked = [letter.stream for letter in held.parked() if letter.by == by]
@@ -134,7 +134,7 @@ def _replay_reader(lab: str, run: str, by: str, stream: str | None) -> None:
 @app.command()
 def drop(
     stream: Stream,
-    run: RunName,
+    run: RunName = None,
     lab: LabName = "lab",
     service: ServiceOption = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
@@ -159,7 +159,7 @@ def drop(
 
 
 @contextmanager
-def _letters(lab: str, run: str, service: str | None) -> Iterator[DeadLetters]:
+def _letters(lab: str, run: str | None, service: str | None) -> Iterator[DeadLetters]:
     with joined(lab, run, service) as run_, closing(run_.letters(service or run_.first)) as letters:
         yield letters
 

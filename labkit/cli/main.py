@@ -15,7 +15,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from labkit.cli import bench, dead_letters, servers, verify
+from labkit.cli import bench, dead_letters, runs, servers, verify
 from labkit.cli.demo import demo
 from labkit.cli.load import load
 from labkit.cli.new import new
@@ -24,12 +24,13 @@ from labkit.cli.options import (
     LabName,
     Partitions,
     Processes,
+    RunName,
     Services,
     option,
     whole,
 )
 from labkit.cli.rebuild import rebuild
-from labkit.cli.runs import worker_status
+from labkit.cli.runs import the_run, worker_status
 from labkit.cli.servers import WORKERS, say
 from labkit.errors import LabkitError, UsageError
 from labkit.ports import failpoints
@@ -67,6 +68,7 @@ app.add_typer(servers.app)
 app.add_typer(bench.app, name="bench")
 app.add_typer(verify.app, name="verify")
 app.add_typer(dead_letters.app, name="dead-letters")
+app.add_typer(runs.app, name="runs")
 for command in (demo, load, new, rebuild):
     app.command()(command)
 WORKERS.append(worker_status)
@@ -75,8 +77,8 @@ WORKERS.append(worker_status)
 @app.command()
 def run(
     role: Annotated[str, typer.Argument(help=", ".join(ROLES))],
-    run: Annotated[str, typer.Option(help="The run to join; `labkit status` lists them.")],
-    lab: Annotated[str, typer.Option(help="The lab (its servers).")] = "lab",
+    run: RunName = None,
+    lab: LabName = "lab",
     service: Annotated[
         str | None, typer.Option(help="The service, or the process; needed if there are several.")
     ] = None,
@@ -94,6 +96,7 @@ def run(
 
         plant_from_environment()
     number = secrets.randbelow(10**9) if slot is None else slot
+    run = the_run(lab, run)
     worker, joined, make = make_worker(lab, run, role, service, number)
     alive = Alive(worker.role, worker.service, worker.slot, os.getpid())
     try:

@@ -21,9 +21,13 @@ from labkit.stack.state import lab_folder
 Parser = Callable[[str, str], Any]
 
 
-def option(help: str, parser: Parser, *names: str) -> Any:
-    """An option of a command, for ``Annotated``; ``names`` default to the parameter's name."""
-    return typer.Option(*names, help=help, parser=str, callback=_callback(parser))
+def option(help: str, parser: Parser, *names: str, variable: str | None = None) -> Any:
+    """An option of a command, for ``Annotated``; ``names`` default to the parameter's name.
+
+    ``variable`` of the environment is its value where it is left out.
+    """
+    callback = _callback(parser)
+    return typer.Option(*names, help=help, parser=str, callback=callback, envvar=variable)
 
 
 def _callback(parser: Parser) -> Callable[[typer.CallbackParam, str | None], Any]:
@@ -106,8 +110,12 @@ def lab_name(name: str, given: str) -> str:
 #: Sweeps add the number of a run to the seed, and a plan's seed has 63 bits.
 MOST_SEED = 2**62
 
-LabName = Annotated[str, option("Name of the lab: a-z, 0-9 and '-'.", lab_name)]
-RunName = Annotated[str, typer.Option("--run", help="The run; `labkit status` lists the runs.")]
+LabName = Annotated[
+    str, option("Name of the lab: a-z, 0-9 and '-'.", lab_name, variable="LABKIT_LAB")
+]
+RunName = Annotated[
+    str | None, typer.Option("--run", help="The run; by default the only live one.")
+]
 Client = Annotated[str, choice("Kafka client", CLIENTS)]
 Log = Annotated[str, choice("Where the log is kept", LOGS)]
 Partitions = Annotated[int, option("Partitions of each topic.", whole(1, 1_000))]

@@ -18,7 +18,7 @@ from labkit.read.rebuild import KEEP_SECONDS, Progress
 
 def rebuild(
     view: Annotated[str, typer.Argument(help="A view, such as orders.view.")],
-    run: RunName,
+    run: RunName = None,
     lab: LabName = "lab",
     anew: Annotated[
         bool, typer.Option("--anew", help="Discard what an interrupted rebuild has built.")
@@ -49,7 +49,7 @@ def rebuild(
     )
     found = {
         "view": view,
-        "run": run,
+        "run": held.run,
         "generation": rebuilding.generation,
         "applied": at.applied,
         "built_s": round(at.seconds, 3),

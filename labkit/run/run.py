@@ -3,7 +3,7 @@
 The settings are kept once, in the run's database, and written when the run is made. Whoever joins
 the run reads them there::
 
-    collection run   {_id: "settings", services, processes, settings}
+    collection run   {_id: "settings", services, processes, settings, made}
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -49,6 +50,7 @@ class Stored(Struct, frozen=True):
     services: list[Reference]
     processes: list[Reference]
     settings: Settings
+    made: str = ""  # ISO 8601
 
 
 class Reader(NamedTuple):
@@ -175,8 +177,7 @@ class Run:
         found = self.store.load(COLLECTION, [SETTINGS_ID]).get(SETTINGS_ID)
         if found is None:
             raise UsageError(
-                f"lab {self.name!r} has no run {self.run!r}; `labkit status` lists those with "
-                "live workers"
+                f"lab {self.name!r} has no run {self.run!r}; `labkit runs` lists those that it has"
             )
         del found["_id"]
         stored = msgspec.convert(found, Stored)
@@ -192,6 +193,7 @@ class Run:
             [_reference(references.to_service, s) for s in self.services.values()],
             [_reference(references.to_process, p) for p in self.processes.values()],
             self.settings,
+            datetime.now(UTC).isoformat(timespec="seconds"),
         )
         document = {"_id": SETTINGS_ID, **msgspec.to_builtins(stored)}
         writes = Writes(inserts={COLLECTION: [document]})

@@ -11,6 +11,7 @@ from labkit.stack.servers import (
     given,
     running,
     status,
+    tight,
     up,
     users,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "home",
     "running",
     "status",
+    "tight",
     "up",
     "users",
 ]

@@ -1,4 +1,4 @@
-"""What this process may use: the machine's memory and cores, or what a container is given of them.
+"""What processes may use: the machine's memory and cores, or what a container is given of them.
 
 A container sees the whole machine in ``/proc``. Its limits are in its control groups: version 2
 has ``memory.max`` and ``cpu.max``, version 1 ``memory.limit_in_bytes`` and ``cpu.cfs_quota_us``
@@ -37,6 +37,14 @@ def cores() -> float:
         if quota and any(period):
             found = min(found, quota / period[0])
     return found
+
+
+def open_files(process: psutil.Process) -> tuple[int, int]:
+    """How many files a process has open, and how many it may open; 0: no limit is known."""
+    if not hasattr(process, "rlimit"):  # Linux and FreeBSD have it
+        return 0, 0
+    soft = process.rlimit(psutil.RLIMIT_NOFILE)[0]
+    return process.num_fds(), max(0, soft)
 
 
 def _memory() -> Iterator[tuple[int, int]]:

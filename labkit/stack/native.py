@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 
 from labkit.errors import StackError, Unreachable, UsageError
-from labkit.stack import broker, jars, java, mongod, ports
+from labkit.stack import broker, jars, java, limits, mongod, ports
 from labkit.stack.ports import HOST
 from labkit.stack.processes import born, find, is_alive, last_line, marked, size_of, stop
 from labkit.stack.state import LabState, Report, ServerProcess, lab_folder, save, writing
@@ -17,6 +17,8 @@ from labkit.stack.state import LabState, Report, ServerProcess, lab_folder, save
 PATIENCE_S = 90.0
 # The first files of Kafka and mongod take about 350 MB; with less space the servers die.
 LEAST_FREE_MB = 600
+# Each run needs some files more: of its topics, and of its collections and their indexes.
+OPEN_SHARE = 0.7
 
 
 def alive(lab: str, state: LabState) -> tuple[psutil.Process | None, psutil.Process | None]:
@@ -32,6 +34,20 @@ def is_up(lab: str, state: LabState) -> bool:
         and ports.accepts(HOST, state.kafka_port)
         and ports.accepts(HOST, state.mongo_port)
     )
+
+
+def tight(lab: str, state: LabState) -> str:
+    """Return one line if a server of this lab has most of the files open that it may; or ""."""
+    for name, process in zip(("Kafka", "mongod"), alive(lab, state), strict=True):
+        with contextlib.suppress(psutil.Error):
+            used, most = limits.open_files(process) if process else (0, 0)
+            if most and used > most * OPEN_SHARE:
+                return (
+                    f"{name} of lab {lab!r} has {used:,} of at most {most:,} files open: "
+                    f"`labkit runs` lists the runs, `labkit runs drop --unowned` deletes those "
+                    "that nobody uses"
+                )
+    return ""
 
 
 def start(lab: str, state: LabState, kafka_port: int, mongo_port: int, report: Report) -> None:

@@ -160,6 +160,12 @@ def users(lab: str = "lab") -> list[Lease]:
     return _live(load(lab))
 
 
+def tight(lab: str = "lab") -> str:
+    """Return one line of warning if a native server may soon run out of open files; or ""."""
+    state = load(lab)
+    return native.tight(lab, state) if state.kind == "native" and state.up else ""
+
+
 #: What this process uses now: labs and runs.
 _held: list[tuple[str, str]] = []
 
