@@ -28,6 +28,7 @@ class ConfluentLog(ConfluentSource):
         group: str,
         transactional_id: str,
         delivery: Delivery,
+        session_ms: int,
     ) -> None:
         settings: dict[str, Any] = {"message.timeout.ms": DELIVERY_MS}
         if delivery == "exactly_once":
@@ -39,7 +40,7 @@ class ConfluentLog(ConfluentSource):
         if delivery == "exactly_once":
             with translated(f"take over {transactional_id!r}", bootstrap):
                 self._producer.init_transactions(DELIVERY_MS / 1000)
-        super().__init__(bootstrap, commands, group)
+        super().__init__(bootstrap, commands, group, session_ms=session_ms)
         self._events = events
         self._delivery = delivery
 

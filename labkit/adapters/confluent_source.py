@@ -17,7 +17,12 @@ class ConfluentSource:
     """A reader of one topic, in a consumer group or in none."""
 
     def __init__(
-        self, bootstrap: str, topic: str, group: str | None, uncommitted: bool = False
+        self,
+        bootstrap: str,
+        topic: str,
+        group: str | None,
+        uncommitted: bool = False,
+        session_ms: int = SESSION_MS,
     ) -> None:
         self._bootstrap = bootstrap
         self._topic = topic
@@ -36,8 +41,8 @@ class ConfluentSource:
                 "partition.assignment.strategy": "cooperative-sticky",
                 # The EOF event carries the next fetch offset, after markers and aborted records.
                 "enable.partition.eof": True,
-                "session.timeout.ms": SESSION_MS,
-                "heartbeat.interval.ms": SESSION_MS // 3,
+                "session.timeout.ms": session_ms,
+                "heartbeat.interval.ms": session_ms // 3,
                 "max.poll.interval.ms": POLL_INTERVAL_MS,
                 "fetch.queue.backoff.ms": 5,
                 "fetch.wait.max.ms": 100,

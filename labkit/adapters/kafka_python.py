@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing, suppress
+from functools import cached_property
 from typing import ClassVar
 
 from kafka import KafkaAdminClient, errors
-from kafka.admin import NewTopic
+from kafka.admin import ConfigResource, ConfigResourceType, NewTopic
 
-from labkit.adapters.kafka import TOPIC_CONFIG, once_there
+from labkit.adapters.kafka import LEAST_SESSION_MS, SESSION_MS, TOPIC_CONFIG, once_there
 from labkit.adapters.kafka_python_log import KafkaPythonLog
 from labkit.adapters.kafka_python_sender import KafkaPythonSender, translated
 from labkit.adapters.kafka_python_source import KafkaPythonSource
@@ -74,7 +75,8 @@ class KafkaPythonBroker:
         return self.new_sender(self.bootstrap)
 
     def source(self, topic: str, group: str | None = None, *, uncommitted: bool = False) -> Source:
-        return self.new_source(self.bootstrap, topic, group, uncommitted)
+        session = self.session_ms if group else SESSION_MS
+        return self.new_source(self.bootstrap, topic, group, uncommitted, session)
 
     def log(
         self,
@@ -84,7 +86,20 @@ class KafkaPythonBroker:
         transactional_id: str,
         delivery: Delivery = "exactly_once",
     ) -> CommandLog:
-        return self.new_log(self.bootstrap, commands, events, group, transactional_id, delivery)
+        return self.new_log(
+            self.bootstrap, commands, events, group, transactional_id, delivery, self.session_ms
+        )
+
+    @cached_property
+    def session_ms(self) -> int:
+        """How long the sessions of group members last: as short as the broker allows."""
+        name, least = "group.min.session.timeout.ms", LEAST_SESSION_MS
+        with suppress(errors.KafkaError, KeyError):  # it may be nobody's to ask
+            node = str(self._admin().describe_cluster()["brokers"][0]["broker_id"])
+            asked = ConfigResource(ConfigResourceType.BROKER, node, [name])
+            found = self._admin().describe_configs([asked], config_filter="all")
+            least = int(found["broker"][node][name]["value"])
+        return max(SESSION_MS, least)
 
     def committed(self, topic: str, group: str, *, settled: bool = False) -> dict[int, int]:
         """See the port.

@@ -35,6 +35,7 @@ class KafkaPythonLog(KafkaPythonSource):
         group: str,
         transactional_id: str,
         delivery: Delivery,
+        session_ms: int,
     ) -> None:
         once = delivery == "exactly_once"
         # The producer first: taking over the id aborts the open transaction of a dead owner.
@@ -59,7 +60,7 @@ class KafkaPythonLog(KafkaPythonSource):
             )
             if once:
                 self._producer.init_transactions()
-        super().__init__(bootstrap, commands, group)
+        super().__init__(bootstrap, commands, group, session_ms=session_ms)
         self._events = events
         self._delivery = delivery
 

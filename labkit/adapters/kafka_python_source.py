@@ -32,11 +32,17 @@ class KafkaPythonSource(ConsumerRebalanceListener):  # type: ignore[misc]
     """
 
     def __init__(
-        self, bootstrap: str, topic: str, group: str | None, uncommitted: bool = False
+        self,
+        bootstrap: str,
+        topic: str,
+        group: str | None,
+        uncommitted: bool = False,
+        session_ms: int = SESSION_MS,
     ) -> None:
         self._bootstrap = bootstrap
         self._topic = topic
         self._group = group
+        self._session_ms = session_ms
         self._assigned: set[int] = set()
         self._revoked: set[int] = set()
         self._positions: dict[int, int] = {}
@@ -61,8 +67,8 @@ class KafkaPythonSource(ConsumerRebalanceListener):  # type: ignore[misc]
             auto_offset_reset="earliest",
             enable_auto_commit=False,
             partition_assignment_strategy=(CooperativeStickyAssignor,),
-            session_timeout_ms=SESSION_MS,
-            heartbeat_interval_ms=SESSION_MS // 3,
+            session_timeout_ms=self._session_ms,
+            heartbeat_interval_ms=self._session_ms // 3,
             max_poll_interval_ms=POLL_INTERVAL_MS,
             retry_backoff_ms=20,
             # A batch needs at most two fetches.

@@ -7,12 +7,14 @@ import time
 from pymongo.database import Database
 from pymongo.errors import DuplicateKeyError
 
-from labkit.adapters.kafka import SESSION_MS
 from labkit.adapters.sticky import assign
 from labkit.ports.broker import Batch
 from labkit.ports.store import Document
 
-#: How often a member renews its session; it expires after ``SESSION_MS`` without a renewal.
+#: A session expires after this time. Only polls renew it, so it is longer than a long step, and
+#: than the pauses of scheduled mode.
+SESSION_MS = 6_000
+#: How often a member renews its session.
 RENEW_SECONDS = 0.5
 
 

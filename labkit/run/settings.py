@@ -14,7 +14,7 @@ from labkit.ports.broker import DELIVERIES, Delivery
 CLIENTS = ("kafka-python", "confluent")
 LOGS = ("kafka", "mongodb")
 WRITE_CONCERNS = ("majority", "1")
-#: In scheduled mode: a session lasts 6 s, and on the MongoDB log only polls keep it alive.
+#: In scheduled mode: on the MongoDB log a session lasts 6 s, and only polls keep it alive.
 MOST_SECONDS_BETWEEN = 5.0
 
 

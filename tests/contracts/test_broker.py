@@ -7,13 +7,16 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kafka.errors import ClusterAuthorizationFailedError
 from kafka.structs import MemberState
 
 from labkit.adapters.kafka import partition_of, spread
+from labkit.adapters.kafka_python import KafkaPythonBroker
 from labkit.adapters.memory import MemoryBroker
 from labkit.adapters.mongo_log import MongoBroker
 from labkit.errors import Fenced, LabkitError, Unreachable
@@ -464,3 +467,25 @@ def test_a_join_that_polls_were_too_short_for_is_not_forgotten(topics: Topics) -
     while consumer.group_metadata().state != MemberState.STABLE:
         assert time.monotonic() < deadline
         source.poll(1, 0.05)
+
+
+@pytest.mark.parametrize(
+    ("answer", "session"),
+    [("1000", 3_000), ("10000", 10_000), (ClusterAuthorizationFailedError(), 6_000)],
+)
+def test_a_session_is_as_short_as_the_broker_allows(
+    answer: str | Exception, session: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broker whose settings nobody may ask for has the default."""
+
+    class Admin:
+        def describe_cluster(self) -> dict[str, Any]:
+            return {"brokers": [{"broker_id": 7}]}
+
+        def describe_configs(self, asked: Any, config_filter: str) -> dict[str, Any]:
+            if isinstance(answer, Exception):
+                raise answer
+            return {"broker": {"7": {"group.min.session.timeout.ms": {"value": answer}}}}
+
+    monkeypatch.setattr(KafkaPythonBroker, "_admin", lambda _: Admin())
+    assert KafkaPythonBroker("h:1").session_ms == session

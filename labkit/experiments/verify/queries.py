@@ -59,7 +59,7 @@ LEAST_COMMANDS = 100
 DOCUMENTS = 300
 #: Queries under way at once.
 WINDOW = 400
-#: A dead handler's partitions go to others when its session is over: 6 s, on a busy host more.
+#: A dead handler's partitions go to others when its session is over: 3 s, on a busy host more.
 TIMEOUT_SECONDS = 60.0
 #: At least so many of the queries must be answered.
 ANSWERED = 0.99
