@@ -119,7 +119,7 @@ class Lab:
             start=start,
             report=report,
             settings=settings,
-            ids=world.ids,
+            world=world,
         )
         self.name, self.run, self.backend = name, self.of.run, backend
         self.settings, self.partitions = self.of.settings, self.of.partitions

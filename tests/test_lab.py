@@ -6,14 +6,15 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from labkit import stack
 from labkit.errors import Fenced, TimedOut, Unreachable, UsageError
 from labkit.lab import Lab
 from labkit.ports.failpoints import ALL, Crash, Failpoint, armed
 from labkit.services.orders import OrderById, PayOrder, PlaceOrder
+from labkit.stack import native
 from labkit.write.decisions import MAX_REASON
 
 
@@ -121,9 +122,9 @@ def test_an_unknown_value_is_named(arguments: dict[str, object], says: str) -> N
         Lab(**{"backend": "memory", **arguments})  # type: ignore[arg-type]
 
 
-def test_a_look_starts_no_servers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stack, "running", lambda name: None)
-    monkeypatch.setattr(stack, "up", lambda *a, **k: pytest.fail("it started servers"))
+def test_a_look_starts_no_servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LABKIT_HOME", str(tmp_path))
+    monkeypatch.setattr(native, "start", lambda *_: pytest.fail("it started servers"))
     with pytest.raises(Unreachable, match="labkit up"):
         Lab("lab", run="r1", start=False)
 

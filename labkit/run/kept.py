@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 import shutil
 from contextlib import closing
-from datetime import UTC, datetime
 
 from msgspec import Struct
 
@@ -19,6 +18,7 @@ from labkit.adapters.kafka_python import KafkaPythonBroker
 from labkit.adapters.mongo import MongoStore
 from labkit.adapters.mongo_databases import databases
 from labkit.errors import UsageError
+from labkit.ports.clock import SYSTEM
 from labkit.run.registry import live_runs, runs_folder
 from labkit.run.run import COLLECTION, SETTINGS_ID
 
@@ -58,7 +58,7 @@ def kept(lab: str, servers: stack.Servers) -> list[Kept]:
         sizes, groups = broker.sizes(), broker.groups()
     topics = {name: run for name in sizes if (run := _run_of(name, lab))}
     members = {name: run for name in groups if (run := _run_of(name, lab))}
-    owners, now = live(lab), datetime.now(UTC)
+    owners, now = live(lab), SYSTEM.wall()
     found = []
     for run in {*topics.values(), *(run for name in stores if (run := _run_of(name, lab, "_")))}:
         bytes, settings = stores.get(f"{lab}_{run}", (0, {}))
@@ -69,7 +69,7 @@ def kept(lab: str, servers: stack.Servers) -> list[Kept]:
         found.append(
             Kept(
                 run=run,
-                age_s=(now - datetime.fromisoformat(made)).total_seconds() if made else None,
+                age_s=max(0, now - made) / 1e3 if made else None,
                 topics=sorted(own),
                 partitions=sum(sizes[topic] for topic in own),
                 groups=its_groups,

@@ -12,7 +12,6 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -25,8 +24,8 @@ from labkit.adapters.memory_store import MemoryStore
 from labkit.errors import UsageError
 from labkit.log import snapshots
 from labkit.ports.broker import Broker
-from labkit.ports.ids import Ids, new_id
 from labkit.ports.store import Store, Writes
+from labkit.ports.world import REAL, World
 from labkit.process.process_manager import ProcessProjection
 from labkit.read.generations import named, serving
 from labkit.read.projection import PARKED_INDEX, Projection, ServiceProjection, parked_in
@@ -50,7 +49,7 @@ class Stored(Struct, frozen=True):
     services: list[Reference]
     processes: list[Reference]
     settings: Settings
-    made: str = ""  # ISO 8601
+    made: int = 0  # Unix milliseconds
 
 
 class Reader(NamedTuple):
@@ -100,7 +99,7 @@ class Run:
         start: bool = True,
         report: Callable[[str], None] = lambda _: None,
         settings: Mapping[str, Any] | None = None,
-        ids: Ids = new_id,
+        world: World = REAL,
     ) -> None:
         if backend not in ("kafka", "memory"):
             raise UsageError(f"backend must be 'kafka' or 'memory', got {backend!r}")
@@ -109,7 +108,8 @@ class Run:
         if run is not None and not RUN_NAME.fullmatch(run):
             raise UsageError(f"lab {name!r} has no run {run!r}: a run is named like r0a1b2c3")
         self.name = name
-        self.run = run or f"r{ids()[:7]}"
+        self._clock = world.clock
+        self.run = run or f"r{world.ids()[:7]}"
         self.backend = backend
         given = dict(settings or {})
         if run is not None and set(given) - {"client"}:
@@ -193,7 +193,7 @@ class Run:
             [_reference(references.to_service, s) for s in self.services.values()],
             [_reference(references.to_process, p) for p in self.processes.values()],
             self.settings,
-            datetime.now(UTC).isoformat(timespec="seconds"),
+            self._clock.wall(),
         )
         document = {"_id": SETTINGS_ID, **msgspec.to_builtins(stored)}
         writes = Writes(inserts={COLLECTION: [document]})
