@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -133,3 +134,25 @@ def test_no_room_names_a_service_or_its_messages() -> None:
         if not module.startswith(ABOUT_SERVICES):
             assert not named_in(module) & names, module
     assert named_in("experiments/demo.py") & names, "it sees them"
+
+
+#: What a message says to do: a command of labkit or a call of a lab, a log to read, another try.
+TO_DO = re.compile(r"`labkit |lab\.[\w.]+\(|; see \{|again|ask ")
+
+
+def test_a_time_out_says_what_to_do() -> None:
+    said = [
+        text(node.args[0])
+        for module in MODULES
+        for node in ast.walk(ast.parse((PACKAGE / module).read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "TimedOut"
+        if not isinstance(node.args[0], ast.Call)  # another message, with other figures
+    ]
+    assert len(said) > 10
+    assert [line for line in said if not TO_DO.search(line)] == []
+
+
+def text(message: ast.expr) -> str:
+    """Of a (formatted) string, each expression as ``{...}``."""
+    parts = message.values if isinstance(message, ast.JoinedStr) else [message]
+    return "".join(str(p.value) if isinstance(p, ast.Constant) else "{...}" for p in parts)

@@ -22,16 +22,52 @@ README = (ROOT / "README.md").read_text()
 CHINESE = (ROOT / "README.zh-CN.md").read_text()
 
 
+#: What runs each block, by a text that is in this block alone.
+RUN_BY = {
+    "make demo": "test_every_make_target_exists; what it starts is run by test_demo.py",
+    "make lab": "test_every_make_target_exists; a browser would open",
+    "PayOrder": "test_a_python_block_says_what_it_prints",
+    "OrdersOf": "test_a_python_block_says_what_it_prints",
+    "labkit new desk": "test_new.py::test_the_commands_of_the_readme_run; the API, test_api_served",
+    "DESK = Service(": "test_new.py::test_the_readme_shows_the_file, and runs it",
+    "labkit doctor": "test_the_commands_run_as_they_stand",
+    "CommandBus.send ──>": "nothing: it is a drawing",
+}
+LANGUAGES = pytest.mark.parametrize("text", [README, CHINESE], ids=["en", "zh"])
+
+
 def blocks(language: str, text: str = README) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
-def test_the_first_python_block_says_what_it_prints(capsys: pytest.CaptureFixture[str]) -> None:
-    code, _ = blocks("python")
-    exec(compile(code, "README.md", "exec"), {})
-    said = re.findall(r"print\(.*\)  # (.*)", code)
-    assert capsys.readouterr().out.splitlines() == said
-    assert len(said) == 2
+@LANGUAGES
+def test_no_block_is_left_out(text: str) -> None:
+    known = [[name for name in RUN_BY if name in block] for block in blocks("[a-z]*", text)]
+    assert sorted(known) == sorted([name] for name in RUN_BY)
+
+
+def printing(text: str) -> list[str]:
+    return [code for code in blocks("python", text) if "print(" in code]
+
+
+@LANGUAGES
+def test_a_python_block_says_what_it_prints(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert len(printing(text)) == 2
+    for code in printing(text):
+        exec(compile(code, "README.md", "exec"), {})
+        said = re.findall(r"print\(.*\)  # (.*)", code)
+        assert capsys.readouterr().out.splitlines() == said != []
+
+
+@pytest.mark.servers
+def test_the_python_blocks_hold_on_real_servers(
+    servers: stack.Servers, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for code in printing(README):
+        real = code.replace('Lab(backend="memory")', "Lab()")
+        assert real != code
+        exec(compile(real, "README.md", "exec"), {})
+        assert capsys.readouterr().out.splitlines() == re.findall(r"print\(.*\)  # (.*)", code)
 
 
 def test_every_make_target_exists() -> None:
@@ -92,17 +128,21 @@ def test_the_first_requests_over_http_are_answered_as_they_say() -> None:
     assert block.count("$ curl") == 3
 
 
-@pytest.mark.parametrize("text", [README, CHINESE], ids=["en", "zh"])
+@LANGUAGES
 def test_every_link_leads_somewhere(text: str) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", text):
         if "://" not in target:
             assert (ROOT / target).exists(), target
 
 
+def without_comments(text: str) -> list[str]:
+    return [re.sub("  # .*", "", code) for code in blocks("python", text)]
+
+
 def test_the_translation_has_the_same_blocks() -> None:
     assert blocks("sh", CHINESE) == blocks("sh")
     assert blocks("console", CHINESE) == blocks("console")
-    assert blocks("python", CHINESE)[1:] == blocks("python")[1:]
+    assert without_comments(CHINESE) == without_comments(README)
     assert CHINESE.count("\n## ") == README.count("\n## ")
 
 

@@ -42,7 +42,10 @@ class MongoDelivery:
 
     def result(self, timeout: float) -> tuple[int, int]:
         if not self._there.wait(timeout):
-            raise Unreachable(f"send to {self.topic!r}: no answer within {timeout:g} s")
+            raise Unreachable(
+                f"send to {self.topic!r}: MongoDB did not answer within {timeout:g} s; see "
+                "`labkit status`"
+            )
         if self._failed is not None:
             raise Unreachable(str(self._failed)) from self._failed
         return self.record.partition, self._offset

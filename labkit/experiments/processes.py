@@ -69,7 +69,10 @@ def hear(lab: Lab, pipe: Connection) -> bytes:
     while not pipe.poll(1.0):
         lab.check()
         if time.monotonic() > deadline:
-            raise TimedOut(f"a process of the bench said nothing for {PATIENCE_SECONDS:g} s")
+            raise TimedOut(
+                f"a process of the bench said nothing for {PATIENCE_SECONDS:g} s; see "
+                f"{lab.of.logs()}, and run it again"
+            )
     try:
         return pipe.recv_bytes()
     except EOFError:

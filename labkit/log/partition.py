@@ -54,7 +54,8 @@ def read_partition(
             elif clock.seconds() > deadline:
                 raise TimedOut(
                     f"partition {partition} was read to offset {position} of {end}, then nothing "
-                    f"came for {timeout:.0f} s: a transaction is open, or the broker is gone"
+                    f"came for {timeout:.0f} s: a transaction is open, or the broker is gone; see "
+                    "`labkit status`, and try again"
                 )
     finally:
         source.stop(partition)
@@ -127,7 +128,7 @@ def join_group(
         if clock.seconds() > deadline:
             raise TimedOut(
                 f"got {len(owned)} of {partitions} partitions within {timeout:g} s; "
-                "does another member of the group hold the others?"
+                "does another member of the group hold the others? `labkit status` shows workers"
             )
         batch = source.poll(1, 0.1)
         owned = (owned - batch.revoked) | batch.assigned

@@ -131,11 +131,7 @@ class QueryBus:
             left = question.deadline - self._clock.seconds()
             if left <= 0 or question.id not in self._open:
                 self._open.pop(question.id, None)
-                raise TimedOut(
-                    f"no answer to {question.query} within {question.timeout:g} s; is a query "
-                    f"handler of {question.service!r} running? lab.start(queries=1) starts one, "
-                    "and `labkit status` shows it"
-                )
+                raise _unanswered(question)
             self.hear(min(left, 0.05), question.service)
         return value_of(result, question.query)
 
@@ -246,7 +242,8 @@ class QueryBus:
 
 
 class Feed:
-    """A subscription over Kafka: the answer, then its updates; an iterator that never ends.
+    """A subscription over Kafka: the answer, then its updates; an iterator that never ends, unless
+    the answer does not come within a lease: then it raises ``TimedOut``.
 
     Who polls seldom misses updates between; the newest ``MOST_RESULTS`` are kept.
 
@@ -306,6 +303,8 @@ class Feed:
         while not self._closed:
             if (update := self.poll(1.0)) is not None:
                 yield update
+            elif not self._number and self._bus._clock.seconds() > self.question.deadline:
+                raise _unanswered(self.question)
 
     def close(self) -> None:
         """Tell the handler that nobody is there any more."""
@@ -313,6 +312,14 @@ class Feed:
             self._closed = True
             del self._bus._feeds[self.question.id]
             self._bus._put(self.question, "unsubscribe", EVENTUAL)
+
+
+def _unanswered(question: Question) -> TimedOut:
+    return TimedOut(
+        f"no answer to {question.query} within {question.timeout:g} s; is a query handler of "
+        f"{question.service!r} running? lab.start(queries=1) or `labkit run query --service "
+        f"{question.service} --run RUN` starts one, and `labkit status` shows it"
+    )
 
 
 def value_of(result: Result, query: Query) -> Any:

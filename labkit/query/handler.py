@@ -224,7 +224,10 @@ class QueryHandler(CrashOnly):
         fresh = query.fresh or EVENTUAL
         try:
             if left <= 0:
-                raise TimedOut(f"query {query.name!r} came after its deadline")
+                raise TimedOut(
+                    f"query {query.name!r} came to its handler after its deadline; ask with a "
+                    "longer timeout, or start more query handlers"
+                )
             made = self._queries.named(query.name, query.params, self._service)
             if made.service != self._service:
                 raise UsageError(f"{query.name} is a query of {made.service!r}")

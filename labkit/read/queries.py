@@ -290,7 +290,8 @@ class Queries:
                 goal, at = behind[0]
                 raise TimedOut(
                     f"the view of {goal.service!r} did not reach {words(goal)} within "
-                    f"{timeout:g} s, it is at {at}; is its projector running?"
+                    f"{timeout:g} s, it is at {at}; is its projector running? lab.start() or "
+                    f"`labkit run projector --service {goal.service} --run RUN` starts one"
                 )
             if not behind and waited > max(timeout, CONFLICT_SECONDS):
                 raise TimedOut(

@@ -89,7 +89,10 @@ class ByHand:
             return Crashed(worker.role, at, os.getpid(), 0)
         finally:
             part.close()
-        raise TimedOut(f"failpoint {at} was not reached; is there a command to handle?")
+        raise TimedOut(
+            f"failpoint {at} was not reached by the {worker.role}: it had nothing to do; "
+            "lab.bus.send(...) gives it something"
+        )
 
     def close(self) -> None:
         """Close all parts."""

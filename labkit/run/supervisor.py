@@ -215,6 +215,6 @@ def crash_worker(command: list[str], environment: dict[str, str], logs: Path, at
         if not mark.exists():
             raise TimedOut(
                 f"failpoint {at} was not reached within {CRASH_SECONDS:g} s (see {log.name}); "
-                "is there a command to handle?"
+                "is there something to do? lab.bus.send(...) sends a command"
             )
         return process.pid

@@ -29,7 +29,11 @@ def catch_up(lab: Looked, timeout: float = 30.0) -> None:
     deadline = time.monotonic() + timeout
     while behind := lab.lag("handler", lab.first) + lab.lag("projector", lab.first):
         if time.monotonic() > deadline:
-            raise TimedOut(f"the workers are still {behind} records behind after {timeout:g} s")
+            raise TimedOut(
+                f"the handler and the projector of {lab.first!r} are still {behind} records behind "
+                f"after {timeout:g} s; are they running? lab.start() starts them, and `labkit "
+                "status` shows them"
+            )
         time.sleep(0.05)
 
 

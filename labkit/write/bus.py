@@ -196,8 +196,9 @@ class CommandBus:
             if self._clock.seconds() > deadline:
                 raise TimedOut(
                     f"no {'final ' if answer else ''}answer to {token} within {timeout:g} s; "
-                    f"is a handler of {token.service!r} running? "
-                    "Sending it again with the same id is safe"
+                    f"is a handler of {token.service!r} running? lab.start() or `labkit run "
+                    f"handler --service {token.service} --run RUN` starts one, and `labkit status` "
+                    "shows it. Sending it again with the same id is safe"
                 )
             self.hear(token.service, 0.05)
         return answer

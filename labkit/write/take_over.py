@@ -126,5 +126,6 @@ class TakeOver:
                 raise TimedOut(
                     f"partition {partition} was replayed to offset {at.position} of "
                     f"{'?' if at.end is None else at.end}, then nothing came for "
-                    f"{READ_TIMEOUT:.0f} s: a transaction is open, or the broker is gone"
+                    f"{READ_TIMEOUT:.0f} s: a transaction is open, or the broker is gone; see "
+                    "`labkit status`"
                 )

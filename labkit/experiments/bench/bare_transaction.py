@@ -44,7 +44,9 @@ def heard(poll: Callable[[float], list[bytes]], key: bytes) -> None:
     for _ in range(int(PATIENCE_SECONDS / POLL_SECONDS)):
         if key in poll(POLL_SECONDS):
             return
-    raise TimedOut(f"the bare loop made no event of {key!r} within {PATIENCE_SECONDS:g} s")
+    raise TimedOut(
+        f"the bare loop made no event of {key!r} within {PATIENCE_SECONDS:g} s; see `labkit status`"
+    )
 
 
 # --- kafka-python

@@ -138,7 +138,9 @@ def passing(looks: Sequence[Observation], count: float) -> float:
             share = (count - before.visible) / max(1, look.visible - before.visible)
             return before.at + share * (look.at - before.at)
         before = look
-    raise TimedOut(f"{before.visible:,} commands became visible, not {count:,.0f}")
+    raise TimedOut(
+        f"the projectors made {before.visible:,} commands visible, not {count:,.0f}; run it again"
+    )
 
 
 def rates_of_tenths(looks: Sequence[Observation], total: int) -> list[float]:

@@ -78,7 +78,10 @@ def fill(
                     sent, done = sent - handled, done + handled
                     progress(done)
                     if not handled and time.monotonic() > deadline:
-                        raise TimedOut(f"{sent} of {CHUNK} commands were never delivered")
+                        raise TimedOut(
+                            f"the handler of {service.name!r} got nothing for {FILL_SECONDS:g} s, "
+                            f"and {sent} commands are missing; see `labkit status`"
+                        )
             if save:
                 handler.flush()
         finally:

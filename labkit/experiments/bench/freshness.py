@@ -210,7 +210,9 @@ def _gather(lab: Lab, clients: list[Connection], tries: int, progress: Progress)
     while waiting:
         ready = wait(list(waiting), PATIENCE_SECONDS)
         if not ready:
-            raise TimedOut(f"no client said anything for {PATIENCE_SECONDS:g} s; see the logs")
+            raise TimedOut(
+                f"no client said anything for {PATIENCE_SECONDS:g} s; see {lab.of.logs()}"
+            )
         for client in ready:
             assert isinstance(client, Connection)
             reports[client] = msgspec.json.decode(hear(lab, client), type=Report)

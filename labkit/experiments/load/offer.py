@@ -132,8 +132,8 @@ class _Listener:
             if still > QUIET_SECONDS:
                 raise TimedOut(
                     f"{len(self.heard)} of {count} commands were answered and {self.visible} are "
-                    f"visible, then nothing came for {QUIET_SECONDS:g} s; see the logs of lab "
-                    f"{self._lab.name!r}"
+                    f"visible, then nothing came from the workers for {QUIET_SECONDS:g} s; see "
+                    f"{self._lab.of.logs()}"
                 )
         return True
 
