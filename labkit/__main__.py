@@ -1,6 +1,29 @@
-"""``python -m labkit``."""
+"""``labkit`` and ``python -m labkit``."""
 
-from labkit.cli.main import main
+import os
+import signal
+
+
+def main() -> None:
+    """Run the command line; Ctrl-C is quiet before it is loaded and after it has ended, too.
+
+    An exception would not do there: modules that are being loaded swallow it, or show it.
+    """
+    by_default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if by_default:
+        signal.signal(signal.SIGINT, _leave)
+    from labkit.cli.main import main as run
+
+    try:
+        run()
+    finally:
+        if by_default:
+            signal.signal(signal.SIGINT, _leave)
+
+
+def _leave(*_: object) -> None:
+    os._exit(130)
+
 
 if __name__ == "__main__":
     main()

@@ -6,10 +6,13 @@ import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import tomllib
 from contextlib import redirect_stderr, redirect_stdout
 from importlib import metadata
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,12 +20,15 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from labkit import stack
+from labkit import __main__, stack
 from labkit.cli import main, options, verify
 from labkit.cli.measure import measure
 from labkit.errors import CheckFailed, UsageError
+from labkit.experiments.processes import process
 from labkit.experiments.verify import queries as verify_queries
 from labkit.experiments.verify import write as verify_write
+
+ROOT = Path(__file__).parent.parent
 
 
 def labkit(
@@ -128,6 +134,50 @@ def test_no_command_shows_the_help() -> None:
     done = labkit()
     assert done.returncode == 2
     assert "Usage" in done.stdout + done.stderr
+
+
+#: A module that the command line loads early, in the middle, and late; and what ends the program.
+LOADED = ("labkit.cli", "msgspec", "labkit.lab", "labkit.cli.main")
+
+
+@pytest.mark.parametrize("module", LOADED)
+def test_an_interrupt_while_the_command_line_is_loaded_is_quiet(
+    module: str, tmp_path: Path
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-X", "importtime", "-m", "labkit", "status"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "LABKIT_HOME": str(tmp_path)},
+    )
+    assert process.stderr is not None
+    # It says each module that is loaded.
+    assert any(line.split("|")[-1].strip() == module for line in process.stderr)
+    process.send_signal(signal.SIGINT)
+    said = [line for line in process.communicate()[1].splitlines() if " | " not in line]
+    # Python ends itself by the signal where it came into code that was made from a text.
+    assert process.returncode in (130, -signal.SIGINT)
+    assert [line for line in said if not line.startswith("labkit: interrupted")] == []
+
+
+def test_both_ways_to_start_are_one() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["scripts"] == {"labkit": f"{__main__.__name__}:main"}
+
+
+def test_a_process_of_a_bench_hears_no_interrupt() -> None:
+    """It is loaded for half a second before any of its code could ignore one."""
+    with process(_pid) as pipe:
+        os.kill(int(pipe.recv_bytes()), signal.SIGINT)
+        assert pipe.recv_bytes() == b"goes on"
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def _pid(pipe: Connection) -> None:
+    pipe.send_bytes(str(os.getpid()).encode())
+    blocked = signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    pipe.send_bytes(b"goes on" if blocked else b"would have died while it was loaded")
 
 
 # --- options and results, in this process

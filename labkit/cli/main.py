@@ -131,11 +131,13 @@ def main() -> NoReturn:
     """The entry point: every labkit error is one line, every interruption is clean."""
     signal.signal(signal.SIGTERM, _terminate)
     try:
+        if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # see __main__.py
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         app()
     except LabkitError as error:
         _end(error.line, error.exit_code)
-    except SystemExit as end:  # Typer ends usage errors with 2, Ctrl-C with 130
-        if end.code == 130:
+    except (KeyboardInterrupt, SystemExit) as end:  # Typer: usage errors 2, Ctrl-C 130
+        if getattr(end, "code", 130) == 130:
             _end("interrupted; what was started is stopped", 143 if _terminated else 130)
         raise
     sys.exit(0)

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -26,7 +27,12 @@ def process(target: Callable[..., None], *args: Any) -> Iterator[Connection]:
     spawn = multiprocessing.get_context("spawn")
     here, there = spawn.Pipe()
     process = spawn.Process(target=_main, args=(target, there, *args), daemon=True)
+    # Ctrl-C is for the parent, which terminates its children; they inherit what is blocked. Starting
+    # the resource tracker would unblock it.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     process.start()
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
     there.close()  # so that we read an end of file when the child dies
     try:
         yield here
@@ -51,7 +57,6 @@ def steadily(pipe: Connection, rate: float, send: Callable[[int], object]) -> in
 
 
 def _main(target: Callable[..., None], pipe: Connection, *args: Any) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which terminates us
     if "LABKIT_PLANT" in os.environ:
         plant_from_environment()
     try:
