@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from importlib import metadata
 from multiprocessing.connection import Connection
@@ -21,8 +22,8 @@ import typer
 from typer.testing import CliRunner
 
 from labkit import __main__, stack
-from labkit.cli import main, options, verify
-from labkit.cli.measure import measure
+from labkit.cli import dead_letters, main, options, servers, sweep, verify
+from labkit.cli.measure import measure, table
 from labkit.errors import CheckFailed, UsageError
 from labkit.experiments.processes import process
 from labkit.experiments.verify import queries as verify_queries
@@ -178,6 +179,55 @@ def _pid(pipe: Connection) -> None:
     pipe.send_bytes(str(os.getpid()).encode())
     blocked = signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
     pipe.send_bytes(b"goes on" if blocked else b"would have died while it was loaded")
+
+
+# --- tables
+
+
+def shown(columns: int | None, make: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> str:
+    """What is printed in a terminal of so many columns, or to a file."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if columns:
+        monkeypatch.setenv("COLUMNS", str(columns))
+    with redirect_stdout(io.StringIO()) as out:
+        make()
+    assert all(len(line) <= columns for line in out.getvalue().splitlines() if columns)
+    return out.getvalue()
+
+
+LETTER = ("orders", "5db0b7b49d8c4669ad2ec202692d56f0", "handler", "2026-11-27 05:43:00")
+REASON = "ZeroDivisionError: division by zero in a rule that tells a long story before it ends"
+WORKER = {"run": "r4878f16", "role": "projector", "service": "inventory", "slot": 0}
+WORKER |= {"pid": 1234567, "restarts": 0, "lag": 123456, "parked": 12}
+SWEPT = ("1", "12,345", "11,345 - 13,345", "1.00 (0.95 - 1.05)", "1,234", "0.123", "0 of 5")
+TABLES = {
+    "status": (lambda: servers._show("workers", [WORKER]), list(map(str, WORKER.values()))),
+    "dead-letters": (
+        lambda: dead_letters._print(["a", "b", "c", "since", "reason"], [(*LETTER, REASON)]),
+        LETTER,
+    ),
+    "sweep": (lambda: table("", sweep.COLUMNS, [SWEPT]), SWEPT),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_keeps_ids_and_figures_in_one_piece(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, whole = TABLES[name]
+    for columns in (100, 80, 60):
+        text = shown(columns, make, monkeypatch)
+        assert [cell for cell in whole if cell not in text] == []
+    to_a_file = shown(None, make, monkeypatch).splitlines()[-1]
+    assert [cell for cell in whole if cell not in to_a_file] == []
+
+
+def test_a_reason_is_folded_and_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    make, _ = TABLES["dead-letters"]
+    assert REASON in shown(None, make, monkeypatch)
+    for columns in (100, 80, 60):
+        text = shown(columns, make, monkeypatch)
+        assert [word for word in REASON.split() if word not in text] == []
 
 
 # --- options and results, in this process

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 import socket
 import stat
@@ -17,7 +18,7 @@ from typer.testing import CliRunner
 from labkit import stack
 from labkit.cli.servers import app
 from labkit.errors import StackError, Unreachable, UsageError
-from labkit.stack import compose, external, jars, mongod, native, ports
+from labkit.stack import compose, external, jars, java, limits, mongod, native, ports
 from labkit.stack.processes import launch
 from labkit.stack.state import load
 
@@ -569,3 +570,26 @@ def test_doctor_finds_all_that_is_needed(lab_home: Path) -> None:
         assert what in done.stdout
     assert "missing" not in done.stdout
     assert not (lab_home / "labs").exists(), "to look must not write"
+
+
+def test_doctor_calls_ok_what_it_has_seen_alone(
+    lab_home: Path, path_first: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script(path_first / "docker", "echo 'Cannot connect' >&2; exit 1")
+    monkeypatch.setattr(jars, "present", lambda: False)
+    assert verdicts() == {"Docker engine": "not needed", "jars": "later"}
+    monkeypatch.setattr(limits, "free_memory", lambda: 10**6)
+    assert verdicts()["memory"] == "missing"
+    monkeypatch.setattr(external, "addresses", lambda: ("127.0.0.1:1", "mongodb://127.0.0.1:1"))
+    monkeypatch.setattr(java, "find", lambda: (_ for _ in ()).throw(StackError("none: get one")))
+    for check in ("check_kafka", "check_mongo"):
+        monkeypatch.setattr(external, check, lambda address: None)
+    needless = ("Java", "Docker engine", "jars", "memory")
+    assert verdicts() == dict.fromkeys(needless, "not needed")
+
+
+def verdicts() -> dict[str, str]:
+    """All that is not ok, as the table shows it."""
+    shown = CliRunner().invoke(app, ["doctor"]).stdout
+    rows = [re.split(r"  +", line) for line in shown.splitlines()[3:]]
+    return {what: verdict for what, verdict, *_ in rows if verdict != "ok"}

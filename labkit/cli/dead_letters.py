@@ -180,4 +180,4 @@ def _find(letters: DeadLetters, shown: str) -> DeadLetter:
 def _print(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table of untrusted text: markup and terminal codes are not interpreted."""
     texts = ([Text(printable(cell)) for cell in row] for row in rows)
-    table(None, columns, texts, left=len(columns))
+    table(None, columns, texts, left=len(columns), prose=("reason", "body"))

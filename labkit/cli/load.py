@@ -206,7 +206,7 @@ def _show_latencies(found: dict[str, Any]) -> None:
     of = found["latencies_ms"]
     rows = ([what, *cells(of[name], ",.1f", *names)] for name, what in LATENCIES.items())
     title = f"{found['offered_per_second']:,.0f} commands a second, in ms"
-    table(title, ("", "p50", "p95", "p99", "p99.9", "max"), rows)
+    table(title, ("", "p50", "p95", "p99", "p99.9", "max"), rows, prose=("",))
     if (median := found["model"].get("p50")) is not None:
         print(
             f"The model predicts {median['model_ms']:,.1f} ms for the p50 of the lag; the "

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import rich.progress
-from rich.console import Console, RenderableType
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console, JustifyMethod
 from rich.table import Table
+from rich.text import Text
 
 from labkit.errors import CheckFailed
 from labkit.experiments.results import save, to_json
@@ -18,6 +22,11 @@ from labkit.experiments.results import save, to_json
 Progress = Callable[[str, int, int], None]
 Say = Callable[[str], None]
 Found = TypeVar("Found")
+
+#: Columns of prose are folded to this width, but no further.
+LEAST_PROSE = 20
+#: Between two columns.
+GAP = 2
 
 
 def measure(
@@ -65,16 +74,50 @@ def _bars() -> Iterator[tuple[Progress, Say]]:
 def table(
     title: str | None,
     columns: Sequence[str],
-    rows: Iterable[Sequence[RenderableType]],
+    rows: Iterable[Sequence[str | Text]],
     left: int = 1,
+    prose: Container[str] = (),
 ) -> None:
-    """Print a table. The first ``left`` columns hold text; the others hold figures."""
-    made = Table(title=title)
+    """Print a table. The first ``left`` columns hold text; the others hold figures.
+
+    In a terminal that is too narrow for it, only the columns in ``prose`` are folded, so that ids
+    and figures stay in one piece. If that is not enough, each cell gets a line. A file or a pipe
+    gets a line a row, however long.
+    """
+    texts = [[Text.from_markup(c) if isinstance(c, str) else c for c in row] for row in rows]
+    made = Table(
+        title=title,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    least = most = 0
     for number, column in enumerate(columns):
-        made.add_column(column, justify="left" if number < left else "right", overflow="fold")
-    for row in rows:
+        widest = max([cell_len(column), *(row[number].cell_len for row in texts)])
+        narrowest = min(widest, LEAST_PROSE) if column in prose else widest
+        justify: JustifyMethod = "left" if number < left else "right"
+        made.add_column(Text(column), justify=justify, overflow="fold", min_width=narrowest)
+        least, most = least + narrowest + GAP, most + widest + GAP
+    for row in texts:
         made.add_row(*row)
-    Console().print(made)
+    console = Console()
+    if not (console.is_terminal or "COLUMNS" in os.environ):
+        console = Console(width=most)
+    console.print(made if least <= console.width else _a_line_a_cell(title, columns, texts))
+
+
+def _a_line_a_cell(
+    title: str | None, columns: Sequence[str], rows: Iterable[Sequence[Text]]
+) -> Table:
+    made = Table(title=title, title_justify="left", box=None, show_header=False)
+    made.add_column(no_wrap=True)
+    made.add_column(overflow="fold")
+    for row in rows:
+        for column, cell in zip(columns, row, strict=True):
+            made.add_row(Text(column), cell)
+        made.add_row()
+    return made
 
 
 def cells(row: Mapping[Any, Any], form: str, *names: str) -> list[str]:

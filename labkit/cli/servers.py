@@ -87,10 +87,17 @@ def status(
 def doctor() -> None:
     """Check what a lab needs on this machine, and say how to get what is missing."""
     findings = look()
-    marks = {True: "[green]ok[/]", False: "[bold red]missing[/]"}
-    rows = ([f.what, marks[f.ok], escape(f.found), escape(f.todo)] for f in findings)
-    table("What a lab needs", ("", "", "found", "what to do"), rows, left=4)
-    missing = [finding.what for finding in findings if not finding.ok]
+    marks = {"ok": "[green]ok[/]", "missing": "[bold red]missing[/]"}
+    rows = (
+        [
+            f.what,
+            marks.get(f.verdict, f.verdict),
+            escape("; ".join(filter(None, (f.found, f.todo)))),
+        ]
+        for f in findings
+    )
+    table("What a lab needs", ("what", "verdict", "found"), rows, left=3, prose=("found",))
+    missing = [finding.what for finding in findings if finding.verdict == "missing"]
     if missing:
         raise StackError(f"a lab cannot run here without: {', '.join(missing)} (see the table)")
 

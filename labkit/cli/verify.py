@@ -87,8 +87,9 @@ def _show_write(found: dict[str, Any]) -> str | None:
         ]
         for name, verdict in found["checkers"].items()
     )
-    columns = ("", "", "verdict", "facts")
-    table("The guarantees, checked against what the client saw", columns, rows, left=3)
+    columns = ("", "meaning", "verdict", "facts")
+    title = "The guarantees, checked against what the client saw"
+    table(title, columns, rows, left=3, prose=("meaning",))
     for name, verdict in found["checkers"].items():
         for line in verdict["violations"][:3]:
             print(f"{name}: {line}")

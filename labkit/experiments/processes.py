@@ -27,8 +27,8 @@ def process(target: Callable[..., None], *args: Any) -> Iterator[Connection]:
     spawn = multiprocessing.get_context("spawn")
     here, there = spawn.Pipe()
     process = spawn.Process(target=_main, args=(target, there, *args), daemon=True)
-    # Ctrl-C is for the parent, which terminates its children; they inherit what is blocked. Starting
-    # the resource tracker would unblock it.
+    # Ctrl-C is for the parent, which terminates its children: they inherit what is blocked. (The
+    # start of the resource tracker would unblock it.)
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     process.start()

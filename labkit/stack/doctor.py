@@ -4,6 +4,7 @@ import os
 import platform
 import shutil
 from collections.abc import Callable
+from typing import Literal
 
 import msgspec
 
@@ -15,14 +16,16 @@ from labkit.stack.state import home
 LEAST_MEMORY_MB = 1500
 
 
-class Finding(msgspec.Struct, frozen=True):
-    """The result of one check, and how to fix a problem.
+#: ``ok``: it was looked at, and is as a lab needs it. A lab can run without what is ``not needed``,
+#: gets ``later`` by itself, and cannot run without what is ``missing``.
+Verdict = Literal["ok", "not needed", "later", "missing"]
 
-    ``ok`` is False only if a lab cannot run without the fix.
-    """
+
+class Finding(msgspec.Struct, frozen=True):
+    """The result of one check, and what to do about a problem."""
 
     what: str
-    ok: bool
+    verdict: Verdict
     found: str
     todo: str = ""
 
@@ -34,7 +37,7 @@ def doctor() -> list[Finding]:
         addresses = external.addresses()
     except LabkitError as error:
         addresses = None
-        findings.append(Finding("addresses", False, "unusable", str(error)))
+        findings.append(Finding("addresses", "missing", "unusable", str(error)))
     if addresses is not None:
         findings.append(_tried("Kafka", True, lambda: _external_kafka(addresses[0])))
         findings.append(_tried("MongoDB", True, lambda: _external_mongo(addresses[1])))
@@ -42,10 +45,10 @@ def doctor() -> list[Finding]:
     needed = addresses is None
     findings += [
         _tried("Java", needed, _java),
-        _jars(),
+        _jars(needed),
         _tried("mongod", needed, _mongod),
         _tried("Docker engine", False, compose.engine),
-        _memory(),
+        _memory(needed),
         _disk(),
         _tried("ports", needed, _ports),
     ]
@@ -54,14 +57,14 @@ def doctor() -> list[Finding]:
 
 def _tried(what: str, needed: bool, look: Callable[[], str]) -> Finding:
     try:
-        return Finding(what, True, look())
+        return Finding(what, "ok", look())
     except LabkitError as error:
         found, _, todo = str(error).partition(": ")
-        return Finding(what, not needed, found if needed else f"{found} (not needed)", todo)
+        return Finding(what, "missing" if needed else "not needed", found, todo)
 
 
 def _python() -> Finding:
-    return Finding("Python", True, f"{platform.python_version()} ({platform.machine()})")
+    return Finding("Python", "ok", f"{platform.python_version()} ({platform.machine()})")
 
 
 def _java() -> str:
@@ -84,20 +87,22 @@ def _external_mongo(uri: str) -> str:
     return f"answers at {external.masked(uri)}"
 
 
-def _jars() -> Finding:
+def _jars(needed: bool) -> Finding:
     name = f"Kafka {jars.KAFKA_VERSION}"
     if jars.present():
-        return Finding("jars", True, f"{name} in {jars.folder()}")
+        return Finding("jars", "ok", f"{name} in {jars.folder()}")
     todo = f"the first `labkit up` downloads about {jars.DOWNLOAD_MB} MB and needs the network"
-    return Finding("jars", True, f"{name} is not downloaded yet", todo)
+    found = f"{name} is not downloaded yet"
+    return Finding("jars", "later" if needed else "not needed", found, todo if needed else "")
 
 
-def _memory() -> Finding:
+def _memory(needed: bool) -> Finding:
     free = limits.free_memory() // 1_000_000
     found = f"{free} MB available"
     if free >= LEAST_MEMORY_MB:
-        return Finding("memory", True, found)
-    return Finding("memory", False, found, f"close programs until {LEAST_MEMORY_MB} MB are free")
+        return Finding("memory", "ok", found)
+    todo = f"close programs until {LEAST_MEMORY_MB} MB are free"
+    return Finding("memory", "missing" if needed else "not needed", found, todo)
 
 
 def _disk() -> Finding:
@@ -107,12 +112,12 @@ def _disk() -> Finding:
         existing = existing.parent
     todo = "set LABKIT_HOME to a writable folder on a disk with free space"
     if not existing.is_dir() or not os.access(existing, os.W_OK):
-        return Finding("disk", False, f"{where} is not writable", todo)
+        return Finding("disk", "missing", f"{where} is not writable", todo)
     free = shutil.disk_usage(existing).free // 1_000_000
-    return Finding(
-        "disk", free >= native.LEAST_FREE_MB, f"{free} MB free at {where}",
-        "" if free >= native.LEAST_FREE_MB else todo,
-    )  # fmt: skip
+    found = f"{free} MB free at {where}"
+    if free >= native.LEAST_FREE_MB:
+        return Finding("disk", "ok", found)
+    return Finding("disk", "missing", found, todo)
 
 
 def _ports() -> str:
