@@ -135,3 +135,9 @@ class OutcomeUnknown(Fenced):
     """A commit that timed out: neither done nor undone can be assumed."""
 
     advice = "it may have happened or not: close this worker and start another, which finds out"
+
+
+def said(error: BaseException) -> str:
+    """The name of an exception and what it says; a client's error may say its name itself."""
+    name, text = type(error).__name__, str(error)
+    return text if name in text else f"{name}: {text}" if text else name

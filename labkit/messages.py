@@ -17,7 +17,7 @@ from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
 import msgspec
 from msgspec import Struct, structs
 
-from labkit.errors import DecodeError
+from labkit.errors import DecodeError, said
 
 
 class Message(Struct, frozen=True, tag_field="type", tag=True, forbid_unknown_fields=True):
@@ -208,7 +208,7 @@ class Codec:
                 try:
                     today = tuple(map(self._today, commit.events))
                 except Exception as bug:
-                    raise DecodeError(f"no upcast: {type(bug).__name__}: {bug}") from bug
+                    raise DecodeError(f"no upcast: {said(bug)}") from bug
                 return structs.replace(commit, events=today)
         return commit
 

@@ -19,12 +19,14 @@ from typing import Annotated, Any
 
 import pytest
 import typer
+from kafka.errors import KafkaTimeoutError
 from typer.testing import CliRunner
 
 from labkit import __main__, stack
+from labkit.adapters.kafka_python_sender import translated
 from labkit.cli import dead_letters, main, options, servers, sweep, verify
 from labkit.cli.measure import measure, table
-from labkit.errors import CheckFailed, UsageError
+from labkit.errors import CheckFailed, Unreachable, UsageError, said
 from labkit.experiments.processes import process
 from labkit.experiments.verify import queries as verify_queries
 from labkit.experiments.verify import write as verify_write
@@ -179,6 +181,20 @@ def _pid(pipe: Connection) -> None:
     pipe.send_bytes(str(os.getpid()).encode())
     blocked = signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
     pipe.send_bytes(b"goes on" if blocked else b"would have died while it was loaded")
+
+
+# --- what others raise
+
+
+def test_a_client_s_error_is_named_once() -> None:
+    once = pytest.raises(Unreachable, match=r"Kafka at x failed: KafkaTimeoutError: late; see")
+    with once, translated("flush", "x"):
+        raise KafkaTimeoutError("late")
+    assert [said(error) for error in (KafkaTimeoutError(), KeyError("moon"), ValueError())] == [
+        "KafkaTimeoutError",
+        "KeyError: 'moon'",
+        "ValueError",
+    ]
 
 
 # --- tables

@@ -9,7 +9,7 @@ from typing import Any
 from kafka import KafkaProducer, errors
 
 from labkit.adapters.kafka import CLOSE_SECONDS, COMPRESSION, MAX_RECORD_BYTES
-from labkit.errors import Fenced, Unreachable
+from labkit.errors import Fenced, Unreachable, said
 from labkit.stack.gone import explained
 
 _FENCED = (
@@ -33,14 +33,8 @@ def translated(doing: str, bootstrap: str) -> Iterator[None]:
         raise Fenced(f"{doing}: another owner took over ({type(error).__name__})") from error
     except errors.KafkaError as error:
         raise Unreachable(
-            explained(f"{doing}: Kafka at {bootstrap} failed: {named(error)}; see `labkit status`")
+            explained(f"{doing}: Kafka at {bootstrap} failed: {said(error)}; see `labkit status`")
         ) from error
-
-
-def named(error: Exception) -> str:
-    """The text of an error, after its type; kafka-python often begins with it."""
-    kind, text = type(error).__name__, str(error)
-    return text if text.startswith(kind) else f"{kind}: {text}"
 
 
 class QuietProducer(KafkaProducer):  # type: ignore[misc]

@@ -11,7 +11,7 @@ from typing import Any
 
 from msgspec import Struct, structs
 
-from labkit.errors import Fenced
+from labkit.errors import Fenced, said
 from labkit.messages import Commit, Document
 from labkit.ports.broker import Record
 from labkit.ports.clock import Clock
@@ -92,7 +92,7 @@ class Transaction:
                 try:
                     wanted += self._projection.touches(commit, partition)
                 except Exception as error:
-                    raise Poison(f"{type(error).__name__}: {error}", entry) from error
+                    raise Poison(said(error), entry) from error
             if commit.first > 1 or not commit.events or not trust:
                 wanted.append((self._projection.streams, commit.stream))
         self.docs.load(wanted)
@@ -186,7 +186,7 @@ class Transaction:
                 assert document is not None, f"{self._projection.name} kept no {commit.stream!r}"
                 document["version"] = commit.last
         except Exception as error:
-            raise Poison(f"{type(error).__name__}: {error}", entry) from error
+            raise Poison(said(error), entry) from error
         return concerned
 
     def _concerns(self, commit: Commit[Any]) -> bool:

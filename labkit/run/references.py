@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from labkit.errors import UsageError
+from labkit.errors import UsageError, said
 from labkit.service import Process, Service
 
 BUILT_IN = "labkit.services"
@@ -118,7 +118,7 @@ def _import(name: str, at: str) -> ModuleType:
         return importlib.import_module(name)
     except (Exception, SystemExit) as error:  # whatever stands in a module of somebody else's
         raise UsageError(
-            f"{at!r}: cannot import {name!r} ({type(error).__name__}: {error}); it was looked for "
+            f"{at!r}: cannot import {name!r} ({said(error)}); it was looked for "
             f"in {os.getcwd()} and in the installed packages"
         ) from error
 

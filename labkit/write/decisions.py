@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from labkit.errors import DecodeError, Refused, Transient
+from labkit.errors import DecodeError, Refused, Transient, said
 from labkit.messages import (
     MAX_COMMAND_BYTES,
     Commit,
@@ -129,7 +129,7 @@ def _parsed(arrival: Arrival) -> Envelope[Any]:
     try:
         stream = command.body.stream
     except Exception as bug:  # a property of the command's own
-        raise DecodeError(f"it names no stream: {type(bug).__name__}: {bug}") from bug
+        raise DecodeError(f"it names no stream: {said(bug)}") from bug
     if stream != arrival.key:
         raise DecodeError(f"it is for stream {stream!r}")
     return command
@@ -281,7 +281,7 @@ def _stuck(arrival: Arrival, command: Envelope[Any], error: Exception) -> Commit
         return arrival.commit(
             command, "parked", f"given up after {tries + 1} tries: {error}", digest=body
         )
-    return arrival.commit(command, "parked", f"{type(error).__name__}: {error}", digest=body)
+    return arrival.commit(command, "parked", said(error), digest=body)
 
 
 def _printable(reason: str) -> str:

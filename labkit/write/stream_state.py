@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from labkit.errors import UsageError
+from labkit.errors import UsageError, said
 from labkit.log.snapshots import CURE, restored
 from labkit.messages import Answer, Commit, Event
 from labkit.ports.store import Document
@@ -125,7 +125,7 @@ class StreamState(Struct):
         try:
             self.take(commit, evolve)
         except Exception as bug:
-            self.skip(commit, f"{type(bug).__name__}: {bug}")
+            self.skip(commit, said(bug))
 
     def skip(self, commit: Commit[Any], reason: str) -> None:
         """Note a commit that this code cannot fold."""

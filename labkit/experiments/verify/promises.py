@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from labkit.errors import said
 from labkit.experiments.verify.evidence import Evidence
 from labkit.experiments.verify.verdict import Verdict, verdict
 from labkit.messages import Document
@@ -30,7 +31,7 @@ def invariants(evidence: Evidence) -> Verdict:
             failed = [name for name, holds in service.invariants.items() if not holds(state)]
         except Exception as error:  # whatever stands in a service
             broken.add(stream)
-            wrong.append(f"{where}: {type(error).__name__}: {error}")
+            wrong.append(f"{where}: {said(error)}")
             continue
         checked += len(service.invariants)
         wrong += [f"{where}: {name!r} does not hold of {state}" for name in failed]
@@ -77,5 +78,5 @@ def _violations(audit: Callable[[Any], Iterable[str]], what: Any) -> list[str]:
     try:
         found += audit(what)
     except Exception as error:  # whatever stands in a service
-        found.append(f"the audit failed: {type(error).__name__}: {error}")
+        found.append(f"the audit failed: {said(error)}")
     return found

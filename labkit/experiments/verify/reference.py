@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from labkit.errors import said
 from labkit.experiments.verify.evidence import Evidence
 from labkit.experiments.verify.verdict import Verdict, unknown, verdict
 from labkit.messages import Answer, Commit, Document
@@ -54,7 +55,7 @@ def views(operations: Sequence[Operation], evidence: Evidence) -> Verdict:
     try:
         wrong = _compare(operations, evidence, service.model)
     except Exception as error:  # whatever stands in a service
-        wrong = [f"the reference model failed: {type(error).__name__}: {error}"]
+        wrong = [f"the reference model failed: {said(error)}"]
     return verdict(len(operations) + sum(map(len, evidence.views.values())), wrong)
 
 
