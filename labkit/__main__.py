@@ -1,7 +1,7 @@
 """``labkit`` and ``python -m labkit``."""
 
 import os
-import signal
+import sys
 
 
 def main() -> None:
@@ -9,6 +9,8 @@ def main() -> None:
 
     An exception would not do there: modules that are being loaded swallow it, or show it.
     """
+    import signal
+
     by_default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if by_default:
         signal.signal(signal.SIGINT, _leave)
@@ -26,4 +28,6 @@ def _leave(*_: object) -> None:
 
 
 if __name__ == "__main__":
+    if not sys.flags.safe_path:
+        del sys.path[0]  # the current folder, as with ``labkit``: see ``run.SAFE_PATH``
     main()

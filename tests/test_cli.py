@@ -169,6 +169,26 @@ def test_both_ways_to_start_are_one() -> None:
     assert project["scripts"] == {"labkit": f"{__main__.__name__}:main"}
 
 
+def traps(folder: Path) -> Path:
+    """A folder of a learner, with files that are named like modules of others."""
+    folder.mkdir(exist_ok=True)
+    for name in ("kafka", "pymongo", "msgspec", "json", "logging", "random", "colorsys"):
+        (folder / f"{name}.py").write_text(f"raise RuntimeError('the {name}.py of a learner')")
+    return folder
+
+
+def test_a_folder_with_files_named_like_modules(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(traps(tmp_path))
+    for command in (["status"], ["new", "shelf"]):
+        done = labkit(*command, LABKIT_HOME=str(tmp_path))
+        assert done.returncode == 0, done.stderr
+    with process(_pid) as pipe:
+        assert int(pipe.recv_bytes()) != os.getpid()
+    assert "PYTHONSAFEPATH" not in os.environ
+
+
 def test_a_process_of_a_bench_hears_no_interrupt() -> None:
     """It is loaded for half a second before any of its code could ignore one."""
     with process(_pid) as pipe:

@@ -55,7 +55,8 @@ def test_the_readme_shows_the_file(folder: Path) -> None:
 def test_what_cannot_be_a_service_is_one_line(folder: Path) -> None:
     refused(labkit("new", "desk"), "desk.py, desk_test.py", "exists here already")
     refused(labkit("new", "Desk!"), "'Desk!'", "lower-case")
-    refused(labkit("new", "random"), "'random'", "Python imports already")
+    for taken in ("random", "kafka", "labkit"):
+        refused(labkit("new", taken), repr(taken), "Python imports already")
     refused(labkit("new", "class"), "'class'")
     refused(labkit("new", "commands"), "'commands'")
 

@@ -21,7 +21,7 @@ from labkit.run.references import Reference
 from labkit.services.bank import AccountById, Deposit, OpenAccount
 from labkit.services.fulfilment import Fulfilment
 from labkit.services.orders import ORDERS
-from tests.test_cli import labkit, refused
+from tests.test_cli import labkit, refused, traps
 from tests.test_service import Loan, library
 
 SHELF = """
@@ -141,6 +141,18 @@ def test_it_is_found_in_its_folder_from_anywhere(
     monkeypatch.chdir("/")
     found = references.service(Reference("shelf_module:SHELF", str(folder)))
     assert found.name == "shelf"
+
+
+def test_what_lies_beside_it_hides_no_other_module(folder: Path) -> None:
+    traps(folder)
+    sys.modules.pop("colorsys", None)
+    assert references.service("shelf_module:SHELF").name == "shelf"
+    import colorsys
+
+    assert colorsys.rgb_to_hsv
+    (folder / "colorsys.py").write_text(SHELF)  # and the error names the file that was taken
+    with pytest.raises(UsageError, match=rf"module 'colorsys' \({colorsys.__file__}\) has no 'SH"):
+        references.service("colorsys:SHELF")
 
 
 @pytest.mark.parametrize(
@@ -270,7 +282,7 @@ def test_workers_import_what_the_run_names(
     with Lab(services=["shelf_module:SHELF"], partitions=2, cache=10) as lab:
         try:
             module: Any = sys.modules["shelf_module"]
-            monkeypatch.chdir("/")
+            monkeypatch.chdir(traps(folder / "elsewhere"))
             lab.start(queries=1)
             for place in ("left", "right"):
                 for thing in ("cup", "jug"):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
 import keyword
-import sys
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -27,14 +27,14 @@ def new(
             f"a service is named by lower-case letters, digits and _, at most 31, and not like a "
             f"word of Python or one of {', '.join(sorted(RESERVED))}; got {name!r}"
         )
-    if name in sys.stdlib_module_names or name == "labkit":
-        raise UsageError(f"{name!r} is a module that Python imports already; take another name")
     texts = {
         file.format(name=name): Template(_read(template)).substitute(name=name, NAME=name.upper())
         for template, file in FILES.items()
     }
     if there := [file for file in texts if Path(file).exists()]:
         raise UsageError(f"{', '.join(there)} exists here already; remove it or take another name")
+    if importlib.util.find_spec(name):
+        raise UsageError(f"{name!r} is a module that Python imports already; take another name")
     for file, text in texts.items():
         try:
             Path(file).write_text(text, encoding="utf-8")

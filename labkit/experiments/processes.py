@@ -16,6 +16,7 @@ from typing import Any
 from labkit.errors import LabkitError, StackError, TimedOut
 from labkit.experiments.verify.planted_bugs import plant_from_environment
 from labkit.lab import Lab
+from labkit.run.run import SAFE_PATH
 
 #: A process that says nothing for this long hangs.
 PATIENCE_SECONDS = 60.0
@@ -27,12 +28,8 @@ def process(target: Callable[..., None], *args: Any) -> Iterator[Connection]:
     spawn = multiprocessing.get_context("spawn")
     here, there = spawn.Pipe()
     process = spawn.Process(target=_main, args=(target, there, *args), daemon=True)
-    # Ctrl-C is for the parent, which terminates its children: they inherit what is blocked. (The
-    # start of the resource tracker would unblock it.)
-    resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    process.start()
-    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    with _apart():
+        process.start()
     there.close()  # so that we read an end of file when the child dies
     try:
         yield here
@@ -40,6 +37,23 @@ def process(target: Callable[..., None], *args: Any) -> Iterator[Connection]:
         here.close()
         process.terminate()
         process.join()
+
+
+@contextmanager
+def _apart() -> Iterator[None]:
+    """A process that is started here imports nothing from the current folder, and hears no Ctrl-C:
+    that is for its parent, which terminates it."""
+    safe = os.environ.get(SAFE_PATH)
+    os.environ[SAFE_PATH] = "1"
+    resource_tracker.ensure_running()  # it would unblock the signal later
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        del os.environ[SAFE_PATH]
+        if safe is not None:
+            os.environ[SAFE_PATH] = safe
 
 
 def settings_of(lab: Lab) -> dict[str, Any]:

@@ -95,12 +95,15 @@ def _find(what: str | Reference) -> Any:
                 "one of your own is named module:ATTRIBUTE"
             )
     else:
-        _make_importable(folder or os.getcwd())
+        # At the end: a `kafka.py` or `random.py` of a learner hides no module that others import.
+        if (folder := folder or os.getcwd()) not in sys.path:
+            sys.path.append(folder)
     module = _import(name, at)
     if (found := _attribute(module, attribute)) is None:
+        file = getattr(module, "__file__", "a notebook or a script")
         has = [n for n, v in vars(module).items() if isinstance(v, (Service, Process))]
         raise UsageError(
-            f"{at!r}: module {name!r} has no {attribute!r}; "
+            f"{at!r}: module {name!r} ({file}) has no {attribute!r}; "
             f"its services and processes: {', '.join(has) or 'none'}"
         )
     return found
@@ -121,11 +124,6 @@ def _import(name: str, at: str) -> ModuleType:
             f"{at!r}: cannot import {name!r} ({said(error)}); it was looked for "
             f"in {os.getcwd()} and in the installed packages"
         ) from error
-
-
-def _make_importable(folder: str) -> None:
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
 
 
 def _module(name: str, what: str) -> ModuleType:

@@ -38,6 +38,9 @@ from labkit.service import Process, Service, route
 
 Role = Literal["handler", "relay", "projector", "process", "notifier", "query"]
 ROLES: tuple[Role, ...] = get_args(Role)
+#: Python adds the current folder to what is imported from, unless this is set. A `kafka.py` of a
+#: learner there would hide the client from all processes that are started.
+SAFE_PATH = "PYTHONSAFEPATH"
 #: The collection that holds the settings, and their id.
 COLLECTION, SETTINGS_ID = "run", "settings"
 RUN_NAME = re.compile("[a-z0-9]{1,32}")
@@ -348,18 +351,19 @@ class Run:
     # --- its workers and files
 
     def worker_command(self, worker: Worker) -> list[str]:
-        """The command line of a worker of this run; ``-P``: not from the current folder."""
+        """The command line of a worker of this run."""
         return [
-            *(sys.executable, "-P", "-m", "labkit", "run", worker.role),
+            *(sys.executable, "-m", "labkit", "run", worker.role),
             *("--lab", self.name, "--run", self.run, "--service", worker.service),
             *("--slot", str(worker.slot)),
         ]
 
     def environment(self) -> dict[str, str]:
-        """The environment of a worker of this run: addresses may hold a password."""
+        """The environment of a process of this run: addresses may hold a password."""
         assert self.servers is not None, "a lab in memory has no worker processes"
         return {
             **os.environ,
+            SAFE_PATH: "1",
             "LABKIT_HOME": str(stack.home()),
             "LABKIT_BOOTSTRAP": self.servers.bootstrap,
             "LABKIT_MONGO_URI": self.servers.mongo_uri,
