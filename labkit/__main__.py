@@ -29,5 +29,5 @@ def _leave(*_: object) -> None:
 
 if __name__ == "__main__":
     if not sys.flags.safe_path:
-        del sys.path[0]  # the current folder, as with ``labkit``: see ``run.SAFE_PATH``
+        del sys.path[0]  # the current folder, as with ``labkit``: see ``SAFE_PATH``
     main()

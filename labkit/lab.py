@@ -49,7 +49,7 @@ from labkit.run.registry import Alive
 from labkit.run.run import Role, Run
 from labkit.run.supervisor import Instructions, Workers
 from labkit.run.wiring import Parts
-from labkit.run.worker import Worker
+from labkit.run.worker import Worker, check_counts
 from labkit.service import Process, Query, Service, route
 from labkit.services import DEFAULT
 from labkit.write.bus import CommandBus
@@ -228,11 +228,11 @@ class Lab:
         """Start this many workers of each service, and of each process manager.
 
         Returns when they own all partitions; query handlers are not waited for. On the MongoDB log
-        each service has one relay, too. In memory there are no processes: whoever waits for an
-        answer steps the parts.
+        each service has one relay, too. In memory, who waits for an answer steps the parts.
         """
         counts: dict[Role, int] = {"handler": handlers, "relay": 1, "projector": projectors}
         counts |= {"process": processes, "notifier": notifiers, "query": queries}
+        check_counts(counts)
         if self.backend == "memory":
             self._driven = [role for role, count in counts.items() if count]
             return
@@ -348,7 +348,7 @@ class Lab:
         Rows hold ``partition``, ``offset``, ``key`` and ``value`` (JSON, or bytes where it is not).
         What is hidden belongs to transactions that are still open.
         """
-        source = self.of.broker_of(name).source(self.topic_name(name))
+        source = self.positions.source(name)
         try:
             records, hidden = peek(source, STUCK_SECONDS if self.backend == "kafka" else 0.0)
         finally:

@@ -6,7 +6,9 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -111,6 +113,14 @@ def test_a_film_shows_the_newest_message_and_a_log_shows_its_stream() -> None:
         ({"services": ["zoo"]}, "zoo"),
         ({"delivery": "maybe"}, "maybe"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"partitions": "4"}, "partitions must be a number, got '4'"),
+        ({"partitions": 1.5}, "partitions must be a number, got 1.5"),
+        ({"linger": None}, "linger must be a number, got None"),
+        ({"services": "orders"}, r"services must be a list, got 'orders': write .*=\['orders'\]"),
+        ({"services": 3}, "services must be a list, got 3"),
+        ({"services": [PlaceOrder]}, "given as an object, by its name or as .*, got <class"),
+        ({"processes": "transfer"}, "processes must be a list, got 'transfer'"),
+        ({"name": "memory", "backend": "kafka"}, r"is Lab\(backend='memory'\) meant"),
         ({"linger": -1.0}, "linger"),
         ({"every": float("nan")}, "every"),
         ({"write_concern": "2"}, "write_concern must be one of majority, 1, got '2'"),
@@ -120,6 +130,49 @@ def test_a_film_shows_the_newest_message_and_a_log_shows_its_stream() -> None:
 def test_an_unknown_value_is_named(arguments: dict[str, object], says: str) -> None:
     with pytest.raises(UsageError, match=says):
         Lab(**{"backend": "memory", **arguments})  # type: ignore[arg-type]
+
+
+SLIPS: dict[str, tuple[Callable[[Any], object], str]] = {
+    "a negative number": (
+        lambda lab: lab.start(-1),
+        "handler workers .* must be 0 or more, got -1",
+    ),
+    "a word": (lambda lab: lab.start(queries="one"), "query workers .* got 'one'"),
+    "an id": (lambda lab: lab.ask("o"), "a query is an object of a Query class, .* got 'o'"),
+    "a class": (lambda lab: lab.ask(OrderById), "a query is an object .* got <class"),
+    "over Kafka": (lambda lab: lab.query_bus.ask("o"), "a query is an object .* got 'o'"),
+    "followed": (lambda lab: lab.subscribe("o"), "a query is an object .* got 'o'"),
+    "fresh": (lambda lab: lab.ask(OrderById("o"), fresh="now"), "must be LINEARIZABLE or .* 'now'"),
+    "fresh over Kafka": (
+        lambda lab: lab.query_bus.ask(OrderById("o"), fresh="now"),
+        "must be LINEARIZABLE or .* 'now'",
+    ),
+    "a text": (lambda lab: lab.bus.execute("PlaceOrder"), "no service takes 'PlaceOrder'"),
+    "a service for a topic": (
+        lambda lab: lab.topic("orders"),
+        "no topic 'orders', but .*orders.ev",
+    ),
+    "a role": (
+        lambda lab: lab.lag("handlr", "orders"),
+        "no handlr of 'orders', but handler of ord",
+    ),
+    "a failpoint": (
+        lambda lab: lab.crash("handler", "end"),
+        "failpoint must be one of .* got 'end'",
+    ),
+    "a module": (lambda lab: lab.module("mail", "zoo"), "no service 'zoo', but orders"),
+}
+
+
+@pytest.mark.parametrize("slip", SLIPS)
+def test_a_slip_is_named(slip: str) -> None:
+    call, says = SLIPS[slip]
+    with Lab(backend="memory") as lab:
+        lab.start()
+        topics = lab.broker.topics()
+        with pytest.raises(UsageError, match=says):
+            call(lab)
+        assert [t for t in lab.broker.topics() if t not in topics and "zoo" in t] == []
 
 
 def test_a_look_starts_no_servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

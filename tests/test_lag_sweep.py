@@ -50,7 +50,7 @@ def test_the_help_names_the_factors() -> None:
     [
         (["moon"], "factor must be one of rate, batch_size, linger, projectors, write_concern"),
         (["rate", "--rounds", "1"], "--rounds must be a whole number from 2 to 1000, got '1'"),
-        (["rate", "--rate", "fast"], "--rate must be a number from 1 to 1e+06, got 'fast'"),
+        (["rate", "--rate", "fast"], "--rate must be a number from 1 to 1000000, got 'fast'"),
         (["rate", "--seconds", "0"], "--seconds must be a number from 1 to 3600, got '0'"),
         (["rate", "--client", "pigeon"], "pigeon"),
     ],

@@ -36,7 +36,7 @@ def test_its_tests_pass_and_it_is_short(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["desk.py", "desk_test.py"]
     done = run(sys.executable, "-m", "pytest", "-q", "desk_test.py")
     assert done.returncode == 0, done.stdout
-    assert "5 passed" in done.stdout
+    assert "5 passed in" in done.stdout  # without warnings
     lines = [line for line in (folder / "desk.py").read_text().splitlines() if line.strip()]
     assert len(lines) <= 80
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
 import numpy as np
-from kafka import errors
-from kafka.partitioner.default import murmur2
 from numpy.typing import NDArray
 
 from labkit.errors import Fenced, OutcomeUnknown
 from labkit.ports.broker import Batch, Record
+
+with warnings.catch_warnings():  # kafka-python has some 200, which a learner's pytest would show
+    warnings.simplefilter("ignore", DeprecationWarning)
+    from kafka import errors
+    from kafka.partitioner.default import murmur2
 
 T = TypeVar("T")
 #: The broker aborts an open transaction of a dead worker after this time. A delivery fails earlier.

@@ -45,7 +45,7 @@ def whole(least: int, most: int) -> Parser:
 
 def number(least: float, most: float) -> Parser:
     """A number from ``least`` to ``most``, which are finite."""
-    return _bounded(float, least, most, f"a number from {least:g} to {most:g}")
+    return _bounded(float, least, most, f"a number from {least:.10g} to {most:.10g}")
 
 
 def _bounded(convert: Callable[[str], float], least: float, most: float, what: str) -> Parser:

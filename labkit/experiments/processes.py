@@ -16,7 +16,7 @@ from typing import Any
 from labkit.errors import LabkitError, StackError, TimedOut
 from labkit.experiments.verify.planted_bugs import plant_from_environment
 from labkit.lab import Lab
-from labkit.run.run import SAFE_PATH
+from labkit.run.worker import SAFE_PATH
 
 #: A process that says nothing for this long hangs.
 PATIENCE_SECONDS = 60.0

@@ -32,7 +32,7 @@ from labkit.ports.broker import Sender, Source
 from labkit.ports.clock import SYSTEM, Clock
 from labkit.ports.ids import Ids, new_id
 from labkit.query.wire import MAX_LEASE, Purpose, QueryEnvelope, Result, decode_result
-from labkit.read.freshness import EVENTUAL, Fresh
+from labkit.read.freshness import EVENTUAL, Fresh, checked_fresh
 from labkit.read.queries import Queries, answer_type
 from labkit.read.subscriptions import Update
 from labkit.service import Query
@@ -214,7 +214,7 @@ class QueryBus:
             name=name,
             reply=self._replies[service],
             params=msgspec.to_builtins(question.query),
-            fresh=None if fresh == EVENTUAL else fresh,
+            fresh=None if fresh == EVENTUAL else checked_fresh(fresh),
             purpose=purpose,
             lease=question.timeout if purpose == "subscribe" else 10.0,
             round=round,

@@ -83,6 +83,13 @@ EVENTUAL = Fresh()
 LINEARIZABLE = Fresh("linearizable")
 
 
+def checked_fresh(fresh: Fresh) -> Fresh:
+    """The same; raises ``UsageError``."""
+    if not isinstance(fresh, Fresh):
+        raise UsageError(f"fresh must be LINEARIZABLE or Fresh(...), got {fresh!r}")
+    return fresh
+
+
 def words(goal: Goal) -> str:
     """What is waited for, in an error."""
     match goal:

@@ -21,7 +21,15 @@ from labkit.errors import Conflict, Parked, Stopped, TimedOut, UsageError
 from labkit.messages import Token
 from labkit.ports.clock import SYSTEM, Clock
 from labkit.ports.store import Checkpoint, Store, Watched
-from labkit.read.freshness import EVENTUAL, Fresh, Goal, Position, Version, words
+from labkit.read.freshness import (
+    EVENTUAL,
+    Fresh,
+    Goal,
+    Position,
+    Version,
+    checked_fresh,
+    words,
+)
 from labkit.read.generations import Serving
 from labkit.read.projection import parked_in, streams_of
 from labkit.read.standard import STANDARD
@@ -219,7 +227,7 @@ class Queries:
         A query about one stream that asks for more than what is there raises ``Parked`` if the view
         holds that stream back.
         """
-        goals = self._goals(fresh, asked.services)
+        goals = self._goals(checked_fresh(fresh), asked.services)
         streams = [asked.stream] if asked.stream and goals else []
         return self._wait(goals, fresh.timeout, read, streams=streams)
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from msgspec import Struct
 
-from labkit.errors import TimedOut
-from labkit.ports.failpoints import Crash, Failpoint, armed
+from labkit.errors import TimedOut, UsageError
+from labkit.ports.failpoints import ALL, Crash, Failpoint, armed
 from labkit.run.run import Role
 from labkit.run.supervisor import crash_worker
 from labkit.run.wiring import Parts
@@ -70,6 +70,8 @@ class ByHand:
         In memory the part is dropped at the failpoint. Raises ``TimedOut`` if the failpoint was not
         reached.
         """
+        if at not in ALL:
+            raise UsageError(f"failpoint must be one of {', '.join(ALL)}, got {at!r}")
         self.forget(role, service)
         worker = Worker(role, service, 0)
         if self._run.backend == "memory":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from labkit.errors import UsageError
 from labkit.log.partition import Watermarks
 from labkit.ports.broker import Broker, Source
 from labkit.ports.store import Checkpoint
@@ -43,9 +44,25 @@ class Positions:
         self._run.service(name.partition(".")[0])
         return self._ends(self._run.log_broker, self._run.topic_name(name))
 
+    def source(self, name: str) -> Source:
+        """A reader of a topic (``orders.events``), in no group.
+
+        Raises ``UsageError`` if the run has no such topic.
+        """
+        run, topic = self._run, self._run.topic_name(name)
+        brokers = (run.broker, run.log_broker)
+        has = sorted({topic for broker in brokers for topic in broker.topics() if run.owns(topic)})
+        if topic not in has:
+            names = ", ".join(topic.removeprefix(run.topic_name("")) for topic in has)
+            raise UsageError(f"this run has no topic {name!r}, but {names or 'none'}")
+        return run.broker_of(name).source(topic)
+
     def lag(self, role: str, service: str) -> int:
         """How many offsets the group of a role is behind; transaction markers count too."""
         run = self._run
+        if role not in ROLES or service not in run.instances_of(role):
+            parts = ", ".join(f"{r} of {s}" for r in ROLES for s in run.instances_of(r))
+            raise UsageError(f"this run has no {role} of {service!r}, but {parts or 'none'}")
         if role == "relay":
             topic = run.topic_name(f"{service}.events")
             published, written = self._ends(run.broker, topic), self._ends(run.log_broker, topic)

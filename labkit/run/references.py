@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,6 +29,22 @@ class Reference(Struct, frozen=True, omit_defaults=True):
     at: str
     folder: str = ""
     fields: dict[str, Any] | None = None
+
+
+def services(what: Sequence[str | Service]) -> list[Service]:
+    """All of a list; raises ``UsageError``."""
+    return [service(one) for one in _listed("services", what)]
+
+
+def processes(what: Sequence[str | Process]) -> list[Process]:
+    """All of a list; raises ``UsageError``."""
+    return [process(one) for one in _listed("processes", what)]
+
+
+def _listed(name: str, what: Any) -> Any:
+    if isinstance(what, str) or not isinstance(what, Iterable):
+        raise UsageError(f"{name} must be a list, got {what!r}: write {name}=[{what!r}]")
+    return what
 
 
 def service(what: str | Service | Reference) -> Service:
@@ -82,8 +99,13 @@ def to_process(process: Process) -> Reference:
     )
 
 
-def _find(what: str | Reference) -> Any:
+def _find(what: Any) -> Any:
     at = what.at if isinstance(what, Reference) else what
+    if not isinstance(at, str):
+        raise UsageError(
+            "a service or process is given as an object, by its name or as module:ATTRIBUTE, "
+            f"got {what!r:.100}"
+        )
     folder = what.folder if isinstance(what, Reference) else ""
     name, colon, attribute = at.partition(":")
     if not colon:

@@ -33,14 +33,11 @@ from labkit.run import folds, references
 from labkit.run.references import Reference
 from labkit.run.registry import runs_folder
 from labkit.run.settings import DEFAULTS, Settings
-from labkit.run.worker import Worker
+from labkit.run.worker import SAFE_PATH, Worker
 from labkit.service import Process, Service, route
 
 Role = Literal["handler", "relay", "projector", "process", "notifier", "query"]
 ROLES: tuple[Role, ...] = get_args(Role)
-#: Python adds the current folder to what is imported from, unless this is set. A `kafka.py` of a
-#: learner there would hide the client from all processes that are started.
-SAFE_PATH = "PYTHONSAFEPATH"
 #: The collection that holds the settings, and their id.
 COLLECTION, SETTINGS_ID = "run", "settings"
 RUN_NAME = re.compile("[a-z0-9]{1,32}")
@@ -106,6 +103,8 @@ class Run:
     ) -> None:
         if backend not in ("kafka", "memory"):
             raise UsageError(f"backend must be 'kafka' or 'memory', got {backend!r}")
+        if backend == "kafka" and name == "memory":
+            raise UsageError("no servers are named 'memory'; is Lab(backend='memory') meant?")
         if backend == "memory" and run is not None:
             raise UsageError(f"a run in memory ends with its lab and cannot be joined, got {run!r}")
         if run is not None and not RUN_NAME.fullmatch(run):
@@ -125,10 +124,7 @@ class Run:
         self.services: dict[str, Service] = {}
         self.processes: dict[str, Process] = {}
         if run is None:
-            self._choose(
-                [references.service(s) for s in services],
-                [references.process(p) for p in processes],
-            )
+            self._choose(references.services(services), references.processes(processes))
         self.servers: stack.Servers | None = None
         self._borrowed = False
         self.broker: Broker  # where views, processes and clients read the commits

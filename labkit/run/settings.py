@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from numbers import Integral, Real
 from typing import Any
 
 from msgspec import Struct
@@ -66,8 +67,12 @@ class Settings(Struct, frozen=True, kw_only=True):
             )
         floors = {"partitions": 1, "batch_size": 1, "linger": 0, "every": 0}
         for name, least in {**floors, "cache": 0}.items():
+            value: Any = getattr(self, name)
+            kind: type = Real if name in ("linger", "every") else Integral
+            if not isinstance(value, kind):
+                raise UsageError(f"{name} must be a number, got {value!r}")
             if not least <= getattr(self, name) < math.inf:
-                raise UsageError(f"{name} must be at least {least}, got {getattr(self, name)}")
+                raise UsageError(f"{name} must be at least {least}, got {value}")
         if self.every > MOST_SECONDS_BETWEEN:
             raise UsageError(
                 f"every must be at most {MOST_SECONDS_BETWEEN:g} s, got {self.every}: "

@@ -273,7 +273,7 @@ class Parts:
 
     def module(self, name: str, service: str) -> Module:
         """The inbox of a business module; it hears what the notifier of the service tells."""
-        topic = self.run.topic_name(f"{service}.notices")
+        topic = self.run.topic_name(f"{self.run.service(service).name}.notices")
         self.run.broker.create({topic: self.run.partitions})
         for collection in (f"{name}.inbox", f"{name}.checkpoints"):
             self.run.store.index(collection, [("_id", 1)])

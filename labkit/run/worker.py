@@ -19,16 +19,20 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Protocol
+from numbers import Integral
+from typing import Any, Protocol
 
 import structlog
 from msgspec import Struct
 
-from labkit.errors import LabkitError, TooSlow
+from labkit.errors import LabkitError, TooSlow, UsageError
 
+#: Python adds the current folder to what is imported from, unless this is set. A `kafka.py` of a
+#: learner there would hide the client from all processes that are started.
+SAFE_PATH = "PYTHONSAFEPATH"
 #: A worker that dies young waits before its next life, a little longer each time.
 YOUNG_SECONDS = 2.0
 
@@ -114,6 +118,13 @@ def work(make: Callable[[int], Steppable], name: str, every: float = 0.0) -> Non
     log.info("down")
     if interrupts:
         raise KeyboardInterrupt
+
+
+def check_counts(counts: Mapping[Any, int]) -> None:
+    """Raises ``UsageError`` for a number of workers that cannot be."""
+    for role, count in counts.items():
+        if not isinstance(count, Integral) or count < 0:
+            raise UsageError(f"the {role} workers of each service must be 0 or more, got {count!r}")
 
 
 def by_hand() -> bool:

@@ -135,4 +135,6 @@ def made(kind: type[Query], conditions: Mapping[str, Any]) -> Query:
 
 def checked(query: Query) -> Query:
     """The same query with its conditions checked: structs do not check what Python gives them."""
+    if not isinstance(query, Query):
+        raise UsageError(f"a query is an object of a Query class, with conditions; got {query!r}")
     return made(type(query), {name: getattr(query, name) for name in query.__struct_fields__})

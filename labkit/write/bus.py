@@ -80,7 +80,8 @@ class CommandBus:
         found = self._services.get(service) if service else self._routes.get(type(command))
         if found is None:
             where = f"service {service!r}" if service else "service"
-            raise UsageError(f"no {where} takes {type(command).__name__}")
+            what = type(command).__name__ if isinstance(command, Command) else f"{command!r:.60}"
+            raise UsageError(f"no {where} takes {what}")
         return found
 
     def send(
