@@ -217,6 +217,45 @@ def test_a_client_s_error_is_named_once() -> None:
     ]
 
 
+# --- where the output goes
+
+#: A command that only prints: the buffer is full, or given out, when Python ends.
+PRINTS = "from labkit.cli import main; main.app = lambda: print('x'); main.main()"
+
+
+@pytest.mark.parametrize("command", [["-m", "labkit", "status"], ["-c", PRINTS]])
+def test_an_output_that_takes_nothing(command: list[str], tmp_path: Path) -> None:
+    def run(stdout: Any) -> subprocess.CompletedProcess[bytes]:
+        environment = {**os.environ, "LABKIT_HOME": str(tmp_path)}
+        return subprocess.run(
+            [sys.executable, *command], stdout=stdout, stderr=subprocess.PIPE, env=environment
+        )
+
+    with open("/dev/full", "wb") as full:
+        done = run(full)
+    said = b"labkit: the output or a file cannot be used: No space left on device\n"
+    assert (done.returncode, done.stderr) == (2, said)
+    readable, writable = os.pipe()
+    os.close(readable)  # as by `| head`, which has read enough
+    done = run(writable)
+    os.close(writable)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+@pytest.mark.parametrize("printing", ["print('x', '\\u5bb6')", "rich.print('x', '\\u5bb6')"])
+def test_an_output_without_the_characters(printing: str) -> None:
+    program = (
+        f"import rich; from labkit.cli import main; main.app = lambda: {printing}; main.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "x \\u5bb6\n", "")
+
+
 # --- tables
 
 
@@ -315,6 +354,12 @@ def test_a_command_gets_values(
 def test_a_bad_option_is_named_with_its_value(arguments: list[str], says: str) -> None:
     with pytest.raises(UsageError, match=re.escape(says)):
         CliRunner().invoke(app, arguments, catch_exceptions=False)
+
+
+def test_a_result_that_cannot_be_kept_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UsageError, match="--json '/dev/full': No space left on device"):
+        measure(lambda progress, say: {"n": 1}, Path("/dev/full"), lambda found: print(found))
+    assert capsys.readouterr().out == "{'n': 1}\n"
 
 
 def test_the_json_is_whole_though_the_check_failed(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import signal
 import sys
 from contextlib import nullcontext
 from importlib import metadata
+from io import StringIO, TextIOWrapper
 from typing import Annotated, NoReturn
 
 import typer
@@ -130,12 +131,23 @@ def api(
 def main() -> NoReturn:
     """The entry point: every labkit error is one line, every interruption is clean."""
     signal.signal(signal.SIGTERM, _terminate)
+    if isinstance(sys.stdout, TextIOWrapper):  # what its encoding has not is escaped
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # see __main__.py
             signal.signal(signal.SIGINT, signal.default_int_handler)
-        app()
+        try:
+            app()
+        finally:
+            print(end="", flush=True)  # or Python does it, too late for an error of ours
     except LabkitError as error:
         _end(error.line, error.exit_code)
+    except OSError as error:
+        sys.stdout = StringIO()  # Python would flush the old one again
+        if isinstance(error, BrokenPipeError):  # `labkit status | head`
+            sys.exit(1)
+        where = error.filename or "the output or a file"
+        _end(f"{where} cannot be used: {error.strerror or error}", 2)
     except (KeyboardInterrupt, SystemExit) as end:  # Typer: usage errors 2, Ctrl-C 130
         if getattr(end, "code", 130) == 130:
             _end("interrupted; what was started is stopped", 143 if _terminated else 130)

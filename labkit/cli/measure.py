@@ -16,7 +16,7 @@ from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
-from labkit.errors import CheckFailed
+from labkit.errors import CheckFailed, UsageError
 from labkit.experiments.results import save, to_json
 
 Progress = Callable[[str, int, int], None]
@@ -43,10 +43,16 @@ def measure(
     with _bars() as (progress, say):
         found = experiment(progress, say)
     report: Any = getattr(found, "report", found)
-    save("--json", json_file, to_json(report))
+    unsaved: UsageError | None = None
+    try:
+        save("--json", json_file, to_json(report))
+    except UsageError as error:  # whatever it took to find this, it is shown first
+        unsaved = error
     failure = show(found)
     if folder := report.get("folder"):
         print(f"The run is kept in {folder}")
+    if unsaved:
+        raise unsaved
     if failure:
         raise CheckFailed(failure)
 
