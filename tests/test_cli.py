@@ -127,6 +127,8 @@ def test_a_lab_that_never_was_is_not_down(tmp_path: Path) -> None:
     refused(
         labkit("status", "--lab", "nosuch", **home), "no lab 'nosuch'", "labkit up --lab nosuch"
     )
+    done = labkit("down", "--purge", **home)
+    assert done.stdout == "nothing was running in lab 'lab'\n"
     done = labkit("status", **home)
     assert done.returncode == 0
     assert "is down" in done.stdout

@@ -57,9 +57,10 @@ def down(
     for run, workers in live_runs(lab).items():
         names = ", ".join(f"{worker.role}-{worker.service}" for worker in workers)
         say(f"run {run} has live workers ({names}); they wait until the lab is up again")
+    had_data = lab_folder(lab).is_dir()
     ran = stack.down(lab, purge, say)
     line = f"lab {lab!r} is down" if ran else f"nothing was running in lab {lab!r}"
-    typer.echo(line + ("; its data is deleted" if purge else ""))
+    typer.echo(line + ("; its data is deleted" if purge and had_data else ""))
 
 
 @app.command()
