@@ -590,6 +590,6 @@ def test_doctor_calls_ok_what_it_has_seen_alone(
 
 def verdicts() -> dict[str, str]:
     """All that is not ok, as the table shows it."""
-    shown = CliRunner().invoke(app, ["doctor"]).stdout
+    shown = CliRunner(env={"COLUMNS": "500"}).invoke(app, ["doctor"]).stdout
     rows = [re.split(r"  +", line) for line in shown.splitlines()[3:]]
     return {what: verdict for what, verdict, *_ in rows if verdict != "ok"}

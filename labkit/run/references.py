@@ -125,8 +125,8 @@ def _find(what: Any) -> Any:
         file = getattr(module, "__file__", "a notebook or a script")
         has = [n for n, v in vars(module).items() if isinstance(v, (Service, Process))]
         raise UsageError(
-            f"{at!r}: module {name!r} ({file}) has no {attribute!r}; "
-            f"its services and processes: {', '.join(has) or 'none'}"
+            f"{at!r}: module {name!r} has no {attribute!r}; "
+            f"its services and processes: {', '.join(has) or 'none'}; it is {file}"
         )
     return found
 

@@ -139,7 +139,8 @@ def passing(looks: Sequence[Observation], count: float) -> float:
             return before.at + share * (look.at - before.at)
         before = look
     raise TimedOut(
-        f"the projectors made {before.visible:,} commands visible, not {count:,.0f}; run it again"
+        f"{before.visible:,} commands became visible, not {count:,.0f}; see the logs of the "
+        "projectors, and run it again"
     )
 
 
