@@ -13,7 +13,6 @@ from contextlib import suppress
 import msgspec
 from msgspec import structs
 
-from labkit import errors
 from labkit.errors import DecodeError, Fenced, LabkitError, Stopped, TimedOut, UsageError
 from labkit.log.crash_only import CrashOnly
 from labkit.log.partition import join_group
@@ -23,7 +22,7 @@ from labkit.ports.clock import SYSTEM, Clock
 from labkit.ports.store import Changes, Store
 from labkit.query.answer_cache import AnswerCache, key_of
 from labkit.query.followed import Arrived, Subscriptions
-from labkit.query.wire import QueryEnvelope, Result, decode_reply_to
+from labkit.query.wire import QueryEnvelope, Result, decode_reply_to, failed
 from labkit.read.freshness import EVENTUAL, Fresh, Goal
 from labkit.read.queries import Answered, Asked, Queries
 from labkit.read.subscriptions import of_views
@@ -241,10 +240,10 @@ class QueryHandler(CrashOnly):
             if goals and len(self._waiting) >= MAX_WAITING:
                 raise TimedOut(
                     f"{MAX_WAITING:,} queries wait for fresher views at this handler already; the "
-                    "views are behind. Ask later, or with less freshness"
+                    "views are behind. Ask again later, or for less fresh answers"
                 )
         except Exception as error:
-            self._send(query, _failed(query, error, polled))
+            self._put(query.reply, failed(query, error, polled))
             return None
         return Arrived(query, made, record.partition, record.offset, polled, until, goals)
 
@@ -295,7 +294,7 @@ class QueryHandler(CrashOnly):
             else:
                 value = self._read(arrived)
         except Exception as error:  # a query that meets a bug must not stop all others
-            self._send(query, _failed(query, error, arrived.polled))
+            self._put(query.reply, failed(query, error, arrived.polled))
             return
         self._give(arrived, value, cached)
 
@@ -344,7 +343,7 @@ class QueryHandler(CrashOnly):
             polled=arrived.polled,
             answered=self._clock.now(),
         )
-        self._send(query, result)
+        self._put(query.reply, result)
 
     def _update(self) -> None:
         for followed in self._followed.due(self._clock.seconds()):
@@ -352,15 +351,12 @@ class QueryHandler(CrashOnly):
             try:
                 value = self._read(followed.arrived)
             except Exception as error:
-                self._send(query, _failed(query, error, followed.arrived.polled))
+                self._put(query.reply, failed(query, error, followed.arrived.polled))
                 continue
             followed.arrived.goals = []
             if (seen := bytes(value)) != followed.given:
                 followed.given = seen
                 self._give(followed.arrived, value)
-
-    def _send(self, query: QueryEnvelope[Fresh], result: Result) -> None:
-        self._put(query.reply, result)
 
     def _put(self, partition: int, result: Result) -> None:
         sent = self._sender.send(self._results, result.id.encode(), encode(result), partition)
@@ -387,19 +383,3 @@ class QueryHandler(CrashOnly):
                 self._log.commit(structs.replace(batch, records=[], positions=moved), [])
                 self._committed.update(moved)
         self._commit_at = self._clock.seconds() + COMMIT_SECONDS
-
-
-def _failed(query: QueryEnvelope[Fresh], error: Exception, polled: int) -> Result:
-    """Errors of ours go back as what they are; of others, only the handler's log knows."""
-    text = str(error) if isinstance(error, LabkitError) else f"the handler has a bug: {error!r}"
-    # A class that a service has derived goes back as the nearest one that every requester has.
-    names = (kind.__name__ for kind in type(error).__mro__ if kind in vars(errors).values())
-    return Result(
-        query.id,
-        False,
-        error=next(names) if isinstance(error, LabkitError) else "StackError",
-        text=text[:2_000].encode(errors="backslashreplace").decode(),
-        round=query.round,
-        sent=query.sent,
-        polled=polled,
-    )

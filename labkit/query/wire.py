@@ -7,6 +7,8 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 import msgspec
 from msgspec import Struct
 
+from labkit import errors
+from labkit.errors import LabkitError
 from labkit.messages import Count, Id, decoded
 
 F = TypeVar("F")
@@ -76,3 +78,19 @@ def decode_result(value: bytes) -> Result:
 def decode_reply_to(value: bytes) -> ReplyTo:
     """Where the refusal of a query goes; raises ``DecodeError``."""
     return decoded(_reply_to, value)  # type: ignore[no-any-return]
+
+
+def failed(query: QueryEnvelope[Any], error: Exception, polled: int) -> Result:
+    """Errors of ours go back as what they are; of others, only the handler's log knows."""
+    text = str(error) if isinstance(error, LabkitError) else f"the handler has a bug: {error!r}"
+    # A class that a service has derived goes back as the nearest one that every requester has.
+    names = (kind.__name__ for kind in type(error).__mro__ if kind in vars(errors).values())
+    return Result(
+        query.id,
+        False,
+        error=next(names) if isinstance(error, LabkitError) else "StackError",
+        text=text[:2_000].encode(errors="backslashreplace").decode(),
+        round=query.round,
+        sent=query.sent,
+        polled=polled,
+    )
