@@ -47,8 +47,8 @@ _Handler._put = put
 
 TAKES_ALL = """
 from labkit.query.bus import QueryBus as _Bus
-class _Kept(set):
-    def discard(self, id):
+class _Kept(dict):
+    def __delitem__(self, id):
         pass
 _init = _Bus.__init__
 def init(bus, *arguments, **options):
