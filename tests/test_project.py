@@ -73,3 +73,17 @@ def test_the_top_level_is_as_promised() -> None:
         "LICENSE",
     ):
         assert (ROOT / name).exists(), name
+
+
+def test_the_table_of_kinds_names_tests_that_exist() -> None:
+    named, file = 0, ""
+    for found in re.findall(
+        r"`([\w/]*\.py)?(?:::(test_\w+))?`", (ROOT / "docs/kinds.md").read_text()
+    ):
+        if not any(found) or (found[0] and not Path(found[0]).name.startswith("test_")):
+            continue
+        file = found[0] or file
+        code = (ROOT / "tests" / file).read_text()
+        assert not found[1] or f"def {found[1]}(" in code, found
+        named += 1
+    assert named > 70
