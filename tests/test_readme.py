@@ -31,6 +31,7 @@ RUN_BY = {
     "labkit new desk": "test_new.py::test_the_commands_of_the_readme_run; the API, test_api_served",
     "DESK = Service(": "test_new.py::test_the_readme_shows_the_file, and runs it",
     "labkit doctor": "test_the_commands_run_as_they_stand",
+    "$ curl": "test_the_first_requests_over_http_are_answered_as_they_say",
     "CommandBus.send ──>": "nothing: it is a drawing",
 }
 LANGUAGES = pytest.mark.parametrize("text", [README, CHINESE], ids=["en", "zh"])
