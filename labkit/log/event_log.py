@@ -56,14 +56,23 @@ class EventLog:
         One reading at a time, since all share one source: a second one ends the first, which raises
         ``UsageError`` where it goes on.
         """
+        return (commit for _, commit in self.placed(partition, start))
+
+    def placed(self, partition: int, start: int = 0) -> Iterator[tuple[int, Commit[Any]]]:
+        """The same, each with its offset in the log."""
         for record in self._records(partition, start):
             if (commit := self._decode(record)) is not None:
-                yield commit
+                yield record.offset, commit
 
     def commits(self) -> Iterator[Commit[Any]]:
         """The commits of all partitions, one partition after the other."""
-        for partition in sorted(self._reader.ends()):
+        for partition in self.partitions:
             yield from self.partition(partition)
+
+    @property
+    def partitions(self) -> list[int]:
+        """Of the topic."""
+        return sorted(self._reader.ends())
 
     def stream(self, stream: str) -> list[Commit[Any]]:
         """The commits of a stream, oldest first, without those that fail the version check."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from contextlib import ExitStack, closing, contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 
@@ -71,19 +71,21 @@ class Parts:
         )
         group = self.run.group(worker.role, worker.service)
         if worker.role == "handler":
-            return Handler(
-                service,
-                self.run.log_broker.log(
-                    commands, events, group, f"{group}-{worker.slot}", self.run.settings.delivery
-                ),
-                self.run.store,
-                self.world.clock,
-                batch_size=max(1, self.run.settings.batch_size >> halved),
-                flush_streams=max(1, FLUSH_STREAMS >> halved),
-                linger=self.run.settings.linger,
-                executor=self.world.executor(),
-                report=report,
+            log = self.run.log_broker.log(
+                commands, events, group, f"{group}-{worker.slot}", self.run.settings.delivery
             )
+            with _whole(log):
+                return Handler(
+                    service,
+                    log,
+                    self.run.store,
+                    self.world.clock,
+                    batch_size=max(1, self.run.settings.batch_size >> halved),
+                    flush_streams=max(1, FLUSH_STREAMS >> halved),
+                    linger=self.run.settings.linger,
+                    executor=self.world.executor(),
+                    report=report,
+                )
         if worker.role == "relay":
             assert isinstance(self.run.log_broker, Publisher)
             return Relay(self.run.log_broker, self.run.broker, events)
@@ -151,18 +153,22 @@ class Parts:
             return self.run.log_broker.source(self.run.topic_name(f"{service}.events"))
 
         watermarks = Watermarks(events)
-        return QueryHandler(
-            worker.service,
-            self.run.broker.log(queries, results, group, f"{group}-{worker.slot}", "at_least_once"),
-            results,
-            self.run.partitions,
-            self.run.broker.sender(),
-            Queries(self.run.store, self.run.services, ends=watermarks, clock=self.world.clock),
-            self.run.store,
-            self.world.clock,
-            cache=self.run.settings.cache,
-            close=watermarks.close,
+        log = self.run.broker.log(
+            queries, results, group, f"{group}-{worker.slot}", "at_least_once"
         )
+        with _whole(log):
+            return QueryHandler(
+                worker.service,
+                log,
+                results,
+                self.run.partitions,
+                self.run.broker.sender(),
+                Queries(self.run.store, self.run.services, ends=watermarks, clock=self.world.clock),
+                self.run.store,
+                self.world.clock,
+                cache=self.run.settings.cache,
+                close=watermarks.close,
+            )
 
     def make_query_bus(self, queries: Queries, drive: Callable[[], None]) -> QueryBus:
         """A requester of this run's services."""
@@ -222,18 +228,22 @@ class Parts:
 
     def _make_process(self, process: str) -> ProcessManager:
         sender = self.run.log_broker.sender()
-        projectors = [
-            self._process_projector(process, p, sender, self.run.group("process", p.name))
-            for p in self.run.process_projections(process)
-        ]
-        return ProcessManager(
-            projectors, sender, lambda: self.run.store.checkpoints(f"{process}.checkpoints")
-        )
+        with ExitStack() as opened:
+            opened.enter_context(_whole(sender))
+            projectors = []
+            for side in self.run.process_projections(process):
+                group = self.run.group("process", side.name)
+                projectors.append(self._process_projector(process, side, sender, group))
+                opened.enter_context(_whole(projectors[-1]))
+            return ProcessManager(
+                projectors, sender, lambda: self.run.store.checkpoints(f"{process}.checkpoints")
+            )
 
     def _make_notifier(self, service: str) -> ProcessManager:
         """It runs like a process with one side, and what it sends are notices."""
         sender = self.run.broker.sender()
-        projector = self._notifier(service, sender, self.run.group("notifier", service))
+        with _whole(sender):
+            projector = self._notifier(service, sender, self.run.group("notifier", service))
         return ProcessManager(
             [projector],
             sender,
@@ -311,6 +321,21 @@ class Parts:
             outbox=box,
             refusals=True,
         )
+
+
+class _Closable(Protocol):
+    def close(self) -> None: ...
+
+
+@contextmanager
+def _whole(end: _Closable) -> Iterator[None]:
+    """Close what was opened for a part that is not made to its end: a member of a group that
+    nobody polls would keep its partitions."""
+    try:
+        yield
+    except BaseException:
+        end.close()
+        raise
 
 
 def _log_recovery(recovered: Recovered) -> None:

@@ -96,8 +96,9 @@ class Handler(CrashOnly):
     def _step(self, timeout: float) -> list[Commit[Any]]:
         # 1. Poll; go on with the partitions that are being taken over.
         if self._take_over:
-            self._take_over.step(min(timeout, TAKE_OVER_SECONDS))
-            timeout = 0.0
+            timeout = min(timeout, TAKE_OVER_SECONDS)
+            if self._take_over.step(timeout):
+                timeout = 0.0
         batch = self._gather(timeout)
         polled, wall = self._clock.now(), self._clock.wall()
 

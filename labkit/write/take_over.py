@@ -77,10 +77,11 @@ class TakeOver:
             if self._partitions.pop(partition, None) is not None:
                 self._events.stop(partition)
 
-    def step(self, timeout: float) -> None:
+    def step(self, timeout: float) -> bool:
         """Go on with all partitions, waiting up to ``timeout`` seconds for the next commits.
 
-        Raises ``TimedOut`` if a partition got no further for ``READ_TIMEOUT`` seconds.
+        Returns whether there were any to wait for: not while offsets are unsettled. Raises
+        ``TimedOut`` if a partition got no further for ``READ_TIMEOUT`` seconds.
         """
         for partition, at in self._partitions.items():
             if at.end is None:
@@ -99,6 +100,7 @@ class TakeOver:
                     at.position, at.moved = batch.positions[partition], self._clock.seconds()
             self._finish()
         self._check()
+        return bool(reading)
 
     def _find_end(self, partition: int, at: _Partition) -> None:
         """The group's offset, and only after that the end of the events: it covers all that the

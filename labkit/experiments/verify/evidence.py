@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
 from typing import Any
 
@@ -24,7 +24,9 @@ class Evidence(Struct):
 
     ``chain`` holds the commits that readers take: those whose version fits. ``misfits`` are the
     others, each with the version that it should have followed; ``aborted`` are those that a
-    transaction wrote and took back. ``views`` holds the documents of each collection.
+    transaction wrote and took back. ``states`` are the stored ones, ``saved`` the versions that
+    they must have where the handler's checkpoints stand. ``views`` holds the documents of each
+    collection.
     """
 
     service: Service
@@ -33,6 +35,7 @@ class Evidence(Struct):
     misfits: list[tuple[Commit[Any], int]]
     checkpoints: list[Checkpoint]
     states: dict[str, Document]
+    saved: dict[str, int]
     views: dict[str, list[Document]]
     lag: dict[str, int]
     aborted: list[Heard]
@@ -55,10 +58,27 @@ def gather(lab: Lab, service: str | None = None) -> Evidence:
     """Read the log, the states and the views of a service; the default is the run's first."""
     name = service or lab.first
     found = lab.of.service(name)
+    checkpoints = [c for c in lab.positions.checkpoints() if c.id.startswith(f"{name}.")]
+    positions = {c.id: c.position for c in checkpoints}
+    commits: list[Commit[Any]] = []
+    chain: list[Commit[Any]] = []
+    misfits: list[tuple[Commit[Any], int]] = []
+    saved: dict[str, int] = {}
     with closing(lab.broker.source(lab.topic_name(f"{name}.events"))) as source:
-        commits = list(EventLog(found, source).commits())
+        log = EventLog(found, source)
+        for partition in log.partitions:
+            known: dict[str, int] = {}
+            position = positions.get(found.checkpoint(partition), 0)
+            for offset, commit in log.placed(partition):
+                commits.append(commit)
+                if commit.first != known.get(commit.stream, 0) + 1:
+                    misfits.append((commit, known.get(commit.stream, 0)))
+                    continue
+                known[commit.stream] = commit.last
+                chain.append(commit)
+                if offset < position:
+                    saved[commit.stream] = commit.last
     marks = {Heard.of(name, commit) for commit in commits}
-    chain, misfits = _chained(commits)
     collections = {found.collection(view) for view in found.views}
     if found.views:
         collections.add(streams_of(found))
@@ -68,27 +88,13 @@ def gather(lab: Lab, service: str | None = None) -> Evidence:
         commits=commits,
         chain=chain,
         misfits=misfits,
-        checkpoints=[c for c in lab.positions.checkpoints() if c.id.startswith(f"{name}.")],
+        checkpoints=checkpoints,
         states={d["_id"]: d for d in lab.store.find(found.states, {})},
+        saved=saved,
         views={each: lab.store.find(lab.where(each), {}) for each in sorted(collections)},
         lag={role: lab.lag(role, name) for role in roles if name in lab.instances_of(role)},
         aborted=[written for written in _written(lab, found) if written not in marks],
     )
-
-
-def _chained(
-    commits: Sequence[Commit[Any]],
-) -> tuple[list[Commit[Any]], list[tuple[Commit[Any], int]]]:
-    known: dict[str, int] = {}
-    chain: list[Commit[Any]] = []
-    misfits: list[tuple[Commit[Any], int]] = []
-    for commit in commits:
-        if commit.first == known.get(commit.stream, 0) + 1:
-            known[commit.stream] = commit.last
-            chain.append(commit)
-        else:
-            misfits.append((commit, known.get(commit.stream, 0)))
-    return chain, misfits
 
 
 def _written(lab: Lab, service: Service) -> Iterator[Heard]:
