@@ -53,11 +53,10 @@ class MemoryLog(MemorySource):
         transaction = self._broker.begin(self._id, self._epoch)
         ends = self._produce(commits, transaction)
         self._check(fence)
+        group = self._broker.group(self._topic, self._commands_group)
+        self._broker.hold(self._id, transaction, group, positions)
         hit(Failpoint.HANDLER_OFFSETS)
-        if transaction.state != "open":
-            raise Fenced(f"transactional id {self._id!r}: its transaction was aborted")
-        self._offsets().update(positions)
-        self._broker.end(self._id, "committed")
+        self._broker.commit(self._id, transaction)
         return ends
 
     def _produce(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from labkit.adapters.kafka import spread
 from labkit.adapters.memory_topics import MemoryTopics
+from labkit.errors import Pending
 from labkit.ports.broker import MAX_BATCH_BYTES, Batch
 
 
@@ -74,6 +75,8 @@ class MemorySource:
         if offset is None:
             assert self._group, "a reader in no group has no committed offset"
             group = self._broker.group(self._topic, self._group)
+            if any(partition in transaction.offsets for transaction in group.pending):
+                raise Pending(f"the offsets of {self._topic}:{partition} are not settled")
             offset = group.offsets.get(partition, 0)
         self._positions[partition] = offset
         return offset

@@ -23,17 +23,19 @@ class Slot(Struct):
 
 
 class OpenTransaction(Struct, eq=False):
-    """A transaction and the (topic, partition) pairs that it wrote to."""
+    """A transaction: the (topic, partition) pairs that it wrote to, and the offsets in it."""
 
     state: TransactionState = "open"
     wrote: set[tuple[str, int]] = field(default_factory=set)
+    offsets: dict[int, int] = field(default_factory=dict)
+    group: Group | None = None
 
 
 class Group(Struct):
     """A consumer group on one topic.
 
     Each change of members raises ``generation``; ``since`` is the generation in which a partition
-    got its owner.
+    got its owner; ``pending`` are the open transactions that hold offsets of it (KIP-447).
     """
 
     generation: int = 0
@@ -41,6 +43,7 @@ class Group(Struct):
     owners: dict[int, int] = field(default_factory=dict)
     since: dict[int, int] = field(default_factory=dict)
     offsets: dict[int, int] = field(default_factory=dict)
+    pending: list[OpenTransaction] = field(default_factory=list)
 
 
 class MemoryTopics:
@@ -101,12 +104,33 @@ class MemoryTopics:
         transaction = self._open[transactional_id] = OpenTransaction()
         return transaction
 
+    def hold(
+        self,
+        transactional_id: str,
+        transaction: OpenTransaction,
+        group: Group,
+        offsets: Mapping[int, int],
+    ) -> None:
+        """Put a group's offsets into a transaction; raises ``Fenced`` if it was aborted."""
+        _check_open(transactional_id, transaction)
+        transaction.group, transaction.offsets = group, dict(offsets)
+        group.pending.append(transaction)
+
+    def commit(self, transactional_id: str, transaction: OpenTransaction) -> None:
+        """Commit a transaction; raises ``Fenced`` if it was aborted."""
+        _check_open(transactional_id, transaction)
+        self.end(transactional_id, "committed")
+
     def end(self, transactional_id: str, state: TransactionState) -> None:
         """Commit or abort: write a marker to each partition of the transaction."""
         transaction = self._open.pop(transactional_id, None)
         if transaction is None:
             return
         transaction.state = state
+        if transaction.group is not None:
+            if state == "committed":
+                transaction.group.offsets.update(transaction.offsets)
+            transaction.group.pending = [t for t in transaction.group.pending if t.state == "open"]
         for topic, partition in sorted(transaction.wrote):
             if topic in self._topics:
                 self._topics[topic][partition].append(Slot(None))
@@ -147,3 +171,8 @@ class MemoryTopics:
         for partition, member in group.owners.items():
             if before.get(partition) != member:
                 group.since[partition] = group.generation
+
+
+def _check_open(transactional_id: str, transaction: OpenTransaction) -> None:
+    if transaction.state != "open":
+        raise Fenced(f"transactional id {transactional_id!r}: its transaction was aborted")

@@ -19,7 +19,7 @@ from labkit.adapters.kafka import partition_of, spread
 from labkit.adapters.kafka_python import KafkaPythonBroker
 from labkit.adapters.memory import MemoryBroker
 from labkit.adapters.mongo_log import MongoBroker
-from labkit.errors import Fenced, LabkitError, Unreachable
+from labkit.errors import Fenced, LabkitError, Pending, Unreachable
 from labkit.ports.broker import Batch, Broker, CommandLog, Record, Source
 from labkit.ports.failpoints import Crash, Failpoint, armed
 
@@ -269,6 +269,27 @@ def test_a_crash_inside_the_transaction_leaves_nothing(topics: Topics, point: Fa
 
     until(reader, lambda: at == end, take)
     assert [(r.offset, r.value) for r in found] == [(kept, b'did:"a"')]
+
+
+def test_the_offsets_of_a_transaction_that_has_not_ended_are_pending(topics: Topics) -> None:
+    """KIP-447: who takes over waits for them, or it would read the same commands again."""
+    if isinstance(topics.broker, MongoBroker):
+        pytest.skip("nobody sees what is in a transaction of MongoDB")
+    topics.send("a")
+    first = topics.log("handler-0")
+    own(first)
+    (batch,) = [b for b in gather(first, 1) if b.records]
+    partition, offset = batch.records[0].partition, batch.records[0].offset
+    with armed(Failpoint.HANDLER_OFFSETS), pytest.raises(Crash):
+        first.commit(batch, echo(batch))
+    first.close()
+    second = topics.log("handler-1")
+    owned: set[int] = set()
+    until(second, lambda: len(owned) == PARTITIONS, lambda b: owned.update(b.assigned))
+    with pytest.raises(Pending):
+        second.start(partition)
+    topics.log("handler-0").close()  # takes the transactional id over: what was open is undone
+    assert second.start(partition) == offset
 
 
 def test_the_first_fence_stops_a_zombie(topics: Topics) -> None:
