@@ -33,6 +33,7 @@ from labkit.cli.options import (
 from labkit.cli.rebuild import rebuild
 from labkit.cli.runs import the_run, worker_status
 from labkit.cli.servers import WORKERS, say
+from labkit.cli.simulate import simulate
 from labkit.errors import LabkitError, UsageError
 from labkit.ports import failpoints
 from labkit.run.registry import Alive, listed
@@ -70,7 +71,7 @@ app.add_typer(bench.app, name="bench")
 app.add_typer(verify.app, name="verify")
 app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(runs.app, name="runs")
-for command in (demo, load, new, rebuild):
+for command in (demo, load, new, rebuild, simulate):
     app.command()(command)
 WORKERS.append(worker_status)
 

@@ -53,19 +53,26 @@ def hit(point: Failpoint) -> None:
 
 
 @contextmanager
+def watched(action: Callable[[Failpoint], None]) -> Iterator[None]:
+    """Call ``action`` at each failpoint, in this process."""
+    global _action
+    before, _action = _action, action
+    try:
+        yield
+    finally:
+        _action = before
+
+
+@contextmanager
 def armed(point: Failpoint) -> Iterator[None]:
     """Raise :class:`Crash` at ``point``, in this process."""
-    global _action
 
     def crash(at: Failpoint) -> None:
         if at is point:
             raise Crash(point)
 
-    before, _action = _action, crash
-    try:
+    with watched(crash):
         yield
-    finally:
-        _action = before
 
 
 def arm_from_environment(environment: Mapping[str, str]) -> None:

@@ -133,8 +133,8 @@ class Run:
         self.view_store: Store  # the same, where projectors write with the run's write concern
         try:
             if backend == "memory":
-                self.broker = self.log_broker = MemoryBroker()
-                self.store = self.view_store = MemoryStore()
+                twins = world.twins or (lambda: (MemoryBroker(), MemoryStore()))
+                self.broker, self.store = self.log_broker, self.view_store = twins()
             else:
                 self._find_servers(report, start)
                 self._open_store()

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from functools import wraps
+from functools import cache, wraps
 from typing import Any, TypeVar, cast
 from weakref import WeakSet
 
@@ -99,6 +99,7 @@ def _mend(value: Any, kept: bytes) -> None:
         structs.force_setattr(value, field, getattr(was, field))
 
 
+@cache
 def _changeable(type: Any) -> bool:
     """Whether a value of this type can be changed in place."""
     seen: set[Any] = set()

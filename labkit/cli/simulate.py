@@ -1,0 +1,97 @@
+"""``labkit simulate``: a seeded world, where one number decides chance, time and faults."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from labkit.cli.measure import Progress, Say, measure, table
+from labkit.cli.options import JsonFile, Processes, Services, bug_of, chosen, option, whole
+from labkit.errors import UsageError
+
+#: Copies of ``simulation``'s: the help must not wait for pandas. A test compares them.
+SCENARIOS = ("one", "three")
+BUGS = (
+    "no-dedupe",
+    "ids-forgotten",
+    "early-offsets",
+    "no-fence",
+    "commit-again",
+    "version-ignored",
+    "passed-over",
+    "checkpoint-apart",
+    "read-uncommitted",
+    "random-ids",
+    "outbox-deleted-first",
+    "outbox-forgotten",
+    "timers-forgotten",
+)
+#: Those that one service alone cannot show.
+BUGS_OF_PROCESSES = {*BUGS[-4:]}
+
+
+def simulate(
+    scenario: Annotated[str | None, chosen(SCENARIOS)] = None,
+    services: Services = None,
+    processes: Processes = None,
+    seeds: Annotated[int, option("Number of seeds.", whole(1, 10_000_000))] = 1_000,
+    first: Annotated[int, option("The first seed.", whole(0, 10**12))] = 0,
+    commands: Annotated[
+        int | None, option("Commands of a trial, at most.", whole(1, 1_000))
+    ] = None,
+    bug: Annotated[str | None, bug_of(BUGS)] = None,
+    replay: Annotated[
+        Path | None, typer.Option(help="Play a tape again: tape.json of a story.")
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where to keep the story of a violation.")
+    ] = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Run services in a seeded world with faults; check each run, and tell the story of a bad one.
+
+    Scenarios: one (a service alone), three (services with the processes between them).
+    """
+    from labkit.simulation import explore
+    from labkit.simulation import scenario as known
+    from labkit.simulation.story import read_tape
+
+    sizes: dict[str, Any] = {"commands": commands} if commands else {}
+    simple = bug is not None and not BUGS_OF_PROCESSES & {bug}
+    name = scenario or (None if services or processes or not simple else "one")
+    of = known.chosen(name, services or (), processes or (), sizes)
+
+    def run(progress: Progress, say: Say) -> explore.Explored:
+        if replay is not None:
+            return explore.replay(of, read_tape(replay), bug)
+        return explore.explore(
+            of,
+            range(first, first + seeds),
+            plant=bug,
+            report=lambda done, all: progress("seeds", done, all),
+        )
+
+    def show(found: explore.Explored) -> str | None:
+        rows = [
+            [place, *(f"{found.struck.get(k, {}).get(place, 0):,}" for k in found.struck)]
+            for place in sorted({p for places in found.struck.values() for p in places})
+        ]
+        if rows:
+            table("What was struck, and how often", ("place", *found.struck), rows, left=1)
+        print(found.text)
+        if found.story is not None:
+            where = folder or Path(f"simulated-{found.story.seed}")
+            try:
+                found.story.save(where)
+            except OSError as error:
+                raise UsageError(
+                    f"--folder {str(where)!r} cannot be written: {error.strerror}"
+                ) from None
+            print(f"The story is kept in {where}")
+        if found.interrupted:
+            print("Interrupted: this is what was found by then.")
+        return None if found.good else f"{len(found.red)} of {found.seeds:,} seeds went wrong"
+
+    measure(run, json_file, show)

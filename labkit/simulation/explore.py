@@ -1,0 +1,241 @@
+"""Many trials, one for each seed, on all processors; and the smallest story of what went wrong."""
+
+from __future__ import annotations
+
+import html
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import msgspec
+import structlog
+from msgspec import Struct, field
+
+from labkit.ports.failpoints import ALL
+from labkit.service import Service
+from labkit.services import VERIFIED
+from labkit.simulation.ladder import fitting, planted
+from labkit.simulation.scenario import Scenario
+from labkit.simulation.shrink import BUDGET, Shrinker, Values
+from labkit.simulation.story import SavedTape, Story
+from labkit.simulation.tape import Tape
+from labkit.simulation.trial import Outcome, Trial
+
+#: So many seeds are given to a process at once.
+CHUNK = 20
+
+#: Told how many seeds are done, of how many.
+Report = Callable[[int, int], None]
+
+
+class Explored(Struct):
+    """What many seeds have shown.
+
+    ``struck`` counts the faults that happened, by kind and failpoint (``effect``: any other place);
+    ``red`` are the seeds that went wrong, with the checkers that are red.
+    """
+
+    scenario: Scenario
+    plant: str = ""
+    seeds: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    struck: dict[str, dict[str, int]] = field(default_factory=dict)
+    red: dict[int, list[str]] = field(default_factory=dict)
+    story: Story | None = None
+    interrupted: bool = False
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing went wrong."""
+        return not self.red
+
+    def not_struck(self) -> list[str]:
+        """Failpoints at which no worker was killed, or none was paused."""
+        return [
+            f"{kind} at {point}"
+            for kind in ("kill", "pause")
+            for point in ALL
+            if not self.struck.get(kind, {}).get(point)
+        ]
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """For the JSON."""
+        return {**msgspec.to_builtins(self, enc_hook=str), "ok": self.good}
+
+    @property
+    def text(self) -> str:
+        """A line, and the story if there is one."""
+        what = f" with the bug {self.plant!r}" if self.plant else ""
+        speed = self.seeds / self.cpu_seconds if self.cpu_seconds else 0.0
+        line = (
+            f"{self.seeds:,} seeds{what}, {self.steps:,} steps, {len(self.red)} went wrong; "
+            f"{speed:,.0f} trials a second and processor"
+        )
+        return f"{line}\n\n{self.story.text()}" if self.story else line
+
+    def _repr_html_(self) -> str:
+        story = self.story._repr_html_() if self.story else ""
+        return f"<p>{html.escape(self.text.partition(chr(10))[0])}</p>{story}"
+
+
+class Done(Struct, frozen=True):
+    """One seed, as a process reports it."""
+
+    seed: int
+    steps: int
+    struck: Sequence[tuple[str, str]]
+    red: list[str]
+    cpu: float
+
+
+def explore(
+    scenario: Scenario,
+    seeds: Iterable[int],
+    *,
+    plant: str | None = None,
+    report: Report = lambda done, of: None,
+    stop_at_first: bool = False,
+    processes: int | None = None,
+) -> Explored:
+    """Try all seeds; what was found so far is kept if it is interrupted.
+
+    Services that no other process could import are tried in this one.
+    """
+    scenario = fitting(scenario, plant)
+    wanted = list(seeds)
+    found = Explored(scenario, plant or "")
+    began = time.monotonic()
+    alone = any(isinstance(service, Service) for service in scenario.services)
+    count = 1 if alone else processes or os.cpu_count() or 1
+    try:
+        with _results(scenario, plant, wanted, count) as results:
+            for done in results:
+                _add(found, done)
+                report(found.seeds, len(wanted))
+                if done.red and stop_at_first:
+                    break
+    except KeyboardInterrupt:
+        found.interrupted = True
+    found.seconds = round(time.monotonic() - began, 3)
+    if found.red:
+        with quiet(), planted(plant):
+            found.story = told(scenario, min(found.red), plant or "")
+    return found
+
+
+def _add(found: Explored, done: Done) -> None:
+    found.seeds += 1
+    found.steps += done.steps
+    found.cpu_seconds = round(found.cpu_seconds + done.cpu, 6)
+    for kind, place in done.struck:
+        places = found.struck.setdefault(kind, {})
+        places[place] = places.get(place, 0) + 1
+    if done.red:
+        found.red[done.seed] = done.red
+
+
+@contextmanager
+def _results(
+    scenario: Scenario, plant: str | None, seeds: list[int], processes: int
+) -> Iterator[Iterator[Done]]:
+    if processes == 1:
+        with quiet(), planted(plant):
+            yield (try_one(scenario, seed) for seed in seeds)
+        return
+    chunks = (seeds[at : at + CHUNK] for at in range(0, len(seeds), CHUNK))
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+        jobs = [pool.submit(try_some, scenario, plant, chunk) for chunk in chunks]
+        try:
+            yield (done for job in jobs for done in job.result())
+        finally:
+            for job in jobs:
+                job.cancel()
+
+
+def try_some(scenario: Scenario, plant: str | None, seeds: list[int]) -> list[Done]:
+    """In a process of its own: the seeds one after the other."""
+    with quiet(), planted(plant):
+        return [try_one(scenario, seed) for seed in seeds]
+
+
+def try_one(scenario: Scenario, seed: int) -> Done:
+    """One trial, in short."""
+    began = time.process_time()
+    outcome = Trial(scenario, Tape(seed)).run()
+    struck = [(f.kind, f.place if f.place in ALL else "effect") for f in outcome.struck]
+    return Done(seed, outcome.steps, struck, outcome.red, time.process_time() - began)
+
+
+def told(scenario: Scenario, seed: int, plant: str = "", budget: int = BUDGET) -> Story:
+    """The story of a seed that went wrong, shrunk as far as the same checker stays red."""
+    first = Trial(scenario, Tape(seed)).run()
+    checker = first.red[0]
+
+    def play(values: Values) -> Values | None:
+        outcome = Trial(scenario, Tape(seed, recorded=values)).run()
+        return outcome.tape.values if checker in outcome.red else None
+
+    shrinker = Shrinker(first.tape.values, play, budget)
+    outcome = replayed(scenario, seed, shrinker.run())
+    return Story.of(scenario, outcome, checker, plant, shrinker.runs)
+
+
+def replayed(scenario: Scenario, seed: int | str, values: Values) -> Outcome:
+    """A recorded run once more, with all that happened in it."""
+    return Trial(scenario, Tape(seed, recorded=values), recording=True).run()
+
+
+def replay(scenario: Scenario, tape: SavedTape, plant: str | None = None) -> Explored:
+    """One run, from the tape of a story."""
+    scenario = fitting(scenario, plant)
+    with quiet(), planted(plant):
+        outcome = replayed(scenario, tape.seed, tape.values)
+        found = Explored(scenario, plant or "", 1, outcome.steps)
+        if outcome.red:
+            found.red[0] = outcome.red
+            found.story = Story.of(scenario, outcome, outcome.red[0], plant or "")
+    return found
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without a log line for each retry and new life."""
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
+
+
+def simulate(
+    *services: Any,
+    processes: Iterable[Any] = (),
+    seeds: int = 1_000,
+    plant: str | None = None,
+    progress: bool = True,
+    **sizes: Any,
+) -> Explored:
+    """Try so many seeds of a scenario, and tell the story of the first that goes wrong.
+
+    ``services`` as in ``Lab``: names, references or objects; ``sizes`` are those of ``Scenario``
+    (``commands``, ``handlers``, ...).
+    """
+    from tqdm.auto import tqdm
+
+    scenario = Scenario(services=services or VERIFIED[:1], processes=tuple(processes), **sizes)
+    with tqdm(total=seeds, unit="seed") if progress else nullcontext() as bar:
+
+        def report(done: int, of: int) -> None:
+            if bar is not None:
+                bar.update(1)
+
+        return explore(scenario, range(seeds), plant=plant, report=report, stop_at_first=True)

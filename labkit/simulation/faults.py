@@ -1,0 +1,158 @@
+"""What goes wrong in a trial: a few faults, each at a place and a number, drawn before it begins.
+
+A failpoint is drawn first and then how often it is passed, so that a rare one is struck as often as
+one that is passed all the time. A quarter of the faults strike at unnamed effects, since the code
+of a service of one's own has no failpoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+from typing import Literal, get_args
+
+from msgspec import Struct
+
+from labkit.errors import OutcomeUnknown, Unreachable
+from labkit.ports.failpoints import ALL
+from labkit.simulation.tape import FAULTS, Tape, odds
+from labkit.simulation.twins import ADVANCE, COMMIT
+from labkit.simulation.world import Life, World
+
+#: ``kill``: a worker dies, and is started again.  ``pause``: it stops for longer than its session
+#: lasts, and goes on.  ``refuse``: an effect does not happen, the server does not answer.
+#: ``lose``: a commit or a send is not answered, and has not happened.  ``hide``: it has.
+#: ``rewind``: the offsets of its group go back.  ``skew``: its wall clock jumps.  ``leave``: it
+#: ends in order, and another begins.
+Kind = Literal["kill", "pause", "refuse", "lose", "hide", "rewind", "skew", "leave"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+#: Failpoints of the first so many passes are struck; of unnamed effects, the first so many.
+PASSES, EFFECTS = 6, 120
+#: A worker that dies is started again after so long at the latest; a paused one goes on.
+RESTART_SECONDS, PAUSE_SECONDS = 1.0, 5.0
+#: A wall clock jumps by so many milliseconds, forwards or backwards.
+SKEW_MS = 60_000
+#: A trial has so many faults at most.
+MOST = 4
+#: Where an answer may be lost: a worker's transactions, and sends.
+UNANSWERED = (COMMIT, ADVANCE, "append")
+
+
+class Fault(Struct, frozen=True):
+    """A ``kind`` of fault at the ``number``-th time that workers pass ``place`` (empty: any)."""
+
+    kind: Kind
+    place: str
+    number: int
+
+
+def draw_faults(tape: Tape) -> list[Fault]:
+    """The faults of a trial. Each kind is off in half of all trials (swarm); that is not on the
+    tape, so that a recorded fault is of its kind whatever else is changed."""
+    some: list[int] = []
+
+    def swarm(random: Random, bound: int) -> int:
+        if not some:
+            some.extend([n for n in range(bound) if random.random() < 0.5] or [0])
+        return random.choice(some)
+
+    found = []
+    for _ in range(MOST):
+        if not tape.draw(FAULTS, "one more fault", 2, odds(0.6)):
+            continue
+        kind = KINDS[tape.draw(FAULTS, "kind", len(KINDS), swarm)]
+        place = _place(kind, tape)
+        number = 1 + tape.draw(FAULTS, "number", PASSES if place else EFFECTS, _early)
+        found.append(Fault(kind, place, number))
+    return found
+
+
+def _place(kind: Kind, tape: Tape) -> str:
+    """The calm choice of a place is a failpoint."""
+    unnamed = tape.draw(FAULTS, "at no failpoint", 2, odds(0.25))
+    failpoint = tape.draw(FAULTS, "failpoint", len(ALL))
+    if kind in ("lose", "hide"):
+        return UNANSWERED[failpoint % len(UNANSWERED)]
+    return "" if unnamed or kind == "refuse" else ALL[failpoint]
+
+
+def _early(random: Random, bound: int) -> int:
+    return min(random.randrange(bound), random.randrange(bound))
+
+
+class Striker:
+    """Strikes workers; ``restart`` starts one again, ``rewind`` sets the offsets of its group back.
+
+    ``struck`` are the faults that happened, each at the place where it did.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        faults: list[Fault],
+        restart: Callable[[Life], None],
+        rewind: Callable[[Life], None],
+    ) -> None:
+        self.struck: list[Fault] = []
+        self._world = world
+        self._left = {(fault.place, fault.number): fault for fault in faults}
+        self._restart = restart
+        self._rewind = rewind
+        self._passed: dict[str, int] = {}
+
+    def __call__(self, life: Life, place: str) -> None:
+        if not self._left:
+            return
+        named = "append" if place.startswith("append") else place
+        for name in (named, "") if life.role else (named,):
+            self._passed[name] = passed = self._passed.get(name, 0) + 1
+            fault = self._left.get((name, passed))
+            if fault is not None and (life.role or fault.kind in ("lose", "hide")):
+                del self._left[name, passed]
+                self._strike(life, place, fault)
+                return
+
+    def _strike(self, life: Life, place: str, fault: Fault) -> None:
+        world = self._world
+        kind = "kill" if fault.kind == "refuse" and place in ALL else fault.kind
+        self.struck.append(Fault(kind, place, fault.number))
+        world.note("fault", f"{_TOLD[kind]} at {place}", other=place)
+        match kind:
+            case "kill":
+                self._kill(life)
+            case "rewind":
+                self._kill(life)
+                self._rewind(life)
+            case "pause":
+                world.pause(life, PAUSE_SECONDS)
+                for bequeath in life.legacies:  # its session may end meanwhile
+                    bequeath()
+            case "skew":
+                world.skews[life.name] = SKEW_MS * (1 if fault.number % 2 else -1)
+            case "leave":
+                life.leaving = True
+            case "hide":
+                life.unanswered = place
+            case "lose":
+                raise OutcomeUnknown(f"simulated: no answer at {place}")
+            case "refuse":
+                raise Unreachable(f"simulated: no server at {place}")
+
+    def _kill(self, life: Life) -> None:
+        self._world.kill(life)
+        self._world.later(
+            f"{life.name} is started again", RESTART_SECONDS, lambda: self._restart(life)
+        )
+
+
+_TOLD: dict[Kind, str] = {
+    "kill": "is killed",
+    "pause": "is paused",
+    "refuse": "gets no answer, nothing has happened",
+    "lose": "gets no answer, nothing has happened",
+    "hide": "gets no answer, though all has happened",
+    "rewind": "is killed, and the offsets of its group go back",
+    "skew": "has a wall clock that jumps",
+    "leave": "is told to end after this step",
+}

@@ -1,0 +1,241 @@
+"""Bugs that people really make, each to be found by the simulator.
+
+A bug is a context manager that takes one guarantee of the design away while it is open. It works at
+a port or in a part, so a run on real servers has it as well as a simulated one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import msgspec
+from msgspec import Struct, structs
+
+from labkit.adapters.memory_log import MemoryLog
+from labkit.adapters.memory_source import MemorySource
+from labkit.adapters.memory_store import MemoryStore
+from labkit.errors import OutcomeUnknown, UsageError
+from labkit.experiments.verify.planting import planted_here, replace
+from labkit.messages import Commit, Document, Envelope
+from labkit.ports.broker import Batch, Record
+from labkit.ports.store import Checkpoint, Writes
+from labkit.process.outbox import Outbox
+from labkit.simulation.scenario import Scenario
+from labkit.write import decisions
+from labkit.write.handler import Handler
+from labkit.write.stream_state import StreamState
+
+
+class Bug(Struct, frozen=True):
+    """``about`` in a few words; ``red`` are the checkers that may show it; ``changes`` what it puts
+    in the place of what: owner, name, value. ``settings`` are those of the scenario."""
+
+    about: str
+    red: tuple[str, ...]
+    changes: Sequence[tuple[Any, str, Any]] = ()
+    settings: dict[str, Any] = {}
+    processes: bool = False
+
+    def plant(self) -> None:
+        """See ``planting.replace``."""
+        for change in self.changes:
+            replace(*change)
+
+
+def planted(name: str | None) -> AbstractContextManager[None]:
+    """The bug of this name is there until the block ends; raises ``UsageError``."""
+    return planted_here(*([bug(name).plant] if name else []))
+
+
+def bug(name: str) -> Bug:
+    """The bug of this name; raises ``UsageError``."""
+    if name not in BUGS:
+        raise UsageError(f"the bug must be one of {', '.join(BUGS)}, got {name!r}")
+    return BUGS[name]
+
+
+def fitting(scenario: Scenario, name: str | None) -> Scenario:
+    """The scenario with what the bug changes of its settings."""
+    return structs.replace(scenario, **bug(name).settings) if name else scenario
+
+
+# --- the write side
+
+
+def _forgetful(
+    self: StreamState,
+    commit: Commit[Any],
+    evolve: Callable[[Any, Any], Any],
+    take: Any = StreamState.take,
+) -> None:
+    take(self, commit, evolve)
+    self.seen.clear()
+
+
+def _without_ids(document: Document, state: Any, load: Any = StreamState.load) -> StreamState:
+    stream: StreamState = load(document, state)
+    stream.seen.clear()
+    return stream
+
+
+def _unfenced(self: MemoryLog, fence: int) -> None:
+    """Offsets are committed under the bare name of the group."""
+
+
+def _unexpecting(
+    arrival: decisions.Arrival, command: Envelope[Any], clock: Any, ruled: Any = decisions._ruled
+) -> Any:
+    return ruled(arrival, structs.replace(command, expected_version=None), clock)
+
+
+def _once_more(
+    self: MemoryLog, batch: Batch, commits: Sequence[Record], commit: Any = MemoryLog.commit
+) -> Any:
+    try:
+        return commit(self, batch, commits)
+    except OutcomeUnknown:
+        return commit(self, batch, commits)
+
+
+def _passed_over(self: Handler, timeout: float, gather: Any = Handler._gather) -> Batch:
+    batch: Batch = gather(self, timeout)
+    batch.records = [record for record in batch.records if record.offset % 10 != 3]
+    return batch
+
+
+def _timers_forgotten(self: Handler, recovered: Any) -> None:
+    self._states.end_anew(recovered.partition)
+    self._report(recovered)
+
+
+# --- the read side
+
+
+def _apart(
+    self: MemoryStore,
+    checkpoints: str,
+    moves: Sequence[tuple[Checkpoint, Checkpoint]],
+    writes: Writes,
+    advance: Any = MemoryStore.advance,
+) -> None:
+    """The checkpoint first, the documents in a transaction of their own."""
+    if any(".view" in name for name in [*writes.inserts, *writes.replaces]):
+        advance(self, checkpoints, moves, Writes())
+        self._world.place("advance")  # type: ignore[attr-defined]
+        advance(self, checkpoints, [], writes)
+    else:
+        advance(self, checkpoints, moves, writes)
+
+
+def _uncommitted(
+    self: MemorySource,
+    partition: int,
+    position: int,
+    limit: int,
+    batch: Batch,
+    read: Any = MemorySource._read,
+) -> int:
+    if not (self._group or "").endswith(".projector"):
+        return read(self, partition, position, limit, batch)  # type: ignore[no-any-return]
+    before, self._uncommitted = self._uncommitted, True
+    try:
+        return read(self, partition, position, limit, batch)  # type: ignore[no-any-return]
+    finally:
+        self._uncommitted = before
+
+
+# --- processes
+
+
+def _renamed(self: Outbox, partition: int, leftovers: Any = Outbox.leftovers) -> list[Document]:
+    found = []
+    for letter in leftovers(self, partition):
+        envelope = msgspec.json.decode(letter["value"])
+        envelope["id"] += ":again"
+        found.append({**letter, "value": msgspec.json.encode(envelope).decode()})
+    return found
+
+
+def _deleted_first(self: Outbox, letters: list[Document], send: Any = Outbox.send) -> None:
+    gone = [letter["_id"] for letter in letters]
+    self._store.advance(self._checkpoints, [], Writes(deletes={self.collection: gone}))
+    send(self, letters)
+
+
+def _no_leftovers(self: Outbox, partition: int) -> list[Document]:
+    return []
+
+
+BUGS: dict[str, Bug] = {
+    "no-dedupe": Bug(
+        "a stream forgets the command ids that it has seen",
+        ("C2", "C9"),
+        [(StreamState, "take", _forgetful)],
+    ),
+    "ids-forgotten": Bug(
+        "the ids are not there any more after a restart",
+        ("C2", "C9"),
+        [(StreamState, "load", staticmethod(_without_ids))],
+    ),
+    "early-offsets": Bug(
+        "the command's offset is committed before its commit is written",
+        ("C1",),
+        settings={"delivery": "at_most_once"},
+    ),
+    "no-fence": Bug(
+        "a zombie may commit offsets for a group that has put it out",
+        ("C1", "C2", "C6"),
+        [(MemoryLog, "_check", _unfenced)],
+    ),
+    "commit-again": Bug(
+        "a commit whose outcome is unknown is simply made again",
+        ("C1", "C2", "C6"),
+        [(MemoryLog, "commit", _once_more)],
+    ),
+    "version-ignored": Bug(
+        "the expected version of a command is not looked at",
+        ("C6",),
+        [(decisions, "_ruled", _unexpecting)],
+    ),
+    "passed-over": Bug(
+        "a handler skips some commands, and commits their offsets",
+        ("C1",),
+        [(Handler, "_gather", _passed_over)],
+    ),
+    "checkpoint-apart": Bug(
+        "a view's checkpoint is written in a transaction of its own, before the view",
+        ("C1", "C9"),
+        [(MemoryStore, "advance", _apart)],
+    ),
+    "read-uncommitted": Bug(
+        "a projector reads what transactions have not committed",
+        ("C1", "C3", "C9"),
+        [(MemorySource, "_read", _uncommitted)],
+    ),
+    "random-ids": Bug(
+        "a process sends what its dead predecessor has left under new ids",
+        ("C8", "C11"),
+        [(Outbox, "leftovers", _renamed)],
+        processes=True,
+    ),
+    "outbox-deleted-first": Bug(
+        "a process takes a command out of the outbox before it is acknowledged",
+        ("C11", "liveness"),
+        [(Outbox, "send", _deleted_first)],
+        processes=True,
+    ),
+    "outbox-forgotten": Bug(
+        "a new owner does not send what its predecessor has left in the outbox",
+        ("C11", "liveness"),
+        [(Outbox, "leftovers", _no_leftovers)],
+        processes=True,
+    ),
+    "timers-forgotten": Bug(
+        "a new owner does not know which scheduled commands wait",
+        ("C1", "C11", "liveness"),
+        [(Handler, "_recovered", _timers_forgotten)],
+        processes=True,
+    ),
+}

@@ -1,0 +1,97 @@
+"""From a run that went wrong to the smallest one that goes wrong in the same way.
+
+Decisions are made calm, left out or lowered, as long as the same checker stays red; each candidate
+is played, and what it really decided is what is shrunk further.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from labkit.simulation.tape import FAULTS, KINDS, SCHEDULE, WORKLOAD
+
+#: Runs that shrinking may take.
+BUDGET = 500
+
+Values = dict[str, list[int]]
+
+
+class Shrinker:
+    """``play(values)`` runs a tape and returns its decisions, if the same checker is red again."""
+
+    def __init__(
+        self, values: Values, play: Callable[[Values], Values | None], budget: int = BUDGET
+    ) -> None:
+        self.best = values
+        self.runs = 0
+        self._play = play
+        self._budget = budget
+        self._tried: set[str] = set()
+
+    def run(self) -> Values:
+        """The smallest tape that was found."""
+        before = None
+        while before != _size(self.best) and self.runs < self._budget:
+            before = _size(self.best)
+            for kind in (FAULTS, SCHEDULE, WORKLOAD):
+                self._calm_all(kind)
+            for kind in (WORKLOAD, FAULTS, SCHEDULE):
+                self._chunks(kind)
+            for kind in KINDS:
+                self._lower(kind)
+        return self.best
+
+    def _calm_all(self, kind: str) -> None:
+        if any(self.best[kind]):
+            self._try({**self.best, kind: []})
+
+    def _chunks(self, kind: str) -> None:
+        """Calm and leave out, in chunks that get smaller, from the end. Five decisions are a fault,
+        three a command."""
+        half = max(1, len(self.best[kind]) // 2)
+        sizes = {half >> n for n in range(half.bit_length())} | {5, 3}
+        for size in sorted(sizes, reverse=True):
+            at = len(self.best[kind]) - size
+            while at >= 0:
+                for changed in _without(self.best[kind], at, at + size):
+                    if self._try({**self.best, kind: changed}):
+                        break
+                at = min(at - size, len(self.best[kind]) - size)
+
+    def _lower(self, kind: str) -> None:
+        for at in range(len(self.best[kind]) - 1, -1, -1):
+            values = self.best[kind]
+            if at >= len(values):
+                continue
+            for lower in sorted({1, values[at] // 2, values[at] - 1}):
+                if 0 < lower < values[at]:
+                    changed = [*values[:at], lower, *values[at + 1 :]]
+                    if self._try({**self.best, kind: changed}):
+                        break
+
+    def _try(self, values: Values) -> bool:
+        key = repr(values)
+        if key in self._tried or self.runs >= self._budget:
+            return False
+        self._tried.add(key)
+        self.runs += 1
+        played = self._play(values)
+        if played is None or _size(played) >= _size(self.best):
+            return False
+        self.best = played
+        return True
+
+
+def _without(values: Sequence[int], start: int, end: int) -> Iterator[list[int]]:
+    if any(values[start:end]):
+        yield [*values[:start], *(0 for _ in values[start:end]), *values[end:]]
+    yield [*values[:start], *values[end:]]
+
+
+def _size(values: Values) -> tuple[int, int, int]:
+    """Fewer things that are not calm, then lower ones, then a shorter tape."""
+    return (
+        sum(value > 0 for kind in values.values() for value in kind),
+        sum(sum(kind) for kind in values.values()),
+        sum(len(kind) for kind in values.values()),
+    )

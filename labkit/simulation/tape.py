@@ -1,0 +1,132 @@
+"""Every decision of a simulated run, in the order in which it was made.
+
+A decision is a number below a bound, and 0 is always the calm choice: the life that runs goes on,
+no fault strikes. Decisions of different kinds (``schedule``, ``faults``, ``workload``) come from
+random streams of their own, so that a fault more does not change the whole schedule. A tape is kept
+as the decisions of each kind; played again, it makes the same run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from random import Random
+
+from msgspec import Struct
+
+from labkit.errors import UsageError
+
+#: A recording says what it was made for; another version of the simulator decides other things.
+VERSION = 1
+
+SCHEDULE, FAULTS, WORKLOAD = "schedule", "faults", "workload"
+KINDS = (SCHEDULE, FAULTS, WORKLOAD)
+
+#: Chooses below a bound.
+Choose = Callable[[Random, int], int]
+
+
+class Draw(Struct, frozen=True, array_like=True, gc=False):
+    """One decision: what about, how many choices there were, and which was made."""
+
+    label: str
+    bound: int
+    value: int
+
+
+class Tape:
+    """Decides, from a seed or from decisions that were recorded.
+
+    Args:
+        seed: the number that everything comes from.
+        recorded: for each kind the values to decide; past their end everything is calm. A value
+            that its bound does not allow any more becomes the largest that it allows.
+        strict: the recorded draws must be met again as they are; raises ``UsageError`` otherwise.
+    """
+
+    def __init__(
+        self,
+        seed: int | str = 0,
+        recorded: Mapping[str, Sequence[int]] | None = None,
+        strict: Mapping[str, Sequence[Draw]] | None = None,
+    ) -> None:
+        self.seed = seed
+        self.draws: dict[str, list[Draw]] = {kind: [] for kind in KINDS}
+        #: A path has no decision for what is asked now: see ``Path``.
+        self.at_end = False
+        self._recorded = recorded
+        self._strict = strict
+        self._random = {kind: Random(f"{seed}:{kind}") for kind in KINDS}
+
+    def draw(self, kind: str, label: str, bound: int, choose: Choose = Random.randrange) -> int:
+        """A number from 0 to ``bound - 1``; ``choose`` says how, where it comes from the seed."""
+        if bound <= 1:
+            return 0
+        draws = self.draws[kind]
+        at = len(draws)
+        if self._strict is not None:
+            value = self._again(kind, at, label, bound)
+        elif self._recorded is not None:
+            values = self._recorded.get(kind, ())
+            value = min(values[at], bound - 1) if at < len(values) else 0
+        else:
+            value = choose(self._random[kind], bound)
+        draws.append(Draw(label, bound, value))
+        return value
+
+    def _again(self, kind: str, at: int, label: str, bound: int) -> int:
+        assert self._strict is not None
+        known = self._strict.get(kind, ())
+        if at >= len(known) or (known[at].label, known[at].bound) != (label, bound):
+            was = f"{known[at].label!r} of {known[at].bound}" if at < len(known) else "its end"
+            raise UsageError(
+                f"the tape does not fit: decision {at} of kind {kind!r} is {label!r} of {bound}, "
+                f"the tape has {was}; it was recorded with another version or service"
+            )
+        return known[at].value
+
+    @property
+    def values(self) -> dict[str, list[int]]:
+        """What was decided, without the calm end of each kind."""
+        found = {}
+        for kind, draws in self.draws.items():
+            values = [draw.value for draw in draws]
+            while values and not values[-1]:
+                values.pop()
+            found[kind] = values
+        return found
+
+
+def odds(chance: float) -> Choose:
+    """Anything but the calm choice with a chance of so much."""
+
+    def choose(random: Random, bound: int) -> int:
+        return random.randrange(1, bound) if random.random() < chance else 0
+
+    return choose
+
+
+class Path(Tape):
+    """Decisions on order and faults in one list; what is not on it any more stops the world.
+
+    ``next`` is the decision that is asked for then: its kind and how many choices it has.
+    """
+
+    def __init__(self, path: Sequence[int], workload: Sequence[int]) -> None:
+        super().__init__(0, {WORKLOAD: workload})
+        self.path = list(path)
+        self.next: tuple[str, int] | None = None
+        self._made = 0
+
+    def draw(self, kind: str, label: str, bound: int, choose: Choose = Random.randrange) -> int:
+        """The next decision of the path; 0, and at the end, if there is none."""
+        if kind == WORKLOAD:
+            return super().draw(kind, label, bound, choose)
+        if bound <= 1 or self.at_end:
+            return 0
+        if self._made == len(self.path):
+            self.at_end, self.next = True, (kind, bound)
+            return 0
+        value = self.path[self._made]
+        self._made += 1
+        self.draws[kind].append(Draw(label, bound, value))
+        return value

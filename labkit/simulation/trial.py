@@ -1,0 +1,253 @@
+"""One run of a scenario in a seeded world, and what the checkers say of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import stamina
+from msgspec import Struct, field
+
+from labkit.errors import LabkitError
+from labkit.experiments.verify.checkers import check_run
+from labkit.experiments.verify.evidence import adopt_commands, gather
+from labkit.experiments.verify.history import History
+from labkit.experiments.verify.verdict import Verdict, red
+from labkit.lab import Lab
+from labkit.ports.failpoints import Failpoint, watched
+from labkit.ports.world import World as Ports
+from labkit.run.worker import Worker
+from labkit.service.guard import guarded
+from labkit.simulation.faults import RESTART_SECONDS, Fault, Striker, draw_faults
+from labkit.simulation.fence import fenced
+from labkit.simulation.scenario import Client, Scenario, calls, sizes
+from labkit.simulation.tape import Tape
+from labkit.simulation.twins import SimulatedBroker, SimulatedStore
+from labkit.simulation.world import Event, Life, Stopped, Stuck, World
+
+#: Virtual seconds that chaos lasts at most, and that all may take to come to rest after it.
+CHAOS_SECONDS, HEALING_SECONDS = 600.0, 7200.0
+#: Who finds nothing waits for so long: nobody is kept from being first, since time is virtual.
+POLL_SECONDS = 60.0
+#: Clients that are hindered for so many steps are helped: a trial must end.
+CHAOS_STEPS, HEALING_STEPS = 20_000, 60_000
+
+
+class Outcome(Struct):
+    """What a trial has shown: ``red`` are the names of the checkers that found something."""
+
+    seed: int | str
+    red: list[str]
+    verdicts: dict[str, Verdict]
+    steps: int
+    struck: list[Fault]
+    tape: Tape
+    trace: list[Event] = field(default_factory=list)
+    why: str = ""
+
+    @property
+    def good(self) -> bool:
+        return not self.red
+
+
+class Trial:
+    """A scenario in a world of its own."""
+
+    def __init__(self, scenario: Scenario, tape: Tape, *, recording: bool = False) -> None:
+        self.scenario = scenario
+        self.tape = tape
+        self.world = World(tape)
+        self.world.recording = recording
+        self.sizes = sizes(scenario, tape)
+        self.broker, self.store = SimulatedBroker(self.world), SimulatedStore(self.world)
+        #: The part that each worker is now.
+        self.parts: dict[str, Any] = {}
+        ports = Ports(
+            clock=self.world.clock,
+            ids=self.world.new_id,
+            executor=self.world.executor,
+            twins=lambda: (self.broker, self.store),
+        )
+        self.lab = Lab(
+            backend="memory",
+            services=scenario.services,
+            processes=scenario.processes,
+            world=ports,
+            partitions=self.sizes.partitions,
+            delivery=scenario.delivery,
+        )
+
+    def run(self) -> Outcome:
+        with acting(self.world), self.lab:
+            try:
+                return self._run()
+            finally:
+                self.world.end()
+
+    def until(self, step: int) -> Lab:
+        """The lab as it stands before a step, to be looked into; close it."""
+        self.world.stop_at = step
+        with acting(self.world), suppress(Stopped):
+            self._run()
+        self.world.end()
+        return self.lab
+
+    def _run(self) -> Outcome:
+        world = self.world
+        striker = Striker(world, draw_faults(self.tape), self._restart, self._rewind)
+        world.strike = striker
+        self.begin()
+        why = ""
+        try:
+            served = world.run(self._served, CHAOS_SECONDS, CHAOS_STEPS)
+            self._heal()
+            if not world.run(self.quiet, HEALING_SECONDS, HEALING_STEPS):
+                why = "no liveness: " + self._waiting(served)
+        except Stuck as stuck:
+            why = f"no liveness: {stuck}"
+        return self.judged(striker.struck, why)
+
+    def begin(self) -> None:
+        """Clients and workers are there, and nothing has happened yet."""
+        self.history = History(self.lab.bus)
+        self.history.listen(*self.lab.services)
+        self.clients = self._clients()
+        counts = {"handler": self.sizes.handlers, "projector": self.sizes.projectors, "process": 1}
+        for role, count in counts.items():
+            for instance in self.lab.instances_of(role):
+                for slot in range(count):
+                    self._restart_worker(Worker(role, instance, slot))
+
+    def judged(self, struck: list[Fault], why: str = "") -> Outcome:
+        """What the checkers say; ``why``: the run did not come to rest."""
+        lab, history, world = self.lab, self.history, self.world
+        world.recording = False
+        verdicts: dict[str, Verdict] = {}
+        if not why:
+            while history.hear(0.0):
+                pass
+            history.settle(1.0)
+            adopt_commands(lab, history)
+            evidence = {name: gather(lab, name) for name in lab.services}
+            verdicts = check_run(lab, history, evidence)
+        wrong = ["liveness"] if why else red(verdicts)
+        seed, steps = self.tape.seed, world.step
+        return Outcome(seed, wrong, verdicts, steps, struck, self.tape, world.trace, why)
+
+    # --- lives
+
+    def _clients(self) -> list[Client]:
+        all_calls = calls(self.scenario, self.lab, self.tape)
+        count = self.sizes.clients
+        clients = [
+            Client(self.lab, self.history, self.world, all_calls[number::count])
+            for number in range(count)
+        ]
+        for number, client in enumerate(clients):
+            self.world.spawn(f"client-{number}", client)
+        return clients
+
+    def _restart(self, life: Life) -> None:
+        self._restart_worker(self._workers[life.name])
+
+    def _restart_worker(self, worker: Worker) -> None:
+        self._workers[worker.name] = worker
+        self.world.spawn(worker.name, self._living(worker), worker.role)
+
+    def _rewind(self, life: Life) -> None:
+        """All members of its group are gone, and somebody sets its offsets back to the start."""
+        worker = self._workers[life.name]
+        if worker.role != "handler":
+            return
+        topic = self.lab.topic_name(f"{worker.service}.commands")
+        name = self.lab.of.group(worker.role, worker.service)
+        if not self.broker.committed(topic, name):
+            return
+        for other in self.world.lives:
+            known = self._workers.get(other.name)
+            alike = known and (known.role, known.service) == (worker.role, worker.service)
+            if known and alike and other.state != "dead":
+                self.world.kill(other)
+                self._start_later(known)
+        group = self.broker.group(topic, name)
+        for member in list(group.members):
+            self.broker.leave(topic, name, member)
+        group.offsets = dict.fromkeys(group.offsets, 0)
+
+    def die(self, life: Life, place: str) -> None:
+        """Kill a worker, which is started again later."""
+        self.world.note("fault", f"is killed at {place}", other=place)
+        self.world.kill(life)
+        self._start_later(self._workers[life.name])
+
+    def _start_later(self, worker: Worker) -> None:
+        label = f"{worker.name} is started again"
+        self.world.later(label, RESTART_SECONDS, lambda: self._restart_worker(worker))
+
+    @property
+    def _workers(self) -> dict[str, Worker]:
+        return self.__dict__.setdefault("workers", {})  # type: ignore[no-any-return]
+
+    def _living(self, worker: Worker) -> Callable[[], None]:
+        def live() -> None:
+            life = self.world.current
+            assert life is not None
+            while not life.leaving:
+                part = None
+                try:
+                    part = self.parts[worker.name] = self.lab.parts.make(worker)
+                    while not life.leaving:
+                        part.step(POLL_SECONDS)
+                except LabkitError as error:
+                    self.world.note("anew", f"begins anew, since {type(error).__name__}: {error}")
+                finally:
+                    if part is not None:
+                        part.close()
+                self.world.clock.sleep(0.25)
+            self._start_later(worker)
+
+        return live
+
+    # --- the end
+
+    def _heal(self) -> None:
+        """From now on nothing goes wrong, and all that was to come comes."""
+        self.world.calm = True
+        for happening in list(self.world.happenings):
+            self.world._happen(happening)
+
+    def _served(self) -> bool:
+        return all(client.done for client in self.clients)
+
+    def quiet(self) -> bool:
+        """Whether all clients are served, and nobody is behind."""
+        return self._served() and not any(self._lags().values())
+
+    def _lags(self) -> dict[str, int]:
+        lab = self.lab
+        return {
+            f"{role} of {name}": lab.lag(role, name)
+            for role in ("handler", "projector", "process")
+            for name in lab.instances_of(role)
+        } | {
+            f"running {name}": len(lab.store.find(f"{name}.instances", {"ended": False}))
+            for name in lab.processes
+        }
+
+    def _waiting(self, served: bool) -> str:
+        late = [f"{n} ({lag})" for n, lag in self._lags().items() if lag]
+        late += [f"client-{n}" for n, client in enumerate(self.clients) if not client.done]
+        return ", ".join(late) or ("too many steps" if served else "the clients took too long")
+
+
+@contextmanager
+def acting(world: World) -> Iterator[None]:
+    """Failpoints are places of the world, and nothing really sleeps."""
+
+    def at(point: Failpoint) -> None:
+        world.place(point)
+
+    guarded(int)("0")  # the thread that watches a service's code is there before the fence
+    with watched(at), stamina.set_testing(True, attempts=10, cap=True), fenced(world):
+        yield

@@ -1,0 +1,276 @@
+"""The twins of Kafka and MongoDB, where each effect is a place of the world."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+from labkit.adapters.memory import MemoryBroker
+from labkit.adapters.memory_changes import MemoryChanges
+from labkit.adapters.memory_log import MemoryLog
+from labkit.adapters.memory_sender import MemoryDelivery, MemorySender
+from labkit.adapters.memory_source import MemorySource
+from labkit.adapters.memory_store import MemoryStore
+from labkit.adapters.memory_topics import OpenTransaction, TransactionState
+from labkit.errors import OutcomeUnknown, Unreachable
+from labkit.ports.broker import Batch, Delivery
+from labkit.ports.store import Checkpoint, Document, Noticed, Reads, Watched, Writes
+from labkit.simulation import tell
+from labkit.simulation.world import World
+
+#: A dead member leaves its group after so long, and its open transaction is undone.
+SESSION_SECONDS = 3.0
+TRANSACTION_SECONDS = 10.0
+#: The places before a transaction is committed on the broker, and in the store.
+COMMIT, ADVANCE = "commit", "advance"
+
+
+class _Reading(MemorySource):
+    """A source whose polls block the life, and whose life may end without closing it."""
+
+    _broker: SimulatedBroker
+
+    def _begin(self, world: World) -> None:
+        self._world = world
+        if self._group and (life := world.current) is not None:
+            life.legacies.append(self._bequeath)
+
+    def _bequeath(self) -> None:
+        """Its life has ended: its session ends later."""
+        if not self._closed and self._group:
+            member, name = self._member, self._group
+
+            def leave() -> None:
+                self._broker.leave(self._topic, name, member)
+
+            label = f"the session of a dead member of {name} ends"
+            self._world.later(label, SESSION_SECONDS, leave)
+
+    def poll(self, limit: int, timeout: float) -> Batch:
+        self._world.place(f"poll {self._topic}")
+        until = self._world.time + int(timeout * 1e9)
+        while True:
+            batch = super().poll(limit, 0)
+            left = (until - self._world.time) / 1e9
+            if batch.records or batch.positions or batch.assigned or batch.revoked or left <= 0:
+                tell.fetched(self._world, self._topic, batch)
+                return batch
+            if not self._world.wait((self._topic,), left) and self._world.current is None:
+                return batch
+
+    def start(self, partition: int, offset: int | None = None) -> int:
+        if offset is None:
+            self._world.place(f"offsets {self._topic}")
+        return super().start(partition, offset)
+
+    def ends(self) -> dict[int, int]:
+        self._world.place(f"ends {self._topic}")
+        return super().ends()
+
+
+class SimulatedSource(_Reading):
+    """A reader of one topic."""
+
+    def __init__(
+        self, broker: SimulatedBroker, topic: str, group: str | None, uncommitted: bool = False
+    ) -> None:
+        super().__init__(broker, topic, group, uncommitted)
+        self._begin(broker.world)
+
+
+class SimulatedLog(_Reading, MemoryLog):
+    """The handler's log."""
+
+    def __init__(
+        self,
+        broker: SimulatedBroker,
+        commands: str,
+        events: str,
+        group: str,
+        transactional_id: str,
+        delivery: Delivery,
+    ) -> None:
+        MemoryLog.__init__(self, broker, commands, events, group, transactional_id, delivery)
+        self._begin(broker.world)
+        if (life := broker.world.current) is not None:
+            life.legacies.append(self._bequeath_transaction)
+
+    def poll(self, limit: int, timeout: float) -> Batch:
+        batch = super().poll(limit, timeout)
+        batch.fence = self._generation
+        return batch
+
+    def _bequeath_transaction(self) -> None:
+        def undo() -> None:
+            self._broker.abandon(self._id, self._epoch)
+
+        if self._broker.is_open(self._id, self._epoch):
+            label = f"the transaction of a dead {self._id} is undone"
+            self._world.later(label, TRANSACTION_SECONDS, undo)
+
+    def events(self) -> SimulatedSource:
+        return SimulatedSource(self._broker, self._events, None)
+
+    def commands(self) -> SimulatedSource:
+        return SimulatedSource(self._broker, self._topic, None)
+
+
+class _Unsent(MemoryDelivery, frozen=True):
+    """A send that was not acknowledged; whether it was done or not, nobody knows."""
+
+    why: str = ""
+
+    def result(self, timeout: float) -> tuple[int, int]:
+        raise Unreachable(self.why)
+
+
+class SimulatedSender(MemorySender):
+    """Acknowledgements may be lost."""
+
+    def send(
+        self, topic: str, key: bytes, value: bytes, partition: int | None = None
+    ) -> MemoryDelivery:
+        try:
+            return super().send(topic, key, value, partition)
+        except (Unreachable, OutcomeUnknown) as error:
+            return _Unsent(0, 0, str(error))
+
+
+class SimulatedBroker(MemoryBroker):
+    """A broker in memory, in a world."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self.world = world
+
+    def sender(self) -> MemorySender:
+        return SimulatedSender(self)
+
+    def source(
+        self, topic: str, group: str | None = None, *, uncommitted: bool = False
+    ) -> SimulatedSource:
+        return SimulatedSource(self, topic, group, uncommitted)
+
+    def log(
+        self,
+        commands: str,
+        events: str,
+        group: str,
+        transactional_id: str,
+        delivery: Delivery = "exactly_once",
+    ) -> SimulatedLog:
+        return SimulatedLog(self, commands, events, group, transactional_id, delivery)
+
+    def append(
+        self, topic: str, partition: int, key: bytes, value: bytes, within: OpenTransaction | None
+    ) -> int:
+        self.world.place(f"append {topic}")
+        offset = super().append(topic, partition, key, value, within)
+        tell.appended(self.world, topic, partition, offset, value)
+        self.world.wake(topic)
+        self.world.done(f"append {topic}")
+        return offset
+
+    def begin(self, transactional_id: str, epoch: int) -> OpenTransaction:
+        self.world.place("begin")
+        return super().begin(transactional_id, epoch)
+
+    def commit(self, transactional_id: str, transaction: OpenTransaction) -> None:
+        self.world.place(COMMIT)
+        super().commit(transactional_id, transaction)
+        self.world.done(COMMIT)
+
+    def end(self, transactional_id: str, state: TransactionState) -> None:
+        transaction = self._open.get(transactional_id)
+        super().end(transactional_id, state)
+        if transaction is not None:
+            tell.ended(self.world, self._topics, transaction)
+            for topic in {topic for topic, _ in transaction.wrote}:
+                self.world.wake(topic)
+
+    def join(self, topic: str, group: str) -> int:
+        self.world.place(f"join {group}")
+        member = super().join(topic, group)
+        self.world.wake(topic)
+        return member
+
+    def leave(self, topic: str, group: str, member: int) -> None:
+        super().leave(topic, group, member)
+        self.world.wake(topic)
+
+    def is_open(self, transactional_id: str, epoch: int) -> bool:
+        return transactional_id in self._open and self._epochs[transactional_id] == epoch
+
+    def abandon(self, transactional_id: str, epoch: int) -> None:
+        """Undo the transaction of an owner that has no successor yet, and fence it."""
+        if self.is_open(transactional_id, epoch):
+            self.end(transactional_id, "aborted")
+            self._epochs[transactional_id] += 1
+
+
+class SimulatedChanges(MemoryChanges):
+    """Changes that a life waits for."""
+
+    def __init__(self, world: World, watched: Watched, listeners: list[MemoryChanges]) -> None:
+        super().__init__(watched, listeners)
+        self._world = world
+
+    def poll(self, timeout: float) -> Noticed:
+        self._world.place("changes")
+        if not self._heard and not self._lost:
+            self._world.wait(("store",), timeout)
+        return super().poll(0)
+
+
+class SimulatedStore(MemoryStore):
+    """A store in memory, in a world."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self._world = world
+
+    def claim(self, checkpoints: str, id: str) -> Checkpoint:
+        self._world.place(f"claim {id}")
+        found = super().claim(checkpoints, id)
+        tell.claimed(self._world, found)
+        return found
+
+    def advance(
+        self, checkpoints: str, moves: Sequence[tuple[Checkpoint, Checkpoint]], writes: Writes
+    ) -> None:
+        self._world.place(ADVANCE)
+        super().advance(checkpoints, moves, writes)
+        tell.written(self._world, writes)
+        self._world.wake("store")
+        self._world.done(ADVANCE)
+
+    def checkpoints(self, checkpoints: str) -> list[Checkpoint]:
+        self._world.place(f"checkpoints {checkpoints}")
+        return super().checkpoints(checkpoints)
+
+    def load(self, collection: str, ids: Iterable[str]) -> dict[str, Document]:
+        self._world.place(f"load {collection}")
+        return super().load(collection, ids)
+
+    def find(
+        self,
+        collection: str,
+        where: Document,
+        sort: Sequence[tuple[str, int]] = (),
+        limit: int = 0,
+        at_most: Mapping[str, int] | None = None,
+        fields: Sequence[str] = (),
+        after: Sequence[Any] = (),
+    ) -> list[Document]:
+        self._world.place(f"find {collection}")
+        return super().find(collection, where, sort, limit, at_most, fields, after)
+
+    def snapshot(self) -> AbstractContextManager[Reads]:
+        self._world.place("snapshot")
+        return super().snapshot()
+
+    def changes(self, watched: Watched, pause: float = 0.05) -> SimulatedChanges:
+        listener = SimulatedChanges(self._world, watched, self._listeners)
+        self._listeners.append(listener)
+        return listener

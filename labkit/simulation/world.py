@@ -1,0 +1,344 @@
+"""Who runs when, and what time it is.
+
+Each part is a *life*: a greenlet, so that it can be left in the middle of a step. It is left only
+at *places*: before an effect on a twin, and at a failpoint. At each of them the tape decides who
+goes on. A life that waits for something is blocked until that changes, or its time-out has come.
+Time is virtual: it moves when all wait.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor
+from random import Random
+
+from greenlet import getcurrent, greenlet
+from msgspec import Struct
+
+from labkit.errors import OutcomeUnknown
+from labkit.ports.clock import Clock
+from labkit.ports.executor import AtOnce
+from labkit.simulation.tape import SCHEDULE, Choose, Tape, odds
+
+#: The world begins at this instant: 2026-01-01, in nanoseconds.
+BEGINNING = 1_767_225_600 * 10**9
+#: Each look at the clock takes so long, so that no two instants are the same.
+TICK = 1_000
+
+
+class Stuck(Exception):
+    """Nobody can go on: all wait, and for nothing that time could bring."""
+
+
+class Stopped(Exception):
+    """The world has come to the step at which it was to be looked at."""
+
+
+class AtEnd(Exception):
+    """The next decision is not on the tape, which is not to be made up."""
+
+
+class Event(Struct, frozen=True):
+    """What happened at a step, as far as a story tells it.
+
+    ``about`` holds the command ids and streams that it is about; ``at`` is virtual nanoseconds,
+    ``other`` the topic or store at the other end.
+    """
+
+    step: int
+    at: int
+    life: str
+    kind: str
+    text: str
+    about: frozenset[str] = frozenset()
+    other: str = ""
+
+
+class Happening(Struct):
+    """Something that is not a life's doing: a session ends, a dead worker comes back.
+
+    It happens at its time at the latest; where the tape is not calm, at any step before.
+    """
+
+    label: str
+    due: int
+    action: Callable[[], None]
+
+
+class Life(Struct, eq=False):
+    """A part that runs in the world, and what it waits for."""
+
+    name: str
+    let: greenlet
+    role: str = ""
+    #: runnable, blocked, paused, dead or over.
+    state: str = "runnable"
+    keys: frozenset[str] = frozenset()
+    until: int = 0
+    woken: bool = False
+    #: The place whose effect happens, and is not answered.
+    unanswered: str = ""
+    #: It ends after this step, as if it had been told to.
+    leaving: bool = False
+    #: What its end leaves behind: group memberships, open transactions.
+    legacies: list[Callable[[], None]] = []
+
+
+class VirtualClock(Clock):
+    """The world's time."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def now(self) -> int:
+        self._world.time += TICK
+        return self._world.time
+
+    def wall(self) -> int:
+        return (BEGINNING + self._world.time) // 1_000_000 + self._world.skew()
+
+    def sleep(self, seconds: float) -> None:
+        self._world.wait((), seconds)
+
+
+class World:
+    """Lives, happenings and time. ``choose`` says who runs next, where a seed decides."""
+
+    def __init__(self, tape: Tape, choose: Choose | None = None) -> None:
+        self.tape = tape
+        self.time = 0
+        self.step = 0
+        self.lives: list[Life] = []
+        self.happenings: list[Happening] = []
+        #: What has happened, if ``recording``.
+        self.trace: list[Event] = []
+        self.recording = False
+        self.skews: dict[str, int] = {}
+        self.clock = VirtualClock(self)
+        self.calm = False
+        #: Others go on only where a life polls: each of its steps is one.
+        self.atomic = False
+        #: The world stops before this step, to be looked at.
+        self.stop_at: int | None = None
+        self.over = False
+        #: Called at each place, before the tape decides who goes on; may kill or pause.
+        self.strike: Callable[[Life, str], None] = lambda life, place: None
+        #: Called after each step of the world: cheap checks of what must hold at any time.
+        self.watch: Callable[[], None] = lambda: None
+        self._choose = choose or odds(0.3)
+        self._hub = getcurrent()
+        self._next: Life | None = None
+        self._last = 0
+        self._numbers = itertools.count(1)
+        self._ids = itertools.count(1)
+
+    # --- what is handed to the parts
+
+    def new_id(self) -> str:
+        return f"{next(self._ids):032x}"
+
+    def executor(self) -> Executor:
+        return AtOnce()
+
+    @property
+    def current(self) -> Life | None:
+        """The life that runs; none where the world is looked at from outside."""
+        return getattr(getcurrent(), "life", None)
+
+    def skew(self) -> int:
+        """How many milliseconds the wall clock of the life that runs is ahead."""
+        return self.skews.get(self.current.name, 0) if self.current else 0
+
+    # --- lives
+
+    def spawn(self, name: str, run: Callable[[], None], role: str = "") -> Life:
+        """Let ``run`` live, beginning at the world's next turn."""
+        let = _Greenlet(self._lived(run), self._hub)
+        life = Life(name, let, role, legacies=[])
+        let.life = life
+        self.lives.append(life)
+        return life
+
+    def _lived(self, run: Callable[[], None]) -> Callable[[], None]:
+        def lived() -> None:
+            run()
+            if (life := self.current) is not None:
+                life.state = "over"
+
+        return lived
+
+    def note(
+        self,
+        kind: str,
+        text: str,
+        about: Iterable[str] = (),
+        other: str = "",
+        life: Life | None = None,
+    ) -> None:
+        """Tell the trace what a life has done, or what has happened to it."""
+        if self.recording and not self.over:
+            by = life or self.current
+            name = by.name if by else ""
+            self.trace.append(
+                Event(self.step, self.time, name, kind, text, frozenset(about), other)
+            )
+
+    def place(self, name: str) -> None:
+        """The life that runs comes to a place: others may go on before it does."""
+        life = self.current
+        if life is None or life.state == "dead" or self.over:
+            return
+        self.step += 1
+        if self.step >= self._last or (self.stop_at is not None and self.step >= self.stop_at):
+            self._leave()
+        if not self.calm:
+            self.strike(life, name)
+            if self.tape.at_end:
+                self._leave()
+        if life.state == "runnable":
+            if self.atomic and not name.startswith("poll"):
+                return
+            others: list[Life | Happening] = [
+                other for other in self.lives if other.state == "runnable" and other is not life
+            ]
+            if not self.calm:
+                others += self.happenings
+            if not others:
+                return
+            chosen = self.tape.draw(SCHEDULE, life.name, 1 + len(others), self._choose)
+            if self.tape.at_end:
+                self._leave()
+            if not chosen:
+                return
+            other = others[chosen - 1]
+            if isinstance(other, Happening):
+                self._happen(other)
+                return
+            self._next = other
+        self._leave()
+
+    def done(self, place: str) -> None:
+        """The effect at a place has happened; what was drawn for it may hide that from the life."""
+        if (life := self.current) is not None and life.unanswered == place:
+            life.unanswered = ""
+            raise OutcomeUnknown(f"simulated: no answer at {place}")
+
+    def wait(self, keys: Iterable[str], seconds: float) -> bool:
+        """Block the life that runs until one of ``keys`` changes; ``False``: the time-out came.
+
+        Who waits from outside the world waits for nothing.
+        """
+        life = self.current
+        if life is None or life.state == "dead" or self.over:
+            self.time += max(0, int(seconds * 1e9))
+            return False
+        life.keys, life.until = frozenset(keys), self.time + int(seconds * 1e9)
+        life.state, life.woken = "blocked", False
+        self._leave()
+        return life.woken
+
+    def wake(self, key: str) -> None:
+        """Something has changed that lives may wait for."""
+        for life in self.lives:
+            if key in life.keys and life.state == "blocked":
+                life.state, life.woken, life.keys = "runnable", True, frozenset()
+            elif key in life.keys and life.state == "paused":
+                life.woken, life.keys = True, frozenset()
+
+    def _leave(self) -> None:
+        self._hub.switch()
+
+    # --- faults
+
+    def kill(self, life: Life) -> None:
+        """End a life where it stands: nothing of it runs again, not even what it does at its end.
+
+        Sessions and transactions that it leaves end later, each by itself.
+        """
+        life.state = "dead"
+        for legacy in life.legacies:
+            legacy()
+
+    def pause(self, life: Life, seconds: float) -> None:
+        """Stop a life where it stands; it goes on later, as if nothing had been."""
+        life.state = "paused"
+
+        def resume() -> None:
+            if life.state == "paused":
+                life.state = "runnable"
+
+        self.later(f"{life.name} goes on", seconds, resume)
+
+    def later(self, label: str, seconds: float, action: Callable[[], None]) -> None:
+        """Let something happen in ``seconds`` at the latest."""
+        self.happenings.append(Happening(label, self.time + int(seconds * 1e9), action))
+
+    def _happen(self, happening: Happening) -> None:
+        self.happenings.remove(happening)
+        self.note("happening", happening.label)
+        happening.action()
+
+    # --- the end
+
+    def run(self, done: Callable[[], bool], seconds: float, steps: int = 10**6) -> bool:
+        """Let all live until ``done``, which is asked whenever all wait; ``False`` if that was not
+        so after so many virtual seconds or steps. Raises ``Stuck``."""
+        end, self._last = self.time + int(seconds * 1e9), self.step + steps
+        while self.step < self._last:
+            if self.stop_at is not None and self.step >= self.stop_at:
+                raise Stopped
+            life = self._chosen()
+            if self.tape.at_end:
+                raise AtEnd
+            if life is None:
+                if done():
+                    return True
+                if self.time > end:
+                    return False
+                self._advance()
+                continue
+            life.let.switch()
+            if self.tape.at_end:
+                raise AtEnd
+            self.watch()
+        return False
+
+    def _chosen(self) -> Life | None:
+        if self._next is not None:
+            life, self._next = self._next, None
+            if life.state == "runnable":
+                return life
+        runnable = [life for life in self.lives if life.state == "runnable"]
+        if not runnable:
+            return None
+        return runnable[self.tape.draw(SCHEDULE, "next", len(runnable), self._choose)]
+
+    def _advance(self) -> None:
+        """To the next instant at which something can go on."""
+        waiting = [life for life in self.lives if life.state == "blocked"]
+        instants = [life.until for life in waiting] + [h.due for h in self.happenings]
+        if not instants:
+            raise Stuck("all wait, and for nothing that time could bring")
+        self.time = max(self.time, min(instants))
+        for happening in [h for h in self.happenings if h.due <= self.time]:
+            self._happen(happening)
+        for life in waiting:
+            if life.state == "blocked" and life.until <= self.time:
+                life.state, life.keys = "runnable", frozenset()
+
+    def end(self) -> None:
+        """No life goes on; what they would do at their end has no effect."""
+        self.over = True
+        for life in self.lives:
+            life.state = "dead"
+        self.lives.clear()
+
+
+class _Greenlet(greenlet):  # type: ignore[misc]
+    life: Life
+
+
+def runs_first(random: Random, bound: int) -> int:
+    """The calm choice, always."""
+    return 0

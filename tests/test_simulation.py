@@ -1,0 +1,348 @@
+"""A seeded world: the same number makes the same run, and every planted bug is found and shrunk."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from labkit.errors import OutcomeUnknown, UsageError
+from labkit.lab import Lab
+from labkit.ports.failpoints import ALL
+from labkit.run.wiring import Parts
+from labkit.run.worker import Worker
+from labkit.simulation.exhaustive import search
+from labkit.simulation.explore import Explored, explore, quiet, replay, told, try_one
+from labkit.simulation.fence import fenced
+from labkit.simulation.ladder import BUGS, fitting, planted
+from labkit.simulation.scenario import SCENARIOS, Scenario, chosen
+from labkit.simulation.shrink import Shrinker, Values
+from labkit.simulation.story import Story, read_tape
+from labkit.simulation.tape import FAULTS, SCHEDULE, WORKLOAD, Tape
+from labkit.simulation.trial import Trial
+from labkit.simulation.world import Stuck, World
+from tests import desk
+from tests.test_cli import labkit
+
+ONE, THREE = SCENARIOS["one"], SCENARIOS["three"]
+
+# --- the tape
+
+
+def test_kinds_of_decisions_do_not_disturb_each_other() -> None:
+    one, other = Tape(7), Tape(7)
+    first = [one.draw(SCHEDULE, "go", 10) for _ in range(5)]
+    again = []
+    for _ in range(5):
+        other.draw(FAULTS, "one more", 3)
+        again.append(other.draw(SCHEDULE, "go", 10))
+    assert first == again
+    assert first != [Tape(8).draw(SCHEDULE, "go", 10) for _ in range(5)]
+
+
+def test_a_recorded_tape_is_calm_past_its_end_and_keeps_its_bounds() -> None:
+    tape = Tape(1, recorded={FAULTS: [9, 1]})
+    assert [tape.draw(FAULTS, "f", 4) for _ in range(3)] == [3, 1, 0]
+    assert tape.values == {SCHEDULE: [], FAULTS: [3, 1], WORKLOAD: []}
+
+
+# --- the world
+
+
+def test_who_waits_is_woken_or_comes_back_in_time() -> None:
+    world = World(Tape(0, recorded={}))
+    told: list[tuple[str, bool, float]] = []
+
+    def waits(name: str, seconds: float) -> Callable[[], None]:
+        return lambda: told.append((name, world.wait(["news"], seconds), world.time / 1e9))
+
+    def tells() -> None:
+        world.clock.sleep(2.0)
+        world.wake("news")
+
+    world.spawn("patient", waits("patient", 60.0))
+    world.spawn("hasty", waits("hasty", 1.0))
+    world.spawn("teller", tells)
+    assert world.run(lambda: len(told) == 2, 100.0)
+    assert told == [("hasty", False, 1.0), ("patient", True, 2.0)]
+
+
+def test_a_life_that_is_killed_does_nothing_any_more() -> None:
+    world = World(Tape(0, recorded={}))
+    done: list[str] = []
+
+    def lives() -> None:
+        try:
+            world.place("before the effect")
+            done.append("effect")
+        finally:
+            world.place("at its end")
+            done.append("finally" if not world.over else "")
+
+    world.spawn("worker", lives, "handler")
+    world.strike = lambda life, place: world.kill(life)
+    with pytest.raises(Stuck):
+        world.run(lambda: False, 10.0)
+    assert done == []
+    world.end()
+
+
+# --- one run
+
+
+def test_the_same_number_makes_the_same_run_under_two_hash_seeds() -> None:
+    program = (
+        "import sys; from labkit.simulation.explore import *; "
+        "from labkit.simulation.scenario import SCENARIOS\n"
+        "with quiet():\n"
+        "    for seed in range(3):\n"
+        "        o = Trial(SCENARIOS['three'], Tape(seed), recording=True).run()\n"
+        "        print(o.steps, [(e.step, e.at, e.life, e.text) for e in o.trace])"
+    )
+
+    def run(seed: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    first = run("1")
+    assert len(first) > 100_000
+    assert first == run("4242")
+
+
+def test_nothing_goes_wrong_in_many_seeds_and_all_failpoints_are_struck() -> None:
+    found = explore(ONE, range(150), processes=1)
+    assert (found.seeds, found.red, found.story) == (150, {}, None)
+    kinds = {"kill", "pause", "refuse", "lose", "hide", "rewind", "skew", "leave"}
+    assert kinds <= set(found.struck)
+    handlers = [point for point in ALL if point.startswith(("handler", "projector"))]
+    assert len(set(found.struck["kill"]) & set(handlers)) > 8
+
+
+def test_three_services_with_both_processes_come_to_rest() -> None:
+    with quiet():
+        assert [try_one(THREE, seed).red for seed in range(12)] == [[]] * 12
+
+
+# --- faults of labkit that the simulator has found, by their tapes
+
+
+@pytest.mark.parametrize(
+    ("scenario", "tape"),
+    [
+        # A handler that takes over turned round and round while its predecessor's offsets were
+        # unsettled: no time passed, and a whole processor was busy.
+        (ONE, "take_over"),
+        # C1 compared a stored state with repeats that came after its checkpoint.
+        (ONE, "c1_repeats"),
+        # A process that was made by half stayed a member of a group, and kept its partitions.
+        (THREE, "half_made"),
+    ],
+)
+def test_what_was_found_stays_mended(scenario: Scenario, tape: str) -> None:
+    found = replay(scenario, read_tape(Path(__file__).parent / "tapes" / f"{tape}.json"))
+    assert found.red == {}
+
+
+def test_a_part_that_is_not_made_to_its_end_closes_what_it_has_opened(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    services, processes = ["orders", "inventory"], ["fulfilment"]
+    with Lab(backend="memory", services=services, processes=processes) as lab:
+        topic = lab.topic_name("orders.events")
+        source = type(lab.broker).source
+
+        def fails(broker: object, name: str, *rest: object, **more: object) -> object:
+            if name == lab.topic_name("inventory.events"):
+                raise OutcomeUnknown("no answer")
+            return source(broker, name, *rest, **more)  # type: ignore[arg-type]
+
+        with monkeypatch.context() as broken:
+            broken.setattr(type(lab.broker), "source", fails)
+            with pytest.raises(OutcomeUnknown):
+                Parts(lab.of).make(Worker("process", "fulfilment", 0))
+        part = Parts(lab.of).make(Worker("process", "fulfilment", 0))
+        part.step(0)
+        group = lab.of.group("process", "fulfilment.orders")
+        assert len(lab.broker.group(topic, group).members) == 1  # type: ignore[attr-defined]
+        part.close()
+
+
+def test_a_service_that_draws_its_own_chance_is_named_with_the_line(tmp_path: Path) -> None:
+    rule = "def open_ticket(ticket: Ticket | None, command: OpenTicket) -> Event:\n"
+    source = Path(desk.__file__).read_text().replace("from random", "import random\nfrom random")
+    unruly = source.replace(rule, f"{rule}    random.random()\n")
+    assert unruly != source
+    (tmp_path / "unruly_desk.py").write_text(unruly)
+    line = unruly[: unruly.index(rule)].count("\n") + 2
+    sys.path.insert(0, str(tmp_path))
+    try:
+        with pytest.raises(UsageError, match=rf"unruly_desk.py:{line} calls random.random\(\)"):
+            explore(Scenario(services=("unruly_desk:DESK",)), range(3), processes=1)
+    finally:
+        sys.path.remove(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: time.sleep(1),
+        lambda: uuid.uuid4(),
+        lambda: threading.Thread(target=print).start(),
+        lambda: socket.socket().connect(("127.0.0.1", 9)),
+    ],
+)
+def test_nothing_comes_from_outside(call: Callable[[], object]) -> None:
+    world = World(Tape(0))
+    world.spawn("worker", lambda: call() and None)
+    with pytest.raises(UsageError, match=r"test_simulation.py:\d+ calls"), fenced(world):
+        world.run(lambda: True, 1.0)
+
+
+# --- bugs, found and told
+
+
+def found_story(name: str, seeds: int) -> Story:
+    scenario = fitting(THREE if BUGS[name].processes else ONE, name)
+    with quiet(), planted(name):
+        bad = next(seed for seed in range(seeds) if try_one(scenario, seed).red)
+        return told(scenario, bad, name, budget=150)
+
+
+@pytest.mark.parametrize("name", ["no-dedupe", "ids-forgotten", "version-ignored", "commit-again"])
+def test_a_bug_is_found_shrunk_and_told(name: str) -> None:
+    story = found_story(name, 100)
+    assert story.checker in BUGS[name].red
+    assert story.steps <= 40
+    assert story.sentence.startswith(f"{story.checker} broken: ")
+    assert any("c" in line for line in story.reason)
+    assert story.svg().count("<circle") > 5
+    assert "<script" not in story._repr_html_()
+
+
+def test_a_bug_ends_with_its_block() -> None:
+    with quiet():
+        with planted("no-dedupe"):
+            assert try_one(ONE, 0).red == ["C2", "C9"]
+        assert try_one(ONE, 0).red == []
+
+
+def test_a_story_can_be_stopped_saved_and_played_again(tmp_path: Path) -> None:
+    story = found_story("no-dedupe", 10)
+    story.save(tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == {
+        *("verdict.json", "trace.jsonl", "story.svg", "story.md", "tape.json")
+    }
+    again = replay(ONE, read_tape(tmp_path / "tape.json"), "no-dedupe")
+    assert again.red == {0: [story.checker, "C9"]}
+    assert again.story is not None
+    assert again.story.events == story.events
+    assert replay(ONE, read_tape(tmp_path / "tape.json")).good, "without the bug"
+    appended = next(event for event in story.events if event.other == "orders.events")
+    with quiet(), planted("no-dedupe"):
+        before, after = story.at(appended.step), story.at(story.events[-1].step + 1)
+    assert len(before.topic("orders.events")) == 0
+    assert len(after.topic("orders.events")) == 2
+
+
+def test_shrinking_keeps_what_is_needed() -> None:
+    """A run is bad if its second fault is above 2 and any schedule decision is 1."""
+
+    def play(values: Values) -> Values | None:
+        faults, schedule = values[FAULTS], values[SCHEDULE]
+        return values if len(faults) > 1 and faults[1] > 2 and 1 in schedule else None
+
+    values = {FAULTS: [4, 9, 3], SCHEDULE: [2, 5, 1, 0, 1, 3], WORKLOAD: [1, 2, 3]}
+    best = Shrinker(values, play).run()
+    assert best == {FAULTS: [0, 3], SCHEDULE: [1], WORKLOAD: []}
+
+
+# --- searched to its end
+
+
+def test_a_small_case_is_searched_to_its_end() -> None:
+    tiny = Scenario(commands=1, clients=1, handlers=1, projectors=1, partitions=1)
+    proof = search(tiny, workload=[0, 2, 0, 0], kills=0)
+    assert proof.complete
+    assert proof.good
+    assert proof.ends > 1
+    assert proof.text.startswith(f"All {proof.states} reachable states of 1 commands, 1 handlers")
+    bad = search(tiny, workload=[0, 2, 0, 0], kills=0, plant="no-dedupe")
+    assert bad.story is not None
+    assert bad.story.checker == "C2"
+
+
+def test_a_search_that_is_cut_says_how_deep_it_went() -> None:
+    tiny = Scenario(commands=1, clients=1, handlers=1, projectors=1, partitions=1)
+    proof = search(tiny, workload=[0, 2, 0, 0], kills=1, most=30)
+    assert not proof.complete
+    assert f"that at most {proof.depth} decisions reach" in proof.text
+
+
+# --- the command line
+
+
+def test_the_command_line_tells_the_story(tmp_path: Path) -> None:
+    out, kept = tmp_path / "s.json", tmp_path / "story"
+    arguments = ("simulate", "one", "--seeds", "3", "--plant", "no-dedupe")
+    done = labkit(*arguments, "--json", str(out), "--folder", str(kept))
+    assert done.returncode == 1, done.stderr
+    assert "C2 broken" in done.stdout
+    report = json.loads(out.read_text())
+    assert (report["ok"], report["seeds"], report["plant"]) == (False, 3, "no-dedupe")
+    again = labkit("simulate", "one", "--replay", str(kept / "tape.json"), "--plant", "no-dedupe")
+    assert again.returncode == 1
+    good = labkit("simulate", "one", "--replay", str(kept / "tape.json"))
+    assert good.returncode == 0, good.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["one", "--service", "bank"], "scenario 'one' has its services already"),
+        (["--seeds", "many"], "--seeds must be a whole number"),
+        (["--plant", "typo"], "--plant must be one of no-dedupe"),
+        (["twelve"], "must be one of one, three"),
+        (["--service", "nowhere:SERVICE"], "nowhere"),
+        (["--replay", "/dev/null"], "is no tape of a story"),
+        (["--replay", "none.json"], "cannot be read"),
+    ],
+)
+def test_what_cannot_be_simulated_is_one_line(arguments: list[str], says: str) -> None:
+    done = labkit("simulate", *arguments)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_tape_of_another_time_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "t.json").write_text('{"version": 99, "seed": 1, "values": {}}')
+    with pytest.raises(UsageError, match="is of version 99; this labkit plays 1"):
+        read_tape(tmp_path / "t.json")
+
+
+def test_names_are_the_same_on_the_command_line() -> None:
+    from labkit.cli import simulate
+
+    assert tuple(BUGS) == simulate.BUGS
+    assert tuple(SCENARIOS) == simulate.SCENARIOS
+    assert {name for name, bug in BUGS.items() if bug.processes} == simulate.BUGS_OF_PROCESSES
+    with pytest.raises(UsageError, match="leave out one of the two"):
+        chosen("one", ["bank"], [], {})
+    assert isinstance(Explored(ONE).report, dict)
+    assert Trial(ONE, Tape(1)).sizes.partitions in (1, 2)
