@@ -1,71 +1,39 @@
-"""A small case, searched to its end: every order of steps, with every death.
+"""A small case, searched to its end: every order of turns, with every death.
 
 A state is reached by playing its path from the start again, since parts cannot be copied, and is
-met once: two paths that lead to the same state have the same future. What two states have in common
-is a fingerprint of all records, documents and parts, without instants, which differ between any two
-runs. Steps of a part are not interrupted by others, so there are no zombies here: random walks have
-these.
+met once: see ``fingerprint``. A turn of a part is not interrupted by others, so there are no
+zombies here: random walks have these. What differs least from the calm order is searched first.
 """
 
 from __future__ import annotations
 
-import hashlib
+import signal
+import threading
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 
-import msgspec
-from msgspec import Struct, field
+from msgspec import Struct, field, structs, to_builtins
 
-from labkit.experiments.verify.history import History
-from labkit.ports.clock import Clock
-from labkit.ports.executor import AtOnce
-from labkit.service import Service
+from labkit.run import references
 from labkit.simulation.explore import quiet
-from labkit.simulation.faults import Fault
+from labkit.simulation.fingerprint import of_state
 from labkit.simulation.ladder import fitting, planted
-from labkit.simulation.scenario import Client, Scenario
-from labkit.simulation.story import Story
-from labkit.simulation.tape import FAULTS, Path
-from labkit.simulation.trial import Outcome, Trial, acting
-from labkit.simulation.world import AtEnd, Life, Stuck, World
+from labkit.simulation.scenario import Scenario
+from labkit.simulation.story import SavedTape, Story
+from labkit.simulation.tape import SCHEDULE, WORKLOAD
+from labkit.simulation.turns import Played, Turn
+from labkit.simulation.world import Happening, Life
 
-#: Of a path: virtual seconds and steps.
-SECONDS, STEPS = 120.0, 5_000
-#: Instants, and what counts lives: they differ between two paths to one state.
-INSTANTS = frozenset(
-    [
-        "polled",
-        "decided",
-        "sent",
-        "intended",
-        "at",
-        "since",
-        "fetched",
-        "applied",
-        "began",
-        "moved",
-        "time",
-        "epoch",
-        "until",
-        "_flushed",
-        "_looked",
-        "generation",
-        "fence",
-        "seconds",
-    ]
-)
-#: What is not a state of a part, or is looked at by itself.
-PASSED_OVER = (Clock, World, Service, AtOnce, History, Client)
+#: What can come next.
+Actors = list[Life | Happening]
 
 
 class Proof(Struct):
     """What was searched: ``states`` that were met, ``ends`` where all is at rest.
 
-    ``complete``: there is no state that was not looked at; else all are of at most ``depth``
-    decisions.
+    ``complete``: there is no state that was not looked at; else all are that differ from the calm
+    order in at most ``depth`` turns.
     """
 
     scenario: Scenario
@@ -77,6 +45,7 @@ class Proof(Struct):
     depth: int = 0
     by_depth: dict[int, int] = field(default_factory=dict)
     complete: bool = False
+    interrupted: bool = False
     seconds: float = 0.0
     story: Story | None = None
 
@@ -86,198 +55,236 @@ class Proof(Struct):
         return self.story is None
 
     @property
+    def report(self) -> dict[str, object]:
+        """For the JSON."""
+        found = to_builtins(self, enc_hook=str, str_keys=True)
+        return {**found, "ok": self.good, "text": self.text}
+
+    @property
     def text(self) -> str:
         """What is proven, in words."""
-        sizes = self.scenario
-        about = (
-            f"{sizes.commands} commands, {sizes.handlers} handlers, {sizes.projectors} projectors, "
-            f"{self.kills} kills"
-        )
+        about = self._about()
         if self.story is not None:
             return f"{self.story.text()}\n({about}; found after {self.states:,} states)"
         if self.complete:
-            good_end = "a good end is reachable" if self.ends else "NO end is reachable"
-            return f"All {self.states:,} reachable states of {about}: good; {good_end}."
+            return (
+                f"All {self.states:,} reachable states of {about}: good; a good end is reachable "
+                f"from each of them ({self.ends:,} ends)."
+            )
         return (
-            f"All {self.states:,} states of {about} that at most {self.depth} decisions reach: "
-            f"good; there are more. {self.ends:,} ends were reached."
+            f"{self.states:,} states of {about} were met, {self.ends:,} ends among them: good. "
+            f"There are more; all that at most {self.depth} turns out of the calm order reach are "
+            "among them."
         )
+
+    def _about(self) -> str:
+        sizes = self.scenario
+        counts = (
+            ("handler", sizes.handlers),
+            ("projector", sizes.projectors),
+            ("partition", sizes.partitions),
+            ("kill", self.kills),
+        )
+        return ", ".join(
+            [
+                f"{sizes.commands} command{'s' * (sizes.commands > 1)}, "
+                f"{'one' if sizes.commands > 1 else 'it is'} sent twice",
+                *(f"{count} {what}{'s' * (count != 1)}" for what, count in counts),
+            ]
+        )
+
+
+def small(scenario: Scenario, **sizes: int) -> Scenario:
+    """The scenario as it can be searched: of one client, one projector and one partition."""
+    return structs.replace(
+        scenario, **{"commands": 3, "clients": 1, "projectors": 1, "partitions": 1, **sizes}
+    )
+
+
+def workload_of(scenario: Scenario) -> list[int]:
+    """The decisions on what is sent: the first command twice at once, the others once; before the
+    last one a pause, in which saved states become due."""
+    sizes = (scenario.clients, scenario.handlers, scenario.projectors, scenario.partitions)
+    found = [count - 1 for count in sizes if count > 1]
+    found.append(0)
+    for number in range(scenario.commands):
+        found += [1 if number else 2, 0, int(0 < number == scenario.commands - 1)]
+    return found
 
 
 def search(
     scenario: Scenario,
     *,
-    workload: Sequence[int],
     kills: int = 1,
     plant: str | None = None,
-    most: int = 200_000,
+    most: int = 1_000_000,
+    plain: bool = False,
     report: Callable[[int, int], None] = lambda states, waiting: None,
 ) -> Proof:
-    """Search all states breadth first; ``workload`` are the decisions of what is sent.
+    """Search all states. It ends at ``most`` states, at the first violation, or at Ctrl-C.
 
-    It ends at ``most`` states, or at the first violation.
+    ``report`` is told how many states were met, and how many paths wait to be followed. ``plain``:
+    nothing is left out and no state is merged with another, which takes far longer.
     """
     scenario = fitting(scenario, plant)
-    found = Proof(scenario, kills, plant or "")
     began = time.monotonic()
-    seen: set[bytes] = set()
-    waiting: deque[list[int]] = deque([[]])
+    searching = Search(Proof(scenario, kills, plant or ""), most, plain)
     with quiet(), planted(plant):
-        while waiting and found.states < most:
-            path = waiting.popleft()
-            reached = _play(scenario, path, workload, kills)
-            found.paths += 1
-            found.depth = len(path)
-            if isinstance(reached, Outcome):
-                found.ends += 1
-                if reached.red:
-                    found.story = _story(scenario, path, workload, kills, reached, plant or "")
-                    break
-                continue
-            if reached.state is not None:
-                if reached.state in seen:
-                    continue
-                seen.add(reached.state)
-                found.states += 1
-                found.by_depth[len(path)] = found.by_depth.get(len(path), 0) + 1
-            waiting += ([*path, choice] for choice in range(reached.choices))
-            report(found.states, len(waiting))
-    found.complete = not waiting and found.story is None
-    found.seconds = round(time.monotonic() - began, 2)
+        searching.run(report)
+    searching.found.seconds = round(time.monotonic() - began, 2)
+    return searching.found
+
+
+def replay(
+    scenario: Scenario, tape: SavedTape, *, kills: int = 1, plant: str | None = None
+) -> Proof:
+    """One path, from the tape of a story."""
+    scenario = fitting(scenario, plant)
+    found = Proof(scenario, kills, plant or "", paths=1)
+    with quiet(), planted(plant):
+        _tell(found, tape.values[WORKLOAD], Turn.unflat(tape.values[SCHEDULE]))
     return found
 
 
-class _Reached(Struct):
-    """A decision that is not made yet; ``state`` where a step has ended there."""
+class _Path(Struct, gc=False):
+    """Turns from the beginning; the last one is to be taken in the state ``origin``."""
 
-    choices: int
-    state: bytes | None
-
-
-def _play(
-    scenario: Scenario,
-    path: Sequence[int],
-    workload: Sequence[int],
-    kills: int,
-    recording: bool = False,
-) -> _Reached | Outcome:
-    tape = Path(path, workload)
-    trial = Trial(scenario, tape, recording=recording)
-    trial.world.atomic = True
-    killer = _Killer(trial, kills)
-    trial.world.strike = killer
-    with acting(trial.world), trial.lab:
-        try:
-            trial.begin()
-            why = ""
-            try:
-                if not trial.world.run(trial.quiet, SECONDS, STEPS):
-                    why = "no liveness: it does not come to rest"
-            except Stuck as stuck:
-                why = f"no liveness: {stuck}"
-            except AtEnd:
-                assert tape.next is not None
-                kind, choices = tape.next
-                state = None if kind == FAULTS else fingerprint(trial, killer.left)
-                return _Reached(choices, state)
-            return trial.judged(killer.struck, why)
-        finally:
-            trial.world.end()
+    turns: tuple[Turn, ...] = ()
+    origin: int = -1
 
 
-def _story(
-    scenario: Scenario,
-    path: Sequence[int],
-    workload: Sequence[int],
-    kills: int,
-    bad: Outcome,
-    plant: str,
-) -> Story:
-    again = _play(scenario, path, workload, kills, recording=True)
-    assert isinstance(again, Outcome)
-    return Story.of(scenario, again, bad.red[0], plant)
+class Search:
+    """A search under way. ``ended`` is called at each end that is new."""
+
+    def __init__(self, found: Proof, most: int, plain: bool = False) -> None:
+        self.found = found
+        self.ended: Callable[[Played], None] = lambda played: None
+        self._most = most
+        self._plain = plain
+        self._workload = workload_of(found.scenario)
+        # Made once, and not for each path.
+        services = references.services(found.scenario.services)
+        self._scenario = structs.replace(found.scenario, services=services)
+        #: Paths that differ from the calm one in so many turns, and those with one more.
+        self._now: list[_Path] = [_Path()]
+        self._later: list[_Path] = []
+        self._states: dict[bytes, int] = {}
+        #: Of each state by number: how it was reached first, and from which states it is reached.
+        self._turns: list[tuple[Turn, ...]] = []
+        self._before: list[set[int]] = []
+        self._ends: list[int] = []
+
+    def run(self, report: Callable[[int, int], None]) -> None:
+        """Until there is nothing new."""
+        found = self.found
+        with _interruptible() as asked:
+            while self._now and found.story is None and found.states < self._most:
+                if asked():
+                    found.interrupted = True
+                    break
+                self._follow(self._now.pop())
+                report(found.states, len(self._now) + len(self._later))
+                if not self._now:
+                    self._now, self._later = self._later, []
+                    found.depth += bool(self._now)
+        if found.story is None:
+            found.complete = not self._now
+            found.depth -= not found.complete
+        if found.complete and not self._plain:
+            self._look_for_dead_ends()
+
+    def _follow(self, path: _Path) -> None:
+        """Play a path and go on calmly, as far as there is something new."""
+        self.found.paths += 1
+        played = Played(self._scenario, self._workload, self.found.kills, plain=self._plain)
+        with closing(played):
+            for turn in path.turns[:-1]:
+                played.take(turn, played.next())
+            state = path.origin
+            if path.turns:
+                self._turn(played, path.turns[-1], played.next(), state)
+            while (new := self._met(played, state)) is not None:
+                state, actors = new
+                for other in range(1, len(actors)):
+                    self._later.append(_Path((*played.turns, Turn(other)), state))
+                self._turn(played, Turn(0), actors, state)
+
+    def _turn(self, played: Played, turn: Turn, actors: Actors, state: int) -> None:
+        """Take a turn that is new, and note in which places of it one may die."""
+        before = tuple(played.turns)
+        deaths = played.take(turn, actors, look=not turn.dies_at)
+        self._later += [_Path((*before, Turn(turn.actor, place)), state) for place in deaths]
+
+    def _met(self, played: Played, before: int) -> tuple[int, Actors] | None:
+        """The state that is reached, and what can come next, if it is new and no end."""
+        found, actors = self.found, played.next()
+        key = str(found.states).encode() if self._plain else played.state()
+        number = self._states.setdefault(key, len(self._states))
+        new = number == found.states
+        if new:
+            self._before.append(set())
+            self._turns.append(tuple(played.turns))
+            found.states += 1
+            found.by_depth[found.depth] = found.by_depth.get(found.depth, 0) + 1
+        if before >= 0:
+            self._before[number].add(before)
+        if new and actors:
+            return number, actors
+        if new:
+            self._ends.append(number)
+            found.ends += 1
+            outcome = played.outcome()
+            self.ended(played)
+            if outcome.red:
+                _tell(found, self._workload, played.turns)
+        return None
+
+    def _look_for_dead_ends(self) -> None:
+        """From each state one must come to an end."""
+        alive, waiting = set(self._ends), list(self._ends)
+        while waiting:
+            fresh = self._before[waiting.pop()] - alive
+            alive |= fresh
+            waiting += fresh
+        if dead := [number for number in range(self.found.states) if number not in alive]:
+            first = min(dead, key=lambda number: len(self._turns[number]))
+            self.found.complete = False
+            _tell(
+                self.found,
+                self._workload,
+                self._turns[first],
+                "no liveness: from here no end is reached, however it goes on",
+            )
 
 
-class _Killer:
-    """At each place of a worker one may ask for its death, as long as there are deaths left."""
-
-    def __init__(self, trial: Trial, kills: int) -> None:
-        self.left = kills
-        self.struck: list[Fault] = []
-        self._trial = trial
-
-    def __call__(self, life: Life, place: str) -> None:
-        if not self.left or not life.role:
-            return
-        tape = self._trial.tape
-        if tape.draw(FAULTS, place, 2):
-            self.left -= 1
-            self.struck.append(Fault("kill", place, 1))
-            self._trial.die(life, place)
-
-
-# --- fingerprints
+def _tell(found: Proof, workload: Sequence[int], turns: Sequence[Turn], why: str = "") -> None:
+    """The story of a path that goes wrong."""
+    played = Played(found.scenario, workload, found.kills, recording=True)
+    with closing(played):
+        for turn in list(turns):
+            played.take(turn, played.next())
+        played.next()
+        played.why = why or played.why
+        outcome = played.outcome()
+        if outcome.red:
+            sizes = found.scenario
+            how = (
+                f" one --exhaustive --commands {sizes.commands} --handlers {sizes.handlers} "
+                f"--kills {found.kills}"
+            )
+            found.story = Story.of(sizes, outcome, outcome.red[0], found.plant)
+            found.story.how = how
 
 
-def fingerprint(trial: Trial, kills: int) -> bytes:
-    """Of all that decides what can happen from here on."""
-    walk = _Walk()
-    lives = {life.name: life.state for life in trial.world.lives if life.state != "dead"}
-    what = [
-        kills,
-        sorted(lives.items()),
-        sorted(Counter(h.label for h in trial.world.happenings).items()),
-        [(client.answered, client.sent) for client in trial.clients],
-        walk(trial.broker.__dict__),
-        walk(trial.store.__dict__),
-        {name: walk(part) for name, part in sorted(trial.parts.items()) if name in lives},
-    ]
-    return hashlib.blake2b(repr(what).encode(), digest_size=16).digest()
-
-
-class _Walk:
-    """Makes plain values of whatever a part holds, without what tells two paths apart."""
-
-    def __init__(self) -> None:
-        self._met: dict[int, int] = {}
-        self._kept: list[Any] = []
-
-    def __call__(self, value: Any) -> Any:
-        match value:
-            case None | bool() | int() | float() | str():
-                return value
-            case bytes():
-                return _without_instants(value)
-            case Mapping():
-                items = ((self(k), self(v)) for k, v in value.items() if k not in INSTANTS)
-                return sorted(items, key=repr)
-            case Set():
-                return sorted(map(self, value), key=repr)
-            case Sequence() | deque() | Iterator():
-                return [self(item) for item in value] if not isinstance(value, Iterator) else None
-        if isinstance(value, PASSED_OVER) or callable(value):
-            return None
-        if id(value) in self._met:
-            return ("again", self._met[id(value)])
-        self._met[id(value)] = len(self._met)
-        self._kept.append(value)
-        return (type(value).__name__, self(self._fields(value)))
-
-    def _fields(self, value: Any) -> dict[str, Any]:
-        if isinstance(value, Struct):
-            return {name: getattr(value, name) for name in value.__struct_fields__}
-        return {
-            name: held
-            for name, held in getattr(value, "__dict__", {}).items()
-            if not isinstance(held, partial)
-        }
-
-
-def _without_instants(value: bytes) -> Any:
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C was pressed: a path that is being played is not torn apart."""
+    asked: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGINT, lambda number, _: asked.append(number))
     try:
-        found = msgspec.json.decode(value)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return value
-    if isinstance(found, dict):
-        return sorted((k, repr(v)) for k, v in found.items() if k not in INSTANTS)
-    return value
+        yield lambda: bool(asked)
+    finally:
+        signal.signal(signal.SIGINT, before)

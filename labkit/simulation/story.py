@@ -81,6 +81,8 @@ class Story(Struct):
     verdicts: dict[str, Any]
     plant: str = ""
     runs: int = 0
+    #: Of an exhaustive search: its arguments.
+    how: str = ""
 
     @classmethod
     def of(
@@ -138,7 +140,7 @@ class Story(Struct):
     def replay(self) -> str:
         """The command that plays it again."""
         plant = f" --plant {self.plant}" if self.plant else ""
-        return f"labkit simulate --replay tape.json{plant}"
+        return f"labkit simulate{self.how} --replay tape.json{plant}"
 
     def text(self) -> str:
         """All of it, for a terminal or a file."""

@@ -51,8 +51,6 @@ class Tape:
     ) -> None:
         self.seed = seed
         self.draws: dict[str, list[Draw]] = {kind: [] for kind in KINDS}
-        #: A path has no decision for what is asked now: see ``Path``.
-        self.at_end = False
         self._recorded = recorded
         self._strict = strict
         self._random = {kind: Random(f"{seed}:{kind}") for kind in KINDS}
@@ -103,30 +101,3 @@ def odds(chance: float) -> Choose:
         return random.randrange(1, bound) if random.random() < chance else 0
 
     return choose
-
-
-class Path(Tape):
-    """Decisions on order and faults in one list; what is not on it any more stops the world.
-
-    ``next`` is the decision that is asked for then: its kind and how many choices it has.
-    """
-
-    def __init__(self, path: Sequence[int], workload: Sequence[int]) -> None:
-        super().__init__(0, {WORKLOAD: workload})
-        self.path = list(path)
-        self.next: tuple[str, int] | None = None
-        self._made = 0
-
-    def draw(self, kind: str, label: str, bound: int, choose: Choose = Random.randrange) -> int:
-        """The next decision of the path; 0, and at the end, if there is none."""
-        if kind == WORKLOAD:
-            return super().draw(kind, label, bound, choose)
-        if bound <= 1 or self.at_end:
-            return 0
-        if self._made == len(self.path):
-            self.at_end, self.next = True, (kind, bound)
-            return 0
-        value = self.path[self._made]
-        self._made += 1
-        self.draws[kind].append(Draw(label, bound, value))
-        return value

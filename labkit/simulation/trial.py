@@ -54,10 +54,17 @@ class Outcome(Struct):
 class Trial:
     """A scenario in a world of its own."""
 
-    def __init__(self, scenario: Scenario, tape: Tape, *, recording: bool = False) -> None:
+    def __init__(
+        self,
+        scenario: Scenario,
+        tape: Tape,
+        *,
+        recording: bool = False,
+        world: World | None = None,
+    ) -> None:
         self.scenario = scenario
         self.tape = tape
-        self.world = World(tape)
+        self.world = world or World(tape)
         self.world.recording = recording
         self.sizes = sizes(scenario, tape)
         self.broker, self.store = SimulatedBroker(self.world), SimulatedStore(self.world)
@@ -110,6 +117,9 @@ class Trial:
 
     def begin(self) -> None:
         """Clients and workers are there, and nothing has happened yet."""
+        #: What every run begins with: nobody changes these documents.
+        held = self.store._collections.values()
+        self.first_documents = {id(d): d for documents in held for d in documents.values()}
         self.history = History(self.lab.bus)
         self.history.listen(*self.lab.services)
         self.clients = self._clients()
@@ -179,6 +189,7 @@ class Trial:
         """Kill a worker, which is started again later."""
         self.world.note("fault", f"is killed at {place}", other=place)
         self.world.kill(life)
+        self.parts.pop(life.name, None)
         self._start_later(self._workers[life.name])
 
     def _start_later(self, worker: Worker) -> None:
@@ -204,6 +215,7 @@ class Trial:
                 finally:
                     if part is not None:
                         part.close()
+                        self.parts.pop(worker.name, None)
                 self.world.clock.sleep(0.25)
             self._start_later(worker)
 

@@ -44,13 +44,18 @@ class _Reading(MemorySource):
             def leave() -> None:
                 self._broker.leave(self._topic, name, member)
 
+            def rank() -> int | None:
+                members = sorted(self._broker.group(self._topic, name).members)
+                return members.index(member) if member in members else None
+
             label = f"the session of a dead member of {name} ends"
-            self._world.later(label, SESSION_SECONDS, leave)
+            self._world.later(label, SESSION_SECONDS, leave, rank)
 
     def poll(self, limit: int, timeout: float) -> Batch:
         self._world.place(f"poll {self._topic}")
         until = self._world.time + int(timeout * 1e9)
         while True:
+            self._world.before_poll(self._news, (until - self._world.time) / 1e9)
             batch = super().poll(limit, 0)
             left = (until - self._world.time) / 1e9
             if batch.records or batch.positions or batch.assigned or batch.revoked or left <= 0:
@@ -58,6 +63,22 @@ class _Reading(MemorySource):
                 return batch
             if not self._world.wait((self._topic,), left) and self._world.current is None:
                 return batch
+
+    def _news(self) -> bool:
+        """Whether a poll would find something now: a new share of the partitions, or a record."""
+        if self._group:
+            group = self._broker.group(self._topic, self._group)
+            if self._member not in group.members:
+                return True
+            owned = frozenset(p for p, m in group.owners.items() if m == self._member)
+            if owned != self._owned or any(group.since[p] > self._generation for p in owned):
+                return True
+        topic = self._broker.partitions(self._topic)
+        nexts = (topic[p][at] for p, at in self._positions.items() if at < len(topic[p]))
+        return any(
+            self._uncommitted or not slot.transaction or slot.transaction.state != "open"
+            for slot in nexts
+        )
 
     def start(self, partition: int, offset: int | None = None) -> int:
         if offset is None:
@@ -105,9 +126,12 @@ class SimulatedLog(_Reading, MemoryLog):
         def undo() -> None:
             self._broker.abandon(self._id, self._epoch)
 
-        if self._broker.is_open(self._id, self._epoch):
+        def open_still() -> bool:
+            return self._broker.is_open(self._id, self._epoch)
+
+        if open_still():
             label = f"the transaction of a dead {self._id} is undone"
-            self._world.later(label, TRANSACTION_SECONDS, undo)
+            self._world.later(label, TRANSACTION_SECONDS, undo, lambda: open_still() or None)
 
     def events(self) -> SimulatedSource:
         return SimulatedSource(self._broker, self._events, None)

@@ -35,10 +35,6 @@ class Stopped(Exception):
     """The world has come to the step at which it was to be looked at."""
 
 
-class AtEnd(Exception):
-    """The next decision is not on the tape, which is not to be made up."""
-
-
 class Event(Struct, frozen=True):
     """What happened at a step, as far as a story tells it.
 
@@ -64,6 +60,8 @@ class Happening(Struct):
     label: str
     due: int
     action: Callable[[], None]
+    #: What it is about, apart from its label; ``None``: there is nothing left to do.
+    about: Callable[[], object] = lambda: True
 
 
 class Life(Struct, eq=False):
@@ -117,8 +115,6 @@ class World:
         self.skews: dict[str, int] = {}
         self.clock = VirtualClock(self)
         self.calm = False
-        #: Others go on only where a life polls: each of its steps is one.
-        self.atomic = False
         #: The world stops before this step, to be looked at.
         self.stop_at: int | None = None
         self.over = False
@@ -194,11 +190,7 @@ class World:
             self._leave()
         if not self.calm:
             self.strike(life, name)
-            if self.tape.at_end:
-                self._leave()
         if life.state == "runnable":
-            if self.atomic and not name.startswith("poll"):
-                return
             others: list[Life | Happening] = [
                 other for other in self.lives if other.state == "runnable" and other is not life
             ]
@@ -207,8 +199,6 @@ class World:
             if not others:
                 return
             chosen = self.tape.draw(SCHEDULE, life.name, 1 + len(others), self._choose)
-            if self.tape.at_end:
-                self._leave()
             if not chosen:
                 return
             other = others[chosen - 1]
@@ -223,6 +213,10 @@ class World:
         if (life := self.current) is not None and life.unanswered == place:
             life.unanswered = ""
             raise OutcomeUnknown(f"simulated: no answer at {place}")
+
+    def before_poll(self, news: Callable[[], bool], seconds: float) -> None:
+        """The life that runs is about to poll, for ``seconds`` at most; ``news`` says whether it
+        would find something."""
 
     def wait(self, keys: Iterable[str], seconds: float) -> bool:
         """Block the life that runs until one of ``keys`` changes; ``False``: the time-out came.
@@ -270,9 +264,15 @@ class World:
 
         self.later(f"{life.name} goes on", seconds, resume)
 
-    def later(self, label: str, seconds: float, action: Callable[[], None]) -> None:
-        """Let something happen in ``seconds`` at the latest."""
-        self.happenings.append(Happening(label, self.time + int(seconds * 1e9), action))
+    def later(
+        self,
+        label: str,
+        seconds: float,
+        action: Callable[[], None],
+        about: Callable[[], object] = lambda: True,
+    ) -> None:
+        """Let something happen in ``seconds`` at the latest; ``about``: see ``Happening``."""
+        self.happenings.append(Happening(label, self.time + int(seconds * 1e9), action, about))
 
     def _happen(self, happening: Happening) -> None:
         self.happenings.remove(happening)
@@ -289,8 +289,6 @@ class World:
             if self.stop_at is not None and self.step >= self.stop_at:
                 raise Stopped
             life = self._chosen()
-            if self.tape.at_end:
-                raise AtEnd
             if life is None:
                 if done():
                     return True
@@ -299,8 +297,6 @@ class World:
                 self._advance()
                 continue
             life.let.switch()
-            if self.tape.at_end:
-                raise AtEnd
             self.watch()
         return False
 
