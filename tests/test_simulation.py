@@ -20,7 +20,6 @@ from labkit.lab import Lab
 from labkit.ports.failpoints import ALL
 from labkit.run.wiring import Parts
 from labkit.run.worker import Worker
-from labkit.simulation.exhaustive import search
 from labkit.simulation.explore import Explored, explore, quiet, replay, told, try_one
 from labkit.simulation.fence import fenced
 from labkit.simulation.ladder import BUGS, fitting, planted
@@ -270,28 +269,6 @@ def test_shrinking_keeps_what_is_needed() -> None:
     values = {FAULTS: [4, 9, 3], SCHEDULE: [2, 5, 1, 0, 1, 3], WORKLOAD: [1, 2, 3]}
     best = Shrinker(values, play).run()
     assert best == {FAULTS: [0, 3], SCHEDULE: [1], WORKLOAD: []}
-
-
-# --- searched to its end
-
-
-def test_a_small_case_is_searched_to_its_end() -> None:
-    tiny = Scenario(commands=1, clients=1, handlers=1, projectors=1, partitions=1)
-    proof = search(tiny, workload=[0, 2, 0, 0], kills=0)
-    assert proof.complete
-    assert proof.good
-    assert proof.ends > 1
-    assert proof.text.startswith(f"All {proof.states} reachable states of 1 commands, 1 handlers")
-    bad = search(tiny, workload=[0, 2, 0, 0], kills=0, plant="no-dedupe")
-    assert bad.story is not None
-    assert bad.story.checker == "C2"
-
-
-def test_a_search_that_is_cut_says_how_deep_it_went() -> None:
-    tiny = Scenario(commands=1, clients=1, handlers=1, projectors=1, partitions=1)
-    proof = search(tiny, workload=[0, 2, 0, 0], kills=1, most=30)
-    assert not proof.complete
-    assert f"that at most {proof.depth} decisions reach" in proof.text
 
 
 # --- the command line

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from labkit.cli.measure import Progress, Say, measure, table
 from labkit.cli.options import JsonFile, Processes, Services, bug_of, chosen, option, whole
 from labkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from labkit.simulation.exhaustive import Proof
+    from labkit.simulation.explore import Explored
 
 #: Copies of ``simulation``'s: the help must not wait for pandas. A test compares them.
 SCENARIOS = ("one", "three")
@@ -42,6 +46,11 @@ def simulate(
         int | None, option("Commands of a trial, at most.", whole(1, 1_000))
     ] = None,
     bug: Annotated[str | None, bug_of(BUGS)] = None,
+    exhaustive: Annotated[
+        bool, typer.Option("--exhaustive", help="All orders of turns and all deaths, no seeds.")
+    ] = False,
+    handlers: Annotated[int | None, option("Handlers of a search.", whole(1, 10))] = None,
+    kills: Annotated[int | None, option("Deaths of a search, at most.", whole(0, 10))] = None,
     replay: Annotated[
         Path | None, typer.Option(help="Play a tape again: tape.json of a story.")
     ] = None,
@@ -52,16 +61,23 @@ def simulate(
 ) -> None:
     """Run services in a seeded world with faults; check each run, and tell the story of a bad one.
 
-    Scenarios: one (a service alone), three (services with the processes between them).
+    Scenarios: one (a service alone), three (services with the processes between them). With
+    --exhaustive a small case of one service is searched to its end; the first command is sent
+    twice. Ctrl-C keeps what was found.
     """
+    from labkit.simulation import exhaustive as all_of
     from labkit.simulation import explore
     from labkit.simulation import scenario as known
     from labkit.simulation.story import read_tape
 
     sizes: dict[str, Any] = {"commands": commands} if commands else {}
-    simple = bug is not None and not BUGS_OF_PROCESSES & {bug}
+    simple = exhaustive or (bug is not None and not BUGS_OF_PROCESSES & {bug})
     name = scenario or (None if services or processes or not simple else "one")
     of = known.chosen(name, services or (), processes or (), sizes)
+    searched = {"handlers": handlers, "kills": kills}
+    for option_name, given in searched.items():
+        if given is not None and not exhaustive:
+            raise UsageError(f"--{option_name} is for --exhaustive; leave it out, or add that")
 
     def run(progress: Progress, say: Say) -> explore.Explored:
         if replay is not None:
@@ -80,18 +96,42 @@ def simulate(
         ]
         if rows:
             table("What was struck, and how often", ("place", *found.struck), rows, left=1)
-        print(found.text)
-        if found.story is not None:
-            where = folder or Path(f"simulated-{found.story.seed}")
-            try:
-                found.story.save(where)
-            except OSError as error:
-                raise UsageError(
-                    f"--folder {str(where)!r} cannot be written: {error.strerror}"
-                ) from None
-            print(f"The story is kept in {where}")
-        if found.interrupted:
-            print("Interrupted: this is what was found by then.")
+        _tell(found, folder)
         return None if found.good else f"{len(found.red)} of {found.seeds:,} seeds went wrong"
 
-    measure(run, json_file, show)
+    def search(progress: Progress, say: Say) -> all_of.Proof:
+        case = all_of.small(of, commands=commands or 3, handlers=handlers or 2)
+        deaths = 1 if kills is None else kills
+        if replay is not None:
+            return all_of.replay(case, read_tape(replay), kills=deaths, plant=bug)
+        return all_of.search(
+            case,
+            kills=deaths,
+            plant=bug,
+            report=lambda met, waiting: progress("states", met, met + waiting),
+        )
+
+    def prove(found: all_of.Proof) -> str | None:
+        _tell(found, folder)
+        return None if found.good else "a reachable state is bad"
+
+    if exhaustive:
+        measure(search, json_file, prove)
+    else:
+        measure(run, json_file, show)
+
+
+def _tell(found: Explored | Proof, folder: Path | None) -> None:
+    """Print what was found, and keep the story."""
+    print(found.text)
+    if found.story is not None:
+        where = folder or Path(f"simulated-{found.story.seed}")
+        try:
+            found.story.save(where)
+        except OSError as error:
+            raise UsageError(
+                f"--folder {str(where)!r} cannot be written: {error.strerror}"
+            ) from None
+        print(f"The story is kept in {where}")
+    if found.interrupted:
+        print("Interrupted: this is what was found by then.")

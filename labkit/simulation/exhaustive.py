@@ -15,9 +15,9 @@ from contextlib import closing, contextmanager
 
 from msgspec import Struct, field, structs, to_builtins
 
+from labkit.errors import UsageError
 from labkit.run import references
 from labkit.simulation.explore import quiet
-from labkit.simulation.fingerprint import of_state
 from labkit.simulation.ladder import fitting, planted
 from labkit.simulation.scenario import Scenario
 from labkit.simulation.story import SavedTape, Story
@@ -95,7 +95,12 @@ class Proof(Struct):
 
 
 def small(scenario: Scenario, **sizes: int) -> Scenario:
-    """The scenario as it can be searched: of one client, one projector and one partition."""
+    """The scenario as it can be searched: of one client, one projector and one partition.
+
+    Raises ``UsageError`` where there is more than one service.
+    """
+    if scenario.processes or len(scenario.services) != 1:
+        raise UsageError("an exhaustive search is of one service without processes; name that")
     return structs.replace(
         scenario, **{"commands": 3, "clients": 1, "projectors": 1, "partitions": 1, **sizes}
     )
@@ -261,9 +266,12 @@ def _tell(found: Proof, workload: Sequence[int], turns: Sequence[Turn], why: str
     """The story of a path that goes wrong."""
     played = Played(found.scenario, workload, found.kills, recording=True)
     with closing(played):
+        # With other code than it was recorded with, a path may fit no more: as far as it does.
         for turn in list(turns):
-            played.take(turn, played.next())
-        played.next()
+            if actors := played.next():
+                played.take(Turn(min(turn.actor, len(actors) - 1), turn.dies_at), actors)
+        while (actors := played.next()) and not why:
+            played.take(Turn(0), actors)
         played.why = why or played.why
         outcome = played.outcome()
         if outcome.red:

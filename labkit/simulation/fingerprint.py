@@ -102,8 +102,7 @@ def _servers(trial: Trial, names: _Names) -> object:
         for name, held in store._collections.items()
     ]
     checkpoints = [
-        (name, [_checkpoint(c) for c in held.values()])
-        for name, held in store._checkpoints.items()
+        (name, [_checkpoint(c) for c in held.values()]) for name, held in store._checkpoints.items()
     ]
     return topics, groups, opened, documents, checkpoints
 
@@ -187,16 +186,20 @@ class _Walk:
         return [
             (name, self._last_done(name, value) if name in LAST_DONE else self(found))
             for name in fields
-            if name not in ("at", "began")
-            and not callable(found := getattr(value, name))
+            if name not in ("at", "began") and not callable(found := getattr(value, name))
         ]
 
     def _last_done(self, name: str, part: Any) -> int:
-        since = self._trial.world.time - getattr(part, name) * LAST_DONE[name]
+        since: float = self._trial.world.time - getattr(part, name) * LAST_DONE[name]
         return min(DUE_MS, round(since / 1e6))
 
     def _source(self, source: MemorySource) -> Any:
-        found = [source._topic, source._group, source._closed, list(source._positions.items())]
+        found: list[Any] = [
+            source._topic,
+            source._group,
+            source._closed,
+            list(source._positions.items()),
+        ]
         if source._group and not source._closed:
             group = source._broker.group(source._topic, source._group)
             # What it would keep; the generation itself it learns with the next poll.

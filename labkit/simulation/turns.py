@@ -1,7 +1,8 @@
 """A world that goes on by whole turns: a life runs from one poll to the next, or until it dies.
 
 Here all that can come next is known: a life that would find something, or something that happens.
-What a life waits for in vain takes no turn, and time passes only when there is nothing else.
+What a life waits for in vain takes no turn. Time passes only when there is nothing else: first who
+sleeps a little goes on, and where nobody does, all waiting is over.
 """
 
 from __future__ import annotations
@@ -13,15 +14,13 @@ from msgspec import Struct
 
 from labkit.simulation.faults import Fault
 from labkit.simulation.fingerprint import of_servers, of_state
-from labkit.simulation.scenario import Scenario
+from labkit.simulation.scenario import PATIENCE_SECONDS, Scenario
 from labkit.simulation.tape import FAULTS, SCHEDULE, WORKLOAD, Tape
 from labkit.simulation.trial import Outcome, Trial, acting
 from labkit.simulation.world import Happening, Life, Stuck, World
 
-#: A poll of at least so many seconds ends only with what it waits for, as do those of clients: such
-#: time-outs are longer than anything here takes.
+#: A poll of at least so many seconds is a long one, as are those of clients.
 LONG_SECONDS = 5.0
-FOREVER = 2**62
 #: A path that takes so many turns does not come to rest.
 TURNS = 2_000
 
@@ -49,6 +48,8 @@ class TurnWorld(World):
         #: Where each life stands: the last place that it came to.
         self.at: dict[str, str] = {}
         self._news: dict[str, Callable[[], bool]] = {}
+        #: Who polls for long.
+        self._long: set[str] = set()
 
     def place(self, name: str) -> None:
         """A worker may die here. A client gives way to others before it sends."""
@@ -68,11 +69,14 @@ class TurnWorld(World):
         life = self.current
         if life is None or life.state == "dead" or self.over or seconds <= 0:
             return
-        ends = life.role and seconds < LONG_SECONDS
-        life.until = self.time + int(seconds * 1e9) if ends else FOREVER
-        life.state, self._news[life.name] = "blocked", news
+        if not life.role or seconds >= LONG_SECONDS:
+            self._long.add(life.name)
+            seconds = max(seconds, PATIENCE_SECONDS)
+        life.state, life.until = "blocked", self.time + int(seconds * 1e9)
+        self._news[life.name] = news
         self._leave()
         del self._news[life.name]
+        self._long.discard(life.name)
 
     def wait(self, keys: Iterable[str], seconds: float) -> bool:
         """What polls has waited already."""
@@ -102,21 +106,22 @@ class TurnWorld(World):
         actor.let.switch()
 
     def pass_time(self) -> None:
-        """To the next instant at which a life goes on; raises ``Stuck`` where there is none."""
-        asleep = [life for life in self.lives if life.state == "blocked" and life.until < FOREVER]
-        if not asleep:
+        """Until a life goes on; raises ``Stuck`` where none can."""
+        waiting = [life for life in self.lives if life.state == "blocked"]
+        asleep = [life.until for life in waiting if life.name not in self._long]
+        until = min(asleep) if asleep else max((life.until for life in waiting), default=0)
+        if not until:
             raise Stuck("all wait, and for nothing that time could bring")
-        self.time = max(self.time, min(life.until for life in asleep))
-        for life in asleep:
-            if life.until <= self.time:
+        self.time = max(self.time, until)
+        for life in waiting:
+            if life.until <= self.time and (not asleep or life.name not in self._long):
                 life.state, life.keys = "runnable", frozenset()
 
     def waits(self, life: Life) -> Any:
         """How a life stands, apart from its part."""
-        left = 0
-        if life.state == "blocked":
-            left = -1 if life.until == FOREVER else round((life.until - self.time) / 1e6)
-        return life.state, self.at.get(life.name, ""), life.name in self._news, left
+        long = life.name in self._long
+        left = round((life.until - self.time) / 1e6) if life.state == "blocked" and not long else 0
+        return life.state, self.at.get(life.name, ""), long, life.name in self._news, left
 
 
 class Taken(Tape):
