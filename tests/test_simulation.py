@@ -282,7 +282,8 @@ def test_the_command_line_tells_the_story(tmp_path: Path) -> None:
     assert "C2 broken" in done.stdout
     report = json.loads(out.read_text())
     assert (report["ok"], report["seeds"], report["plant"]) == (False, 3, "no-dedupe")
-    again = labkit("simulate", "one", "--replay", str(kept / "tape.json"), "--plant", "no-dedupe")
+    tape = ("--replay", str(kept / "tape.json"), "--folder", str(kept))
+    again = labkit("simulate", "one", *tape, "--plant", "no-dedupe")
     assert again.returncode == 1
     good = labkit("simulate", "one", "--replay", str(kept / "tape.json"))
     assert good.returncode == 0, good.stderr

@@ -173,7 +173,8 @@ def test_the_command_line_proves_and_tells(tmp_path: Path) -> None:
     assert "C2 broken" in bad.stdout
     assert json.loads(out.read_text())["ok"] is False
     assert read_tape(kept / "tape.json").values["schedule"]
-    again = labkit(*case, "--plant", "no-dedupe", "--replay", str(kept / "tape.json"))
+    story = ("--replay", str(kept / "tape.json"), "--folder", str(kept))
+    again = labkit(*case, "--plant", "no-dedupe", *story)
     assert again.returncode == 1, again.stderr
     assert "C2 broken" in again.stdout
 

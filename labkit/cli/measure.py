@@ -72,7 +72,7 @@ def _bars() -> Iterator[tuple[Progress, Say]]:
         def progress(stage: str, done: int, total: int) -> None:
             if stage not in tasks:
                 tasks[stage] = shown.add_task(stage, total=total)
-            shown.update(tasks[stage], completed=done)
+            shown.update(tasks[stage], completed=done, total=total)
 
         yield progress, lambda line: shown.console.print(line, highlight=False, markup=False)
 
