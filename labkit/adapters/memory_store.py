@@ -16,6 +16,8 @@ from labkit.adapters.plain import PLAIN
 from labkit.errors import Conflict, Duplicate, Fenced, Unstorable
 from labkit.ports.store import Checkpoint, Document, Reads, Watched, Writes
 
+_NUMBER = 1
+
 
 class MemoryStore:
     """Collections in memory; a transaction passes all checks before it changes anything."""
@@ -35,43 +37,47 @@ class MemoryStore:
     def advance(
         self, checkpoints: str, moves: Sequence[tuple[Checkpoint, Checkpoint]], writes: Writes
     ) -> None:
-        known = self._checkpoints.setdefault(checkpoints, {})
-        for old, _ in moves:
+        """See the port; each step sees what the steps before it have written, as in MongoDB."""
+        known = dict(self._checkpoints.get(checkpoints, {}))
+        for old, new in moves:
             at = known.get(old.id)
             if at is None or (at.epoch, at.position) != (old.epoch, old.position):
                 raise Fenced(f"checkpoint {old.id!r} is at {at}, expected {old}")
-        self._check(writes)
+            known[new.id] = new
+        draft = self._draft(writes)
+        if moves:
+            self._checkpoints[checkpoints] = known
+            self._tell(checkpoints, [new.id for _, new in moves])
+        for collection, documents in draft.items():
+            self._collections.setdefault(collection, {}).update(documents)
+            self._tell(collection, documents)
         for collection, ids in writes.deletes.items():
             for id in ids:
                 self._collections.get(collection, {}).pop(id, None)
                 self._checkpoints.get(collection, {}).pop(id, None)
-        for group in (writes.inserts, writes.replaces):
-            for collection, documents in group.items():
-                present = self._collections.setdefault(collection, {})
-                present.update({d["_id"]: _stored(d) for d in documents})
-        known.update({new.id: new for _, new in moves})
-        self._tell(checkpoints, [new.id for _, new in moves])
-        for group in (writes.inserts, writes.replaces):
-            for collection, documents in group.items():
-                self._tell(collection, [document["_id"] for document in documents])
-        for collection, ids in writes.deletes.items():
             self._tell(collection, ids)
 
-    def _check(self, writes: Writes) -> None:
+    def _draft(self, writes: Writes) -> dict[str, dict[str, Document]]:
+        """What the inserts and replaces write, by collection, if all of them may be done."""
+        draft: dict[str, dict[str, Document]] = {}
         for collection, documents in writes.inserts.items():
-            present, fresh = self._collections.setdefault(collection, {}), set[str]()
-            for document in documents:
-                if document["_id"] in present or document["_id"] in fresh:
-                    raise Duplicate(f"{document['_id']!r} in {collection!r}")
-                fresh.add(document["_id"])
+            present = self._collections.get(collection, {})
+            for document in [_stored(d) for d in documents]:
+                fresh, id = draft.setdefault(collection, {}), document["_id"]
+                if id in present or id in fresh:
+                    raise Duplicate(f"{id!r} in {collection!r}")
+                fresh[id] = document
         for collection, documents in writes.replaces.items():
-            present = self._collections.setdefault(collection, {})
-            for document in documents:
-                if document["_id"] not in present:
-                    raise Conflict(f"{document['_id']!r} is not in {collection!r}")
-                rev = present[document["_id"]].get("rev")
-                if "rev" in document and rev != document["rev"] - 1:
-                    raise Conflict(f"{document['_id']!r} in {collection!r} has revision {rev}")
+            present = self._collections.get(collection, {})
+            for document in [_stored(d) for d in documents]:
+                fresh, id = draft.setdefault(collection, {}), document["_id"]
+                before = fresh.get(id) or present.get(id)
+                if before is None:
+                    raise Conflict(f"{id!r} is not in {collection!r}")
+                if "rev" in document and before.get("rev") != document["rev"] - 1:
+                    raise Conflict(f"{id!r} in {collection!r} has revision {before.get('rev')}")
+                fresh[id] = document
+        return draft
 
     def checkpoints(self, checkpoints: str) -> list[Checkpoint]:
         return list(self._checkpoints.get(checkpoints, {}).values())
@@ -91,11 +97,12 @@ class MemoryStore:
         after: Sequence[Any] = (),
     ) -> list[Document]:
         present = self._collections.get(collection, {}).values()
-        found = [d for d in present if all(d.get(k) == v for k, v in where.items())]
+        found = [d for d in present if all(_equals(d.get(k), v) for k, v in where.items())]
         for name, most in (at_most or {}).items():
-            found = [d for d in found if name in d and d[name] <= most]
+            kind, bound = _rank(most)
+            found = [d for d in found if (at := _rank(d.get(name)))[0] == kind and at[1] <= bound]
         for key, direction in reversed(sort):
-            found.sort(key=lambda d: d[key], reverse=direction < 0)
+            found.sort(key=lambda d: _rank(d.get(key)), reverse=direction < 0)
         if after:
             found = [d for d in found if _follows(d, sort, after)]
         if fields:
@@ -113,13 +120,14 @@ class MemoryStore:
     ) -> list[Document]:
         sums: dict[Any, Document] = {}
         for document in self.find(collection, where or {}):
-            key = document[by]
-            total = sums.setdefault(key, {"_id": key, **dict.fromkeys(fields, 0)})
+            key = document.get(by)
+            total = sums.setdefault(_rank(key), {"_id": key, **dict.fromkeys(fields, 0)})
             for name in fields:
-                total[name] += document[name]
-        found = sorted(sums.values(), key=lambda d: d["_id"])
+                kind, value = _rank(document.get(name))
+                total[name] += value if kind == _NUMBER else 0
+        found = sorted(sums.values(), key=lambda d: _rank(d["_id"]))
         if sort:
-            found.sort(key=lambda d: d[sort], reverse=True)
+            found.sort(key=lambda d: _rank(d[sort]), reverse=True)
         return found[: limit or None]
 
     def count(self, collection: str) -> int:
@@ -141,6 +149,7 @@ class MemoryStore:
     def discard(self, collections: Iterable[str]) -> None:
         for name in collections:
             self._collections.pop(name, None)
+            self._checkpoints.pop(name, None)
             self._tell(name, [""])
 
     def changes(self, watched: Watched, pause: float = 0.05) -> MemoryChanges:
@@ -168,10 +177,30 @@ class MemoryStore:
         """The documents live as long as this object."""
 
 
+def _rank(value: Any) -> tuple[int, Any]:
+    """Where a value stands in the order of MongoDB: kinds first; what is missing is like None."""
+    if value is None:
+        return 0, 0
+    if isinstance(value, bool):
+        return 4, value
+    if isinstance(value, int | float):
+        return _NUMBER, value
+    return (2 if isinstance(value, str) else 3), value
+
+
+def _equals(found: Any, wanted: Any) -> bool:
+    """A list also equals each of its elements."""
+    inside = found if isinstance(found, list) else []
+    return any(_rank(value) == _rank(wanted) for value in [found, *inside])
+
+
 def _follows(document: Document, sort: Sequence[tuple[str, int]], after: Sequence[Any]) -> bool:
     for (field, direction), value in zip(sort, after, strict=True):
-        if document[field] != value:
-            return bool(document[field] > value) == (direction > 0)
+        (kind, found), (wanted, bound) = _rank(document.get(field)), _rank(value)
+        if kind != wanted:
+            return False  # MongoDB compares values of one kind only
+        if found != bound:
+            return bool(found > bound) == (direction > 0)
     return False
 
 

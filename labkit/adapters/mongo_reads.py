@@ -48,7 +48,7 @@ class MongoReads:
         further = _after(sort, after, bounds) if after else {}
         with translated(f"find in {collection!r}"):
             cursor = self._db[collection].find(
-                {**where, **bounds, **further},
+                {"$and": [where, bounds, further]},  # all may be about one field
                 list(fields) or None,
                 limit=limit,
                 session=self._session,

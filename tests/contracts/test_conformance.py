@@ -1,0 +1,309 @@
+"""Programs of Hypothesis that must look the same on the in-memory twins and on real servers.
+
+What is looked at leaves the servers their freedom: records are read until nothing more comes, a
+group until all its members agree, and what Kafka does a moment later is asked for again until it is
+as the twin says. Members are named by what they own, since who gets which partition is free.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from functools import partial
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, example, given, settings
+from hypothesis import strategies as st
+from kafka import KafkaConsumer
+from msgspec import Struct, field, structs
+
+from labkit import stack
+from labkit.adapters import kafka_python_source
+from labkit.adapters.kafka_python import KafkaPythonBroker
+from labkit.adapters.memory import MemoryBroker
+from labkit.adapters.memory_store import MemoryStore
+from labkit.adapters.mongo import MongoStore
+from labkit.errors import Conflict, LabkitError
+from labkit.ports.broker import DELIVERIES, Batch, Broker, CommandLog, Delivery, Record, Source
+from labkit.ports.failpoints import Crash, Failpoint, armed
+from labkit.ports.store import Checkpoint, Document, Reads, Store, Writes
+
+pytestmark = [pytest.mark.contract, pytest.mark.servers]
+
+#: How long a real server may take until it shows what the twin shows at once.
+PATIENCE = 5.0
+PARTITIONS = range(2)
+
+
+def few(count: int) -> Any:
+    """The same programs each time."""
+    return settings(
+        max_examples=count,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+        phases=[Phase.explicit, Phase.generate, Phase.shrink],
+    )
+
+
+def many(count: int) -> Any:
+    """Other programs each time; what failed is told with the way to play it again."""
+    return settings(few(count), derandomize=False, print_blob=True)
+
+
+def outcome(call: Callable[[], Any]) -> Any:
+    """What a call gave, or the kind of its error."""
+    try:
+        return call()
+    except LabkitError as error:
+        return type(error).__name__
+
+
+class Told:
+    """The observations of one run; one on real servers is held to those of the twin."""
+
+    def __init__(self, wanted: list[Any] | None = None) -> None:
+        self._wanted = wanted
+        self.seen: list[Any] = []
+
+    def tell(
+        self, what: object, look: Callable[[], Any], *, again: bool = True, free: str = ""
+    ) -> Any:
+        """Note what is seen; ``again``: look until it is what the twin has shown.
+
+        ``free``: the kind of error that a real server may answer with instead.
+        """
+        deadline = time.monotonic() + PATIENCE
+        found = outcome(look)
+        seen = json.dumps(found, sort_keys=True, default=str)
+        if self._wanted is not None:
+            wanted = self._wanted[len(self.seen)]
+            while again and seen != wanted and time.monotonic() < deadline:
+                time.sleep(0.02)
+                found = outcome(look)
+                seen = json.dumps(found, sort_keys=True, default=str)
+            if free and found == free:
+                seen = wanted
+            assert seen == wanted, f"step {what}: real {seen}, twin {wanted}"
+        self.seen.append(seen)
+        return found
+
+
+# --- the store
+
+
+class Claim(Struct, frozen=True):
+    id: str
+
+
+class Advance(Struct, frozen=True):
+    """``moves``: the checkpoint, how many states of it ago, and the new position."""
+
+    moves: list[tuple[str, int, int]] = []
+    writes: Writes = field(default_factory=Writes)
+
+
+class Ask(Struct, frozen=True):
+    """A question to the store, or to the open snapshot."""
+
+    name: str
+    args: list[Any]
+    of_snapshot: bool = False
+
+
+class Discard(Struct, frozen=True):
+    collection: str
+
+
+class Snapshot(Struct, frozen=True):
+    """Opened here; the one before is closed."""
+
+
+StoreStep = Claim | Advance | Ask | Discard | Snapshot
+COLLECTIONS = ["a", "b"]
+CHECKPOINTS = "checkpoints"
+
+
+class StoreRun:
+    """The interpreter of programs for a store."""
+
+    def __init__(self, store: Store, told: Told) -> None:
+        self._store = store
+        self._told = told
+        self._known: dict[str, list[Checkpoint]] = {}
+        self._reads: Reads = store
+        self._open = ExitStack()
+
+    def run(self, program: list[StoreStep]) -> None:
+        with self._open:
+            for step in [*program, Ask("checkpoints", [CHECKPOINTS]), Ask("collections", [])]:
+                # A snapshot does not show a collection that was made since; it says so.
+                free = "Conflict" if isinstance(step, Ask) and step.of_snapshot else ""
+                self._told.tell(step, partial(self._do, step), again=False, free=free)
+            for name in COLLECTIONS:
+                self._told.tell(name, partial(self._ask, "find", [name, {}]))
+
+    def _do(self, step: StoreStep) -> Any:
+        match step:
+            case Claim(id):
+                at = self._store.claim(CHECKPOINTS, id)
+                self._known.setdefault(id, []).append(at)
+                return structs.astuple(at)
+            case Advance(moves, writes):
+                pairs = []
+                for id, back, position in moves:
+                    known = self._known.get(id) or [Checkpoint(id, 1)]
+                    old = known[-1 - back % len(known)]
+                    pairs.append((old, structs.replace(old, position=position, command=position)))
+                self._store.advance(CHECKPOINTS, pairs, json_copy(writes))
+                for _, new in pairs:
+                    self._known[new.id].append(new)
+                return "done"
+            case Ask(name, args, of_snapshot):
+                return self._ask(name, args, of_snapshot)
+            case Discard(collection):
+                self._close()  # a snapshot does not outlive the collections it reads
+                self._store.discard([collection])
+            case Snapshot():
+                self._close()
+                return self._snapshot()
+        return None
+
+    def _snapshot(self) -> Any:
+        """Its first read chooses the instant; where a collection was just made, it is refused."""
+        for _ in range(100):
+            with suppress(Conflict):
+                reads = self._open.enter_context(self._store.snapshot())
+                first = sorted(map(structs.astuple, reads.checkpoints(CHECKPOINTS)))
+                for name in COLLECTIONS:
+                    reads.count(name)
+                self._reads = reads
+                return first
+            time.sleep(0.02)
+        return "no snapshot"
+
+    def _close(self) -> None:
+        self._open.close()
+        self._reads = self._store
+
+    def _ask(self, name: str, args: list[Any], of_snapshot: bool = False) -> Any:
+        reads = self._reads if of_snapshot and name != "collections" else self._store
+        found = getattr(reads, name)(*args)
+        match name:
+            case "checkpoints":
+                return sorted(map(structs.astuple, found))
+            case "find" if not args[2:] or not args[2]:
+                return sorted(found, key=lambda d: d["_id"])  # in no order
+        return found
+
+
+def json_copy(writes: Writes) -> Writes:
+    """The driver may write into the documents that it is given."""
+    return Writes(
+        {name: [dict(d) for d in some] for name, some in writes.inserts.items()},
+        {name: [dict(d) for d in some] for name, some in writes.replaces.items()},
+        writes.deletes,
+    )
+
+
+names = st.sampled_from(COLLECTIONS)
+ids = st.sampled_from("xyz")
+values: st.SearchStrategy[Any] = st.sampled_from([0, 1, 2, 3, -1, 2**62, 1.5, None, True, "s"])
+words: st.SearchStrategy[Any] = st.sampled_from(["", "s", "t", "ü"])
+documents = st.fixed_dictionaries(
+    {"_id": ids},
+    optional={
+        "n": values,
+        "s": words,
+        "rev": st.integers(1, 3),
+        "tags": st.lists(words, max_size=2),
+    },
+)
+whole = {"_id": ids, "n": st.integers(-3, 3), "s": words}
+groups = st.dictionaries(names, st.lists(documents | st.fixed_dictionaries(whole), max_size=3))
+moves = st.tuples(st.sampled_from("pq"), st.sampled_from([0, 0, 0, 1]), st.integers(0, 3))
+advances = st.builds(
+    Advance,
+    st.lists(moves, max_size=2),
+    st.builds(Writes, groups, groups, st.dictionaries(names, st.lists(ids, max_size=2))),
+)
+orders = st.sampled_from([("n", 1), ("n", -1), ("s", 1), ("s", -1)])
+
+
+@st.composite
+def finds(draw: st.DrawFn) -> list[Any]:
+    where: Document = draw(
+        st.fixed_dictionaries({}, optional={"n": values, "s": words, "tags": words})
+    )
+    sort, after = [], list[Any]()
+    limit = 0
+    if draw(st.booleans()):
+        sort = [draw(orders), ("_id", draw(st.sampled_from([1, -1])))]
+        limit = draw(st.integers(0, 3))
+        if draw(st.booleans()):
+            after = [draw(st.integers(-1, 3) if sort[0][0] == "n" else words), draw(ids)]
+    at_most = draw(st.dictionaries(st.just("n"), st.integers(-1, 3)))
+    fields = draw(st.sampled_from([[], ["n"], ["s", "tags"]]))
+    return [draw(names), where, sort, limit, at_most, fields, after]
+
+
+totals = st.tuples(
+    names, st.sampled_from(["n", "s", "_id"]), st.just(["n"]), st.sampled_from(["", "n"]),
+    st.integers(0, 2), st.none() | st.fixed_dictionaries({"s": words}),
+).map(list)  # fmt: skip
+asks = st.one_of(
+    st.builds(Ask, st.just("find"), finds(), st.booleans()),
+    st.builds(Ask, st.just("totals"), totals, st.booleans()),
+    st.builds(Ask, st.just("load"), st.tuples(names, st.just(["x", "z"])).map(list), st.booleans()),
+    st.builds(Ask, st.just("count"), st.tuples(names).map(list), st.booleans()),
+    st.builds(Ask, st.just("checkpoints"), st.just([CHECKPOINTS]), st.booleans()),
+    st.just(Ask("collections", [])),
+)
+some = st.lists(
+    documents | st.fixed_dictionaries(whole), min_size=1, max_size=3, unique_by=lambda d: d["_id"]
+)
+beginnings = st.builds(Advance, st.just([]), st.builds(Writes, st.fixed_dictionaries({"a": some})))
+steps = st.lists(
+    st.one_of(
+        st.builds(Claim, st.sampled_from("pq")), advances, advances, asks, asks,
+        st.builds(Discard, st.sampled_from([*COLLECTIONS, CHECKPOINTS])), st.just(Snapshot()),
+    ),
+    min_size=1, max_size=15,
+)  # fmt: skip
+store_programs = st.tuples(beginnings, steps).map(lambda both: [both[0], *both[1]])
+
+
+@pytest.fixture(scope="module")
+def mongo(servers: stack.Servers) -> Iterator[MongoStore]:
+    made = MongoStore(servers.mongo_uri, f"t_{uuid.uuid4().hex[:8]}")
+    yield made
+    made.drop()
+    made.close()
+
+
+def same_stores(real: Store, program: list[StoreStep]) -> None:
+    twin = Told()
+    StoreRun(MemoryStore(), twin).run(program)
+    real.discard([*COLLECTIONS, CHECKPOINTS])
+    try:
+        StoreRun(real, Told(twin.seen)).run(program)
+    except AssertionError as error:
+        raise AssertionError(f"{error}, in\n" + "\n".join(map(str, program))) from None
+
+
+@few(40)
+@given(store_programs)
+def test_stores_show_the_same(mongo: MongoStore, program: list[StoreStep]) -> None:
+    same_stores(mongo, program)
+
+
+@pytest.mark.slow
+@many(400)
+@given(store_programs)
+def test_many_stores_show_the_same(mongo: MongoStore, program: list[StoreStep]) -> None:
+    same_stores(mongo, program)
