@@ -45,7 +45,7 @@ class MongoReads:
         after: Sequence[Any] = (),
     ) -> list[Document]:
         bounds: dict[str, Document] = {n: {"$lte": most} for n, most in (at_most or {}).items()}
-        further = _after(sort, after, bounds) if after else {}
+        further = _after(sort, after) if after else {}
         with translated(f"find in {collection!r}"):
             cursor = self._db[collection].find(
                 {"$and": [where, bounds, further]},  # all may be about one field
@@ -83,12 +83,10 @@ class MongoReads:
             return self._db[collection].count_documents({}, session=self._session, hint="_id_")
 
 
-def _after(
-    sort: Sequence[tuple[str, int]], after: Sequence[Any], bounds: dict[str, Document]
-) -> Document:
+def _after(sort: Sequence[tuple[str, int]], after: Sequence[Any]) -> Document:
     """The filter for what follows ``after`` in the order of ``sort``.
 
-    The first field also gets a bound in ``bounds``, which limits the scan of the index.
+    The first field also gets a bound of its own, which limits the scan of the index.
     """
     ways: list[Document] = []
     same: Document = {}
@@ -96,8 +94,7 @@ def _after(
         ways.append({**same, field: {"$gt" if direction > 0 else "$lt": value}})
         same[field] = value
     (first, direction), *_ = sort
-    bounds.setdefault(first, {})["$gte" if direction > 0 else "$lte"] = after[0]
-    return {"$or": ways}
+    return {"$or": ways, first: {"$gte" if direction > 0 else "$lte": after[0]}}
 
 
 def as_checkpoint(found: Document) -> Checkpoint:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Any
@@ -92,6 +92,14 @@ class Told:
             assert seen == wanted, f"step {what}: real {seen}, twin {wanted}"
         self.seen.append(seen)
         return found
+
+
+def in_program(program: Sequence[object], run: Callable[[], None]) -> None:
+    """Tell the program with what was different."""
+    try:
+        run()
+    except AssertionError as error:
+        raise AssertionError(f"{error}, in\n" + "\n".join(map(str, program))) from None
 
 
 # --- the store
@@ -290,10 +298,7 @@ def same_stores(real: Store, program: list[StoreStep]) -> None:
     twin = Told()
     StoreRun(MemoryStore(), twin).run(program)
     real.discard([*COLLECTIONS, CHECKPOINTS])
-    try:
-        StoreRun(real, Told(twin.seen)).run(program)
-    except AssertionError as error:
-        raise AssertionError(f"{error}, in\n" + "\n".join(map(str, program))) from None
+    in_program(program, lambda: StoreRun(real, Told(twin.seen)).run(program))
 
 
 @few(40)
@@ -307,3 +312,312 @@ def test_stores_show_the_same(mongo: MongoStore, program: list[StoreStep]) -> No
 @given(store_programs)
 def test_many_stores_show_the_same(mongo: MongoStore, program: list[StoreStep]) -> None:
     same_stores(mongo, program)
+
+
+# --- the broker
+
+
+class Send(Struct, frozen=True):
+    partition: int
+
+
+class Join(Struct, frozen=True):
+    """A member more; ``id``: its transactional id, which may be that of a live or a dead one."""
+
+    id: int
+    delivery: Delivery = "exactly_once"
+
+
+class Leave(Struct, frozen=True):
+    """The owner of a partition closes."""
+
+    partition: int
+
+
+class Start(Struct, frozen=True):
+    """Its owner starts, or starts again, where the group has committed."""
+
+    partition: int
+
+
+class Take(Struct, frozen=True):
+    """All read what there is in the partitions that they have started."""
+
+
+class Commit(Struct, frozen=True):
+    """The owner of a partition commits what it has read: ``scheduled``: a record more, of its own.
+
+    ``crash``: there it dies.
+    """
+
+    partition: int
+    scheduled: bool = False
+    crash: Failpoint | None = None
+
+
+class Look(Struct, frozen=True):
+    """All events, or how far the topics and the group are."""
+
+    at: str
+
+
+BrokerStep = Send | Join | Leave | Start | Take | Commit | Look
+MOST_MEMBERS = 3
+
+
+class Member:
+    """A live member of the group, with what it has read and not committed."""
+
+    def __init__(self, log: CommandLog, id: int) -> None:
+        self.log = log
+        self.id = id
+        self.owned: set[int] = set()
+        self.at: dict[int, int] = {}
+        self.held = Batch()
+        self.fence: Any = None
+
+    @property
+    def generation(self) -> int:
+        return int(getattr(self.fence, "generation_id", self.fence) or 0)
+
+    def poll(self) -> None:
+        batch = self.log.poll(100, 0.02)
+        self.fence = batch.fence
+        self.owned = (self.owned - batch.revoked) | batch.assigned
+        for partition in batch.revoked | batch.assigned:
+            self.at.pop(partition, None)
+        self.at |= batch.positions
+        if batch.records:
+            self.held.records += batch.records
+            self.held.positions |= batch.positions
+            self.held.fence = batch.fence
+
+
+class BrokerRun:
+    """The interpreter of programs for a broker."""
+
+    def __init__(self, broker: Broker, told: Told) -> None:
+        run = uuid.uuid4().hex[:8]
+        self._broker = broker
+        self._told = told
+        self._commands, self._events, self._group = f"{run}.c", f"{run}.e", f"{run}.g"
+        self._members: list[Member] = []
+        self._readers: dict[bool, Source] = {}
+        self._ids: set[int] = set()
+        self._sent = dict.fromkeys(PARTITIONS, 0)
+        self._generation = 0
+
+    def run(self, program: list[BrokerStep]) -> None:
+        self._broker.create({self._commands: len(PARTITIONS), self._events: len(PARTITIONS)})
+        self._sender = self._broker.sender()
+        try:
+            for step in program:
+                again = isinstance(step, Start | Look)
+                self._told.tell(step, partial(self._do, step), again=again)
+            for member in self._members:
+                member.log.close()
+            for id in sorted(self._ids):  # whatever is open is undone
+                self._log(id, "exactly_once").close()
+            for at in ("committed events", "ends", "settled"):
+                self._told.tell(f"at the end, {at}", partial(self._look, at))
+        finally:
+            for open in (self._sender, *self._readers.values(), *[m.log for m in self._members]):
+                open.close()
+            self._broker.drop([self._commands, self._events])
+
+    def _log(self, id: int, delivery: Delivery) -> CommandLog:
+        name = f"{self._group}.{id}"
+        return self._broker.log(self._commands, self._events, self._group, name, delivery)
+
+    def _do(self, step: BrokerStep) -> Any:
+        match step:
+            case Send(partition):
+                number = self._sent[partition]
+                self._sent[partition] += 1
+                value = b"%d.%d" % (partition, number)
+                return self._sender.send(self._commands, b"k", value, partition).result(10)
+            case Join(id, delivery):
+                return self._join(id, delivery)
+            case Look(at):
+                return self._look(at)
+            case Take():
+                return self._take()
+        member = self._owner(step.partition)
+        if member is None:
+            return "nobody"
+        match step:
+            case Start(partition):
+                self._forget(member, partition)
+                member.at[partition] = member.log.start(partition)
+                return member.at[partition]
+            case Leave():
+                self._gone(member)
+            case Commit(partition, scheduled, crash):
+                return self._commit(member, partition, scheduled, crash)
+        return None
+
+    def _owner(self, partition: int) -> Member | None:
+        return next((m for m in self._members if partition in m.owned), None)
+
+    def _forget(self, member: Member, partition: int) -> None:
+        """What it has read there, it reads again."""
+        member.log.stop(partition)
+        member.at.pop(partition, None)
+        held = member.held
+        held.records = [r for r in held.records if r.partition != partition]
+        held.positions.pop(partition, None)
+
+    def _join(self, id: int, delivery: Delivery) -> Any:
+        if len(self._members) == MOST_MEMBERS:
+            return "full"
+        self._take()
+        self._ids.add(id)
+        self._members.append(Member(self._log(id, delivery), id))
+        return self._agree()
+
+    def _gone(self, member: Member) -> None:
+        self._take()
+        self._members.remove(member)
+        member.log.close()
+        self._agree()
+
+    def _agree(self) -> Any:
+        """Poll until all members are in one generation and have their share of the partitions."""
+        deadline = time.monotonic() + 30
+        while self._members:
+            assert time.monotonic() < deadline, "the group does not come to rest"
+            for member in self._members:
+                member.poll()
+            generations = {m.generation for m in self._members}
+            owned = sorted(p for m in self._members for p in m.owned)
+            if len(generations) == 1 and min(generations) > self._generation:
+                shares = sorted(len(m.owned) for m in self._members)
+                if owned == list(PARTITIONS) and shares[-1] - shares[0] <= 1:
+                    (self._generation,) = generations
+                    return shares
+        return []
+
+    def _take(self) -> Any:
+        deadline = time.monotonic() + 10
+        while any(at < self._sent[p] for m in self._members for p, at in m.at.items()):
+            assert time.monotonic() < deadline, "what was sent is not read"
+            for member in self._members:
+                member.poll()
+        held = [r for m in self._members for r in m.held.records]
+        return sorted((r.partition, r.offset, r.value.decode()) for r in held)
+
+    def _commit(
+        self, member: Member, partition: int, scheduled: bool, crash: Failpoint | None
+    ) -> Any:
+        held, member.held = member.held, Batch()
+        commits = [structs.replace(r, value=b"did " + r.value) for r in held.records]
+        if scheduled:
+            commits.append(Record(partition, 0, b"k", b"scheduled"))
+        if not commits:
+            return "nothing"
+        held.fence = held.fence or member.fence
+        try:
+            with ExitStack() as stack:
+                if crash:
+                    stack.enter_context(armed(crash))
+                return member.log.commit(held, commits)
+        except Crash:
+            self._gone(member)
+            return "crash"
+        except LabkitError:
+            self._gone(member)
+            raise
+
+    def _look(self, at: str) -> Any:
+        match at:
+            case "offsets" | "settled":
+                settled = at == "settled"
+                return self._broker.committed(self._commands, self._group, settled=settled)
+            case "ends":
+                return self._reader(False).ends()
+        return self._all(self._reader(at != "committed events"))
+
+    def _reader(self, uncommitted: bool) -> Source:
+        if uncommitted not in self._readers:
+            source = self._broker.source(self._events, uncommitted=uncommitted)
+            self._readers[uncommitted] = source
+        return self._readers[uncommitted]
+
+    def _all(self, reader: Source) -> Any:
+        at = dict.fromkeys(PARTITIONS, 0)
+        for partition in PARTITIONS:
+            reader.start(partition, 0)
+        found: list[Record] = []
+        quiet = time.monotonic() + 0.1
+        while True:
+            batch = reader.poll(100, 0.02)
+            found += batch.records
+            at |= batch.positions
+            if batch.positions:
+                quiet = time.monotonic() + 0.1
+            if isinstance(self._broker, MemoryBroker) or time.monotonic() > quiet:
+                found.sort(key=lambda r: (r.partition, r.offset))
+                return at, [(r.partition, r.offset, r.value.decode()) for r in found]
+
+
+parts = st.sampled_from(PARTITIONS)
+joins = st.builds(Join, st.integers(0, 2), st.sampled_from(("exactly_once", *DELIVERIES)))
+commits = st.builds(Commit, parts, st.booleans(), st.none())
+crashes = st.builds(
+    Commit, parts, st.booleans(),
+    st.sampled_from([Failpoint.HANDLER_PRODUCED, Failpoint.HANDLER_OFFSETS]),
+)  # fmt: skip
+looks = st.sampled_from(["committed events", "all events", "ends", "offsets"])
+ready = st.just([Start(0), Start(1), Take()])
+bundles = st.one_of(
+    st.builds(Send, parts).map(lambda s: [s]),
+    st.builds(lambda p, q: [Send(p), Send(q), Take()], parts, parts),
+    ready,
+    joins.map(lambda j: [j, Start(0), Start(1), Take()]),
+    joins.map(lambda j: [j]),
+    st.builds(Leave, parts).map(lambda s: [s]),
+    st.builds(Start, parts).map(lambda s: [s]),
+    commits.map(lambda s: [s]),
+    commits.map(lambda s: [Take(), s]),
+    crashes.map(lambda s: [Take(), s]),
+    st.builds(Look, looks).map(lambda s: [s]),
+)
+broker_programs = st.tuples(joins, st.lists(bundles, min_size=1, max_size=8)).map(
+    lambda both: [Send(0), Send(1), both[0], *[step for some in both[1] for step in some]]
+)
+
+
+class EagerConsumer(KafkaConsumer):  # type: ignore[misc]
+    """Hears of a rebalance soon; a lab's members hear of it within a second."""
+
+    def __init__(self, *topics: str, **config: Any) -> None:
+        super().__init__(*topics, **{**config, "heartbeat_interval_ms": 50})
+
+
+@pytest.fixture(scope="module")
+def kafka(servers: stack.Servers) -> Iterator[KafkaPythonBroker]:
+    made = KafkaPythonBroker(servers.bootstrap)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kafka_python_source, "KafkaConsumer", EagerConsumer)
+        yield made
+    made.close()
+
+
+def same_brokers(real: Broker, program: list[BrokerStep]) -> None:
+    twin = Told()
+    BrokerRun(MemoryBroker(), twin).run(program)
+    in_program(program, lambda: BrokerRun(real, Told(twin.seen)).run(program))
+
+
+@few(15)
+@given(broker_programs)
+def test_brokers_show_the_same(kafka: KafkaPythonBroker, program: list[BrokerStep]) -> None:
+    same_brokers(kafka, program)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@many(130)
+@given(broker_programs)
+def test_many_brokers_show_the_same(kafka: KafkaPythonBroker, program: list[BrokerStep]) -> None:
+    same_brokers(kafka, program)
