@@ -30,7 +30,8 @@ class MemoryLog(MemorySource):
         self._events = events
         self._delivery = delivery
         self._id = transactional_id
-        self._epoch = broker.initialise(transactional_id)
+        # Without transactions nothing is taken over.
+        self._epoch = broker.initialise(transactional_id) if delivery == "exactly_once" else 0
 
     def poll(self, limit: int, timeout: float) -> Batch:
         """See the port; the batch carries the group's generation as its fence."""
@@ -44,7 +45,7 @@ class MemoryLog(MemorySource):
             self._delivery,
             transaction=lambda: self._transaction(commits, positions, batch.fence),
             produce=lambda: self._produce(commits, None),
-            move_offsets=lambda: self._move(positions, batch.fence),
+            move_offsets=lambda: self._move(positions),
         )
 
     def _transaction(
@@ -52,8 +53,9 @@ class MemoryLog(MemorySource):
     ) -> dict[int, int]:
         transaction = self._broker.begin(self._id, self._epoch)
         ends = self._produce(commits, transaction)
-        self._check(fence)
         group = self._broker.group(self._topic, self._commands_group)
+        if group.generation != fence:  # the transaction stays open until the id is taken over
+            raise Fenced(f"group {self._commands_group!r} has a newer generation")
         self._broker.hold(self._id, transaction, group, positions)
         hit(Failpoint.HANDLER_OFFSETS)
         self._broker.commit(self._id, transaction)
@@ -71,19 +73,13 @@ class MemoryLog(MemorySource):
         hit(Failpoint.HANDLER_PRODUCED)
         return ends
 
-    def _move(self, positions: Mapping[int, int], fence: int) -> None:
-        self._check(fence)
-        self._offsets().update(positions)
-        hit(Failpoint.HANDLER_OFFSETS)
-
-    def _offsets(self) -> dict[int, int]:
-        return self._broker.group(self._topic, self._commands_group).offsets
-
-    def _check(self, fence: int) -> None:
+    def _move(self, positions: Mapping[int, int]) -> None:
+        """Under the generation of the last poll, not of the batch: so do Kafka's consumers."""
         group = self._broker.group(self._topic, self._commands_group)
-        if group.generation != fence:
-            self._broker.end(self._id, "aborted")
+        if group.generation != self._generation:
             raise Fenced(f"group {self._commands_group!r} has a newer generation")
+        group.offsets.update(positions)
+        hit(Failpoint.HANDLER_OFFSETS)
 
     def events(self) -> MemorySource:
         return MemorySource(self._broker, self._events, None)

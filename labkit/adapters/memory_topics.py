@@ -101,6 +101,8 @@ class MemoryTopics:
         """Open a transaction for the newest owner of a transactional id."""
         if self._epochs[transactional_id] != epoch:
             raise Fenced(f"transactional id {transactional_id!r} has a newer owner")
+        if transactional_id in self._open:
+            raise Fenced(f"transactional id {transactional_id!r}: its last one has not ended")
         transaction = self._open[transactional_id] = OpenTransaction()
         return transaction
 
