@@ -54,7 +54,8 @@ def _forbid(world: World) -> None:
 
 def _guard(world: World, owner: Any, name: str, real: Any, instead: str) -> Any:
     def forbidden(*given: Any, **named: Any) -> Any:
-        if world.current is None:
+        # A retry in a test sleeps for no time at all.
+        if world.current is None or (owner is time and not given[0]):
             return real(*given, **named)
         at = sys._getframe(1)
         raise Unruly(

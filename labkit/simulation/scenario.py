@@ -10,21 +10,29 @@ from typing import Any
 
 from msgspec import Struct, structs
 
-from labkit.errors import UsageError
+from labkit.errors import TimedOut, Unreachable, UsageError
 from labkit.experiments.verify.history import History
 from labkit.experiments.verify.mixture import workload_of
 from labkit.lab import Lab
-from labkit.messages import Answer, Command
+from labkit.messages import Answer, Command, ReleaseParked, Token
 from labkit.ports.broker import Delivery
 from labkit.service import Operation, Process, Service
 from labkit.services import VERIFIED, VERIFIED_PROCESSES
 from labkit.simulation.tape import WORKLOAD, Choose, Tape, odds
 from labkit.simulation.world import World
+from labkit.write.bus import Sent
 
 #: A client waits so long for an answer, and then sends again under the same id, so often.
 PATIENCE_SECONDS, TRIES = 10.0, 20
 #: Longer than it takes until a handler saves its states.
 PAUSE_SECONDS = 1.0
+#: Bytes that are no command, as in ``labkit verify write``; a trial has so many at most.
+RAW = (b'{"id":"x","body":{"type":"Teleport"}}', b"\xff\x00 not JSON")
+POISON = 2
+#: Between two looks of who releases parked streams.
+KEEPER_SECONDS = 5.0
+#: Why bytes that are no command park their stream, and others wait behind them.
+NO_MESSAGE = "not a message"
 
 
 class Scenario(Struct, frozen=True):
@@ -77,6 +85,16 @@ class Call(Struct, frozen=True):
     pause: float = 0.0
 
 
+class Poison(Struct, frozen=True):
+    """Bytes that are no command, under a key of a service's topic: they park its stream."""
+
+    service: str
+    key: str
+    raw: bytes
+    late: bool = False
+    pause: float = 0.0
+
+
 class Sizes(Struct, frozen=True):
     """What the tape has drawn of a scenario: how many of each. The calm choice is one."""
 
@@ -98,10 +116,10 @@ def sizes(scenario: Scenario, tape: Tape) -> Sizes:
     )
 
 
-def calls(scenario: Scenario, lab: Lab, tape: Tape) -> list[Call]:
+def calls(scenario: Scenario, lab: Lab, tape: Tape) -> list[Call | Poison]:
     """What is sent, in order: the openings of the services, then their commands in turn.
 
-    Each command is left out, sent, or sent twice.
+    Each command is left out, sent, or sent twice. Poison comes anywhere between them.
     """
     each = []
     for service in lab.services.values():
@@ -129,6 +147,23 @@ def calls(scenario: Scenario, lab: Lab, tape: Tape) -> list[Call]:
             found.append(structs.replace(call, id=f"{name}-rival"))
         made[command.stream] += 1
         found.append(call)
+    return _poisoned(found, lab, tape)
+
+
+def _poisoned(calls: Sequence[Call], lab: Lab, tape: Tape) -> list[Call | Poison]:
+    """The same with a little poison, on a stream of its own or on one in use. It is drawn after the
+    commands, so that it does not change them."""
+    found: list[Call | Poison] = [*calls]
+    for number in range(1, 1 + POISON):
+        kind = tape.draw(WORKLOAD, f"poison {number}", 1 + len(RAW), odds(0.2))
+        like = tape.draw(WORKLOAD, f"poison {number} is like", 1 + len(calls))
+        before = tape.draw(WORKLOAD, f"poison {number} comes before", 1 + len(found))
+        if kind:
+            service, key = next(iter(lab.services)), f"own{number}"
+            if like:
+                command = calls[like - 1].command
+                service, key = lab.bus.service_of(command).name, command.stream
+            found.insert(before, Poison(service, key, RAW[kind - 1]))
     return found
 
 
@@ -145,7 +180,9 @@ def _sent(twice: float) -> Choose:
 class Client:
     """One caller: sends its commands one after the other, each until it is answered."""
 
-    def __init__(self, lab: Lab, history: History, world: World, calls: Sequence[Call]) -> None:
+    def __init__(
+        self, lab: Lab, history: History, world: World, calls: Sequence[Call | Poison]
+    ) -> None:
         self._lab = lab
         self._history = history
         self._world = world
@@ -162,8 +199,11 @@ class Client:
         for call in self._calls:
             if call.pause:
                 self._world.clock.sleep(call.pause)
-            for operation in [self._send(call) for _ in range(1 + call.again)]:
-                self._answered(operation, call)
+            if isinstance(call, Poison):
+                self._put(call)
+            else:
+                for operation in [self._send(call) for _ in range(1 + call.again)]:
+                    self._answered(operation, call)
             self.answered, self.sent = self.answered + 1, 0
 
     def _send(self, call: Call) -> Operation:
@@ -173,6 +213,12 @@ class Client:
         )
         self._history.acknowledge(PATIENCE_SECONDS)
         return operation
+
+    def _put(self, poison: Poison) -> None:
+        topic = self._lab.topic_name(f"{poison.service}.commands")
+        sender = self._lab.log_broker.sender()
+        sent = Sent("", poison.service, sender.send(topic, poison.key.encode(), poison.raw))
+        self._history.raw += _acknowledged(sent)
 
     def _answered(self, operation: Operation, call: Call) -> None:
         for _ in range(TRIES):
@@ -188,6 +234,59 @@ class Client:
                 )
                 return
             operation = self._send(call)
+
+
+class Keeper:
+    """Somebody who looks after parked streams: drops what is no message, and has whatever else is
+    stuck tried again, once."""
+
+    def __init__(self, lab: Lab, history: History, world: World) -> None:
+        self._lab = lab
+        self._history = history
+        self._world = world
+        self._tried: set[tuple[str, int]] = set()
+
+    def __call__(self) -> None:
+        while True:
+            self._world.clock.sleep(KEEPER_SECONDS)
+            self._release()
+
+    @property
+    def done(self) -> bool:
+        """Whether nobody waits behind what could be dropped. A handler saves a little later that a
+        stream is parked, so the answers say it."""
+        while self._history.hear(0.0):
+            pass
+        raw = (self._history.answer(token) for token in self._history.raw)
+        answers = [*(operation.answer for operation in self._history), *raw]
+        return not any(a and not a.final and NO_MESSAGE in a.reason for a in answers)
+
+    def _parked(self, service: str) -> list[dict[str, Any]]:
+        return self._lab.store.find(self._lab.services[service].states, {"dead": True})
+
+    def _release(self) -> None:
+        tokens: list[Token] = []
+        for name in self._lab.services:
+            for document in self._parked(name):
+                stream, head = document["_id"], document["held"][0]
+                drop = document["parked"].startswith(NO_MESSAGE)
+                if not drop and (stream, head) in self._tried:
+                    continue
+                self._tried.add((stream, head))
+                release = ReleaseParked(stream, drop=drop, head=head)
+                tokens += _acknowledged(self._lab.bus.send(release, service=name))
+        self._history.raw += tokens
+        until = self._world.time + int(PATIENCE_SECONDS * 1e9)
+        while None in map(self._history.answer, tokens) and self._world.time < until:
+            self._history.hear(0.5)
+
+
+def _acknowledged(sent: Sent) -> list[Token]:
+    """Where it stands, if that was said."""
+    try:
+        return [sent.token(PATIENCE_SECONDS)]
+    except (TimedOut, Unreachable):
+        return []
 
 
 def _why(answer: Answer) -> str:

@@ -21,7 +21,7 @@ from labkit.run.worker import Worker
 from labkit.service.guard import guarded
 from labkit.simulation.faults import RESTART_SECONDS, Fault, Striker, draw_faults
 from labkit.simulation.fence import fenced
-from labkit.simulation.scenario import Client, Scenario, calls, sizes
+from labkit.simulation.scenario import Client, Keeper, Poison, Scenario, calls, sizes
 from labkit.simulation.tape import Tape
 from labkit.simulation.twins import SimulatedBroker, SimulatedStore
 from labkit.simulation.world import Event, Life, Stopped, Stuck, World
@@ -150,6 +150,11 @@ class Trial:
     def _clients(self) -> list[Client]:
         all_calls = calls(self.scenario, self.lab, self.tape)
         count = self.sizes.clients
+        #: Who releases parked streams, where there is poison.
+        self.keeper: Keeper | None = None
+        if any(isinstance(call, Poison) for call in all_calls):
+            self.keeper = Keeper(self.lab, self.history, self.world)
+            self.world.spawn("keeper", self.keeper)
         clients = [
             Client(self.lab, self.history, self.world, all_calls[number::count])
             for number in range(count)
@@ -233,8 +238,9 @@ class Trial:
         return all(client.done for client in self.clients)
 
     def quiet(self) -> bool:
-        """Whether all clients are served, and nobody is behind."""
-        return self._served() and not any(self._lags().values())
+        """Whether all clients are served, nobody is behind, and what can be dropped is."""
+        free = self.keeper is None or self.keeper.done
+        return self._served() and free and not any(self._lags().values())
 
     def _lags(self) -> dict[str, int]:
         lab = self.lab
@@ -249,6 +255,7 @@ class Trial:
 
     def _waiting(self, served: bool) -> str:
         late = [f"{n} ({lag})" for n, lag in self._lags().items() if lag]
+        late += ["keeper"] if self.keeper is not None and not self.keeper.done else []
         late += [f"client-{n}" for n, client in enumerate(self.clients) if not client.done]
         return ", ".join(late) or ("too many steps" if served else "the clients took too long")
 
