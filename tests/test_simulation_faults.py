@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
+from msgspec import structs
 
-from labkit.simulation.explore import quiet
+from labkit.ports.failpoints import ALL, Failpoint
+from labkit.ports.store import Writes
+from labkit.simulation.explore import quiet, replay
+from labkit.simulation.faults import KINDS
+from labkit.simulation.ladder import planted
 from labkit.simulation.scenario import SCENARIOS, Keeper, Scenario
-from labkit.simulation.tape import WORKLOAD, Tape
+from labkit.simulation.stores import SimulatedStore
+from labkit.simulation.story import read_tape
+from labkit.simulation.tape import FAULTS, WORKLOAD, Tape
 from labkit.simulation.trial import Outcome, Trial
+from labkit.simulation.world import World
 
 ONE, THREE = SCENARIOS["one"], SCENARIOS["three"]
 TWO_COMMANDS = Scenario(commands=2, clients=1, handlers=1, projectors=1, partitions=1)
@@ -54,3 +63,74 @@ def test_poison_is_common_and_breaks_nothing(scenario: Scenario, seeds: int) -> 
     assert told["raw"] > seeds / 10
     assert told["dropped"] > seeds / 20
     assert told["parked"] > told["dropped"]
+
+
+# --- workers that come for a while
+
+
+def test_a_worker_joins_its_group_and_leaves_again() -> None:
+    fault = [1, KINDS.index("join"), 0, ALL.index(Failpoint.HANDLER_POLLED), 0]
+    made, outcome = trial(ONE, 3, **{FAULTS: fault, WORKLOAD: [0, 0, 0, 1, 0, *[1, 0, 1] * 8]})
+    assert outcome.red == []
+    assert [fault.kind for fault in outcome.struck] == ["join"]
+    assert made.guests == made.gone == {"handler-orders-1"}
+    did = [event for event in outcome.trace if event.life == "handler-orders-1"]
+    assert any(event.kind == "claim" for event in did)
+    group = made.lab.of.group("handler", "orders")
+    assert len(made.broker.group(made.lab.topic_name("orders.commands"), group).members) == 1
+
+
+# --- an election
+
+
+def test_an_election_undoes_what_only_one_server_has() -> None:
+    world = World(Tape(0, {}))
+    store = SimulatedStore(world)
+    weak = store.weak()
+    store.advance("p", [], Writes(inserts={"docs": [{"_id": "kept"}]}))
+    at = store.claim("p", "reader:0")
+    moved = structs.replace(at, position=7)
+    weak.advance("p", [(at, moved)], Writes(inserts={"docs": [{"_id": "undone"}]}))
+    assert (len(weak.find("docs", {})), len(store.find("docs", {}))) == (2, 1)
+    assert (weak.checkpoints("p"), store.checkpoints("p")) == ([moved], [at])
+    store.elect()
+    assert [d["_id"] for d in weak.find("docs", {})] == ["kept"]
+    assert weak.checkpoints("p") == [at]
+
+
+@pytest.mark.parametrize("later", ["a majority write", "time"])
+def test_an_election_undoes_nothing_that_others_have(later: str) -> None:
+    world = World(Tape(0, {}))
+    store = SimulatedStore(world)
+    store.weak().advance("p", [], Writes(inserts={"docs": [{"_id": "there"}]}))
+    if later == "time":
+        world.clock.sleep(1.0)
+    else:
+        store.claim("p", "reader:0")
+    assert store.count("docs") == len(store.find("docs", {})) == 1
+    store.elect()
+    assert store.count("docs") == 1
+
+
+def seeds_that_are_red(scenario: Scenario, seeds: int, plant: str | None = None) -> dict[int, str]:
+    with quiet(), planted(plant):
+        tried = ((seed, Trial(scenario, Tape(seed)).run().red) for seed in range(seeds))
+        return {seed: " ".join(red) for seed, red in tried if red}
+
+
+def test_an_undone_batch_is_seen_and_made_again_with_either_write_concern() -> None:
+    """A projector that does not look loses it for good, where it was not the majority's."""
+    weak = structs.replace(ONE, write_concern="1")
+    assert seeds_that_are_red(weak, 40) == {}
+    red = seeds_that_are_red(weak, 40, "undone-unseen")
+    assert red
+    assert set(red.values()) == {"C1 C9"}
+    assert seeds_that_are_red(ONE, max(red) + 1, "undone-unseen") == {}
+
+
+def test_who_is_idle_sees_that_its_last_batch_was_undone() -> None:
+    """A projector compared the epoch of its checkpoint alone, and waited for the next event."""
+    scenario = structs.replace(ONE, write_concern="1", commands=4)
+    found = replay(scenario, read_tape(Path(__file__).parent / "tapes" / "undone.json"))
+    assert found.red == {}
+    assert found.story is None

@@ -26,6 +26,7 @@ BUGS = (
     "version-ignored",
     "passed-over",
     "checkpoint-apart",
+    "undone-unseen",
     "read-uncommitted",
     "random-ids",
     "outbox-deleted-first",

@@ -142,15 +142,16 @@ class Projector(CrashOnly):
     def _check_owner(self, now: int) -> None:
         """Who writes nothing for a while is not fenced by a write, so it looks.
 
-        Or it would rejoin only when the next event has come, and that would wait for it.
+        Or it would rejoin only when the next event has come, and that would wait for it. Its own
+        last batch may be gone, too: an election undoes what was written with write concern 1.
         """
         if now - self._looked < LOOK_NANOSECONDS:
             return
         self._looked = now
-        epochs = {c.id: c.epoch for c in self._store.checkpoints(self._collection)}
-        for checkpoint in self._owned.checkpoints.values():
-            if epochs.get(checkpoint.id) != checkpoint.epoch:
-                raise Fenced(f"checkpoint {checkpoint.id!r} has another owner")
+        known = {c.id: (c.epoch, c.position) for c in self._store.checkpoints(self._collection)}
+        for mine in self._owned.checkpoints.values():
+            if known.get(mine.id) != (mine.epoch, mine.position):
+                raise Fenced(f"checkpoint {mine.id!r} has another owner, or was undone")
 
     def replay(self, partition: int, stream: str) -> int:
         """Apply what waits in a parked stream, one commit a transaction; how many it were.

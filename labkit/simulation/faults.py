@@ -7,24 +7,27 @@ of a service of one's own has no failpoints.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from random import Random
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 from msgspec import Struct
 
 from labkit.errors import OutcomeUnknown, Unreachable
 from labkit.ports.failpoints import ALL
+from labkit.simulation.stores import ADVANCE
 from labkit.simulation.tape import FAULTS, Tape, odds
-from labkit.simulation.twins import ADVANCE, COMMIT
+from labkit.simulation.twins import COMMIT
 from labkit.simulation.world import Life, World
 
 #: ``kill``: a worker dies, and is started again.  ``pause``: it stops for longer than its session
 #: lasts, and goes on.  ``refuse``: an effect does not happen, the server does not answer.
 #: ``lose``: a commit or a send is not answered, and has not happened.  ``hide``: it has.
 #: ``rewind``: the offsets of its group go back.  ``skew``: its wall clock jumps.  ``leave``: it
-#: ends in order, and another begins.
-Kind = Literal["kill", "pause", "refuse", "lose", "hide", "rewind", "skew", "leave"]
+#: ends in order, and another begins.  ``join``: another worker of its role comes for a while.
+#: ``election``: another server of the store is elected, and has not what only the first one had.
+Kind = Literal[
+    "kill", "pause", "refuse", "lose", "hide", "rewind", "skew", "leave", "join", "election"
+]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 #: Failpoints of the first so many passes are struck; of unnamed effects, the first so many.
@@ -81,24 +84,33 @@ def _early(random: Random, bound: int) -> int:
     return min(random.randrange(bound), random.randrange(bound))
 
 
+class Hands(Protocol):
+    """What a fault does beyond the worker that it strikes."""
+
+    def restart(self, life: Life) -> None:
+        """Start a worker again that has died, later."""
+
+    def rewind(self, life: Life) -> None:
+        """Set the offsets of its group back."""
+
+    def join(self, life: Life) -> None:
+        """Let another worker of its role begin, which leaves later."""
+
+    def elect(self) -> None:
+        """Let another server of the store be elected."""
+
+
 class Striker:
-    """Strikes workers; ``restart`` starts one again, ``rewind`` sets the offsets of its group back.
+    """Strikes workers, with the ``hands`` of the trial.
 
     ``struck`` are the faults that happened, each at the place where it did.
     """
 
-    def __init__(
-        self,
-        world: World,
-        faults: list[Fault],
-        restart: Callable[[Life], None],
-        rewind: Callable[[Life], None],
-    ) -> None:
+    def __init__(self, world: World, faults: list[Fault], hands: Hands) -> None:
         self.struck: list[Fault] = []
         self._world = world
         self._left = {(fault.place, fault.number): fault for fault in faults}
-        self._restart = restart
-        self._rewind = rewind
+        self._hands = hands
         self._passed: dict[str, int] = {}
 
     def __call__(self, life: Life, place: str) -> None:
@@ -123,7 +135,7 @@ class Striker:
                 self._kill(life)
             case "rewind":
                 self._kill(life)
-                self._rewind(life)
+                self._hands.rewind(life)
             case "pause":
                 world.pause(life, PAUSE_SECONDS)
                 for bequeath in life.legacies:  # its session may end meanwhile
@@ -132,6 +144,10 @@ class Striker:
                 world.skews[life.name] = SKEW_MS * (1 if fault.number % 2 else -1)
             case "leave":
                 life.leaving = True
+            case "join":
+                self._hands.join(life)
+            case "election":
+                self._hands.elect()
             case "hide":
                 life.unanswered = place
             case "lose":
@@ -141,9 +157,7 @@ class Striker:
 
     def _kill(self, life: Life) -> None:
         self._world.kill(life)
-        self._world.later(
-            f"{life.name} is started again", RESTART_SECONDS, lambda: self._restart(life)
-        )
+        self._hands.restart(life)
 
 
 _TOLD: dict[Kind, str] = {
@@ -155,4 +169,6 @@ _TOLD: dict[Kind, str] = {
     "rewind": "is killed, and the offsets of its group go back",
     "skew": "has a wall clock that jumps",
     "leave": "is told to end after this step",
+    "join": "gets another worker of its role beside it",
+    "election": "goes on while another server of the store is elected",
 }

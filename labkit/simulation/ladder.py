@@ -129,6 +129,22 @@ def _apart(
         advance(self, checkpoints, moves, writes)
 
 
+def _by_epoch(
+    self: MemoryStore,
+    checkpoints: str,
+    moves: Sequence[tuple[Checkpoint, Checkpoint]],
+    writes: Writes,
+    advance: Any = MemoryStore.advance,
+) -> None:
+    """Whatever position the stored checkpoint has."""
+    known = self._checkpoints.get(checkpoints, {})
+    found = []
+    for old, new in moves:
+        at = known.get(old.id, old)
+        found.append((at if at.epoch == old.epoch else old, new))
+    advance(self, checkpoints, found, writes)
+
+
 def _uncommitted(
     self: MemorySource,
     partition: int,
@@ -208,6 +224,13 @@ BUGS: dict[str, Bug] = {
         "a view's checkpoint is written in a transaction of its own, before the view",
         ("C1", "C9"),
         [(MemoryStore, "advance", _apart)],
+    ),
+    "undone-unseen": Bug(
+        "a view is written whatever its checkpoint says, so a batch that an election has undone is "
+        "never made again",
+        ("C1", "C9"),
+        [(MemoryStore, "advance", _by_epoch)],
+        settings={"write_concern": "1"},
     ),
     "read-uncommitted": Bug(
         "a projector reads what transactions have not committed",

@@ -46,6 +46,7 @@ class Scenario(Struct, frozen=True):
     projectors: int = 2
     partitions: int = 2
     delivery: Delivery = "exactly_once"
+    write_concern: str = "majority"
 
 
 #: What can be simulated by name.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import stamina
-from msgspec import Struct, field
+from msgspec import Struct, field, structs
 
 from labkit.errors import LabkitError
 from labkit.experiments.verify.checkers import check_run
@@ -22,14 +23,17 @@ from labkit.service.guard import guarded
 from labkit.simulation.faults import RESTART_SECONDS, Fault, Striker, draw_faults
 from labkit.simulation.fence import fenced
 from labkit.simulation.scenario import Client, Keeper, Poison, Scenario, calls, sizes
+from labkit.simulation.stores import SimulatedStore
 from labkit.simulation.tape import Tape
-from labkit.simulation.twins import SimulatedBroker, SimulatedStore
+from labkit.simulation.twins import SimulatedBroker
 from labkit.simulation.world import Event, Life, Stopped, Stuck, World
 
 #: Virtual seconds that chaos lasts at most, and that all may take to come to rest after it.
 CHAOS_SECONDS, HEALING_SECONDS = 600.0, 7200.0
 #: Who finds nothing waits for so long: nobody is kept from being first, since time is virtual.
 POLL_SECONDS = 60.0
+#: A worker that comes for a while is told to leave after so long at the latest.
+GUEST_SECONDS = 3.0
 #: Clients that are hindered for so many steps are helped: a trial must end.
 CHAOS_STEPS, HEALING_STEPS = 20_000, 60_000
 
@@ -68,6 +72,9 @@ class Trial:
         self.world.recording = recording
         self.sizes = sizes(scenario, tape)
         self.broker, self.store = SimulatedBroker(self.world), SimulatedStore(self.world)
+        #: Workers that came for a while, and those of them that were told to leave.
+        self.guests: set[str] = set()
+        self.gone: set[str] = set()
         #: The part that each worker is now.
         self.parts: dict[str, Any] = {}
         ports = Ports(
@@ -83,7 +90,10 @@ class Trial:
             world=ports,
             partitions=self.sizes.partitions,
             delivery=scenario.delivery,
+            write_concern=scenario.write_concern,
         )
+        if scenario.write_concern != "majority":
+            self.lab.of.view_store = self.store.weak()
 
     def run(self) -> Outcome:
         with acting(self.world), self.lab:
@@ -102,7 +112,7 @@ class Trial:
 
     def _run(self) -> Outcome:
         world = self.world
-        striker = Striker(world, draw_faults(self.tape), self._restart, self._rewind)
+        striker = Striker(world, draw_faults(self.tape), self)
         world.strike = striker
         self.begin()
         why = ""
@@ -163,14 +173,35 @@ class Trial:
             self.world.spawn(f"client-{number}", client)
         return clients
 
-    def _restart(self, life: Life) -> None:
-        self._restart_worker(self._workers[life.name])
+    def restart(self, life: Life) -> None:
+        """See ``faults.Hands``."""
+        self._start_later(self._workers[life.name])
 
     def _restart_worker(self, worker: Worker) -> None:
         self._workers[worker.name] = worker
         self.world.spawn(worker.name, self._living(worker), worker.role)
 
-    def _rewind(self, life: Life) -> None:
+    def join(self, life: Life) -> None:
+        """See ``faults.Hands``."""
+        like = self._workers[life.name]
+        slots = (structs.replace(like, slot=slot) for slot in itertools.count())
+        guest = next(worker for worker in slots if worker.name not in self._workers)
+        self.guests.add(guest.name)
+        self._restart_worker(guest)
+        self.world.later(
+            f"{guest.name} is told to leave", GUEST_SECONDS, lambda: self._leave(guest.name)
+        )
+
+    def _leave(self, name: str) -> None:
+        self.gone.add(name)
+        for life in self.world.lives:
+            life.leaving = life.leaving or life.name == name
+
+    def elect(self) -> None:
+        """See ``faults.Hands``."""
+        self.store.elect()
+
+    def rewind(self, life: Life) -> None:
         """All members of its group are gone, and somebody sets its offsets back to the start."""
         worker = self._workers[life.name]
         if worker.role != "handler":
@@ -198,8 +229,12 @@ class Trial:
         self._start_later(self._workers[life.name])
 
     def _start_later(self, worker: Worker) -> None:
-        label = f"{worker.name} is started again"
-        self.world.later(label, RESTART_SECONDS, lambda: self._restart_worker(worker))
+        def start() -> None:
+            if worker.name not in self.gone:
+                self._restart_worker(worker)
+
+        if worker.name not in self.gone:
+            self.world.later(f"{worker.name} is started again", RESTART_SECONDS, start)
 
     @property
     def _workers(self) -> dict[str, Worker]:
@@ -213,8 +248,9 @@ class Trial:
                 part = None
                 try:
                     part = self.parts[worker.name] = self.lab.parts.make(worker)
+                    patience = GUEST_SECONDS if worker.name in self.guests else POLL_SECONDS
                     while not life.leaving:
-                        part.step(POLL_SECONDS)
+                        part.step(patience)
                 except LabkitError as error:
                     self.world.note("anew", f"begins anew, since {type(error).__name__}: {error}")
                 finally:

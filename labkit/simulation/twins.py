@@ -1,29 +1,22 @@
-"""The twins of Kafka and MongoDB, where each effect is a place of the world."""
+"""The twin of Kafka, where each effect is a place of the world."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from typing import Any
-
 from labkit.adapters.memory import MemoryBroker
-from labkit.adapters.memory_changes import MemoryChanges
 from labkit.adapters.memory_log import MemoryLog
 from labkit.adapters.memory_sender import MemoryDelivery, MemorySender
 from labkit.adapters.memory_source import MemorySource
-from labkit.adapters.memory_store import MemoryStore
 from labkit.adapters.memory_topics import OpenTransaction, TransactionState
 from labkit.errors import OutcomeUnknown, Unreachable
 from labkit.ports.broker import Batch, Delivery
-from labkit.ports.store import Checkpoint, Document, Noticed, Reads, Watched, Writes
 from labkit.simulation import tell
 from labkit.simulation.world import World
 
 #: A dead member leaves its group after so long, and its open transaction is undone.
 SESSION_SECONDS = 3.0
 TRANSACTION_SECONDS = 10.0
-#: The places before a transaction is committed on the broker, and in the store.
-COMMIT, ADVANCE = "commit", "advance"
+#: The place before a transaction is committed.
+COMMIT = "commit"
 
 
 class _Reading(MemorySource):
@@ -231,70 +224,3 @@ class SimulatedBroker(MemoryBroker):
         if self.is_open(transactional_id, epoch):
             self.end(transactional_id, "aborted")
             self._epochs[transactional_id] += 1
-
-
-class SimulatedChanges(MemoryChanges):
-    """Changes that a life waits for."""
-
-    def __init__(self, world: World, watched: Watched, listeners: list[MemoryChanges]) -> None:
-        super().__init__(watched, listeners)
-        self._world = world
-
-    def poll(self, timeout: float) -> Noticed:
-        self._world.place("changes")
-        if not self._heard and not self._lost:
-            self._world.wait(("store",), timeout)
-        return super().poll(0)
-
-
-class SimulatedStore(MemoryStore):
-    """A store in memory, in a world."""
-
-    def __init__(self, world: World) -> None:
-        super().__init__()
-        self._world = world
-
-    def claim(self, checkpoints: str, id: str) -> Checkpoint:
-        self._world.place(f"claim {id}")
-        found = super().claim(checkpoints, id)
-        tell.claimed(self._world, found)
-        return found
-
-    def advance(
-        self, checkpoints: str, moves: Sequence[tuple[Checkpoint, Checkpoint]], writes: Writes
-    ) -> None:
-        self._world.place(ADVANCE)
-        super().advance(checkpoints, moves, writes)
-        tell.written(self._world, writes)
-        self._world.wake("store")
-        self._world.done(ADVANCE)
-
-    def checkpoints(self, checkpoints: str) -> list[Checkpoint]:
-        self._world.place(f"checkpoints {checkpoints}")
-        return super().checkpoints(checkpoints)
-
-    def load(self, collection: str, ids: Iterable[str]) -> dict[str, Document]:
-        self._world.place(f"load {collection}")
-        return super().load(collection, ids)
-
-    def find(
-        self,
-        collection: str,
-        where: Document,
-        sort: Sequence[tuple[str, int]] = (),
-        limit: int = 0,
-        at_most: Mapping[str, int] | None = None,
-        fields: Sequence[str] = (),
-        after: Sequence[Any] = (),
-    ) -> list[Document]:
-        self._world.place(f"find {collection}")
-        return super().find(collection, where, sort, limit, at_most, fields, after)
-
-    def snapshot(self) -> AbstractContextManager[Reads]:
-        self._world.place("snapshot")
-        return super().snapshot()
-
-    def changes(self, watched: Watched, pause: float = 0.05) -> SimulatedChanges:
-        listener = SimulatedChanges(self._world, watched, self._listeners)
-        self._listeners.append(listener)
-        return listener
