@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from msgspec import structs
 
+from labkit.messages import Answer
 from labkit.ports.failpoints import ALL, Failpoint
-from labkit.ports.store import Writes
+from labkit.ports.store import Checkpoint, Writes
+from labkit.simulation.drawing import drawn
 from labkit.simulation.explore import quiet, replay
 from labkit.simulation.faults import KINDS
-from labkit.simulation.ladder import planted
+from labkit.simulation.ladder import fitting, planted
+from labkit.simulation.monitors import FirstBad, Monitors
 from labkit.simulation.scenario import SCENARIOS, Keeper, Scenario
 from labkit.simulation.stores import SimulatedStore
-from labkit.simulation.story import read_tape
+from labkit.simulation.story import Story, read_tape
 from labkit.simulation.tape import FAULTS, WORKLOAD, Tape
 from labkit.simulation.trial import Outcome, Trial
 from labkit.simulation.world import World
@@ -134,3 +138,56 @@ def test_who_is_idle_sees_that_its_last_batch_was_undone() -> None:
     found = replay(scenario, read_tape(Path(__file__).parent / "tapes" / "undone.json"))
     assert found.red == {}
     assert found.story is None
+
+
+# --- the first wrong step
+
+
+def test_a_good_run_has_no_wrong_step() -> None:
+    for seed in range(40):
+        _, outcome = trial(ONE, seed)
+        assert outcome.first_bad is None, seed
+
+
+@pytest.mark.parametrize(
+    ("plant", "says"),
+    [
+        ("no-dedupe", "takes effect a second time|was answered .* and now"),
+        ("undone-unseen", "stood at .* and is moved on from"),
+        ("no-fence", "is committed as version .* which follows"),
+    ],
+)
+def test_the_first_wrong_step_is_told_and_ringed(plant: str, says: str) -> None:
+    scenario = fitting(ONE, plant)
+    with quiet(), planted(plant):
+        bad = next(seed for seed in range(60) if Trial(scenario, Tape(seed)).run().red)
+        outcome = Trial(scenario, Tape(bad), recording=True).run()
+    assert outcome.first_bad is not None
+    assert outcome.first_bad.step < outcome.steps
+    assert re.search(says, outcome.first_bad.what)
+    story = Story.of(scenario, outcome, outcome.red[0], plant)
+    assert f"The first wrong step is {outcome.first_bad.step}: " in story.text()
+    step = outcome.first_bad.step
+    near = [event for event in story.events if abs(event.step - step) < 20]
+    assert drawn(near, 0, step).count('class="wrong"') == 1
+    assert 'class="wrong"' not in drawn(near)
+
+
+def test_monitors_see_what_goes_back() -> None:
+    told = Monitors(lambda: 9)
+    told.moved("g", {0: 5}, {0: 5, 1: 1})
+    told.answered("c1", Answer("parked", 0))
+    told.answered("c1", Answer("accepted", 1))
+    told.answered("c1", Answer("accepted", 1))
+    before, after = Checkpoint("v:0", 2, 4), Checkpoint("v:0", 2, 7)
+    told.advanced({"v:0": before}, [(before, after)])
+    assert told.first_bad is None
+    told.advanced({"v:0": after}, [(after, before)])
+    told.moved("g", {0: 5}, {0: 4})  # later: the first one counts
+    assert told.first_bad == FirstBad(
+        9, "checkpoint 'v:0' goes back from 7 in epoch 2 to 4 in epoch 2"
+    )
+    again = Monitors(lambda: 1)
+    again.moved("g", {0: 5}, {0: 4})
+    assert again.first_bad is not None
+    assert again.first_bad.what == "the offset of g in partition 0 goes back from 5 to 4"

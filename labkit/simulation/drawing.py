@@ -26,8 +26,9 @@ COLOURS = {
 }
 
 
-def drawn(events: Sequence[Event], left_out: int = 0) -> str:
-    """An SVG without a script; ``left_out`` events came before and are told in a line."""
+def drawn(events: Sequence[Event], left_out: int = 0, ringed: int | None = None) -> str:
+    """An SVG without a script; ``left_out`` events came before and are told in a line. The step
+    ``ringed`` is the first wrong one."""
     lanes = _lanes(events)
     place = {name: LEFT + LANE * number + LANE // 2 for number, name in enumerate(lanes)}
     words = LEFT + LANE * len(lanes) + 12
@@ -43,15 +44,28 @@ def drawn(events: Sequence[Event], left_out: int = 0) -> str:
             f'<text x="{words}" y="{TOP - 26}" fill="{INK}">{left_out} events before</text>'
         )
     dead: dict[str, int] = {}
+    ring = _ringed(events, ringed)
     for number, event in enumerate(events):
         y = TOP + ROW * number
         parts += _row(event, y, place, words)
+        if number == ring:
+            x = place.get(event.life, LEFT - 12)
+            parts.append(
+                f'<circle class="wrong" cx="{x}" cy="{y}" r="9" fill="none" '
+                f'stroke="{VERMILLION}" stroke-width="2.5"><title>the first wrong step</title>'
+                "</circle>"
+            )
         if event.kind == "fault" and "killed" in event.text:
             dead[event.life] = y
         elif event.life in dead:
             parts.append(_gap(place[event.life], dead.pop(event.life), y))
     parts += [_gap(place[life], y, height - 10) for life, y in dead.items()]
     return "".join([*parts, "</svg>"])
+
+
+def _ringed(events: Sequence[Event], step: int | None) -> int | None:
+    """The last event of a step: its effect."""
+    return max((n for n, event in enumerate(events) if event.step == step), default=None)
 
 
 def _lanes(events: Sequence[Event]) -> list[str]:

@@ -207,7 +207,7 @@ BUGS: dict[str, Bug] = {
     ),
     "commit-again": Bug(
         "a commit whose outcome is unknown is simply made again",
-        ("C1", "C2", "C6"),
+        ("C1", "C2", "C6", "liveness"),  # the transaction before may stay open
         [(MemoryLog, "commit", _once_more)],
     ),
     "version-ignored": Bug(

@@ -227,6 +227,7 @@ class Client:
             while operation.answer is None and self._world.time < until:
                 self._history.hear(0.5)
             if operation.answer is not None:
+                self._world.monitors.answered(call.id, operation.answer)
                 self._world.note(
                     "answer",
                     f"hears that {call.id} is {operation.answer.outcome}{_why(operation.answer)}",

@@ -84,10 +84,15 @@ class SimulatedStore(MemoryStore):
         self, checkpoints: str, moves: Sequence[tuple[Checkpoint, Checkpoint]], writes: Writes
     ) -> None:
         self._world.place(ADVANCE)
+        stored = {old.id: at for old, _ in moves if (at := self._stored(checkpoints, old.id))}
         self._advance(checkpoints, moves, writes)
+        self._world.monitors.advanced(stored, moves)
         tell.written(self._world, writes)
         self._world.wake("store")
         self._world.done(ADVANCE)
+
+    def _stored(self, checkpoints: str, id: str) -> Checkpoint | None:
+        return self._checkpoints.get(checkpoints, {}).get(id)
 
     def _advance(
         self, checkpoints: str, moves: Sequence[tuple[Checkpoint, Checkpoint]], writes: Writes

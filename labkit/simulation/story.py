@@ -19,6 +19,7 @@ from labkit.experiments.verify.checkers import MEANINGS
 from labkit.experiments.verify.verdict import to_report
 from labkit.lab import Lab
 from labkit.simulation.drawing import drawn
+from labkit.simulation.monitors import FirstBad
 from labkit.simulation.scenario import Scenario
 from labkit.simulation.tape import VERSION, Tape
 from labkit.simulation.trial import Outcome, Trial
@@ -83,6 +84,7 @@ class Story(Struct):
     runs: int = 0
     #: Of an exhaustive search: its arguments.
     how: str = ""
+    first_bad: FirstBad | None = None
 
     @classmethod
     def of(
@@ -100,6 +102,7 @@ class Story(Struct):
             to_report(outcome.verdicts),
             plant,
             runs,
+            outcome.first_bad,
         )
 
     # --- in words
@@ -126,6 +129,13 @@ class Story(Struct):
         return [_line(event) for event in chosen]
 
     @property
+    def first_wrong(self) -> str:
+        """Where it begins, as far as the monitors have seen it."""
+        if self.first_bad is None:
+            return "No single step is wrong in itself."
+        return f"The first wrong step is {self.first_bad.step}: {self.first_bad.what}."
+
+    @property
     def calm_except(self) -> str:
         """What is not calm in this run."""
         faults = [e for e in self.events if e.kind == "fault"]
@@ -144,7 +154,8 @@ class Story(Struct):
 
     def text(self) -> str:
         """All of it, for a terminal or a file."""
-        lines = [self.sentence, "", *self.reason, "", self.calm_except, f"Again: {self.replay}"]
+        said = [self.sentence, self.first_wrong, "", *self.reason, ""]
+        lines = [*said, self.calm_except, f"Again: {self.replay}"]
         return "\n".join(lines)
 
     # --- to look at
@@ -155,12 +166,12 @@ class Story(Struct):
         left_out = 0
         if len(shown) > DRAWN:
             left_out, shown = len(shown) - DRAWN, shown[-DRAWN:]
-        return drawn(shown, left_out)
+        return drawn(shown, left_out, self.first_bad.step if self.first_bad else None)
 
     def _repr_html_(self) -> str:
         reason = "".join(f"<li>{html.escape(line)}</li>" for line in self.reason)
         return (
-            f"<p><b>{html.escape(self.sentence)}</b></p><ul>{reason}</ul>"
+            f"<p><b>{html.escape(self.sentence)}</b></p><p>{html.escape(self.first_wrong)}</p><ul>{reason}</ul>"
             f"<p>{html.escape(self.calm_except)}</p>{self.svg()}"
             f"<p><code>{html.escape(self.replay)}</code></p>"
         )

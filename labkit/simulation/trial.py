@@ -22,6 +22,7 @@ from labkit.run.worker import Worker
 from labkit.service.guard import guarded
 from labkit.simulation.faults import RESTART_SECONDS, Fault, Striker, draw_faults
 from labkit.simulation.fence import fenced
+from labkit.simulation.monitors import FirstBad
 from labkit.simulation.scenario import Client, Keeper, Poison, Scenario, calls, sizes
 from labkit.simulation.stores import SimulatedStore
 from labkit.simulation.tape import Tape
@@ -49,6 +50,7 @@ class Outcome(Struct):
     tape: Tape
     trace: list[Event] = field(default_factory=list)
     why: str = ""
+    first_bad: FirstBad | None = None
 
     @property
     def good(self) -> bool:
@@ -152,8 +154,17 @@ class Trial:
             evidence = {name: gather(lab, name) for name in lab.services}
             verdicts = check_run(lab, history, evidence)
         wrong = ["liveness"] if why else red(verdicts)
-        seed, steps = self.tape.seed, world.step
-        return Outcome(seed, wrong, verdicts, steps, struck, self.tape, world.trace, why)
+        return Outcome(
+            self.tape.seed,
+            wrong,
+            verdicts,
+            world.step,
+            struck,
+            self.tape,
+            world.trace,
+            why,
+            world.monitors.first_bad,
+        )
 
     # --- lives
 

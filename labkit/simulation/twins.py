@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from labkit.adapters.memory import MemoryBroker
 from labkit.adapters.memory_log import MemoryLog
 from labkit.adapters.memory_sender import MemoryDelivery, MemorySender
@@ -115,6 +117,11 @@ class SimulatedLog(_Reading, MemoryLog):
         batch.fence = self._generation
         return batch
 
+    def _move(self, positions: Mapping[int, int], fence: int) -> None:
+        before = dict(self._offsets())
+        super()._move(positions, fence)
+        self._broker.world.monitors.moved(self._commands_group, before, positions)
+
     def _bequeath_transaction(self) -> None:
         def undo() -> None:
             self._broker.abandon(self._id, self._epoch)
@@ -185,6 +192,8 @@ class SimulatedBroker(MemoryBroker):
         self.world.place(f"append {topic}")
         offset = super().append(topic, partition, key, value, within)
         tell.appended(self.world, topic, partition, offset, value)
+        if within is None:
+            self.world.monitors.committed(topic, [value])
         self.world.wake(topic)
         self.world.done(f"append {topic}")
         return offset
@@ -200,11 +209,27 @@ class SimulatedBroker(MemoryBroker):
 
     def end(self, transactional_id: str, state: TransactionState) -> None:
         transaction = self._open.get(transactional_id)
+        group = transaction.group if transaction is not None else None
+        before = dict(group.offsets) if group is not None else {}
         super().end(transactional_id, state)
         if transaction is not None:
+            if state == "committed":
+                self._monitored(transaction, transactional_id, before)
             tell.ended(self.world, self._topics, transaction)
             for topic in {topic for topic, _ in transaction.wrote}:
                 self.world.wake(topic)
+
+    def _monitored(
+        self, transaction: OpenTransaction, transactional_id: str, before: Mapping[int, int]
+    ) -> None:
+        monitors = self.world.monitors
+        for topic, partition in sorted(transaction.wrote):
+            slots = self._topics[topic][partition]
+            monitors.committed(
+                topic,
+                (s.record.value for s in slots if s.transaction is transaction and s.record),
+            )
+        monitors.moved(f"the group of {transactional_id}", before, transaction.offsets)
 
     def join(self, topic: str, group: str) -> int:
         self.world.place(f"join {group}")

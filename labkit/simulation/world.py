@@ -19,6 +19,7 @@ from msgspec import Struct
 from labkit.errors import OutcomeUnknown
 from labkit.ports.clock import Clock
 from labkit.ports.executor import AtOnce
+from labkit.simulation.monitors import Monitors
 from labkit.simulation.tape import SCHEDULE, Choose, Tape, odds
 
 #: The world begins at this instant: 2026-01-01, in nanoseconds.
@@ -120,8 +121,8 @@ class World:
         self.over = False
         #: Called at each place, before the tape decides who goes on; may kill or pause.
         self.strike: Callable[[Life, str], None] = lambda life, place: None
-        #: Called after each step of the world: cheap checks of what must hold at any time.
-        self.watch: Callable[[], None] = lambda: None
+        #: Told of each effect: cheap checks of what must hold at any time.
+        self.monitors = Monitors(lambda: self.step)
         self._choose = choose or odds(0.3)
         self._hub = getcurrent()
         self._next: Life | None = None
@@ -297,7 +298,6 @@ class World:
                 self._advance()
                 continue
             life.let.switch()
-            self.watch()
         return False
 
     def _chosen(self) -> Life | None:
