@@ -20,9 +20,11 @@ from labkit.simulation.monitors import FirstBad, Monitors
 from labkit.simulation.scenario import SCENARIOS, Keeper, Scenario
 from labkit.simulation.stores import SimulatedStore
 from labkit.simulation.story import Story, read_tape
+from labkit.simulation.table import PROMISED, tabulate
 from labkit.simulation.tape import FAULTS, WORKLOAD, Tape
 from labkit.simulation.trial import Outcome, Trial
 from labkit.simulation.world import World
+from tests.test_cli import labkit
 
 ONE, THREE = SCENARIOS["one"], SCENARIOS["three"]
 TWO_COMMANDS = Scenario(commands=2, clients=1, handlers=1, projectors=1, partitions=1)
@@ -191,3 +193,41 @@ def test_monitors_see_what_goes_back() -> None:
     again.moved("g", {0: 5}, {0: 4})
     assert again.first_bad is not None
     assert again.first_bad.what == "the offset of g in partition 0 goes back from 5 to 4"
+
+
+# --- the table
+
+
+def test_the_table_says_what_is_promised_beside_what_was_found() -> None:
+    made = tabulate(ONE, range(20), processes=1)
+    rows = {(row.delivery, row.write_concern): row for row in made.rows}
+    assert [(row.delivery, row.write_concern) for row in made.rows if row.default] == [
+        ("exactly_once", "majority")
+    ]
+    assert len(rows) == 6
+    assert made.broken == []
+    for concern in ("majority", "1"):
+        exact = rows["exactly_once", concern].cells
+        assert {cell.text for name, cell in exact.items() if name != "C11"} == {"yes / ✓ 20"}
+        assert exact["C11"].text == "yes / not tried"
+        lost = rows["at_most_once", concern].cells["C1"]
+        assert (lost.promised, lost.text) == (False, f"no / – seed {lost.seed}")
+    assert lost.seed is not None
+    weak = structs.replace(ONE, delivery="at_most_once", write_concern="1")
+    assert "C1" in trial(weak, lost.seed)[1].red, "the seed shows it"
+    assert made.markdown.count("\n| exactly_once \\* | majority |") == 1
+    assert made.report["ok"]
+
+
+def test_a_promise_that_is_broken_fails_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PROMISED, "at_most_once", frozenset(["C1"]))
+    made = tabulate(ONE, range(9), processes=1)
+    assert [line.partition(",")[0] for line in made.broken] == [
+        f"at_most_once with write concern {concern}: C1" for concern in ("majority", "1")
+    ]
+
+
+def test_the_table_takes_no_bug() -> None:
+    done = labkit("simulate", "one", "--table", "--plant", "no-dedupe")
+    assert done.returncode == 2
+    assert "leave out --plant and --replay" in done.stderr

@@ -55,6 +55,10 @@ def simulate(
     replay: Annotated[
         Path | None, typer.Option(help="Play a tape again: tape.json of a story.")
     ] = None,
+    table_of: Annotated[
+        bool,
+        typer.Option("--table", help="A table: settings, and which anomalies seeds have shown."),
+    ] = False,
     folder: Annotated[
         Path | None, typer.Option(help="Where to keep the story of a violation.")
     ] = None,
@@ -79,6 +83,12 @@ def simulate(
     for option_name, given in searched.items():
         if given is not None and not exhaustive:
             raise UsageError(f"--{option_name} is for --exhaustive; leave it out, or add that")
+
+    if table_of:
+        if bug is not None or replay is not None:
+            raise UsageError("--table tries settings as they are; leave out --plant and --replay")
+        tabulated(of, range(first, first + seeds), json_file)
+        return
 
     def run(progress: Progress, say: Say) -> explore.Explored:
         if replay is not None:
@@ -136,3 +146,17 @@ def _tell(found: Explored | Proof, folder: Path | None) -> None:
         print(f"The story is kept in {where}")
     if found.interrupted:
         print("Interrupted: this is what was found by then.")
+
+
+def tabulated(scenario: Any, seeds: range, json_file: Path | None) -> None:
+    """What settings promise, beside what seeds have shown, as Markdown."""
+    from labkit.simulation.table import Table, tabulate
+
+    def run(progress: Progress, say: Say) -> Table:
+        return tabulate(scenario, seeds, report=lambda done, all: progress("seeds", done, all))
+
+    def show(found: Table) -> str | None:
+        print(found.markdown)
+        return f"not as promised: {'; '.join(found.broken)}" if found.broken else None
+
+    measure(run, json_file, show)

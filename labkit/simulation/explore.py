@@ -103,10 +103,12 @@ def explore(
     report: Report = lambda done, of: None,
     stop_at_first: bool = False,
     processes: int | None = None,
+    tell: bool = True,
 ) -> Explored:
     """Try all seeds; what was found so far is kept if it is interrupted.
 
-    Services that no other process could import are tried in this one.
+    Services that no other process could import are tried in this one. ``tell``: make the story of
+    the first seed that went wrong.
     """
     scenario = fitting(scenario, plant)
     wanted = list(seeds)
@@ -124,7 +126,7 @@ def explore(
     except KeyboardInterrupt:
         found.interrupted = True
     found.seconds = round(time.monotonic() - began, 3)
-    if found.red:
+    if found.red and tell:
         with quiet(), planted(plant):
             found.story = told(scenario, min(found.red), plant or "")
     return found
