@@ -102,7 +102,7 @@ class Story(Struct):
             to_report(outcome.verdicts),
             plant,
             runs,
-            outcome.first_bad,
+            first_bad=outcome.first_bad,
         )
 
     # --- in words
