@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from labkit.adapters.delivery import commit_in_order
 from labkit.adapters.kafka import offsets_of
 from labkit.adapters.memory_source import MemorySource
-from labkit.adapters.memory_topics import MemoryTopics, OpenTransaction
+from labkit.adapters.memory_topics import Group, MemoryTopics, OpenTransaction
 from labkit.errors import Fenced
 from labkit.ports.broker import Batch, Delivery, Record
 from labkit.ports.failpoints import Failpoint, hit
@@ -53,10 +53,8 @@ class MemoryLog(MemorySource):
     ) -> dict[int, int]:
         transaction = self._broker.begin(self._id, self._epoch)
         ends = self._produce(commits, transaction)
-        group = self._broker.group(self._topic, self._commands_group)
-        if group.generation != fence:  # the transaction stays open until the id is taken over
-            raise Fenced(f"group {self._commands_group!r} has a newer generation")
-        self._broker.hold(self._id, transaction, group, positions)
+        # Where this raises, the transaction stays open until its id is taken over.
+        self._broker.hold(self._id, transaction, self._group_of(fence), positions)
         hit(Failpoint.HANDLER_OFFSETS)
         self._broker.commit(self._id, transaction)
         return ends
@@ -75,11 +73,15 @@ class MemoryLog(MemorySource):
 
     def _move(self, positions: Mapping[int, int]) -> None:
         """Under the generation of the last poll, not of the batch: so do Kafka's consumers."""
-        group = self._broker.group(self._topic, self._commands_group)
-        if group.generation != self._generation:
-            raise Fenced(f"group {self._commands_group!r} has a newer generation")
-        group.offsets.update(positions)
+        self._group_of(self._generation).offsets.update(positions)
         hit(Failpoint.HANDLER_OFFSETS)
+
+    def _group_of(self, generation: int) -> Group:
+        """The group; raises ``Fenced`` if it has a newer generation."""
+        group = self._broker.group(self._topic, self._commands_group)
+        if group.generation != generation:
+            raise Fenced(f"group {self._commands_group!r} has a newer generation")
+        return group
 
     def events(self) -> MemorySource:
         return MemorySource(self._broker, self._events, None)

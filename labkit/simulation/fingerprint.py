@@ -206,5 +206,5 @@ class _Walk:
             kept = [(p, group.since[p] <= source._generation) for p in sorted(source._owned)]
             found += [_rank(group.members, source._member), kept]
         if isinstance(source, MemoryLog):
-            found.append(source._broker._epochs[source._id] == source._epoch)
+            found.append(source._broker._epochs.get(source._id) == source._epoch)
         return found

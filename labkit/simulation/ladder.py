@@ -16,6 +16,7 @@ from msgspec import Struct, structs
 from labkit.adapters.memory_log import MemoryLog
 from labkit.adapters.memory_source import MemorySource
 from labkit.adapters.memory_store import MemoryStore
+from labkit.adapters.memory_topics import Group
 from labkit.errors import OutcomeUnknown, UsageError
 from labkit.experiments.verify.planting import planted_here, replace
 from labkit.messages import Commit, Document, Envelope
@@ -80,8 +81,9 @@ def _without_ids(document: Document, state: Any, load: Any = StreamState.load) -
     return stream
 
 
-def _unfenced(self: MemoryLog, fence: int) -> None:
+def _unfenced(self: MemoryLog, generation: int) -> Group:
     """Offsets are committed under the bare name of the group."""
+    return self._broker.group(self._topic, self._commands_group)
 
 
 def _unexpecting(
@@ -203,7 +205,7 @@ BUGS: dict[str, Bug] = {
     "no-fence": Bug(
         "a zombie may commit offsets for a group that has put it out",
         ("C1", "C2", "C6"),
-        [(MemoryLog, "_check", _unfenced)],
+        [(MemoryLog, "_group_of", _unfenced)],
     ),
     "commit-again": Bug(
         "a commit whose outcome is unknown is simply made again",

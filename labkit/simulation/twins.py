@@ -117,9 +117,9 @@ class SimulatedLog(_Reading, MemoryLog):
         batch.fence = self._generation
         return batch
 
-    def _move(self, positions: Mapping[int, int], fence: int) -> None:
-        before = dict(self._offsets())
-        super()._move(positions, fence)
+    def _move(self, positions: Mapping[int, int]) -> None:
+        before = dict(self._broker.group(self._topic, self._commands_group).offsets)
+        super()._move(positions)
         self._broker.world.monitors.moved(self._commands_group, before, positions)
 
     def _bequeath_transaction(self) -> None:
