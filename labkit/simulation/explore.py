@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import multiprocessing
 import os
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -153,7 +154,8 @@ def _results(
         return
     chunks = (seeds[at : at + CHUNK] for at in range(0, len(seeds), CHUNK))
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+    deaf = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for this process
+    with ProcessPoolExecutor(processes, context, signal.signal, deaf) as pool:
         jobs = [pool.submit(try_some, scenario, plant, chunk) for chunk in chunks]
         try:
             yield (done for job in jobs for done in job.result())

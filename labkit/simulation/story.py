@@ -122,7 +122,7 @@ class Story(Struct):
     def reason(self) -> list[str]:
         """The events that are about what was violated, each with its step."""
         ids = set(re.findall(r"'([^']+)'", self.found[0]))
-        about = [e for e in self.events if e.about & ids or e.kind in ("fault", "anew")]
+        about = [e for e in self.events if ids & {*e.about} or e.kind in ("fault", "anew")]
         chosen = about or self.events
         if len(chosen) > REASONED:
             chosen = [*chosen[: REASONED // 2], *chosen[-REASONED // 2 :]]
@@ -177,7 +177,12 @@ class Story(Struct):
         )
 
     def at(self, step: int) -> Lab:
-        """The run as it stood before a step: a lab to look into (``topic``, ``collection``)."""
+        """The run as it stood before a step: a lab to look into (``topic``, ``collection``).
+
+        Raises ``UsageError`` for the story of an exhaustive search.
+        """
+        if self.how:
+            raise UsageError("a run of an exhaustive search cannot be stopped; see its events")
         trial = Trial(self.scenario, Tape(self.seed, recorded=self.values))
         return trial.until(step)
 

@@ -48,7 +48,7 @@ class Event(Struct, frozen=True):
     life: str
     kind: str
     text: str
-    about: frozenset[str] = frozenset()
+    about: tuple[str, ...] = ()
     other: str = ""
 
 
@@ -178,7 +178,7 @@ class World:
             by = life or self.current
             name = by.name if by else ""
             self.trace.append(
-                Event(self.step, self.time, name, kind, text, frozenset(about), other)
+                Event(self.step, self.time, name, kind, text, tuple(sorted(about)), other)
             )
 
     def place(self, name: str) -> None:
