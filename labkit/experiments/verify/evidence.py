@@ -58,8 +58,9 @@ def gather(lab: Lab, service: str | None = None) -> Evidence:
     """Read the log, the states and the views of a service; the default is the run's first."""
     name = service or lab.first
     found = lab.of.service(name)
-    checkpoints = [c for c in lab.positions.checkpoints() if c.id.startswith(f"{name}.")]
-    positions = {c.id: c.position for c in checkpoints}
+    with lab.store.snapshot() as reads:  # a handler may save its states at any time
+        states = {d["_id"]: d for d in reads.find(found.states, {})}
+        positions = {c.id: c.position for c in reads.checkpoints(found.checkpoints)}
     commits: list[Commit[Any]] = []
     chain: list[Commit[Any]] = []
     misfits: list[tuple[Commit[Any], int]] = []
@@ -88,8 +89,8 @@ def gather(lab: Lab, service: str | None = None) -> Evidence:
         commits=commits,
         chain=chain,
         misfits=misfits,
-        checkpoints=checkpoints,
-        states={d["_id"]: d for d in lab.store.find(found.states, {})},
+        checkpoints=[c for c in lab.positions.checkpoints() if c.id.startswith(f"{name}.")],
+        states=states,
         saved=saved,
         views={each: lab.store.find(lab.where(each), {}) for each in sorted(collections)},
         lag={role: lab.lag(role, name) for role in roles if name in lab.instances_of(role)},
