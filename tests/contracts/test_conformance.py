@@ -51,11 +51,6 @@ def few(count: int) -> Any:
     )
 
 
-def many(count: int) -> Any:
-    """Other programs each time; what failed is told with the way to play it again."""
-    return settings(few(count), derandomize=False, print_blob=True)
-
-
 def outcome(call: Callable[[], Any]) -> Any:
     """What a call gave, or the kind of its error."""
     try:
@@ -352,7 +347,7 @@ def test_stores_show_the_same(mongo: MongoStore, program: list[StoreStep]) -> No
 
 
 @pytest.mark.slow
-@many(1_000)
+@few(1_000)
 @given(store_programs)
 def test_many_stores_show_the_same(mongo: MongoStore, program: list[StoreStep]) -> None:
     same_stores(mongo, program)
@@ -723,7 +718,7 @@ def test_brokers_show_the_same(kafka: KafkaPythonBroker, program: list[BrokerSte
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@many(130)
+@few(25)
 @given(broker_programs)
 def test_many_brokers_show_the_same(kafka: KafkaPythonBroker, program: list[BrokerStep]) -> None:
     same_brokers(kafka, program)
