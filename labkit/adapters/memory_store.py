@@ -135,10 +135,14 @@ class MemoryStore:
 
     def snapshot(self) -> AbstractContextManager[Reads]:
         """A shallow copy is enough, because documents are replaced and never changed in place."""
-        frozen = MemoryStore()
-        frozen._collections = {name: dict(held) for name, held in list(self._collections.items())}
-        frozen._checkpoints = {name: dict(held) for name, held in list(self._checkpoints.items())}
-        return nullcontext(frozen)
+        return nullcontext(self.copied())
+
+    def copied(self) -> MemoryStore:
+        """As it stands now."""
+        found = MemoryStore()
+        found._collections = {name: dict(held) for name, held in list(self._collections.items())}
+        found._checkpoints = {name: dict(held) for name, held in list(self._checkpoints.items())}
+        return found
 
     def index(
         self, collection: str, keys: Sequence[tuple[str, int]], *, sparse: bool = False

@@ -314,22 +314,27 @@ class QueryHandler(CrashOnly):
 
     def _ask(self, arrived: Arrived) -> Answered:
         """Whoever has waited, waits no more; a stream that a view holds back is noticed there."""
-        key, now = key_of(arrived.asked.query), self._clock.seconds()
-        self._stopped = {k: until for k, until in self._stopped.items() if now < until}
-        if key in self._stopped:
-            raise Stopped(
-                f"{arrived.query.name} did not end a moment ago; it is not tried again for "
-                f"{self._stopped[key] - now:.0f} s"
-            )
+        if self._stopped:
+            self._check_rest(arrived)
         self._settled.goals = arrived.goals
         try:
             return self._settled.answer(arrived.asked, Fresh(timeout=0.0))
         except Stopped:
-            self._stopped[key] = self._clock.seconds() + REST_SECONDS
+            self._stopped[key_of(arrived.asked.query)] = self._clock.seconds() + REST_SECONDS
             raise
         except TimedOut as late:
             seconds = (arrived.query.fresh or EVENTUAL).timeout
             raise TimedOut(str(late).replace("within 0 s", f"within {seconds:g} s")) from None
+
+    def _check_rest(self, arrived: Arrived) -> None:
+        """Raises ``Stopped`` for a query that did not end a moment ago."""
+        now = self._clock.seconds()
+        self._stopped = {k: until for k, until in self._stopped.items() if now < until}
+        if (until := self._stopped.get(key_of(arrived.asked.query))) is not None:
+            raise Stopped(
+                f"{arrived.query.name} did not end a moment ago; it is not tried again for "
+                f"{until - now:.0f} s"
+            )
 
     def _give(self, arrived: Arrived, value: msgspec.Raw, cached: bool = False) -> None:
         query = arrived.query

@@ -50,7 +50,7 @@ class Positions:
         Raises ``UsageError`` if the run has no such topic.
         """
         run, topic = self._run, self._run.topic_name(name)
-        brokers = (run.broker, run.log_broker)
+        brokers = {run.broker, run.log_broker}  # mostly one
         has = sorted({topic for broker in brokers for topic in broker.topics() if run.owns(topic)})
         if topic not in has:
             names = ", ".join(topic.removeprefix(run.topic_name("")) for topic in has)

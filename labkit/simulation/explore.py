@@ -56,15 +56,6 @@ class Explored(Struct):
         """Whether nothing went wrong."""
         return not self.red
 
-    def not_struck(self) -> list[str]:
-        """Failpoints at which no worker was killed, or none was paused."""
-        return [
-            f"{kind} at {point}"
-            for kind in ("kill", "pause")
-            for point in ALL
-            if not self.struck.get(kind, {}).get(point)
-        ]
-
     @property
     def report(self) -> dict[str, Any]:
         """For the JSON."""

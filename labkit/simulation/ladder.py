@@ -1,13 +1,14 @@
 """Bugs that people really make, each to be found by the simulator.
 
-A bug is a context manager that takes one guarantee of the design away while it is open. It works at
-a port or in a part, so a run on real servers has it as well as a simulated one.
+A bug takes one guarantee of the design away while its context is open. Some change a part, and are
+the same on real servers; others change what a twin of a server promises.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -18,8 +19,9 @@ from labkit.adapters.memory_source import MemorySource
 from labkit.adapters.memory_store import MemoryStore
 from labkit.adapters.memory_topics import Group
 from labkit.errors import OutcomeUnknown, UsageError
+from labkit.experiments.verify.planted_bugs import early_offsets, no_dedupe
 from labkit.experiments.verify.planting import planted_here, replace
-from labkit.messages import Commit, Document, Envelope
+from labkit.messages import Document, Envelope
 from labkit.ports.broker import Batch, Record
 from labkit.ports.store import Checkpoint, Writes
 from labkit.process.outbox import Outbox
@@ -30,19 +32,14 @@ from labkit.write.stream_state import StreamState
 
 
 class Bug(Struct, frozen=True):
-    """``about`` in a few words; ``red`` are the checkers that may show it; ``changes`` what it puts
-    in the place of what: owner, name, value. ``settings`` are those of the scenario."""
+    """``about`` in a few words; ``red`` are the checkers that may show it; ``plant`` calls
+    ``planting.replace``. ``settings`` are those of the scenario."""
 
     about: str
     red: tuple[str, ...]
-    changes: Sequence[tuple[Any, str, Any]] = ()
+    plant: Callable[[], None]
     settings: dict[str, Any] = {}
     processes: bool = False
-
-    def plant(self) -> None:
-        """See ``planting.replace``."""
-        for change in self.changes:
-            replace(*change)
 
 
 def planted(name: str | None) -> AbstractContextManager[None]:
@@ -63,16 +60,6 @@ def fitting(scenario: Scenario, name: str | None) -> Scenario:
 
 
 # --- the write side
-
-
-def _forgetful(
-    self: StreamState,
-    commit: Commit[Any],
-    evolve: Callable[[Any, Any], Any],
-    take: Any = StreamState.take,
-) -> None:
-    take(self, commit, evolve)
-    self.seen.clear()
 
 
 def _without_ids(document: Document, state: Any, load: Any = StreamState.load) -> StreamState:
@@ -190,77 +177,78 @@ BUGS: dict[str, Bug] = {
     "no-dedupe": Bug(
         "a stream forgets the command ids that it has seen",
         ("C2", "C9"),
-        [(StreamState, "take", _forgetful)],
+        no_dedupe,
     ),
     "ids-forgotten": Bug(
         "the ids are not there any more after a restart",
         ("C2", "C9"),
-        [(StreamState, "load", staticmethod(_without_ids))],
+        partial(replace, StreamState, "load", staticmethod(_without_ids)),
     ),
     "early-offsets": Bug(
         "the command's offset is committed before its commit is written",
         ("C1",),
+        early_offsets,
         settings={"delivery": "at_most_once"},
     ),
     "no-fence": Bug(
         "a zombie may commit offsets for a group that has put it out",
         ("C1", "C2", "C6"),
-        [(MemoryLog, "_group_of", _unfenced)],
+        partial(replace, MemoryLog, "_group_of", _unfenced),
     ),
     "commit-again": Bug(
         "a commit whose outcome is unknown is simply made again",
         ("C1", "C2", "C6", "liveness"),  # the transaction before may stay open
-        [(MemoryLog, "commit", _once_more)],
+        partial(replace, MemoryLog, "commit", _once_more),
     ),
     "version-ignored": Bug(
         "the expected version of a command is not looked at",
         ("C6",),
-        [(decisions, "_ruled", _unexpecting)],
+        partial(replace, decisions, "_ruled", _unexpecting),
     ),
     "passed-over": Bug(
         "a handler skips some commands, and commits their offsets",
         ("C1",),
-        [(Handler, "_gather", _passed_over)],
+        partial(replace, Handler, "_gather", _passed_over),
     ),
     "checkpoint-apart": Bug(
         "a view's checkpoint is written in a transaction of its own, before the view",
         ("C1", "C9"),
-        [(MemoryStore, "advance", _apart)],
+        partial(replace, MemoryStore, "advance", _apart),
     ),
     "undone-unseen": Bug(
         "a view is written whatever its checkpoint says, so a batch that an election has undone is "
         "never made again",
         ("C1", "C9"),
-        [(MemoryStore, "advance", _by_epoch)],
+        partial(replace, MemoryStore, "advance", _by_epoch),
         settings={"write_concern": "1"},
     ),
     "read-uncommitted": Bug(
         "a projector reads what transactions have not committed",
         ("C1", "C3", "C9"),
-        [(MemorySource, "_read", _uncommitted)],
+        partial(replace, MemorySource, "_read", _uncommitted),
     ),
     "random-ids": Bug(
         "a process sends what its dead predecessor has left under new ids",
         ("C8", "C11"),
-        [(Outbox, "leftovers", _renamed)],
+        partial(replace, Outbox, "leftovers", _renamed),
         processes=True,
     ),
     "outbox-deleted-first": Bug(
         "a process takes a command out of the outbox before it is acknowledged",
         ("C11", "liveness"),
-        [(Outbox, "send", _deleted_first)],
+        partial(replace, Outbox, "send", _deleted_first),
         processes=True,
     ),
     "outbox-forgotten": Bug(
         "a new owner does not send what its predecessor has left in the outbox",
         ("C11", "liveness"),
-        [(Outbox, "leftovers", _no_leftovers)],
+        partial(replace, Outbox, "leftovers", _no_leftovers),
         processes=True,
     ),
     "timers-forgotten": Bug(
         "a new owner does not know which scheduled commands wait",
         ("C1", "C11", "liveness"),
-        [(Handler, "_recovered", _timers_forgotten)],
+        partial(replace, Handler, "_recovered", _timers_forgotten),
         processes=True,
     ),
 }

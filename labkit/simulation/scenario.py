@@ -12,7 +12,7 @@ from msgspec import Struct, structs
 
 from labkit.errors import TimedOut, Unreachable, UsageError
 from labkit.experiments.verify.history import History
-from labkit.experiments.verify.mixture import workload_of
+from labkit.experiments.verify.mixture import NO_MESSAGE, RAW, workload_of
 from labkit.lab import Lab
 from labkit.messages import Answer, Command, ReleaseParked, Token
 from labkit.ports.broker import Delivery
@@ -26,13 +26,10 @@ from labkit.write.bus import Sent
 PATIENCE_SECONDS, TRIES = 10.0, 20
 #: Longer than it takes until a handler saves its states.
 PAUSE_SECONDS = 1.0
-#: Bytes that are no command, as in ``labkit verify write``; a trial has so many at most.
-RAW = (b'{"id":"x","body":{"type":"Teleport"}}', b"\xff\x00 not JSON")
+#: A trial has so much poison at most.
 POISON = 2
 #: Between two looks of who releases parked streams.
 KEEPER_SECONDS = 5.0
-#: Why bytes that are no command park their stream, and others wait behind them.
-NO_MESSAGE = "not a message"
 
 
 class Scenario(Struct, frozen=True):

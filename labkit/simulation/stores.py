@@ -147,15 +147,7 @@ class _WeakStore(SimulatedStore):
     def _advance(
         self, checkpoints: str, moves: Sequence[tuple[Checkpoint, Checkpoint]], writes: Writes
     ) -> None:
-        before = copied(self)
+        before = self.copied()
         MemoryStore.advance(self, checkpoints, moves, writes)
         self._forget_replicated()
         self._undoable.append((self._world.time, before))
-
-
-def copied(store: MemoryStore) -> MemoryStore:
-    """As it stands now: documents are replaced and never changed in place."""
-    found = MemoryStore()
-    found._collections = {name: dict(held) for name, held in store._collections.items()}
-    found._checkpoints = {name: dict(held) for name, held in store._checkpoints.items()}
-    return found

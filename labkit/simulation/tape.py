@@ -11,10 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
 
-from msgspec import Struct
-
-from labkit.errors import UsageError
-
 #: A recording says what it was made for; another version of the simulator decides other things.
 VERSION = 1
 
@@ -25,14 +21,6 @@ KINDS = (SCHEDULE, FAULTS, WORKLOAD)
 Choose = Callable[[Random, int], int]
 
 
-class Draw(Struct, frozen=True, array_like=True, gc=False):
-    """One decision: what about, how many choices there were, and which was made."""
-
-    label: str
-    bound: int
-    value: int
-
-
 class Tape:
     """Decides, from a seed or from decisions that were recorded.
 
@@ -40,54 +28,41 @@ class Tape:
         seed: the number that everything comes from.
         recorded: for each kind the values to decide; past their end everything is calm. A value
             that its bound does not allow any more becomes the largest that it allows.
-        strict: the recorded draws must be met again as they are; raises ``UsageError`` otherwise.
     """
 
     def __init__(
         self,
         seed: int | str = 0,
         recorded: Mapping[str, Sequence[int]] | None = None,
-        strict: Mapping[str, Sequence[Draw]] | None = None,
     ) -> None:
         self.seed = seed
-        self.draws: dict[str, list[Draw]] = {kind: [] for kind in KINDS}
+        #: What was decided, by kind.
+        self._drawn: dict[str, list[int]] = {kind: [] for kind in KINDS}
         self._recorded = recorded
-        self._strict = strict
         self._random = {kind: Random(f"{seed}:{kind}") for kind in KINDS}
 
     def draw(self, kind: str, label: str, bound: int, choose: Choose = Random.randrange) -> int:
-        """A number from 0 to ``bound - 1``; ``choose`` says how, where it comes from the seed."""
+        """A number from 0 to ``bound - 1``; ``choose`` says how, where it comes from the seed.
+
+        ``label`` says to a reader of the code what about.
+        """
         if bound <= 1:
             return 0
-        draws = self.draws[kind]
-        at = len(draws)
-        if self._strict is not None:
-            value = self._again(kind, at, label, bound)
-        elif self._recorded is not None:
-            values = self._recorded.get(kind, ())
+        drawn = self._drawn[kind]
+        if self._recorded is not None:
+            values, at = self._recorded.get(kind, ()), len(drawn)
             value = min(values[at], bound - 1) if at < len(values) else 0
         else:
             value = choose(self._random[kind], bound)
-        draws.append(Draw(label, bound, value))
+        drawn.append(value)
         return value
-
-    def _again(self, kind: str, at: int, label: str, bound: int) -> int:
-        assert self._strict is not None
-        known = self._strict.get(kind, ())
-        if at >= len(known) or (known[at].label, known[at].bound) != (label, bound):
-            was = f"{known[at].label!r} of {known[at].bound}" if at < len(known) else "its end"
-            raise UsageError(
-                f"the tape does not fit: decision {at} of kind {kind!r} is {label!r} of {bound}, "
-                f"the tape has {was}; it was recorded with another version or service"
-            )
-        return known[at].value
 
     @property
     def values(self) -> dict[str, list[int]]:
         """What was decided, without the calm end of each kind."""
         found = {}
-        for kind, draws in self.draws.items():
-            values = [draw.value for draw in draws]
+        for kind, drawn in self._drawn.items():
+            values = list(drawn)
             while values and not values[-1]:
                 values.pop()
             found[kind] = values

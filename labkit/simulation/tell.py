@@ -33,12 +33,7 @@ def appended(world: World, topic: str, partition: int, offset: int, value: bytes
 def fetched(world: World, topic: str, batch: Batch) -> None:
     if not world.recording or not batch.records:
         return
-    about: set[str] = set()
-    names = []
-    for record in batch.records:
-        _, more = _message(record.value)
-        names.append(next(iter(sorted(more, key=len)), f"offset {record.offset}"))
-        about |= more
+    about = {id for record in batch.records for id in _message(record.value)[1]}
     world.note("fetch", f"reads {listed(_ids(batch))} from {short(topic)}", about, short(topic))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import stamina
 from msgspec import Struct, field, structs
 
-from labkit.errors import LabkitError
+from labkit.errors import LabkitError, said
 from labkit.experiments.verify.checkers import check_run
 from labkit.experiments.verify.evidence import adopt_commands, gather
 from labkit.experiments.verify.history import History
@@ -77,12 +77,12 @@ class Trial:
         #: Workers that came for a while, and those of them that were told to leave.
         self.guests: set[str] = set()
         self.gone: set[str] = set()
+        self._workers: dict[str, Worker] = {}
         #: The part that each worker is now.
         self.parts: dict[str, Any] = {}
         ports = Ports(
             clock=self.world.clock,
             ids=self.world.new_id,
-            executor=self.world.executor,
             twins=lambda: (self.broker, self.store),
         )
         self.lab = Lab(
@@ -247,10 +247,6 @@ class Trial:
         if worker.name not in self.gone:
             self.world.later(f"{worker.name} is started again", RESTART_SECONDS, start)
 
-    @property
-    def _workers(self) -> dict[str, Worker]:
-        return self.__dict__.setdefault("workers", {})  # type: ignore[no-any-return]
-
     def _living(self, worker: Worker) -> Callable[[], None]:
         def live() -> None:
             life = self.world.current
@@ -263,7 +259,7 @@ class Trial:
                     while not life.leaving:
                         part.step(patience)
                 except LabkitError as error:
-                    self.world.note("anew", f"begins anew, since {type(error).__name__}: {error}")
+                    self.world.note("anew", f"begins anew, since {said(error)}")
                 finally:
                     if part is not None:
                         part.close()

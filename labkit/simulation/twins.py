@@ -112,11 +112,6 @@ class SimulatedLog(_Reading, MemoryLog):
         if (life := broker.world.current) is not None:
             life.legacies.append(self._bequeath_transaction)
 
-    def poll(self, limit: int, timeout: float) -> Batch:
-        batch = super().poll(limit, timeout)
-        batch.fence = self._generation
-        return batch
-
     def _move(self, positions: Mapping[int, int]) -> None:
         before = dict(self._broker.group(self._topic, self._commands_group).offsets)
         super()._move(positions)

@@ -10,15 +10,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable
-from concurrent.futures import Executor
-from random import Random
 
 from greenlet import getcurrent, greenlet
 from msgspec import Struct
 
 from labkit.errors import OutcomeUnknown
 from labkit.ports.clock import Clock
-from labkit.ports.executor import AtOnce
 from labkit.simulation.monitors import Monitors
 from labkit.simulation.tape import SCHEDULE, Choose, Tape, odds
 
@@ -127,16 +124,12 @@ class World:
         self._hub = getcurrent()
         self._next: Life | None = None
         self._last = 0
-        self._numbers = itertools.count(1)
         self._ids = itertools.count(1)
 
     # --- what is handed to the parts
 
     def new_id(self) -> str:
         return f"{next(self._ids):032x}"
-
-    def executor(self) -> Executor:
-        return AtOnce()
 
     @property
     def current(self) -> Life | None:
@@ -171,12 +164,11 @@ class World:
         text: str,
         about: Iterable[str] = (),
         other: str = "",
-        life: Life | None = None,
     ) -> None:
         """Tell the trace what a life has done, or what has happened to it."""
         if self.recording and not self.over:
-            by = life or self.current
-            name = by.name if by else ""
+            life = self.current
+            name = life.name if life else ""
             self.trace.append(
                 Event(self.step, self.time, name, kind, text, tuple(sorted(about)), other)
             )
@@ -333,8 +325,3 @@ class World:
 
 class _Greenlet(greenlet):  # type: ignore[misc]
     life: Life
-
-
-def runs_first(random: Random, bound: int) -> int:
-    """The calm choice, always."""
-    return 0

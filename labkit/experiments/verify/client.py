@@ -11,7 +11,7 @@ from msgspec import Struct
 from labkit.experiments.demo import Progress
 from labkit.experiments.verify.faulty_workers import FaultyWorkers
 from labkit.experiments.verify.history import History
-from labkit.experiments.verify.mixture import Call, Mixture
+from labkit.experiments.verify.mixture import NO_MESSAGE, Call, Mixture
 from labkit.experiments.verify.planting import REPAIRED
 from labkit.lab import Lab
 from labkit.messages import ReleaseParked
@@ -171,7 +171,7 @@ class Client:
         sent = []
         for name, service in self._lab.services.items():
             for document in self._lab.store.find(service.states, {"dead": True}):
-                drop = document["parked"].startswith("not a message")
+                drop = document["parked"].startswith(NO_MESSAGE)
                 release = ReleaseParked(document["_id"], drop=drop, head=document["held"][0])
                 sent.append(self._lab.bus.send(release, service=name))
         tokens = [delivery.token() for delivery in sent]

@@ -23,6 +23,9 @@ from labkit.service import Service, Workload
 REPEATED = 0.05
 GUESSED = 0.01
 POISON = 0.001
+#: Bytes that are no command, and how the reason begins why these park their stream.
+RAW = (b'{"id":"x","body":{"type":"Teleport"}}', b"\xff\x00 not JSON")
+NO_MESSAGE = "not a message"
 #: What opens the services is at most this share of all commands.
 OPENING = 0.5
 #: A repeat comes so many calls after the first at most.
@@ -126,5 +129,5 @@ class Mixture:
         """In turn on a stream of its own, or on a hot one."""
         hot = [stream for stream, _ in streams.most_common(HOT)]
         key = hot[odd % len(hot)] if odd % 2 and hot else f"own{number}"
-        raw = (b'{"id":"x","body":{"type":"Teleport"}}', b"\xff\x00 not JSON")[odd // 2 % 2]
+        raw = RAW[odd // 2 % 2]
         return Call("", None, None, service, key, raw)
