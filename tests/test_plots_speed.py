@@ -109,10 +109,14 @@ def test_a_fit_is_drawn_with_its_runs_and_its_band() -> None:
 
 
 LAWS = pd.DataFrame(
-    [
-        {"L": 4.1, "lambda_W": 4.0, "lambda": 500.0, "W_ms": 8.0, "difference": 0.02},
-        {"L": 60.0, "lambda_W": 61.0, "lambda": 3000.0, "W_ms": 20.3, "difference": 0.017},
-    ]
+    {
+        "L": [4.1, 60.0],
+        "lambda_W": [3.8, 62.0],
+        "edges": [0.2, -1.0],
+        "lambda": [500.0, 3000.0],
+        "W_ms": [8.0, 20.3],
+        "difference": [0.02, 0.017],
+    }
 )
 
 

@@ -39,7 +39,27 @@ def test_littles_law_holds_where_all_is_well() -> None:
         assert law["L"] == pytest.approx(25, rel=0.05)
         assert law["W_ms"] == pytest.approx(50, rel=0.05)
         assert law["lambda"] == pytest.approx(500, rel=0.05)
-        assert law["edge"] == pytest.approx(0.05 / 30, rel=0.1)
+        assert law["lambda_W"] == pytest.approx(law["lambda"] * law["W_ms"] / 1e3, rel=1e-3)
+
+
+@pytest.mark.parametrize("pause", [(39.5, 40.5), (9.5, 10.5)])
+def test_a_pause_of_the_machine_at_an_edge_of_a_short_window_is_no_error(
+    pause: tuple[float, float],
+) -> None:
+    """For a second nothing leaves: half of the pause lies in the window."""
+    commands, samples = run()
+    began, ended = (instant * SECOND for instant in pause)
+    for end in ("stale", "visible"):
+        commands[end] = commands[end].where(~commands[end].between(began, ended), ended)
+    gone = np.sort(commands["stale"] / 2 + commands["visible"] / 2)
+    at = samples["at"]
+    number = np.searchsorted(commands["sent"], at) - np.searchsorted(gone, at)
+    samples["in_system"] = number.astype(float)
+    short = (pause[0] - 2 if pause[0] > 20 else pause[0] + 0.5) * SECOND
+    window = (short, short + 2.5 * SECOND)
+    law = steady.little(commands, samples, window)
+    assert law["ok"], law
+    assert abs(law["edges"]) > 2 * steady.LITTLE * law["L"]  # L = lambda W alone would be off
 
 
 def planted(what: str) -> tuple[pd.DataFrame, pd.DataFrame]:

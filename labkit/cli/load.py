@@ -168,8 +168,9 @@ def _show(found: dict[str, Any]) -> str | None:
         _show_latencies(found)
     law, backlog = found["little"], found["backlog"]
     print(
-        f"Little's law: {law['L']:,.1f} in the system, lambda W is {law['lambda_W']:,.1f} "
-        f"({law['difference']:.1%} apart; at most {law['bound']:.0%}). The backlog "
+        f"Little's law: {law['L']:,.1f} in the system, lambda W is {law['lambda_W']:,.1f}, "
+        f"{law['edges']:+,.1f} for the edges of the window ({law['difference']:.1%} apart; "
+        f"at most {law['bound']:.0%}). The backlog "
         f"{'stayed level' if backlog['ok'] else 'grew'}: {backlog['growth_per_second']:+,.0f} a "
         "second."
     )

@@ -151,11 +151,13 @@ def _effect_of_workers(law: Law, fitted: Scaling | None, measured: int) -> str:
 def littles_law(laws: pd.DataFrame, ax: Axes) -> Axes:
     """L = lambda W: the counted commands against rate times time, one point for each run.
 
-    ``laws`` has one row for each run: ``L`` and ``lambda_W`` (commands in the system), ``lambda``
-    (commands a second), ``W_ms`` and ``difference`` (as a fraction of L).
+    ``laws`` has one row for each run: ``L``, ``lambda_W`` and ``edges`` (commands in the system;
+    ``load/steady.py``), ``lambda`` (commands a second), ``W_ms`` and ``difference`` (as a fraction
+    of L).
     """
     require(laws, "run")
-    product, number = laws["lambda_W"].to_numpy(float), laws["L"].to_numpy(float)
+    product = (laws["lambda_W"] + laws["edges"]).to_numpy(float)
+    number = laws["L"].to_numpy(float)
     ends = np.array([0.5 * min(product.min(), number.min()), 2 * max(product.max(), number.max())])
     low, high = (1 - TOLERANCE) * ends, (1 + TOLERANCE) * ends
     ax.fill_between(ends, low, high, color=SKY, alpha=0.4, lw=0, label=f"within {TOLERANCE:.0%}")
@@ -166,9 +168,9 @@ def littles_law(laws: pd.DataFrame, ax: Axes) -> Axes:
     if not kept.all():
         style: Any = {"color": VERMILLION, "ms": 11, "mew": 3, "label": "thrown out"}
         ax.plot(product[~kept], number[~kept], "x", **style)
-    for row in laws.to_dict("records"):
+    for row, x in zip(laws.to_dict("records"), product, strict=True):
         words = f"{row['lambda']:,.0f} a second × {row['W_ms']:,.1f} ms"
-        ax.annotate(words, (row["lambda_W"], row["L"]), (12, -9), **OFFSET)
+        ax.annotate(words, (x, row["L"]), (12, -9), **OFFSET)
     ax.set_xscale("log")
     ax.set_yscale("log")
     ax.set_xlim(*ends)
@@ -177,7 +179,7 @@ def littles_law(laws: pd.DataFrame, ax: Axes) -> Axes:
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_minor_locator(NullLocator())
         axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
-    ax.set_xlabel("λW: rate times time in the system (commands, log scale)")
+    ax.set_xlabel("λW: rate times time in the system, and the window's edges (log scale)")
     ax.set_ylabel("L: commands in the system, counted (log scale)")
     worst = float(np.nanmax(off))
     found = f"Little's law holds in {kept.sum()} of {len(laws)} runs"

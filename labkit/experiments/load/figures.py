@@ -62,7 +62,7 @@ def judge(loaded: Loaded, everything: pd.DataFrame) -> None:
         law = report["little"]
         loaded.trouble.append(
             f"Little's law is off by {law['difference']:.1%}: L is {law['L']:,.1f}, lambda W is "
-            f"{law['lambda_W']:,.1f}"
+            f"{law['lambda_W']:,.1f}, {law['edges']:+,.1f} for the edges of the window"
         )
     if lost:
         loaded.trouble.append(f"{lost:,} commands were not acknowledged")

@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from labkit.experiments.intervals import quotient
+
 Window = tuple[float, float]
 
 #: A load is ended once whatever is sent would wait this long, at the pace of the last seconds, or
@@ -104,29 +106,29 @@ def little(commands: pd.DataFrame, samples: pd.DataFrame, window: Window) -> dic
     - ``lambda``: commands sent in the window, per second.
     - ``W``: the mean time of those commands from ``sent`` to the view: to the middle between the
       listener's last read that missed the command and its first read that saw it.
+    - ``edges``: what a finite window adds to lambda W. Commands sent before the window count in L
+      only, and the end of those that leave after it in W only. The two nearly cancel in a long
+      window; in a short one, a pause of the machine at one edge would not. Both are known, since
+      the times of all ``commands`` are, also of those outside the window.
 
-    At both edges of the window the law is off by the commands in flight: those sent before the
-    window count in L only, those that end after it in W only. The two nearly cancel, and the rest
-    is small if the window is much longer than W: ``edge`` is W over window. The result is NaN, and
-    not ``ok``, if a command was never seen.
+    So L = lambda W + edges holds in every window, and ``difference`` is what is left. It is NaN,
+    and not ``ok``, if a command was never seen.
     """
-    seconds = (window[1] - window[0]) / 1e9
-    came = commands[commands["sent"].between(*window)]
-    left = (came["stale"] + came["visible"]) / 2
-    w = float(np.mean(left - came["sent"])) / 1e9 if len(came) else float("nan")
-    if left.isna().any():
-        w = float("nan")
-    rate = len(came) / seconds
+    nanoseconds = window[1] - window[0]
+    left = (commands["stale"] + commands["visible"]) / 2
+    came = commands["sent"].between(*window)
+    in_system = float((left - commands["sent"])[came].sum(skipna=False))
+    inside = float((left.clip(*window) - commands["sent"].clip(*window)).sum(skipna=False))
     number = _mean(samples["at"].to_numpy(), samples["in_system"].to_numpy(), window)
-    off = abs(number - rate * w) / number if number > 0 else float("nan")
+    off = abs(number - inside / nanoseconds) / number if number > 0 else float("nan")
     return {
         "L": round(number, 3),
-        "lambda": round(rate, 3),
-        "W_ms": round(w * 1e3, 4),
-        "lambda_W": round(rate * w, 3),
+        "lambda": round(quotient(int(came.sum()), nanoseconds / 1e9), 3),
+        "W_ms": round(quotient(in_system / 1e6, int(came.sum())), 4),
+        "lambda_W": round(in_system / nanoseconds, 3),
+        "edges": round((inside - in_system) / nanoseconds, 3),
         "difference": round(off, 4),
         "bound": LITTLE,
-        "edge": round(w / seconds, 4),
         "ok": bool(off <= LITTLE),
     }
 
