@@ -26,7 +26,7 @@ from labkit.simulation.ladder import BUGS, fitting, planted
 from labkit.simulation.scenario import SCENARIOS, Scenario, chosen
 from labkit.simulation.shrink import Shrinker, Values
 from labkit.simulation.story import Story, read_tape
-from labkit.simulation.tape import FAULTS, SCHEDULE, WORKLOAD, Tape
+from labkit.simulation.tape import FAULTS, READS, SCHEDULE, WORKLOAD, Tape
 from labkit.simulation.trial import Trial
 from labkit.simulation.world import Stuck, World
 from tests import desk
@@ -51,7 +51,7 @@ def test_kinds_of_decisions_do_not_disturb_each_other() -> None:
 def test_a_recorded_tape_is_calm_past_its_end_and_keeps_its_bounds() -> None:
     tape = Tape(1, recorded={FAULTS: [9, 1]})
     assert [tape.draw(FAULTS, "f", 4) for _ in range(3)] == [3, 1, 0]
-    assert tape.values == {SCHEDULE: [], FAULTS: [3, 1], WORKLOAD: []}
+    assert tape.values == {SCHEDULE: [], FAULTS: [3, 1], WORKLOAD: [], READS: []}
 
 
 # --- the world
@@ -131,6 +131,12 @@ def test_nothing_goes_wrong_in_many_seeds_and_all_failpoints_are_struck() -> Non
     assert kinds <= set(found.struck)
     handlers = [point for point in ALL if point.startswith(("handler", "projector"))]
     assert len(set(found.struck["kill"]) & set(handlers)) > 8
+
+
+def test_clients_read_as_fresh_as_they_ask_for() -> None:
+    verdicts = [Trial(ONE, Tape(seed)).run().verdicts["C10"] for seed in range(20)]
+    assert sum(verdict.checked for verdict in verdicts) > 20
+    assert all(verdict.ok for verdict in verdicts)
 
 
 def test_three_services_with_both_processes_come_to_rest() -> None:
@@ -224,7 +230,9 @@ def found_story(name: str, seeds: int) -> Story:
         return told(scenario, bad, name, budget=250)
 
 
-@pytest.mark.parametrize("name", ["no-dedupe", "ids-forgotten", "version-ignored", "commit-again"])
+@pytest.mark.parametrize(
+    "name", ["no-dedupe", "ids-forgotten", "version-ignored", "commit-again", "stale-reads"]
+)
 def test_a_bug_is_found_shrunk_and_told(name: str) -> None:
     story = found_story(name, 100)
     assert story.checker in BUGS[name].red
@@ -267,9 +275,9 @@ def test_shrinking_keeps_what_is_needed() -> None:
         faults, schedule = values[FAULTS], values[SCHEDULE]
         return values if len(faults) > 1 and faults[1] > 2 and 1 in schedule else None
 
-    values = {FAULTS: [4, 9, 3], SCHEDULE: [2, 5, 1, 0, 1, 3], WORKLOAD: [1, 2, 3]}
+    values = {FAULTS: [4, 9, 3], SCHEDULE: [2, 5, 1, 0, 1, 3], WORKLOAD: [1, 2, 3], READS: [4]}
     best = Shrinker(values, play).run()
-    assert best == {FAULTS: [0, 3], SCHEDULE: [1], WORKLOAD: []}
+    assert best == {FAULTS: [0, 3], SCHEDULE: [1], WORKLOAD: [], READS: []}
 
 
 # --- the command line

@@ -28,6 +28,7 @@ BUGS = (
     "checkpoint-apart",
     "undone-unseen",
     "read-uncommitted",
+    "stale-reads",
     "random-ids",
     "outbox-deleted-first",
     "outbox-forgotten",

@@ -25,6 +25,7 @@ from labkit.messages import Document, Envelope
 from labkit.ports.broker import Batch, Record
 from labkit.ports.store import Checkpoint, Writes
 from labkit.process.outbox import Outbox
+from labkit.read.queries import Queries
 from labkit.simulation.scenario import Scenario
 from labkit.write import decisions
 from labkit.write.handler import Handler
@@ -226,6 +227,11 @@ BUGS: dict[str, Bug] = {
         "a projector reads what transactions have not committed",
         ("C1", "C3", "C9"),
         partial(replace, MemorySource, "_read", _uncommitted),
+    ),
+    "stale-reads": Bug(
+        "a query does not wait for the freshness that it was asked for",
+        ("C10",),
+        partial(replace, Queries, "_behind", lambda self, views, goals: []),
     ),
     "random-ids": Bug(
         "a process sends what its dead predecessor has left under new ids",

@@ -18,7 +18,8 @@ from labkit.messages import Answer, Command, ReleaseParked, Token
 from labkit.ports.broker import Delivery
 from labkit.service import Operation, Process, Service
 from labkit.services import VERIFIED, VERIFIED_PROCESSES
-from labkit.simulation.tape import WORKLOAD, Choose, Tape, odds
+from labkit.simulation.reading import WAYS, Readers
+from labkit.simulation.tape import READS, WORKLOAD, Choose, Tape, odds
 from labkit.simulation.world import World
 from labkit.write.bus import Sent
 
@@ -72,7 +73,8 @@ class Call(Struct, frozen=True):
 
     ``again``: it is sent twice at once, as by a client in a hurry; ``late``: once more at the end,
     as by one that has lost the answer. With ``expected_version`` it guesses the version of its
-    stream. Before it the client waits for ``pause`` seconds.
+    stream. Before it the client waits for ``pause`` seconds. ``read``: how it then reads what it
+    wrote (``reading.WAYS``).
     """
 
     id: str
@@ -81,6 +83,7 @@ class Call(Struct, frozen=True):
     late: bool = False
     expected_version: int | None = None
     pause: float = 0.0
+    read: str = ""
 
 
 class Poison(Struct, frozen=True):
@@ -136,9 +139,10 @@ def calls(scenario: Scenario, lab: Lab, tape: Tape) -> list[Call | Poison]:
         sent = tape.draw(WORKLOAD, name, 4, _sent(often))
         guess = tape.draw(WORKLOAD, f"{name} guesses", 3, odds(0.15))
         pause = tape.draw(WORKLOAD, f"{name} after a pause", 2, odds(0.2))
+        read = WAYS[tape.draw(READS, name, len(WAYS), odds(0.2))]
         if not sent:
             continue
-        call = Call(name, command, sent == 2, sent == 3, pause=pause * PAUSE_SECONDS)
+        call = Call(name, command, sent == 2, sent == 3, pause=pause * PAUSE_SECONDS, read=read)
         if guess:
             known = max(0, made[command.stream] + guess - 2)
             call = structs.replace(call, expected_version=known)
@@ -179,11 +183,12 @@ class Client:
     """One caller: sends its commands one after the other, each until it is answered."""
 
     def __init__(
-        self, lab: Lab, history: History, world: World, calls: Sequence[Call | Poison]
+        self, name: str, readers: Readers, history: History, calls: Sequence[Call | Poison]
     ) -> None:
-        self._lab = lab
+        self._name = name
+        self._readers = readers
         self._history = history
-        self._world = world
+        self._world, self._lab = readers.world, readers.lab
         self._calls = [*calls, *(call for call in calls if call.late)]
         #: How many calls are answered, and how often the next one was sent: where it stands.
         self.answered = self.sent = 0
@@ -231,6 +236,10 @@ class Client:
                     (call.id, call.command.stream),
                     self._lab.bus.service_of(call.command).name + ".events",
                 )
+                if operation.answer.accepted:
+                    self._readers.wrote(self._name, operation)
+                    if call.read:
+                        self._readers.read(self._name, operation, call.read)
                 return
             operation = self._send(call)
 

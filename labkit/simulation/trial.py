@@ -23,6 +23,7 @@ from labkit.service.guard import guarded
 from labkit.simulation.faults import RESTART_SECONDS, Fault, Striker, draw_faults
 from labkit.simulation.fence import fenced
 from labkit.simulation.monitors import FirstBad
+from labkit.simulation.reading import Readers
 from labkit.simulation.scenario import Client, Keeper, Poison, Scenario, calls, sizes
 from labkit.simulation.stores import SimulatedStore
 from labkit.simulation.tape import Tape
@@ -134,6 +135,7 @@ class Trial:
         self.first_documents = {id(d): d for documents in held for d in documents.values()}
         self.history = History(self.lab.bus)
         self.history.listen(*self.lab.services)
+        self.readers = Readers(self.lab, self.world)
         self.clients = self._clients()
         counts = {"handler": self.sizes.handlers, "projector": self.sizes.projectors, "process": 1}
         for role, count in counts.items():
@@ -152,7 +154,7 @@ class Trial:
             history.settle(1.0)
             adopt_commands(lab, history)
             evidence = {name: gather(lab, name) for name in lab.services}
-            verdicts = check_run(lab, history, evidence)
+            verdicts = {**check_run(lab, history, evidence), "C10": self.readers.verdict}
         wrong = ["liveness"] if why else red(verdicts)
         return Outcome(
             self.tape.seed,
@@ -177,7 +179,7 @@ class Trial:
             self.keeper = Keeper(self.lab, self.history, self.world)
             self.world.spawn("keeper", self.keeper)
         clients = [
-            Client(self.lab, self.history, self.world, all_calls[number::count])
+            Client(f"client-{number}", self.readers, self.history, all_calls[number::count])
             for number in range(count)
         ]
         for number, client in enumerate(clients):
