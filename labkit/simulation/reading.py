@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from labkit.errors import Parked, TimedOut
+from labkit.errors import Parked, TimedOut, Unreachable
 from labkit.experiments.bench.sessions import Read, Write, sessions
 from labkit.experiments.verify.verdict import Verdict
 from labkit.lab import Lab
 from labkit.messages import Token
+from labkit.query.bus import QueryBus
 from labkit.read.freshness import EVENTUAL, Fresh, Strategy, Version
 from labkit.read.sessions import Session
 from labkit.read.standard import ById
 from labkit.service import KeyedView, Operation, Service
 from labkit.simulation.world import World
 
-#: How a client may read what it wrote; the calm choice is that it does not.
-SESSION = "session"
-WAYS = ("", "token", "version", "linearizable", SESSION)
+#: How a client may read what it wrote; the calm choice is that it does not. Over the query bus it
+#: asks for the version.
+SESSION, BUS = "session", "bus"
+WAYS = ("", "token", "version", "linearizable", SESSION, BUS)
 #: A reader waits so long for its freshness.
 WAIT_SECONDS = 1.0
 
@@ -39,6 +41,7 @@ class Readers:
         self._writes: list[Write] = []
         self._own: dict[tuple[str, str], _Own] = {}
         self._sessions: dict[str, Session] = {}
+        self._buses: dict[str, QueryBus] = {}
 
     @property
     def verdict(self) -> Verdict:
@@ -64,18 +67,21 @@ class Readers:
         own = self._own[client, name]
         if (view := _by_stream(service)) is None or (way == "token" and own.token is None):
             return
-        began = self.world.step
-        strategy, fresh = self._fresh(way, service.name, stream, own)
+        query, began = ById(view, stream), self.world.step
+        strategy, fresh = _fresh(way, service.name, stream, own)
         try:
             if way == SESSION:
                 session = self._sessions.setdefault(client, Session(self.lab.queries))
                 session.wrote(Version(service.name, stream, own.version))
-                found = session.ask(ById(view, stream), fresh=fresh)
+                found = session.ask(query, fresh=fresh)
+            elif way == BUS:
+                found = self._bus(client).ask(query, fresh=fresh, timeout=WAIT_SECONDS)
             else:
-                found = self.lab.ask(ById(view, stream), fresh=fresh)
-        except (TimedOut, Parked):
+                found = self.lab.ask(query, fresh=fresh)
+        except (TimedOut, Parked, Unreachable):
             return
-        shown = found["version"] if found else 0
+        # A document of another stream is an answer to somebody else.
+        shown = found["version"] if found and found["_id"] == stream else 0
         self._reads.append(
             Read(client, name, strategy, shown, began, self.world.step, way == SESSION)
         )
@@ -83,17 +89,23 @@ class Readers:
             "read", f"reads version {shown} of {stream} ({way})", (operation.id, stream), "store"
         )
 
-    def _fresh(self, way: str, service: str, stream: str, own: _Own) -> tuple[Strategy, Fresh]:
-        match way:
-            case "token":
-                assert own.token is not None
-                return "token", Fresh("token", (own.token,), WAIT_SECONDS)
-            case "version":
-                goal = Version(service, stream, own.version)
-                return "version", Fresh("version", (goal,), WAIT_SECONDS)
-            case "linearizable":
-                return "linearizable", Fresh("linearizable", timeout=WAIT_SECONDS)
-        return "eventual", Fresh(EVENTUAL.strategy, timeout=WAIT_SECONDS)
+    def _bus(self, client: str) -> QueryBus:
+        if client not in self._buses:
+            self._buses[client] = self.lab.parts.make_query_bus(self.lab.queries, lambda: None)
+        return self._buses[client]
+
+
+def _fresh(way: str, service: str, stream: str, own: _Own) -> tuple[Strategy, Fresh]:
+    match way:
+        case "token":
+            assert own.token is not None
+            return "token", Fresh("token", (own.token,), WAIT_SECONDS)
+        case "version" | "bus":
+            goal = Version(service, stream, own.version)
+            return "version", Fresh("version", (goal,), WAIT_SECONDS)
+        case "linearizable":
+            return "linearizable", Fresh("linearizable", timeout=WAIT_SECONDS)
+    return "eventual", Fresh(EVENTUAL.strategy, timeout=WAIT_SECONDS)
 
 
 def _by_stream(service: Service) -> str | None:

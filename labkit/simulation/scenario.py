@@ -42,6 +42,7 @@ class Scenario(Struct, frozen=True):
     clients: int = 2
     handlers: int = 2
     projectors: int = 2
+    queries: int = 1
     partitions: int = 2
     delivery: Delivery = "exactly_once"
     write_concern: str = "majority"
@@ -97,12 +98,14 @@ class Poison(Struct, frozen=True):
 
 
 class Sizes(Struct, frozen=True):
-    """What the tape has drawn of a scenario: how many of each. The calm choice is one."""
+    """What the tape has drawn of a scenario: how many of each. The calm choice is one, and no
+    query handler."""
 
     clients: int
     handlers: int
     projectors: int
     partitions: int
+    queries: int
 
 
 def sizes(scenario: Scenario, tape: Tape) -> Sizes:
@@ -114,6 +117,7 @@ def sizes(scenario: Scenario, tape: Tape) -> Sizes:
         upto("handlers", scenario.handlers),
         upto("projectors", scenario.projectors),
         upto("partitions", scenario.partitions),
+        tape.draw(READS, "query handlers", 1 + scenario.queries),
     )
 
 

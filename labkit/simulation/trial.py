@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from random import Random
 from typing import Any
 
 import stamina
@@ -84,6 +85,7 @@ class Trial:
         ports = Ports(
             clock=self.world.clock,
             ids=self.world.new_id,
+            random=Random(f"{tape.seed}:random"),
             twins=lambda: (self.broker, self.store),
         )
         self.lab = Lab(
@@ -137,7 +139,12 @@ class Trial:
         self.history.listen(*self.lab.services)
         self.readers = Readers(self.lab, self.world)
         self.clients = self._clients()
-        counts = {"handler": self.sizes.handlers, "projector": self.sizes.projectors, "process": 1}
+        counts = {
+            "handler": self.sizes.handlers,
+            "projector": self.sizes.projectors,
+            "process": 1,
+            "query": self.sizes.queries,
+        }
         for role, count in counts.items():
             for instance in self.lab.instances_of(role):
                 for slot in range(count):
