@@ -12,6 +12,7 @@ from labkit.cli.options import JsonFile, Processes, Services, bug_of, chosen, op
 from labkit.errors import UsageError
 
 if TYPE_CHECKING:
+    from labkit.simulation.delays import Bounded
     from labkit.simulation.exhaustive import Proof
     from labkit.simulation.explore import Explored
 
@@ -53,6 +54,12 @@ def simulate(
     ] = False,
     handlers: Annotated[int | None, option("Handlers of a search.", whole(1, 10))] = None,
     kills: Annotated[int | None, option("Deaths of a search, at most.", whole(0, 10))] = None,
+    delays: Annotated[
+        int | None,
+        option(
+            "Search all runs with so many turns out of order, and a fault anywhere.", whole(0, 4)
+        ),
+    ] = None,
     replay: Annotated[
         Path | None, typer.Option(help="Play a tape again: tape.json of a story.")
     ] = None,
@@ -69,8 +76,9 @@ def simulate(
 
     Scenarios: one (a service alone), three (services with the processes between them). With
     --exhaustive a small case of one service is searched to its end; the first command is sent
-    twice. Ctrl-C keeps what was found.
+    twice. That search is of states, or with --delays of runs. Ctrl-C keeps what was found.
     """
+    from labkit.simulation import delays as delayed
     from labkit.simulation import exhaustive as all_of
     from labkit.simulation import explore
     from labkit.simulation import scenario as known
@@ -80,10 +88,13 @@ def simulate(
     simple = exhaustive or (bug is not None and not BUGS_OF_PROCESSES & {bug})
     name = scenario or (None if services or processes or not simple else "one")
     of = known.chosen(name, services or (), processes or (), sizes)
-    searched = {"handlers": handlers, "kills": kills}
+    searched = {"handlers": handlers, "kills": kills, "delays": delays}
     for option_name, given in searched.items():
         if given is not None and not exhaustive:
             raise UsageError(f"--{option_name} is for --exhaustive; leave it out, or add that")
+
+    if delays is not None and kills is not None:
+        raise UsageError("--delays has at most one fault in each run; leave out --kills")
 
     if table_of:
         if bug is not None or replay is not None:
@@ -111,8 +122,17 @@ def simulate(
         _tell(found, folder)
         return None if found.good else f"{len(found.red)} of {found.seeds:,} seeds went wrong"
 
-    def search(progress: Progress, say: Say) -> all_of.Proof:
+    def search(progress: Progress, say: Say) -> all_of.Proof | delayed.Bounded | explore.Explored:
         case = all_of.small(of, commands=commands or 3, handlers=handlers or 2)
+        if delays is not None and replay is not None:
+            return delayed.replay(case, read_tape(replay), delays=delays, plant=bug)
+        if delays is not None:
+            return delayed.search(
+                case,
+                delays=delays,
+                plant=bug,
+                report=lambda done, all: progress("faults", done, all),
+            )
         deaths = 1 if kills is None else kills
         if replay is not None:
             return all_of.replay(case, read_tape(replay), kills=deaths, plant=bug)
@@ -123,7 +143,7 @@ def simulate(
             report=lambda met, waiting: progress("states", met, met + waiting),
         )
 
-    def prove(found: all_of.Proof) -> str | None:
+    def prove(found: all_of.Proof | delayed.Bounded | explore.Explored) -> str | None:
         _tell(found, folder)
         return None if found.good else "a reachable state is bad"
 
@@ -133,7 +153,7 @@ def simulate(
         measure(run, json_file, show)
 
 
-def _tell(found: Explored | Proof, folder: Path | None) -> None:
+def _tell(found: Explored | Proof | Bounded, folder: Path | None) -> None:
     """Print what was found, and keep the story."""
     print(found.text)
     if found.story is not None:

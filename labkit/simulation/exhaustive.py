@@ -63,7 +63,7 @@ class Proof(Struct):
     @property
     def text(self) -> str:
         """What is proven, in words."""
-        about = self._about()
+        about = counted(self.scenario, kill=self.kills)
         if self.story is not None:
             return f"{self.story.text()}\n({about}; found after {self.states:,} states)"
         if self.complete:
@@ -77,21 +77,22 @@ class Proof(Struct):
             "among them."
         )
 
-    def _about(self) -> str:
-        sizes = self.scenario
-        counts = (
-            ("handler", sizes.handlers),
-            ("projector", sizes.projectors),
-            ("partition", sizes.partitions),
-            ("kill", self.kills),
-        )
-        return ", ".join(
-            [
-                f"{sizes.commands} command{'s' * (sizes.commands > 1)}, "
-                f"{'one' if sizes.commands > 1 else 'it is'} sent twice",
-                *(f"{count} {what}{'s' * (count != 1)}" for what, count in counts),
-            ]
-        )
+
+def counted(scenario: Scenario, **more: int) -> str:
+    """The sizes of a small case, in words."""
+    counts = {
+        "handler": scenario.handlers,
+        "projector": scenario.projectors,
+        "partition": scenario.partitions,
+        **more,
+    }
+    return ", ".join(
+        [
+            f"{scenario.commands} command{'s' * (scenario.commands > 1)}, "
+            f"{'one' if scenario.commands > 1 else 'it is'} sent twice",
+            *(f"{count} {what}{'s' * (count != 1)}" for what, count in counts.items()),
+        ]
+    )
 
 
 def small(scenario: Scenario, **sizes: int) -> Scenario:

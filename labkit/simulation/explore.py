@@ -7,10 +7,11 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, nullcontext
-from typing import Any
+from contextlib import closing, contextmanager, nullcontext
+from functools import partial
+from typing import Any, TypeVar
 
 import msgspec
 import structlog
@@ -28,6 +29,9 @@ from labkit.simulation.trial import Outcome, Trial
 
 #: So many seeds are given to a process at once.
 CHUNK = 20
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 #: Told how many seeds are done, of how many.
 Report = Callable[[int, int], None]
@@ -99,17 +103,15 @@ def explore(
 ) -> Explored:
     """Try all seeds; what was found so far is kept if it is interrupted.
 
-    Services that no other process could import are tried in this one. ``tell``: make the story of
-    the first seed that went wrong.
+    ``tell``: make the story of the first seed that went wrong.
     """
     scenario = fitting(scenario, plant)
     wanted = list(seeds)
     found = Explored(scenario, plant or "")
     began = time.monotonic()
-    alone = any(isinstance(service, Service) for service in scenario.services)
-    count = 1 if alone else processes or os.cpu_count() or 1
+    work = partial(try_some, scenario, plant)
     try:
-        with _results(scenario, plant, wanted, count) as results:
+        with on_all_processors(work, wanted, CHUNK, processors(scenario, processes)) as results:
             for done in results:
                 _add(found, done)
                 report(found.seeds, len(wanted))
@@ -136,29 +138,50 @@ def _add(found: Explored, done: Done) -> None:
 
 
 @contextmanager
-def _results(
-    scenario: Scenario, plant: str | None, seeds: list[int], processes: int
-) -> Iterator[Iterator[Done]]:
+def on_all_processors(
+    work: Callable[[list[Item]], Iterable[Result]],
+    items: Sequence[Item],
+    chunk: int,
+    processes: int,
+) -> Iterator[Iterable[Result]]:
+    """The results of ``work``, one for each item and in their order; each process is given a
+    ``chunk`` of items at once. One process is this one."""
     if processes == 1:
-        with quiet(), planted(plant):
-            yield (try_one(scenario, seed) for seed in seeds)
+        with closing(_each(work, list(items))) as results:
+            yield results
         return
-    chunks = (seeds[at : at + CHUNK] for at in range(0, len(seeds), CHUNK))
+    chunks = (list(items[at : at + chunk]) for at in range(0, len(items), chunk))
     context = multiprocessing.get_context("spawn")
     deaf = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for this process
     with ProcessPoolExecutor(processes, context, signal.signal, deaf) as pool:
-        jobs = [pool.submit(try_some, scenario, plant, chunk) for chunk in chunks]
+        jobs = [pool.submit(_all, work, some) for some in chunks]
         try:
-            yield (done for job in jobs for done in job.result())
+            yield (result for job in jobs for result in job.result())
         finally:
             for job in jobs:
                 job.cancel()
 
 
-def try_some(scenario: Scenario, plant: str | None, seeds: list[int]) -> list[Done]:
-    """In a process of its own: the seeds one after the other."""
+def _each(work: Callable[[list[Item]], Iterable[Result]], items: list[Item]) -> Generator[Result]:
+    yield from work(items)
+
+
+def _all(work: Callable[[list[Item]], Iterable[Result]], items: list[Item]) -> list[Result]:
+    return list(work(items))
+
+
+def processors(scenario: Scenario, wanted: int | None = None) -> int:
+    """How many processes may try it: services that no other process could import are tried in
+    this one."""
+    alone = any(isinstance(service, Service) for service in scenario.services)
+    return 1 if alone else wanted or os.cpu_count() or 1
+
+
+def try_some(scenario: Scenario, plant: str | None, seeds: list[int]) -> Iterator[Done]:
+    """The seeds one after the other."""
     with quiet(), planted(plant):
-        return [try_one(scenario, seed) for seed in seeds]
+        for seed in seeds:
+            yield try_one(scenario, seed)
 
 
 def try_one(scenario: Scenario, seed: int) -> Done:
@@ -171,8 +194,12 @@ def try_one(scenario: Scenario, seed: int) -> Done:
 
 def told(scenario: Scenario, seed: int, plant: str = "", budget: int = BUDGET) -> Story:
     """The story of a seed that went wrong, shrunk as far as the same checker stays red."""
-    first = Trial(scenario, Tape(seed)).run()
-    checker = first.red[0]
+    return shrunk(scenario, Trial(scenario, Tape(seed)).run(), plant, budget)
+
+
+def shrunk(scenario: Scenario, first: Outcome, plant: str = "", budget: int = BUDGET) -> Story:
+    """The story of a run that went wrong; see ``told``."""
+    checker, seed = first.red[0], first.seed
 
     def play(values: Values) -> Values | None:
         outcome = Trial(scenario, Tape(seed, recorded=values)).run()
