@@ -20,11 +20,12 @@ from labkit.lab import Lab
 from labkit.ports.failpoints import ALL
 from labkit.run.wiring import Parts
 from labkit.run.worker import Worker
-from labkit.simulation.explore import Explored, explore, quiet, replay, told, try_one
+from labkit.simulation.climb import climb
+from labkit.simulation.explore import SHORT, Explored, explore, quiet, replay, told, try_one
 from labkit.simulation.fence import fenced
 from labkit.simulation.ladder import BUGS, fitting, planted
 from labkit.simulation.scenario import SCENARIOS, Scenario, chosen
-from labkit.simulation.shrink import Shrinker, Values
+from labkit.simulation.shrink import Played, Shrinker, Values
 from labkit.simulation.story import Story, read_tape
 from labkit.simulation.tape import FAULTS, READS, SCHEDULE, WORKLOAD, Tape
 from labkit.simulation.trial import Trial
@@ -226,21 +227,37 @@ def found_story(name: str, seeds: int) -> Story:
     scenario = fitting(THREE if BUGS[name].processes else ONE, name)
     with quiet(), planted(name):
         reds = ((seed, try_one(scenario, seed).red) for seed in range(seeds))
-        bad = next(seed for seed, red in reds if red and red != ["liveness"])
-        return told(scenario, bad, name, budget=250)
+        bad = next(seed for seed, red in reds if red)
+        return told(scenario, bad, name)
 
 
-@pytest.mark.parametrize(
-    "name", ["no-dedupe", "ids-forgotten", "version-ignored", "commit-again", "stale-reads"]
-)
+@pytest.mark.parametrize("name", ["version-ignored", "commit-again", "outbox-forgotten"])
 def test_a_bug_is_found_shrunk_and_told(name: str) -> None:
     story = found_story(name, 100)
     assert story.checker in BUGS[name].red
-    assert story.steps <= 40
+    assert story.steps <= SHORT
     assert story.sentence.startswith(f"{story.checker} broken: ")
     assert any("c" in line for line in story.reason)
     assert story.svg().count("<circle") > 5
     assert "<script" not in story._repr_html_()
+
+
+@pytest.mark.slow
+def test_every_bug_of_the_ladder_is_found_and_told_in_few_steps() -> None:
+    found = climb(seeds=1_000, starts=1)
+    assert [rung.name for rung in found.rungs] == list(BUGS)
+    assert found.missed == [], found.markdown
+
+
+def test_a_bug_that_is_not_found_fails_the_ladder() -> None:
+    found = climb(seeds=1, starts=1, names=["no-dedupe", "no-fence"], processes=1)
+    assert found.missed == ["no-fence"]
+    assert "| C2 | 1 of 1 | 1 | " in found.markdown
+    assert found.markdown.endswith("| - | 0 of 1 | above 1 | 0 |")
+    report = found.report
+    assert (report["ok"], [row["median"] for row in report["bugs"]]) == (False, [1, None])
+    found.rungs[0].steps = SHORT + 1
+    assert found.missed == ["no-dedupe", "no-fence"]
 
 
 def test_a_bug_ends_with_its_block() -> None:
@@ -271,9 +288,9 @@ def test_a_story_can_be_stopped_saved_and_played_again(tmp_path: Path) -> None:
 def test_shrinking_keeps_what_is_needed() -> None:
     """A run is bad if its second fault is above 2 and any schedule decision is 1."""
 
-    def play(values: Values) -> Values | None:
+    def play(values: Values) -> Played | None:
         faults, schedule = values[FAULTS], values[SCHEDULE]
-        return values if len(faults) > 1 and faults[1] > 2 and 1 in schedule else None
+        return (1, values) if len(faults) > 1 and faults[1] > 2 and 1 in schedule else None
 
     values = {FAULTS: [4, 9, 3], SCHEDULE: [2, 5, 1, 0, 1, 3], WORKLOAD: [1, 2, 3], READS: [4]}
     best = Shrinker(values, play).run()
@@ -306,6 +323,8 @@ def test_the_command_line_tells_the_story(tmp_path: Path) -> None:
         (["--plant", "typo"], "--plant must be one of no-dedupe"),
         (["twelve"], "must be one of one, three"),
         (["--service", "nowhere:SERVICE"], "nowhere"),
+        (["--ladder", "--plant", "no-dedupe"], "--ladder tries all bugs"),
+        (["--starts", "3"], "--starts is for --ladder"),
         (["--replay", "/dev/null"], "is no tape of a story"),
         (["--replay", "none.json"], "cannot be read"),
     ],

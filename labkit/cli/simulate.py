@@ -33,7 +33,7 @@ BUGS = (
     "random-ids",
     "outbox-deleted-first",
     "outbox-forgotten",
-    "timers-forgotten",
+    "dual-write",
 )
 #: Those that one service alone cannot show.
 BUGS_OF_PROCESSES = {*BUGS[-4:]}
@@ -67,6 +67,10 @@ def simulate(
         bool,
         typer.Option("--table", help="A table: settings, and which anomalies seeds have shown."),
     ] = False,
+    ladder: Annotated[
+        bool, typer.Option("--ladder", help="A table: how many seeds find each planted bug.")
+    ] = False,
+    starts: Annotated[int | None, option("Starts of --ladder.", whole(1, 1_000))] = None,
     folder: Annotated[
         Path | None, typer.Option(help="Where to keep the story of a violation.")
     ] = None,
@@ -95,6 +99,29 @@ def simulate(
 
     if delays is not None and kills is not None:
         raise UsageError("--delays has at most one fault in each run; leave out --kills")
+
+    if ladder:
+        if any(
+            [
+                scenario,
+                services,
+                processes,
+                first,
+                commands,
+                bug,
+                replay,
+                folder,
+                exhaustive,
+                table_of,
+            ]
+        ):
+            raise UsageError(
+                "--ladder tries all bugs; only --seeds, --starts and --json go with it"
+            )
+        _climbed(seeds, starts or 20, json_file)
+        return
+    if starts is not None:
+        raise UsageError("--starts is for --ladder; leave it out, or add that")
 
     if table_of:
         if bug is not None or replay is not None:
@@ -179,5 +206,20 @@ def tabulated(scenario: Any, seeds: range, json_file: Path | None) -> None:
     def show(found: Table) -> str | None:
         print(found.markdown)
         return f"not as promised: {'; '.join(found.broken)}" if found.broken else None
+
+    measure(run, json_file, show)
+
+
+def _climbed(seeds: int, starts: int, json_file: Path | None) -> None:
+    """Each bug of the ladder, as Markdown."""
+    from labkit.simulation.climb import Climbed, climb
+
+    def run(progress: Progress, say: Say) -> Climbed:
+        return climb(seeds, starts, report=lambda done, all: progress("starts", done, all))
+
+    def show(found: Climbed) -> str | None:
+        print(found.markdown)
+        missed = ", ".join(found.missed)
+        return f"not found, or not told in few steps: {missed}" if missed else None
 
     measure(run, json_file, show)

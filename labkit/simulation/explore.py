@@ -22,11 +22,13 @@ from labkit.service import Service
 from labkit.services import VERIFIED
 from labkit.simulation.ladder import fitting, planted
 from labkit.simulation.scenario import Scenario
-from labkit.simulation.shrink import BUDGET, Shrinker, Values
-from labkit.simulation.story import SavedTape, Story
+from labkit.simulation.shrink import BUDGET, Played, Shrinker, Values
+from labkit.simulation.story import SavedTape, Story, told_of
 from labkit.simulation.tape import Tape
 from labkit.simulation.trial import Outcome, Trial
 
+#: A story of so many steps is short enough; of seeds that went wrong, so many are told at most.
+SHORT, TOLD = 20, 4
 #: So many seeds are given to a process at once.
 CHUNK = 20
 
@@ -103,7 +105,7 @@ def explore(
 ) -> Explored:
     """Try all seeds; what was found so far is kept if it is interrupted.
 
-    ``tell``: make the story of the first seed that went wrong.
+    ``tell``: make a story of what went wrong.
     """
     scenario = fitting(scenario, plant)
     wanted = list(seeds)
@@ -122,7 +124,7 @@ def explore(
     found.seconds = round(time.monotonic() - began, 3)
     if found.red and tell:
         with quiet(), planted(plant):
-            found.story = told(scenario, min(found.red), plant or "")
+            found.story = shortest(scenario, sorted(found.red), plant or "")
     return found
 
 
@@ -192,6 +194,16 @@ def try_one(scenario: Scenario, seed: int) -> Done:
     return Done(seed, outcome.steps, struck, outcome.red, time.process_time() - began)
 
 
+def shortest(scenario: Scenario, seeds: Sequence[int], plant: str = "") -> Story:
+    """The first short story of these seeds, or the shortest of a few."""
+    stories: list[Story] = []
+    for seed in seeds[:TOLD]:
+        stories.append(told(scenario, seed, plant))
+        if stories[-1].steps <= SHORT:
+            break
+    return min(stories, key=lambda story: story.steps)
+
+
 def told(scenario: Scenario, seed: int, plant: str = "", budget: int = BUDGET) -> Story:
     """The story of a seed that went wrong, shrunk as far as the same checker stays red."""
     return shrunk(scenario, Trial(scenario, Tape(seed)).run(), plant, budget)
@@ -201,9 +213,11 @@ def shrunk(scenario: Scenario, first: Outcome, plant: str = "", budget: int = BU
     """The story of a run that went wrong; see ``told``."""
     checker, seed = first.red[0], first.seed
 
-    def play(values: Values) -> Values | None:
-        outcome = Trial(scenario, Tape(seed, recorded=values)).run()
-        return outcome.tape.values if checker in outcome.red else None
+    def play(values: Values) -> Played | None:
+        outcome = replayed(scenario, seed, values)
+        if checker not in outcome.red:
+            return None
+        return len(told_of(outcome.trace, checker)), outcome.tape.values
 
     shrinker = Shrinker(first.tape.values, play, budget)
     outcome = replayed(scenario, seed, shrinker.run())

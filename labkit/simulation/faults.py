@@ -31,7 +31,7 @@ Kind = Literal[
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 #: Failpoints of the first so many passes are struck; of unnamed effects, the first so many.
-PASSES, EFFECTS = 6, 120
+PASSES, EFFECTS = 12, 600
 #: A worker that dies is started again after so long at the latest; a paused one goes on.
 RESTART_SECONDS, PAUSE_SECONDS = 1.0, 5.0
 #: A wall clock jumps by so many milliseconds, forwards or backwards.
@@ -81,7 +81,8 @@ def _place(kind: Kind, tape: Tape) -> str:
 
 
 def _early(random: Random, bound: int) -> int:
-    return min(random.randrange(bound), random.randrange(bound))
+    """The first ones mostly, and the late ones too: as often below 10 as between 10 and 100."""
+    return int((bound + 1) ** random.random()) - 1
 
 
 class Hands(Protocol):

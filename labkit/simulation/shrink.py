@@ -1,28 +1,39 @@
 """From a run that went wrong to the smallest one that goes wrong in the same way.
 
-Decisions are made calm, left out or lowered, as long as the same checker stays red; each candidate
-is played, and what it really decided is what is shrunk further.
+Decisions are made calm, left out or lowered, and faults are moved to an early failpoint, as long as
+the same checker stays red; each candidate is played, and what it really decided is what is shrunk
+further.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 
+from labkit.ports.failpoints import ALL
 from labkit.simulation.tape import FAULTS, KINDS, READS, SCHEDULE, WORKLOAD
 
 #: Runs that shrinking may take.
 BUDGET = 500
 
+#: A fault is so many decisions, of which the first is that there is one; a command so many.
+FAULT, COMMAND = 5, 3
+#: Moved faults strike at one of the first so many passes of a failpoint.
+MOVED = 3
+
 Values = dict[str, list[int]]
+Played = tuple[int, Values]
 
 
 class Shrinker:
-    """``play(values)`` runs a tape and returns its decisions, if the same checker is red again."""
+    """``play(values)`` runs a tape; if the same checker is red again, it returns how many events
+    the story has, and the decisions."""
 
     def __init__(
-        self, values: Values, play: Callable[[Values], Values | None], budget: int = BUDGET
+        self, values: Values, play: Callable[[Values], Played | None], budget: int = BUDGET
     ) -> None:
         self.best = values
+        self._size: tuple[int, ...] = (sys.maxsize,)
         self.runs = 0
         self._play = play
         self._budget = budget
@@ -30,15 +41,16 @@ class Shrinker:
 
     def run(self) -> Values:
         """The smallest tape that was found."""
-        before = None
-        while before != _size(self.best) and self.runs < self._budget:
-            before = _size(self.best)
+        before: tuple[int, ...] = ()
+        while before != self._size and self.runs < self._budget:
+            before = self._size
             for kind in (FAULTS, SCHEDULE, READS, WORKLOAD):
                 self._calm_all(kind)
             for kind in (WORKLOAD, READS, FAULTS, SCHEDULE):
                 self._chunks(kind)
             for kind in KINDS:
                 self._lower(kind)
+            self._move()
         return self.best
 
     def _calm_all(self, kind: str) -> None:
@@ -46,10 +58,9 @@ class Shrinker:
             self._try({**self.best, kind: []})
 
     def _chunks(self, kind: str) -> None:
-        """Calm and leave out, in chunks that get smaller, from the end. Five decisions are a fault,
-        three a command."""
+        """Calm and leave out, in chunks that get smaller, from the end."""
         half = max(1, len(self.best[kind]) // 2)
-        sizes = {half >> n for n in range(half.bit_length())} | {5, 3}
+        sizes = {half >> n for n in range(half.bit_length())} | {FAULT, COMMAND}
         for size in sorted(sizes, reverse=True):
             at = len(self.best[kind]) - size
             while at >= 0:
@@ -69,6 +80,20 @@ class Shrinker:
                     if self._try({**self.best, kind: changed}):
                         break
 
+    def _move(self) -> None:
+        """Faults at any effect: to a failpoint, so that commands before it can be left out."""
+        at = 0
+        while at < len(self.best[FAULTS]):
+            values = self.best[FAULTS]
+            one, kind, unnamed = (*values[at : at + 3], 0, 0)[:3]
+            at += FAULT if one else 1
+            if one and unnamed:
+                for place in range(MOVED * len(ALL)):
+                    moved = [one, kind, 0, place % len(ALL), place // len(ALL)]
+                    changed = [*values[: at - FAULT], *moved, *values[at:]]
+                    if self._try({**self.best, FAULTS: changed}):
+                        break
+
     def _try(self, values: Values) -> bool:
         key = repr(values)
         if key in self._tried or self.runs >= self._budget:
@@ -76,9 +101,9 @@ class Shrinker:
         self._tried.add(key)
         self.runs += 1
         played = self._play(values)
-        if played is None or _size(played) >= _size(self.best):
+        if played is None or (size := _size(*played)) >= self._size:
             return False
-        self.best = played
+        self.best, self._size = played[1], size
         return True
 
 
@@ -88,10 +113,10 @@ def _without(values: Sequence[int], start: int, end: int) -> Iterator[list[int]]
     yield [*values[:start], *values[end:]]
 
 
-def _size(values: Values) -> tuple[int, int, int]:
-    """Fewer things that are not calm, then lower ones, then a shorter tape."""
+def _size(events: int, values: Values) -> tuple[int, ...]:
+    """Fewer events and things that are not calm, then lower ones, then a shorter tape."""
     return (
-        sum(value > 0 for kind in values.values() for value in kind),
+        events + sum(value > 0 for kind in values.values() for value in kind),
         sum(sum(kind) for kind in values.values()),
         sum(len(kind) for kind in values.values()),
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from labkit.errors import UsageError
 from labkit.experiments.verify.checkers import MEANINGS
@@ -29,6 +29,10 @@ from labkit.simulation.world import Event
 DRAWN = 60
 #: The reason names so many steps.
 REASONED = 8
+
+#: Checkers that look at views, or at who is behind. Nobody decides by a view, so the stories of the
+#: others do without projectors.
+OF_VIEWS = ("C1", "C3", "C9", "C10", "liveness")
 
 #: What each kind of checker promises, as a sentence that a violation contradicts.
 PROMISES = {
@@ -99,7 +103,7 @@ class Story(Struct):
             outcome.tape.values,
             checker,
             list(verdict.violations) if verdict else [outcome.why],
-            _told(outcome.trace),
+            told_of(outcome.trace, checker),
             to_report(outcome.verdicts),
             plant,
             runs,
@@ -207,9 +211,22 @@ class Story(Struct):
         return SavedTape(VERSION, self.seed, self.values)
 
 
-def _told(trace: Sequence[Event]) -> list[Event]:
-    """The events of lives and what happened to them: not what was there before the beginning."""
-    return [event for event in trace if event.life or event.kind == "happening"]
+def told_of(trace: Sequence[Event], checker: str) -> list[Event]:
+    """The events of lives and what happened to them: not what was there before the beginning, and
+    of projectors only where views are judged. A transaction that is committed as soon as it is
+    written is told with what it wrote."""
+    found: list[Event] = []
+    for event in trace:
+        if not event.life and event.kind != "happening":
+            continue
+        if event.life.startswith("projector") and checker not in OF_VIEWS:
+            continue
+        last = found[-1] if found else None
+        if event.kind == "committed" and last and last.kind == "append" and last.life == event.life:
+            found[-1] = structs.replace(last, text=f"{last.text}; {event.text}")
+        else:
+            found.append(event)
+    return found
 
 
 def _line(event: Event) -> str:
