@@ -217,7 +217,7 @@ def shrunk(scenario: Scenario, first: Outcome, plant: str = "", budget: int = BU
         outcome = replayed(scenario, seed, values)
         if checker not in outcome.red:
             return None
-        return len(told_of(outcome.trace, checker)), outcome.tape.values
+        return len(told_of(outcome, checker)), outcome.tape.values
 
     shrinker = Shrinker(first.tape.values, play, budget)
     outcome = replayed(scenario, seed, shrinker.run())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import re
+from bisect import bisect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,7 @@ class Story(Struct):
             outcome.tape.values,
             checker,
             list(verdict.violations) if verdict else [outcome.why],
-            told_of(outcome.trace, checker),
+            told_of(outcome, checker),
             to_report(outcome.verdicts),
             plant,
             runs,
@@ -211,21 +212,27 @@ class Story(Struct):
         return SavedTape(VERSION, self.seed, self.values)
 
 
-def told_of(trace: Sequence[Event], checker: str) -> list[Event]:
+def told_of(outcome: Outcome, checker: str) -> list[Event]:
     """The events of lives and what happened to them: not what was there before the beginning, and
     of projectors only where views are judged. A transaction that is committed as soon as it is
-    written is told with what it wrote."""
+    written is told with what it wrote. The first wrong step is told even if nothing else is seen
+    of it."""
     found: list[Event] = []
-    for event in trace:
+    for event in outcome.trace:
         if not event.life and event.kind != "happening":
             continue
         if event.life.startswith("projector") and checker not in OF_VIEWS:
             continue
         last = found[-1] if found else None
         if event.kind == "committed" and last and last.kind == "append" and last.life == event.life:
-            found[-1] = structs.replace(last, text=f"{last.text}; {event.text}")
+            found[-1] = structs.replace(event, kind=last.kind, text=f"{last.text}; {event.text}")
         else:
             found.append(event)
+    bad = outcome.first_bad
+    if bad is not None and all(event.step != bad.step for event in found):
+        at = bisect(found, bad.step, key=lambda event: event.step)
+        time = found[at - 1].at if at else 0
+        found.insert(at, Event(bad.step, time, "", "wrong", bad.what, ()))
     return found
 
 
