@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from labkit.cli.measure import Progress, Say, measure, table
-from labkit.cli.options import JsonFile, Processes, Services, bug_of, chosen, option, whole
+from labkit.cli.options import (
+    Client,
+    JsonFile,
+    LabName,
+    Processes,
+    Services,
+    bug_of,
+    chosen,
+    option,
+    whole,
+)
 from labkit.errors import UsageError
 
 if TYPE_CHECKING:
     from labkit.simulation.exhaustive import Proof
     from labkit.simulation.explore import Explored
+    from labkit.simulation.on_real import OnReal
+    from labkit.simulation.story import SavedTape
 
 #: Copies of ``simulation``'s: the help must not wait for pandas. A test compares them.
 SCENARIOS = ("one", "three")
@@ -53,32 +66,41 @@ def simulate(
     handlers: Annotated[int | None, option("Handlers of a search.", whole(1, 10))] = None,
     kills: Annotated[int | None, option("Deaths of a search, at most.", whole(0, 10))] = None,
     replay: Annotated[
-        Path | None, typer.Option(help="Play a tape again: tape.json of a story.")
+        str | None, typer.Option(help="Play again: tape.json of a story, or a seed.")
     ] = None,
+    on_real: Annotated[
+        bool,
+        typer.Option("--on-real", help="With --replay: on real Kafka and MongoDB, too."),
+    ] = False,
     table_of: Annotated[
         bool,
         typer.Option("--table", help="A table: settings, and which anomalies seeds have shown."),
     ] = False,
     folder: Annotated[
-        Path | None, typer.Option(help="Where to keep the story of a violation.")
+        Path | None,
+        typer.Option(help="Where to keep the story of a violation; with --table, the page."),
     ] = None,
+    client: Client = "kafka-python",
     json_file: JsonFile = None,
+    lab: LabName = "lab",
 ) -> None:
     """Run services in a seeded world with faults; check each run, and tell the story of a bad one.
 
     Scenarios: one (a service alone), three (services with the processes between them). With
     --exhaustive a small case of one service is searched to its end; the first command is sent
-    twice. Ctrl-C keeps what was found.
+    twice. Ctrl-C keeps what was found. A tape knows its scenario. With --on-real, real workers are
+    killed and paused where it says so.
     """
     from labkit.simulation import exhaustive as all_of
     from labkit.simulation import explore
     from labkit.simulation import scenario as known
-    from labkit.simulation.story import read_tape
-
     sizes: dict[str, Any] = {"commands": commands} if commands else {}
     simple = exhaustive or (bug is not None and not BUGS_OF_PROCESSES & {bug})
     name = scenario or (None if services or processes or not simple else "one")
     of = known.chosen(name, services or (), processes or (), sizes)
+    tape = None if replay is None else _tape(replay, of, bug)
+    if tape is not None and tape.scenario and not (scenario or services or processes):
+        of = tape.of()
     searched = {"handlers": handlers, "kills": kills}
     for option_name, given in searched.items():
         if given is not None and not exhaustive:
@@ -87,12 +109,19 @@ def simulate(
     if table_of:
         if bug is not None or replay is not None:
             raise UsageError("--table tries settings as they are; leave out --plant and --replay")
-        tabulated(of, range(first, first + seeds), json_file)
+        tabulated(of, range(first, first + seeds), json_file, folder)
+        return
+
+    if on_real:
+        if tape is None or exhaustive:
+            raise UsageError("--on-real plays one tape or seed: add --replay, without --exhaustive")
+        play = partial(play_on_real, of, tape, bug, lab, client)
+        measure(play, json_file, _tell_both)
         return
 
     def run(progress: Progress, say: Say) -> explore.Explored:
-        if replay is not None:
-            return explore.replay(of, read_tape(replay), bug)
+        if tape is not None:
+            return explore.replay(of, tape, bug)
         return explore.explore(
             of,
             range(first, first + seeds),
@@ -113,8 +142,8 @@ def simulate(
     def search(progress: Progress, say: Say) -> all_of.Proof:
         case = all_of.small(of, commands=commands or 3, handlers=handlers or 2)
         deaths = 1 if kills is None else kills
-        if replay is not None:
-            return all_of.replay(case, read_tape(replay), kills=deaths, plant=bug)
+        if tape is not None:
+            return all_of.replay(case, tape, kills=deaths, plant=bug)
         return all_of.search(
             case,
             kills=deaths,
@@ -130,6 +159,36 @@ def simulate(
         measure(search, json_file, prove)
     else:
         measure(run, json_file, show)
+
+
+def _tape(replay: str, scenario: Any, bug: str | None) -> SavedTape:
+    """A file, or the tape of a seed."""
+    from labkit.simulation.explore import tape_of
+    from labkit.simulation.story import read_tape
+
+    if replay.isdecimal() and not Path(replay).exists():
+        return tape_of(scenario, int(replay), bug)
+    return read_tape(Path(replay))
+
+
+def play_on_real(
+    scenario: Any,
+    tape: SavedTape,
+    bug: str | None,
+    lab: str,
+    client: str,
+    progress: Progress,
+    say: Say,
+) -> OnReal:
+    """In the simulator and on the servers ``lab``."""
+    from labkit.simulation.on_real import on_real
+
+    return on_real(scenario, tape, bug, lab=lab, client=client, report=say)
+
+
+def _tell_both(found: OnReal) -> str | None:
+    print(found.text)
+    return None if found.good else f"{', '.join(found.red)} turned red on real servers"
 
 
 def _tell(found: Explored | Proof, folder: Path | None) -> None:
@@ -148,7 +207,7 @@ def _tell(found: Explored | Proof, folder: Path | None) -> None:
         print("Interrupted: this is what was found by then.")
 
 
-def tabulated(scenario: Any, seeds: range, json_file: Path | None) -> None:
+def tabulated(scenario: Any, seeds: range, json_file: Path | None, folder: Path | None) -> None:
     """What settings promise, beside what seeds have shown, as Markdown."""
     from labkit.simulation.table import Table, tabulate
 

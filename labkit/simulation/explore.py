@@ -23,7 +23,7 @@ from labkit.simulation.ladder import fitting, planted
 from labkit.simulation.scenario import Scenario
 from labkit.simulation.shrink import BUDGET, Shrinker, Values
 from labkit.simulation.story import SavedTape, Story
-from labkit.simulation.tape import Tape
+from labkit.simulation.tape import VERSION, Tape
 from labkit.simulation.trial import Outcome, Trial
 
 #: So many seeds are given to a process at once.
@@ -169,10 +169,13 @@ def try_one(scenario: Scenario, seed: int) -> Done:
     return Done(seed, outcome.steps, struck, outcome.red, time.process_time() - began)
 
 
-def told(scenario: Scenario, seed: int, plant: str = "", budget: int = BUDGET) -> Story:
-    """The story of a seed that went wrong, shrunk as far as the same checker stays red."""
+def told(
+    scenario: Scenario, seed: int, plant: str = "", budget: int = BUDGET, checker: str = ""
+) -> Story:
+    """The story of a seed that went wrong, shrunk as far as the same checker stays red: this one,
+    or the first."""
     first = Trial(scenario, Tape(seed)).run()
-    checker = first.red[0]
+    checker = checker or first.red[0]
 
     def play(values: Values) -> Values | None:
         outcome = Trial(scenario, Tape(seed, recorded=values)).run()
@@ -181,6 +184,16 @@ def told(scenario: Scenario, seed: int, plant: str = "", budget: int = BUDGET) -
     shrinker = Shrinker(first.tape.values, play, budget)
     outcome = replayed(scenario, seed, shrinker.run())
     return Story.of(scenario, outcome, checker, plant, shrinker.runs)
+
+
+def tape_of(scenario: Scenario, seed: int, plant: str | None = None) -> SavedTape:
+    """The tape of a seed, shrunk if it goes wrong."""
+    scenario = fitting(scenario, plant)
+    with quiet(), planted(plant):
+        outcome = Trial(scenario, Tape(seed)).run()
+        if outcome.red:
+            return told(scenario, seed, plant or "").tape()
+    return SavedTape(VERSION, seed, outcome.tape.values)
 
 
 def replayed(scenario: Scenario, seed: int | str, values: Values) -> Outcome:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from random import Random
-from typing import Any
+from typing import Any, Protocol
 
 from msgspec import Struct, structs
 
@@ -16,10 +17,11 @@ from labkit.experiments.verify.mixture import NO_MESSAGE, RAW, workload_of
 from labkit.lab import Lab
 from labkit.messages import Answer, Command, ReleaseParked, Token
 from labkit.ports.broker import Delivery
+from labkit.ports.clock import Clock
 from labkit.service import Operation, Process, Service
 from labkit.services import VERIFIED, VERIFIED_PROCESSES
+from labkit.simulation.monitors import Monitors
 from labkit.simulation.tape import WORKLOAD, Choose, Tape, odds
-from labkit.simulation.world import World
 from labkit.write.bus import Sent
 
 #: A client waits so long for an answer, and then sends again under the same id, so often.
@@ -175,11 +177,27 @@ def _sent(twice: float) -> Choose:
     return choose
 
 
+class Surroundings(Protocol):
+    """What clients need of a world, simulated or real; ``time`` is nanoseconds."""
+
+    @property
+    def clock(self) -> Clock: ...
+
+    @property
+    def time(self) -> int: ...
+
+    @property
+    def monitors(self) -> Monitors: ...
+
+    def note(self, kind: str, text: str, about: Iterable[str] = (), other: str = "") -> None:
+        """Keep what has happened."""
+
+
 class Client:
     """One caller: sends its commands one after the other, each until it is answered."""
 
     def __init__(
-        self, lab: Lab, history: History, world: World, calls: Sequence[Call | Poison]
+        self, lab: Lab, history: History, world: Surroundings, calls: Sequence[Call | Poison]
     ) -> None:
         self._lab = lab
         self._history = history
@@ -214,9 +232,9 @@ class Client:
 
     def _put(self, poison: Poison) -> None:
         topic = self._lab.topic_name(f"{poison.service}.commands")
-        sender = self._lab.log_broker.sender()
-        sent = Sent("", poison.service, sender.send(topic, poison.key.encode(), poison.raw))
-        self._history.raw += _acknowledged(sent)
+        with closing(self._lab.log_broker.sender()) as sender:
+            sent = Sent("", poison.service, sender.send(topic, poison.key.encode(), poison.raw))
+            self._history.raw += _acknowledged(sent)
 
     def _answered(self, operation: Operation, call: Call) -> None:
         for _ in range(TRIES):
@@ -239,7 +257,7 @@ class Keeper:
     """Somebody who looks after parked streams: drops what is no message, and has whatever else is
     stuck tried again, once."""
 
-    def __init__(self, lab: Lab, history: History, world: World) -> None:
+    def __init__(self, lab: Lab, history: History, world: Surroundings) -> None:
         self._lab = lab
         self._history = history
         self._world = world
@@ -248,7 +266,7 @@ class Keeper:
     def __call__(self) -> None:
         while True:
             self._world.clock.sleep(KEEPER_SECONDS)
-            self._release()
+            self.release()
 
     @property
     def done(self) -> bool:
@@ -263,7 +281,8 @@ class Keeper:
     def _parked(self, service: str) -> list[dict[str, Any]]:
         return self._lab.store.find(self._lab.services[service].states, {"dead": True})
 
-    def _release(self) -> None:
+    def release(self) -> None:
+        """Have a look, once."""
         tokens: list[Token] = []
         for name in self._lab.services:
             for document in self._parked(name):

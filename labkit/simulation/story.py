@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from labkit.errors import UsageError
 from labkit.experiments.verify.checkers import MEANINGS
@@ -43,12 +43,20 @@ PROMISES = {
 }
 
 
-class SavedTape(Struct, frozen=True):
-    """A recorded run, as a file keeps it."""
+class SavedTape(Struct, frozen=True, omit_defaults=True):
+    """A recorded run, as a file keeps it.
+
+    ``scenario`` is what differs from ``Scenario()``, if others can import its services.
+    """
 
     version: int
     seed: int | str
     values: dict[str, list[int]]
+    scenario: dict[str, Any] = {}
+
+    def of(self) -> Scenario:
+        """The scenario that it was made in."""
+        return Scenario(**self.scenario)
 
 
 def read_tape(file: Path) -> SavedTape:
@@ -203,7 +211,15 @@ class Story(Struct):
 
     def tape(self) -> SavedTape:
         """What ``--replay`` needs."""
-        return SavedTape(VERSION, self.seed, self.values)
+        usual = structs.asdict(Scenario())
+        differs = {
+            name: value
+            for name, value in structs.asdict(self.scenario).items()
+            if value != usual[name]
+        }
+        names = [*self.scenario.services, *self.scenario.processes]
+        known = all(isinstance(name, str) for name in names)
+        return SavedTape(VERSION, self.seed, self.values, differs if known else {})
 
 
 def _told(trace: Sequence[Event]) -> list[Event]:

@@ -23,7 +23,7 @@ from labkit.service.guard import guarded
 from labkit.simulation.faults import RESTART_SECONDS, Fault, Striker, draw_faults
 from labkit.simulation.fence import fenced
 from labkit.simulation.monitors import FirstBad
-from labkit.simulation.scenario import Client, Keeper, Poison, Scenario, calls, sizes
+from labkit.simulation.scenario import Client, Keeper, Poison, Scenario, Sizes, calls, sizes
 from labkit.simulation.stores import SimulatedStore
 from labkit.simulation.tape import Tape
 from labkit.simulation.twins import SimulatedBroker
@@ -135,24 +135,16 @@ class Trial:
         self.history = History(self.lab.bus)
         self.history.listen(*self.lab.services)
         self.clients = self._clients()
-        counts = {"handler": self.sizes.handlers, "projector": self.sizes.projectors, "process": 1}
-        for role, count in counts.items():
-            for instance in self.lab.instances_of(role):
-                for slot in range(count):
-                    self._restart_worker(Worker(role, instance, slot))
+        for worker in workers(self.lab, self.sizes):
+            self._restart_worker(worker)
 
     def judged(self, struck: list[Fault], why: str = "") -> Outcome:
         """What the checkers say; ``why``: the run did not come to rest."""
-        lab, history, world = self.lab, self.history, self.world
+        world = self.world
         world.recording = False
         verdicts: dict[str, Verdict] = {}
         if not why:
-            while history.hear(0.0):
-                pass
-            history.settle(1.0)
-            adopt_commands(lab, history)
-            evidence = {name: gather(lab, name) for name in lab.services}
-            verdicts = check_run(lab, history, evidence)
+            verdicts = judge(self.lab, self.history)
         wrong = ["liveness"] if why else red(verdicts)
         return Outcome(
             self.tape.seed,
@@ -283,24 +275,51 @@ class Trial:
     def quiet(self) -> bool:
         """Whether all clients are served, nobody is behind, and what can be dropped is."""
         free = self.keeper is None or self.keeper.done
-        return self._served() and free and not any(self._lags().values())
-
-    def _lags(self) -> dict[str, int]:
-        lab = self.lab
-        return {
-            f"{role} of {name}": lab.lag(role, name)
-            for role in ("handler", "projector", "process")
-            for name in lab.instances_of(role)
-        } | {
-            f"running {name}": len(lab.store.find(f"{name}.instances", {"ended": False}))
-            for name in lab.processes
-        }
+        return self._served() and free and not any(lags(self.lab).values())
 
     def _waiting(self, served: bool) -> str:
-        late = [f"{n} ({lag})" for n, lag in self._lags().items() if lag]
-        late += ["keeper"] if self.keeper is not None and not self.keeper.done else []
-        late += [f"client-{n}" for n, client in enumerate(self.clients) if not client.done]
-        return ", ".join(late) or ("too many steps" if served else "the clients took too long")
+        late = waiting(self.lab, self.clients, self.keeper)
+        return late or ("too many steps" if served else "the clients took too long")
+
+
+def workers(lab: Lab, sizes: Sizes) -> list[Worker]:
+    """Who works from the beginning."""
+    counts = {"handler": sizes.handlers, "projector": sizes.projectors, "process": 1}
+    return [
+        Worker(role, instance, slot)
+        for role, count in counts.items()
+        for instance in lab.instances_of(role)
+        for slot in range(count)
+    ]
+
+
+def lags(lab: Lab) -> dict[str, int]:
+    """How much each role has not done yet, and how many processes run."""
+    return {
+        f"{role} of {name}": lab.lag(role, name)
+        for role in ("handler", "projector", "process")
+        for name in lab.instances_of(role)
+    } | {
+        f"running {name}": len(lab.store.find(f"{name}.instances", {"ended": False}))
+        for name in lab.processes
+    }
+
+
+def waiting(lab: Lab, clients: list[Client], keeper: Keeper | None) -> str:
+    """Who is not done."""
+    late = [f"{name} ({lag})" for name, lag in lags(lab).items() if lag]
+    late += ["keeper"] if keeper is not None and not keeper.done else []
+    late += [f"client-{n}" for n, client in enumerate(clients) if not client.done]
+    return ", ".join(late)
+
+
+def judge(lab: Lab, history: History) -> dict[str, Verdict]:
+    """What the checkers say of a run that has come to rest."""
+    while history.hear(0.0):
+        pass
+    history.settle(1.0)
+    adopt_commands(lab, history)
+    return check_run(lab, history, {name: gather(lab, name) for name in lab.services})
 
 
 @contextmanager
