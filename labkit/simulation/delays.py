@@ -18,7 +18,7 @@ from msgspec import Struct, to_builtins
 from labkit.simulation import explore
 from labkit.simulation.exhaustive import counted, workload_of
 from labkit.simulation.explore import Explored, on_all_processors, processors, quiet, shrunk
-from labkit.simulation.faults import EFFECTS, KINDS, PASSES, UNANSWERED, Kind
+from labkit.simulation.faults import EFFECTS, KINDS, PASSES, STRUCK, UNANSWERED, UNKNOWN
 from labkit.simulation.ladder import fitting, planted
 from labkit.simulation.scenario import Scenario
 from labkit.simulation.shrink import Values
@@ -26,9 +26,6 @@ from labkit.simulation.story import SavedTape, Story
 from labkit.simulation.tape import FAULTS, SCHEDULE, WORKLOAD, Choose, Tape
 from labkit.simulation.trial import Trial
 
-#: What happens to a worker at a place; and to a commit or a send, which has happened or not.
-STRUCK: tuple[Kind, ...] = ("kill", "pause")
-UNKNOWN: tuple[Kind, ...] = ("lose", "hide")
 #: So many faults are tried by a process at once.
 CHUNK = 4
 

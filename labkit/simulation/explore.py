@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing, contextmanager, nullcontext
 from functools import partial
+from itertools import product
 from typing import Any, TypeVar
 
 import msgspec
@@ -20,6 +21,7 @@ from msgspec import Struct, field
 from labkit.ports.failpoints import ALL
 from labkit.service import Service
 from labkit.services import VERIFIED
+from labkit.simulation.faults import STRUCK, UNANSWERED, UNKNOWN, Fault
 from labkit.simulation.ladder import fitting, planted
 from labkit.simulation.scenario import Scenario
 from labkit.simulation.shrink import BUDGET, Shrinker, Values
@@ -40,8 +42,9 @@ Report = Callable[[int, int], None]
 class Explored(Struct):
     """What many seeds have shown.
 
-    ``struck`` counts the faults that happened, by kind and failpoint (``effect``: any other place);
-    ``red`` are the seeds that went wrong, with the checkers that are red.
+    ``struck`` counts the faults that happened, by kind and place: a failpoint, what was not
+    answered, or any other ``effect``. ``red`` are the seeds that went wrong, with the checkers that
+    are red.
     """
 
     scenario: Scenario
@@ -61,9 +64,19 @@ class Explored(Struct):
         return not self.red
 
     @property
+    def missed(self) -> list[str]:
+        """What was never struck, of all that can be: a kill and a pause at each failpoint of the
+        workers that there are, and each lost answer, of what was done and of what was not."""
+        roles = ("handler", "projector", *(["process"] if self.scenario.processes else []))
+        points = [point for point in ALL if point.startswith(roles)]
+        cells = [*product(STRUCK, points), *product(UNKNOWN, UNANSWERED)]
+        return [f"{kind} at {at}" for kind, at in cells if not self.struck.get(kind, {}).get(at)]
+
+    @property
     def report(self) -> dict[str, Any]:
         """For the JSON."""
-        return {**msgspec.to_builtins(self, enc_hook=str), "ok": self.good}
+        found = msgspec.to_builtins(self, enc_hook=str)
+        return {**found, "ok": self.good, "missed": self.missed}
 
     @property
     def text(self) -> str:
@@ -74,6 +87,9 @@ class Explored(Struct):
             f"{self.seeds:,} seeds{what}, {self.steps:,} steps, {len(self.red)} went wrong; "
             f"{speed:,.0f} trials a second and processor"
         )
+        if self.seeds > 1 and not self.plant:
+            never = ", ".join(self.missed)
+            line += f"\nNever struck: {never}" if never else "\nEach fault struck at each place"
         return f"{line}\n\n{self.story.text()}" if self.story else line
 
     def _repr_html_(self) -> str:
@@ -188,8 +204,14 @@ def try_one(scenario: Scenario, seed: int) -> Done:
     """One trial, in short."""
     began = time.process_time()
     outcome = Trial(scenario, Tape(seed)).run()
-    struck = [(f.kind, f.place if f.place in ALL else "effect") for f in outcome.struck]
+    struck = [(fault.kind, _place(fault)) for fault in outcome.struck]
     return Done(seed, outcome.steps, struck, outcome.red, time.process_time() - began)
+
+
+def _place(fault: Fault) -> str:
+    if fault.kind in UNKNOWN:
+        return fault.place.partition(" ")[0]  # ``append`` names its topic, too
+    return fault.place if fault.place in ALL else "effect"
 
 
 def told(scenario: Scenario, seed: int, plant: str = "", budget: int = BUDGET) -> Story:

@@ -29,6 +29,9 @@ Kind = Literal[
     "kill", "pause", "refuse", "lose", "hide", "rewind", "skew", "leave", "join", "election"
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+#: What happens to a worker at a place; and to a commit or a send, which was done or was not.
+STRUCK: tuple[Kind, ...] = ("kill", "pause")
+UNKNOWN: tuple[Kind, ...] = ("lose", "hide")
 
 #: Failpoints of the first so many passes are struck; of unnamed effects, the first so many.
 PASSES, EFFECTS = 6, 120
@@ -75,7 +78,7 @@ def _place(kind: Kind, tape: Tape) -> str:
     """The calm choice of a place is a failpoint."""
     unnamed = tape.draw(FAULTS, "at no failpoint", 2, odds(0.25))
     failpoint = tape.draw(FAULTS, "failpoint", len(ALL))
-    if kind in ("lose", "hide"):
+    if kind in UNKNOWN:
         return UNANSWERED[failpoint % len(UNANSWERED)]
     return "" if unnamed or kind == "refuse" else ALL[failpoint]
 
@@ -120,7 +123,7 @@ class Striker:
         for name in (named, "") if life.role else (named,):
             self._passed[name] = passed = self._passed.get(name, 0) + 1
             fault = self._left.get((name, passed))
-            if fault is not None and (life.role or fault.kind in ("lose", "hide")):
+            if fault is not None and (life.role or fault.kind in UNKNOWN):
                 del self._left[name, passed]
                 self._strike(life, place, fault)
                 return
