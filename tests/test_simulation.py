@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from labkit.run.worker import Worker
 from labkit.simulation.explore import Explored, explore, quiet, replay, told, try_one
 from labkit.simulation.fence import fenced
 from labkit.simulation.ladder import BUGS, fitting, planted
+from labkit.simulation.reason import sides
 from labkit.simulation.scenario import SCENARIOS, Scenario, chosen
 from labkit.simulation.shrink import Shrinker, Values
 from labkit.simulation.story import Story, read_tape
@@ -240,7 +242,8 @@ def test_a_bug_is_found_shrunk_and_told(name: str) -> None:
     assert story.checker in BUGS[name].red
     assert story.steps <= 40
     assert story.sentence.startswith(f"{story.checker} broken: ")
-    assert any("c" in line for line in story.reason)
+    assert 3 <= len(story.reason) <= 6
+    assert all(re.search(r"Step \d+|In the end", line) for line in story.reason)
     assert story.svg().count("<circle") > 5
     assert "<script" not in story._repr_html_()
 
@@ -268,6 +271,39 @@ def test_a_story_can_be_stopped_saved_and_played_again(tmp_path: Path) -> None:
         before, after = story.at(appended.step), story.at(story.events[-1].step + 1)
     assert len(before.topic("orders.events")) == 0
     assert len(after.topic("orders.events")) == 2
+
+
+def test_a_story_argues_compares_and_names_what_is_not_calm() -> None:
+    with quiet(), planted("ids-forgotten"):
+        story = told(ONE, 6, "ids-forgotten", budget=250)
+        (kill,) = (event for event in story.events if event.kind == "fault")
+        # The handler is dead, and its successor does not know the id any more.
+        hand = story.branch(kill.step)
+        assert [commit.outcome for commit in hand.handler.step(0)] == ["refused"]
+    mended = story.branch(kill.step)
+    assert [commit.outcome for commit in mended.handler.step(0)] == ["repeated"]
+    says = " ".join(re.sub(r"\(.*?\)|Step \d+:?", "", line) for line in story.reason)
+    for words in ("sends PlaceOrder c4 ", "decides: c4 accepted as version 1 ", "once more sends"):
+        assert words in says
+    assert "is killed when writing to orders.events" in says
+    assert "once more decides: c4 refused: order 'o4' exists" in says
+    assert says.endswith("accepted as version 1, and now refused: order 'o4' exists.")
+    (answers,) = story.sides
+    assert answers.names == ("first", "second")
+    assert answers.lines == [("", "accepted as version 1", "refused: order 'o4' exists")]
+    died = f"step {kill.step}, where handler-orders-0 is killed when writing to orders.events"
+    instead = f"step {kill.step}: handler-orders-0 decides: c4 repeated"
+    assert story.calm_except.startswith(f"Calm, except {died} (without that, {instead} ")
+    assert story.replay == "labkit simulate one --replay tape.json --plant ids-forgotten"
+
+
+def test_only_what_differs_stands_side_by_side() -> None:
+    model = "order 'o1': the model says {'cents': 5, 'status': 'paid'}, the view "
+    view, none = sides([model + "{'cents': 5, 'status': 'placed'}", model + "None"])
+    assert (view.what, view.names) == ("order 'o1'", ("expected", "found"))
+    assert view.lines == [("status", "paid", "placed")]
+    assert none.lines == [("", "cents 5, status paid", "nothing")]
+    assert sides(["readers ignored 1 commits"]) == []
 
 
 def test_shrinking_keeps_what_is_needed() -> None:

@@ -168,7 +168,7 @@ def test_the_first_wrong_step_is_told_and_ringed(plant: str, says: str) -> None:
     assert outcome.first_bad.step < outcome.steps
     assert re.search(says, outcome.first_bad.what)
     story = Story.of(scenario, outcome, outcome.red[0], plant)
-    assert f"The first wrong step is {outcome.first_bad.step}: " in story.text()
+    assert f"Step {outcome.first_bad.step} breaks the promise: " in story.text()
     step = outcome.first_bad.step
     near = [event for event in story.events if abs(event.step - step) < 20]
     assert drawn(near, 0, step).count('class="wrong"') == 1

@@ -281,8 +281,7 @@ def _tell(found: Proof, workload: Sequence[int], turns: Sequence[Turn], why: str
                 f" one --exhaustive --commands {sizes.commands} --handlers {sizes.handlers} "
                 f"--kills {found.kills}"
             )
-            found.story = Story.of(sizes, outcome, outcome.red[0], found.plant)
-            found.story.how = how
+            found.story = Story.of(sizes, outcome, outcome.red[0], found.plant, how=how)
 
 
 @contextmanager

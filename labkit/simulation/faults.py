@@ -7,6 +7,7 @@ of a service of one's own has no failpoints.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from random import Random
 from typing import Literal, Protocol, get_args
 
@@ -41,6 +42,8 @@ RESTART_SECONDS, PAUSE_SECONDS = 1.0, 5.0
 SKEW_MS = 60_000
 #: A trial has so many faults at most.
 MOST = 4
+#: A fault is so many decisions, the first of them whether there is one.
+DECISIONS = 5
 #: Where an answer may be lost: a worker's transactions, and sends.
 UNANSWERED = (COMMIT, ADVANCE, "append")
 
@@ -72,6 +75,15 @@ def draw_faults(tape: Tape) -> list[Fault]:
         number = 1 + tape.draw(FAULTS, "number", PASSES if place else EFFECTS, _early)
         found.append(Fault(kind, place, number))
     return found
+
+
+def without_one(values: Sequence[int]) -> Iterator[list[int]]:
+    """The recorded decisions of ``draw_faults``, each time without one of the faults."""
+    at = 0
+    while at < len(values):
+        if values[at]:
+            yield [*values[:at], 0, *values[at + DECISIONS :]]
+        at += DECISIONS if values[at] else 1
 
 
 def _place(kind: Kind, tape: Tape) -> str:

@@ -14,7 +14,7 @@ from labkit.errors import TimedOut, Unreachable, UsageError
 from labkit.experiments.verify.history import History
 from labkit.experiments.verify.mixture import NO_MESSAGE, RAW, workload_of
 from labkit.lab import Lab
-from labkit.messages import Answer, Command, ReleaseParked, Token
+from labkit.messages import Command, ReleaseParked, Token
 from labkit.ports.broker import Delivery
 from labkit.service import Operation, Process, Service
 from labkit.services import VERIFIED, VERIFIED_PROCESSES
@@ -236,7 +236,7 @@ class Client:
                 self._world.monitors.answered(call.id, operation.answer)
                 self._world.note(
                     "answer",
-                    f"hears that {call.id} is {operation.answer.outcome}{_why(operation.answer)}",
+                    f"hears that {call.id} is {operation.answer}",
                     (call.id, call.command.stream),
                     self._lab.bus.service_of(call.command).name + ".events",
                 )
@@ -299,9 +299,3 @@ def _acknowledged(sent: Sent) -> list[Token]:
         return [sent.token(PATIENCE_SECONDS)]
     except (TimedOut, Unreachable):
         return []
-
-
-def _why(answer: Answer) -> str:
-    if answer.reason:
-        return f": {answer.reason}"
-    return f" as version {answer.version}" if answer.accepted else ""

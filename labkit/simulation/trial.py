@@ -107,13 +107,26 @@ class Trial:
             finally:
                 self.world.end()
 
-    def until(self, step: int) -> Lab:
+    def until(self, step: int, *, ending: bool = True) -> Lab:
         """The lab as it stands before a step, to be looked into; close it."""
         self.world.stop_at = step
         with acting(self.world), suppress(Stopped):
             self._run()
-        self.world.end()
+        if ending:
+            self.world.end()
         return self.lab
+
+    def branch(self, step: int) -> Lab:
+        """The same, to be gone on with by hand: all workers are gone, and what they have left open
+        is undone."""
+        lab = self.until(step, ending=False)
+        for life in self.world.lives:
+            if life.role and life.state != "dead":
+                self.world.kill(life)
+        for happening in list(self.world.happenings):
+            happening.action()
+        self.world.end()
+        return lab
 
     def _run(self) -> Outcome:
         world = self.world
