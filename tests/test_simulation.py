@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from labkit.errors import OutcomeUnknown, UsageError
 from labkit.lab import Lab
@@ -24,9 +25,10 @@ from labkit.simulation.explore import Explored, explore, quiet, replay, told, tr
 from labkit.simulation.fence import fenced
 from labkit.simulation.ladder import BUGS, fitting, planted
 from labkit.simulation.reason import sides
+from labkit.simulation.saved_tape import read_tape
 from labkit.simulation.scenario import SCENARIOS, Scenario, chosen
 from labkit.simulation.shrink import Shrinker, Values
-from labkit.simulation.story import Story, read_tape
+from labkit.simulation.story import Story
 from labkit.simulation.tape import FAULTS, READS, SCHEDULE, WORKLOAD, Tape
 from labkit.simulation.trial import Trial
 from labkit.simulation.world import Stuck, World
@@ -359,6 +361,19 @@ def test_a_tape_of_another_time_is_refused(tmp_path: Path) -> None:
     (tmp_path / "t.json").write_text('{"version": 99, "seed": 1, "values": {}}')
     with pytest.raises(UsageError, match="is of version 99; this labkit plays 1"):
         read_tape(tmp_path / "t.json")
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        (THREE, "services orders, this scenario has orders, inventory, bank"),
+        (structs.replace(ONE, commands=9), "commands 20, this scenario has 9"),
+    ],
+)
+def test_a_tape_of_another_scenario_is_refused(other: Scenario, says: str) -> None:
+    tape = read_tape(Path(__file__).parent / "tapes" / "take_over.json")
+    with pytest.raises(UsageError, match=says):
+        replay(other, tape)
 
 
 def test_names_are_the_same_on_the_command_line() -> None:

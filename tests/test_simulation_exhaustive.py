@@ -17,8 +17,8 @@ from labkit.simulation import delays
 from labkit.simulation.exhaustive import Proof, Search, replay, search, small, workload_of
 from labkit.simulation.explore import quiet
 from labkit.simulation.ladder import BUGS
+from labkit.simulation.saved_tape import read_tape
 from labkit.simulation.scenario import SCENARIOS, Scenario
-from labkit.simulation.story import read_tape
 from labkit.simulation.turns import Played, Turn
 from tests.test_cli import labkit
 

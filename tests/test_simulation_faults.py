@@ -17,9 +17,10 @@ from labkit.simulation.explore import quiet, replay
 from labkit.simulation.faults import KINDS
 from labkit.simulation.ladder import fitting, planted
 from labkit.simulation.monitors import FirstBad, Monitors
+from labkit.simulation.saved_tape import read_tape
 from labkit.simulation.scenario import SCENARIOS, Keeper, Scenario
 from labkit.simulation.stores import SimulatedStore
-from labkit.simulation.story import Story, read_tape
+from labkit.simulation.story import Story
 from labkit.simulation.table import PROMISED, tabulate
 from labkit.simulation.tape import FAULTS, WORKLOAD, Tape
 from labkit.simulation.trial import Outcome, Trial

@@ -82,7 +82,7 @@ def simulate(
     from labkit.simulation import exhaustive as all_of
     from labkit.simulation import explore
     from labkit.simulation import scenario as known
-    from labkit.simulation.story import read_tape
+    from labkit.simulation.saved_tape import read_tape
 
     sizes: dict[str, Any] = {"commands": commands} if commands else {}
     simple = exhaustive or (bug is not None and not BUGS_OF_PROCESSES & {bug})

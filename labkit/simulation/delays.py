@@ -20,9 +20,10 @@ from labkit.simulation.exhaustive import counted, workload_of
 from labkit.simulation.explore import Explored, on_all_processors, processors, quiet, shrunk
 from labkit.simulation.faults import EFFECTS, KINDS, PASSES, STRUCK, UNANSWERED, UNKNOWN
 from labkit.simulation.ladder import fitting, planted
+from labkit.simulation.saved_tape import SavedTape
 from labkit.simulation.scenario import Scenario
 from labkit.simulation.shrink import Values
-from labkit.simulation.story import SavedTape, Story
+from labkit.simulation.story import Story
 from labkit.simulation.tape import FAULTS, SCHEDULE, WORKLOAD, Choose, Tape
 from labkit.simulation.trial import Trial
 

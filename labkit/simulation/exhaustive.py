@@ -19,8 +19,9 @@ from labkit.errors import UsageError
 from labkit.run import references
 from labkit.simulation.explore import quiet
 from labkit.simulation.ladder import fitting, planted
+from labkit.simulation.saved_tape import SavedTape
 from labkit.simulation.scenario import Scenario
-from labkit.simulation.story import SavedTape, Story
+from labkit.simulation.story import Story
 from labkit.simulation.tape import SCHEDULE, WORKLOAD
 from labkit.simulation.turns import Played, Turn
 from labkit.simulation.world import Happening, Life
@@ -144,7 +145,8 @@ def search(
 def replay(
     scenario: Scenario, tape: SavedTape, *, kills: int = 1, plant: str | None = None
 ) -> Proof:
-    """One path, from the tape of a story."""
+    """One path, from the tape of a story; raises ``UsageError`` for that of another scenario."""
+    tape.check(scenario)
     scenario = fitting(scenario, plant)
     found = Proof(scenario, kills, plant or "", paths=1)
     with quiet(), planted(plant):

@@ -23,9 +23,10 @@ from labkit.service import Service
 from labkit.services import VERIFIED
 from labkit.simulation.faults import STRUCK, UNANSWERED, UNKNOWN, Fault
 from labkit.simulation.ladder import fitting, planted
+from labkit.simulation.saved_tape import SavedTape
 from labkit.simulation.scenario import Scenario
 from labkit.simulation.shrink import BUDGET, Shrinker, Values
-from labkit.simulation.story import SavedTape, Story
+from labkit.simulation.story import Story
 from labkit.simulation.tape import Tape
 from labkit.simulation.trial import Outcome, Trial
 
@@ -238,7 +239,8 @@ def replayed(scenario: Scenario, seed: int | str, values: Values) -> Outcome:
 
 
 def replay(scenario: Scenario, tape: SavedTape, plant: str | None = None) -> Explored:
-    """One run, from the tape of a story."""
+    """One run, from the tape of a story; raises ``UsageError`` for that of another scenario."""
+    tape.check(scenario)
     scenario = fitting(scenario, plant)
     with quiet(), planted(plant):
         outcome = replayed(scenario, tape.seed, tape.values)

@@ -22,6 +22,7 @@ from labkit.simulation.drawing import drawn
 from labkit.simulation.faults import without_one
 from labkit.simulation.monitors import FirstBad
 from labkit.simulation.reason import Sides, first_difference, reason, sides
+from labkit.simulation.saved_tape import SavedTape, counted_by
 from labkit.simulation.scenario import SCENARIOS, Scenario
 from labkit.simulation.tape import FAULTS, SCHEDULE, VERSION, Tape
 from labkit.simulation.trial import Outcome, Trial
@@ -51,29 +52,6 @@ PROMISES = {
     "invariants": "every state is a valid one",
     "liveness": "once nothing goes wrong any more, all come to rest",
 }
-
-
-class SavedTape(Struct, frozen=True):
-    """A recorded run, as a file keeps it."""
-
-    version: int
-    seed: int | str
-    values: dict[str, list[int]]
-
-
-def read_tape(file: Path) -> SavedTape:
-    """A tape that a story has saved; raises ``UsageError`` where it is none, or of another time."""
-    try:
-        tape = msgspec.json.decode(file.read_bytes(), type=SavedTape)
-    except OSError as error:
-        raise UsageError(f"tape {str(file)!r} cannot be read: {error.strerror}") from None
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise UsageError(f"{str(file)!r} is no tape of a story: {error}") from None
-    if tape.version != VERSION:
-        raise UsageError(
-            f"tape {str(file)!r} is of version {tape.version}; this labkit plays {VERSION}"
-        )
-    return tape
 
 
 class Story(Struct):
@@ -256,7 +234,7 @@ class Story(Struct):
 
     def tape(self) -> SavedTape:
         """What ``--replay`` needs."""
-        return SavedTape(VERSION, self.seed, self.values)
+        return SavedTape(VERSION, self.seed, self.values, counted_by(self.scenario))
 
 
 def _told(trace: Sequence[Event]) -> list[Event]:

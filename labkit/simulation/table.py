@@ -17,6 +17,7 @@ from labkit.experiments.verify.checkers import MEANINGS
 from labkit.ports.broker import DELIVERIES
 from labkit.run.settings import DEFAULTS, WRITE_CONCERNS
 from labkit.simulation.explore import explore
+from labkit.simulation.saved_tape import names
 from labkit.simulation.scenario import Scenario
 
 LIVENESS = "liveness"
@@ -114,7 +115,7 @@ def tabulate(
     processes: int | None = None,
 ) -> Table:
     """Try all seeds with each delivery level and write concern."""
-    found = Table(_named(scenario.services), _named(scenario.processes), len(seeds))
+    found = Table(names(scenario.services), names(scenario.processes), len(seeds))
     settings = list(itertools.product(reversed(DELIVERIES), WRITE_CONCERNS))
     for number, (delivery, concern) in enumerate(settings):
         tried = explore(
@@ -143,10 +144,6 @@ def _cells(
             tried = 0
         first = min((seed for seed, names in red.items() if name in names), default=None)
         yield name, Cell(name in PROMISED[delivery], tried, first)
-
-
-def _named(every: Sequence[Any]) -> list[str]:
-    return [one if isinstance(one, str) else str(one.name) for one in every]
 
 
 def _line(cells: Sequence[str]) -> str:
