@@ -33,10 +33,9 @@ BUGS = (
     "random-ids",
     "outbox-deleted-first",
     "outbox-forgotten",
-    "timers-forgotten",
 )
 #: Those that one service alone cannot show.
-BUGS_OF_PROCESSES = {*BUGS[-4:]}
+BUGS_OF_PROCESSES = {*BUGS[-3:]}
 
 
 def simulate(
@@ -67,6 +66,13 @@ def simulate(
         bool,
         typer.Option("--table", help="A table: settings, and which anomalies seeds have shown."),
     ] = False,
+    ladder: Annotated[
+        bool,
+        typer.Option("--ladder", help="A table: how soon each planted bug is found."),
+    ] = False,
+    starts: Annotated[
+        int | None, option("Starts of --ladder; each tries --seeds at most.", whole(1, 1_000))
+    ] = None,
     folder: Annotated[
         Path | None, typer.Option(help="Where to keep the story of a violation.")
     ] = None,
@@ -93,6 +99,13 @@ def simulate(
         if given is not None and not exhaustive:
             raise UsageError(f"--{option_name} is for --exhaustive; leave it out, or add that")
 
+    if starts is not None and not ladder:
+        raise UsageError("--starts is for --ladder; leave it out, or add that")
+    if ladder:
+        if scenario or services or processes or bug or replay or exhaustive or table_of:
+            raise UsageError("--ladder takes --seeds and --starts, and plants all bugs; no others")
+        climbed(seeds, starts or 20, json_file)
+        return
     if delays is not None and kills is not None:
         raise UsageError("--delays has at most one fault in each run; leave out --kills")
 
@@ -167,6 +180,20 @@ def _tell(found: Explored | Proof | Bounded, folder: Path | None) -> None:
         print(f"The story is kept in {where}")
     if found.interrupted:
         print("Interrupted: this is what was found by then.")
+
+
+def climbed(seeds: int, starts: int, json_file: Path | None) -> None:
+    """How soon each planted bug is found, as Markdown."""
+    from labkit.simulation.climb import Ladder, climb
+
+    def run(progress: Progress, say: Say) -> Ladder:
+        return climb(seeds, starts, report=lambda done, all: progress("bugs", done, all))
+
+    def show(found: Ladder) -> str | None:
+        print(found.markdown)
+        return f"not found as it should be: {', '.join(found.missed)}" if found.missed else None
+
+    measure(run, json_file, show)
 
 
 def tabulated(scenario: Any, seeds: range, json_file: Path | None) -> None:

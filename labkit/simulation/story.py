@@ -114,8 +114,8 @@ class Story(Struct):
 
     @property
     def steps(self) -> int:
-        """How many events the story has."""
-        return len(self.events)
+        """How many steps the story has; what is read and heard in one is one."""
+        return len({event.step for event in self.events})
 
     @property
     def reason(self) -> list[str]:
@@ -238,11 +238,12 @@ class Story(Struct):
 
 
 def _told(trace: Sequence[Event]) -> list[Event]:
-    """The events of lives and what happened to them: not what was there before the beginning."""
+    """What happened, and what lives did, but for those that did nothing but begin."""
+    busy = {event.life for event in trace if event.life and event.kind != "claim"}
     return [
         structs.replace(event, text=_plain(event.text))
         for event in trace
-        if event.life or event.kind == "happening"
+        if event.life in busy or event.kind == "happening"
     ]
 
 

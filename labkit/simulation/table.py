@@ -87,11 +87,11 @@ class Table(Struct):
     def markdown(self) -> str:
         """The table, and how to read it."""
         names = list(ANOMALIES)
-        lines = [_line(["delivery", "write concern", *names]), _line(["---"] * (2 + len(names)))]
+        lines = [line(["delivery", "write concern", *names]), line(["---"] * (2 + len(names)))]
         for row in self.rows:
             star = " \\*" if row.default else ""
             cells = [row.cells[name].text for name in names]
-            lines.append(_line([f"{row.delivery}{star}", row.write_concern, *cells]))
+            lines.append(line([f"{row.delivery}{star}", row.write_concern, *cells]))
         what = ", ".join(f"{name}: {about}" for name, about in ANOMALIES.items())
         return "\n".join(
             [
@@ -146,5 +146,5 @@ def _cells(
         yield name, Cell(name in PROMISED[delivery], tried, first)
 
 
-def _line(cells: Sequence[str]) -> str:
+def line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
