@@ -5,6 +5,7 @@ A story is made of the shrunk run, so whatever still happens in it matters.
 
 from __future__ import annotations
 
+import base64
 import html
 import re
 from collections.abc import Iterator, Sequence
@@ -191,9 +192,12 @@ class Story(Struct):
 
     def _repr_html_(self) -> str:
         said = "".join(f"<li>{html.escape(line)}</li>" for line in self.reason)
+        # JupyterLab takes an SVG out of a notebook that it does not trust, and leaves an image.
+        drawing = base64.b64encode(self.svg().encode()).decode()
         return (
             f"<p><b>{html.escape(self.sentence)}</b></p><ul>{said}</ul>{_table(self.sides)}"
-            f"<p>{html.escape(self.calm_except)}</p>{self.svg()}"
+            f"<p>{html.escape(self.calm_except)}</p>"
+            f'<img src="data:image/svg+xml;base64,{drawing}" alt="who did what, step by step">'
             f"<p><code>{html.escape(self.replay)}</code></p>"
         )
 
