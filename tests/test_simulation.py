@@ -250,6 +250,15 @@ def test_a_bug_is_found_shrunk_and_told(name: str) -> None:
     assert "<script" not in story._repr_html_()
 
 
+@pytest.mark.parametrize(
+    "name", ["no-dedupe", "read-uncommitted", pytest.param("passed-over", marks=pytest.mark.slow)]
+)
+def test_a_bug_that_is_found_at_once_has_a_short_story(name: str) -> None:
+    story = found_story(name, 3)
+    assert story.checker in BUGS[name].red
+    assert story.steps <= 20
+
+
 def test_a_bug_ends_with_its_block() -> None:
     with quiet():
         with planted("no-dedupe"):
