@@ -21,6 +21,7 @@ from labkit.errors import OutcomeUnknown, UsageError
 from labkit.lab import Lab
 from labkit.run.wiring import Parts
 from labkit.run.worker import Worker
+from labkit.simulation.climb import climb
 from labkit.simulation.explore import Explored, explore, quiet, replay, told, try_one
 from labkit.simulation.fence import fenced
 from labkit.simulation.ladder import BUGS, fitting, planted
@@ -395,3 +396,13 @@ def test_names_are_the_same_on_the_command_line() -> None:
         chosen("one", ["bank"], [], {})
     assert isinstance(Explored(ONE).report, dict)
     assert Trial(ONE, Tape(1)).sizes.partitions in (1, 2)
+
+
+def test_the_ladder_says_how_soon_each_bug_is_found() -> None:
+    found = climb(30, 2, bugs=("no-dedupe", "no-fence"), workers=1)
+    soon, late = found.rungs
+    assert (soon.checker, soon.right, len(soon.found)) == ("C2", True, 2)
+    assert soon.steps <= 20
+    assert (late.good, found.missed) == (False, ["no-fence"])
+    assert "| no-dedupe | a stream forgets" in found.markdown
+    assert "| 2 of 2 |" in found.markdown

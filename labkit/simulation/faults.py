@@ -79,21 +79,10 @@ def draw_faults(tape: Tape) -> list[Fault]:
 
 def without_one(values: Sequence[int]) -> Iterator[list[int]]:
     """The recorded decisions of ``draw_faults``, each time without one of the faults."""
-    for at in _begins(values):
-        yield [*values[:at], 0, *values[at + DECISIONS :]]
-
-
-def numbers(values: Sequence[int]) -> Iterator[int]:
-    """Where among the recorded decisions it says how often a place is passed before a fault."""
-    last = DECISIONS - 1
-    return (at + last for at in _begins(values) if at + last < len(values))
-
-
-def _begins(values: Sequence[int]) -> Iterator[int]:
     at = 0
     while at < len(values):
         if values[at]:
-            yield at
+            yield [*values[:at], 0, *values[at + DECISIONS :]]
         at += DECISIONS if values[at] else 1
 
 

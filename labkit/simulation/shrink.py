@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from labkit.simulation.faults import numbers
 from labkit.simulation.tape import FAULTS, KINDS, READS, SCHEDULE, WORKLOAD
 
 #: Runs that shrinking may take.
-BUDGET = 800
+BUDGET = 500
 
 Values = dict[str, list[int]]
 
@@ -40,7 +39,6 @@ class Shrinker:
                 self._chunks(kind)
             for kind in KINDS:
                 self._lower(kind)
-            self._earlier()
         return self.best
 
     def _calm_all(self, kind: str) -> None:
@@ -59,24 +57,6 @@ class Shrinker:
                     if self._try({**self.best, kind: changed}):
                         break
                 at = min(at - size, len(self.best[kind]) - size)
-
-    def _earlier(self) -> None:
-        """Leave out what a client does before a fault: then the fault's place has another number,
-        so it is tried with all lower ones."""
-        for at in reversed(range(len(self.best[WORKLOAD]))):
-            workload = self.best[WORKLOAD]
-            if at >= len(workload) or not workload[at]:
-                continue
-            without = [*workload[:at], 0, *workload[at + 1 :]]
-            faults = self.best[FAULTS]
-            changes = (
-                [*faults[:number], lower, *faults[number + 1 :]]
-                for number in numbers(faults)
-                for lower in reversed(range(faults[number]))
-            )
-            for changed in changes:
-                if self._try({**self.best, WORKLOAD: without, FAULTS: changed}):
-                    break
 
     def _lower(self, kind: str) -> None:
         for at in range(len(self.best[kind]) - 1, -1, -1):
