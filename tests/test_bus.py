@@ -150,6 +150,8 @@ def test_an_answer_needs_no_listening_beforehand(lab: Lab) -> None:
         lab.bus.answer(Token("zoo", 0, 0))
     with pytest.raises(UsageError, match="no service 'zoo'"):
         lab.bus.hear("zoo", 0)
+    with pytest.raises(UsageError, match=r"a token, such as sent.token\(\) gives, got 'o1'"):
+        lab.bus.answer("o1")  # type: ignore[arg-type]
 
 
 def test_the_bus_hears_from_where_it_listened(lab: Lab) -> None:

@@ -13,11 +13,12 @@ import pytest
 
 from labkit.errors import UsageError
 from labkit.experiments.verify.evidence import gather
+from labkit.simulation import delays
 from labkit.simulation.exhaustive import Proof, Search, replay, search, small, workload_of
 from labkit.simulation.explore import quiet
 from labkit.simulation.ladder import BUGS
+from labkit.simulation.saved_tape import read_tape
 from labkit.simulation.scenario import SCENARIOS, Scenario
-from labkit.simulation.story import read_tape
 from labkit.simulation.turns import Played, Turn
 from tests.test_cli import labkit
 
@@ -160,6 +161,41 @@ def test_three_commands_two_handlers_and_a_death_are_searched_to_their_end() -> 
 # --- the command line
 
 
+# --- all runs with few delays
+
+
+def test_every_fault_at_every_place_of_the_calm_run_is_tried() -> None:
+    found = delays.search(TINY, delays=0, processes=1)
+    assert (found.good, found.complete) == (True, True)
+    assert found.runs == found.faults + 1 > 60
+    assert f"All {found.runs} runs of 1 command" in found.text
+    late = delays.search(TINY, delays=1, processes=1, most=2 * found.runs)
+    assert (late.good, late.complete) == (True, False)
+    assert late.runs > found.runs
+    assert "There are more." in late.text
+
+
+def test_a_lost_answer_is_among_them(tmp_path: Path) -> None:
+    found = delays.search(TINY, delays=0, plant="commit-again", processes=1)
+    assert found.story is not None
+    assert "gets no answer, though all has happened" in found.story.calm_except
+    found.story.save(tmp_path)
+    again = delays.replay(TINY, read_tape(tmp_path / "tape.json"), plant="commit-again")
+    assert again.story is not None
+    assert again.story.events == found.story.events
+    assert not delays.replay(TINY, read_tape(tmp_path / "tape.json")).red
+
+
+@pytest.mark.slow
+def test_a_zombie_is_among_them() -> None:
+    """A handler is paused within a turn, and another one goes on."""
+    case = small(ONE, commands=1, handlers=2)
+    found = delays.search(case, delays=1, plant="no-fence")
+    assert found.story is not None
+    assert found.story.checker in BUGS["no-fence"].red
+    assert "is paused at" in found.story.calm_except
+
+
 def test_the_command_line_proves_and_tells(tmp_path: Path) -> None:
     out, kept = tmp_path / "x.json", tmp_path / "story"
     case = ("simulate", "one", "--exhaustive", "--commands", "1", "--handlers", "1", "--kills", "0")
@@ -206,6 +242,8 @@ def test_ctrl_c_keeps_what_was_found(tmp_path: Path) -> None:
     [
         (["three", "--exhaustive"], "an exhaustive search is of one service"),
         (["one", "--kills", "1"], "--kills is for --exhaustive"),
+        (["one", "--delays", "1"], "--delays is for --exhaustive"),
+        (["one", "--exhaustive", "--delays", "1", "--kills", "1"], "leave out --kills"),
         (["one", "--exhaustive", "--kills", "many"], "--kills must be a whole number"),
         (["one", "--exhaustive", "--plant", "typo"], "--plant must be one of no-dedupe"),
     ],

@@ -18,7 +18,7 @@ from labkit.adapters.kafka import (
     offsets_of,
 )
 from labkit.adapters.kafka_python_sender import QuietProducer, translated
-from labkit.adapters.kafka_python_source import KafkaPythonSource
+from labkit.adapters.kafka_python_source import KafkaPythonSource, closed_unless_done
 from labkit.errors import Fenced
 from labkit.ports.broker import Batch, Delivery, Record
 from labkit.ports.failpoints import Failpoint, hit
@@ -58,9 +58,11 @@ class KafkaPythonLog(KafkaPythonSource):
                 allow_auto_create_topics=False,
                 metrics_enabled=False,
             )
+        with closed_unless_done(self._producer.close):
             if once:
-                self._producer.init_transactions()
-        super().__init__(bootstrap, commands, group, session_ms=session_ms)
+                with translated(f"take over {transactional_id!r}", bootstrap):
+                    self._producer.init_transactions()
+            super().__init__(bootstrap, commands, group, session_ms=session_ms)
         self._events = events
         self._delivery = delivery
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 from kafka import KafkaConsumer, TopicPartition
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
@@ -23,6 +24,15 @@ from labkit.adapters.kafka import (
 from labkit.adapters.kafka_python_sender import translated
 from labkit.errors import Pending, Unreachable
 from labkit.ports.broker import MAX_BATCH_BYTES, Batch, Record
+
+
+@contextmanager
+def closed_unless_done(close: Callable[[], None]) -> Iterator[None]:
+    """Close a client whose owner cannot be made: else its thread stays, with its connections."""
+    with ExitStack() as undo:
+        undo.callback(close)
+        yield
+        undo.pop_all()
 
 
 class KafkaPythonSource(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -51,12 +61,15 @@ class KafkaPythonSource(ConsumerRebalanceListener):  # type: ignore[misc]
         with translated(f"read {topic!r}", bootstrap):
             isolation = "read_uncommitted" if uncommitted else "read_committed"
             self._consumer = self._new_consumer(isolation, group)
-            found = self._consumer.partitions_for_topic(topic)
-            if not found:
-                raise Unreachable(f"topic {topic!r} does not exist at {bootstrap}; create it first")
-            self._partitions = sorted(found)
-            if group:
-                self._consumer.subscribe([topic], listener=self)
+            with closed_unless_done(self._consumer.close):
+                found = self._consumer.partitions_for_topic(topic)
+                if not found:
+                    raise Unreachable(
+                        f"topic {topic!r} does not exist at {bootstrap}; create it first"
+                    )
+                self._partitions = sorted(found)
+                if group:
+                    self._consumer.subscribe([topic], listener=self)
 
     def _new_consumer(self, isolation: str, group: str | None = None) -> KafkaConsumer:
         return KafkaConsumer(

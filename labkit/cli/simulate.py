@@ -23,10 +23,11 @@ from labkit.cli.options import (
 from labkit.errors import UsageError
 
 if TYPE_CHECKING:
+    from labkit.simulation.delays import Bounded
     from labkit.simulation.exhaustive import Proof
     from labkit.simulation.explore import Explored
     from labkit.simulation.on_real import OnReal
-    from labkit.simulation.story import SavedTape
+    from labkit.simulation.saved_tape import SavedTape
 
 #: Copies of ``simulation``'s: the help must not wait for pandas. A test compares them.
 SCENARIOS = ("one", "three")
@@ -41,13 +42,13 @@ BUGS = (
     "checkpoint-apart",
     "undone-unseen",
     "read-uncommitted",
+    "stale-reads",
     "random-ids",
     "outbox-deleted-first",
     "outbox-forgotten",
-    "timers-forgotten",
 )
 #: Those that one service alone cannot show.
-BUGS_OF_PROCESSES = {*BUGS[-4:]}
+BUGS_OF_PROCESSES = {*BUGS[-3:]}
 
 
 def simulate(
@@ -65,6 +66,12 @@ def simulate(
     ] = False,
     handlers: Annotated[int | None, option("Handlers of a search.", whole(1, 10))] = None,
     kills: Annotated[int | None, option("Deaths of a search, at most.", whole(0, 10))] = None,
+    delays: Annotated[
+        int | None,
+        option(
+            "Search all runs with so many turns out of order, and a fault anywhere.", whole(0, 4)
+        ),
+    ] = None,
     replay: Annotated[
         str | None, typer.Option(help="Play again: tape.json of a story, or a seed.")
     ] = None,
@@ -76,6 +83,13 @@ def simulate(
         bool,
         typer.Option("--table", help="A table: settings, and which anomalies seeds have shown."),
     ] = False,
+    ladder: Annotated[
+        bool,
+        typer.Option("--ladder", help="A table: how soon each planted bug is found."),
+    ] = False,
+    starts: Annotated[
+        int | None, option("Starts of --ladder; each tries --seeds at most.", whole(1, 1_000))
+    ] = None,
     folder: Annotated[
         Path | None,
         typer.Option(help="Where to keep the story of a violation; with --table, the page."),
@@ -88,23 +102,33 @@ def simulate(
 
     Scenarios: one (a service alone), three (services with the processes between them). With
     --exhaustive a small case of one service is searched to its end; the first command is sent
-    twice. Ctrl-C keeps what was found. A tape knows its scenario. With --on-real, real workers are
-    killed and paused where it says so.
+    twice. That search is of states, or with --delays of runs. With --on-real, real workers are
+    killed and paused where the tape says so. Ctrl-C keeps what was found.
     """
+    from labkit.simulation import delays as delayed
     from labkit.simulation import exhaustive as all_of
     from labkit.simulation import explore
     from labkit.simulation import scenario as known
+
     sizes: dict[str, Any] = {"commands": commands} if commands else {}
     simple = exhaustive or (bug is not None and not BUGS_OF_PROCESSES & {bug})
     name = scenario or (None if services or processes or not simple else "one")
     of = known.chosen(name, services or (), processes or (), sizes)
     tape = None if replay is None else _tape(replay, of, bug)
-    if tape is not None and tape.scenario and not (scenario or services or processes):
-        of = tape.of()
-    searched = {"handlers": handlers, "kills": kills}
+    searched = {"handlers": handlers, "kills": kills, "delays": delays}
     for option_name, given in searched.items():
         if given is not None and not exhaustive:
             raise UsageError(f"--{option_name} is for --exhaustive; leave it out, or add that")
+
+    if starts is not None and not ladder:
+        raise UsageError("--starts is for --ladder; leave it out, or add that")
+    if ladder:
+        if scenario or services or processes or bug or replay or exhaustive or table_of:
+            raise UsageError("--ladder takes --seeds and --starts, and plants all bugs; no others")
+        climbed(seeds, starts or 20, json_file)
+        return
+    if delays is not None and kills is not None:
+        raise UsageError("--delays has at most one fault in each run; leave out --kills")
 
     if table_of:
         if bug is not None or replay is not None:
@@ -115,8 +139,7 @@ def simulate(
     if on_real:
         if tape is None or exhaustive:
             raise UsageError("--on-real plays one tape or seed: add --replay, without --exhaustive")
-        play = partial(play_on_real, of, tape, bug, lab, client)
-        measure(play, json_file, _tell_both)
+        measure(partial(play_on_real, of, tape, bug, lab, client), json_file, _tell_both)
         return
 
     def run(progress: Progress, say: Say) -> explore.Explored:
@@ -139,8 +162,17 @@ def simulate(
         _tell(found, folder)
         return None if found.good else f"{len(found.red)} of {found.seeds:,} seeds went wrong"
 
-    def search(progress: Progress, say: Say) -> all_of.Proof:
+    def search(progress: Progress, say: Say) -> all_of.Proof | delayed.Bounded | explore.Explored:
         case = all_of.small(of, commands=commands or 3, handlers=handlers or 2)
+        if delays is not None and tape is not None:
+            return delayed.replay(case, tape, delays=delays, plant=bug)
+        if delays is not None:
+            return delayed.search(
+                case,
+                delays=delays,
+                plant=bug,
+                report=lambda done, all: progress("faults", done, all),
+            )
         deaths = 1 if kills is None else kills
         if tape is not None:
             return all_of.replay(case, tape, kills=deaths, plant=bug)
@@ -151,7 +183,7 @@ def simulate(
             report=lambda met, waiting: progress("states", met, met + waiting),
         )
 
-    def prove(found: all_of.Proof) -> str | None:
+    def prove(found: all_of.Proof | delayed.Bounded | explore.Explored) -> str | None:
         _tell(found, folder)
         return None if found.good else "a reachable state is bad"
 
@@ -164,7 +196,7 @@ def simulate(
 def _tape(replay: str, scenario: Any, bug: str | None) -> SavedTape:
     """A file, or the tape of a seed."""
     from labkit.simulation.explore import tape_of
-    from labkit.simulation.story import read_tape
+    from labkit.simulation.saved_tape import read_tape
 
     if replay.isdecimal() and not Path(replay).exists():
         return tape_of(scenario, int(replay), bug)
@@ -191,7 +223,7 @@ def _tell_both(found: OnReal) -> str | None:
     return None if found.good else f"{', '.join(found.red)} turned red on real servers"
 
 
-def _tell(found: Explored | Proof, folder: Path | None) -> None:
+def _tell(found: Explored | Proof | Bounded, folder: Path | None) -> None:
     """Print what was found, and keep the story."""
     print(found.text)
     if found.story is not None:
@@ -205,6 +237,20 @@ def _tell(found: Explored | Proof, folder: Path | None) -> None:
         print(f"The story is kept in {where}")
     if found.interrupted:
         print("Interrupted: this is what was found by then.")
+
+
+def climbed(seeds: int, starts: int, json_file: Path | None) -> None:
+    """How soon each planted bug is found, as Markdown."""
+    from labkit.simulation.climb import Ladder, climb
+
+    def run(progress: Progress, say: Say) -> Ladder:
+        return climb(seeds, starts, report=lambda done, all: progress("bugs", done, all))
+
+    def show(found: Ladder) -> str | None:
+        print(found.markdown)
+        return f"not found as it should be: {', '.join(found.missed)}" if found.missed else None
+
+    measure(run, json_file, show)
 
 
 def tabulated(scenario: Any, seeds: range, json_file: Path | None, folder: Path | None) -> None:

@@ -19,8 +19,9 @@ from labkit.errors import UsageError
 from labkit.run import references
 from labkit.simulation.explore import quiet
 from labkit.simulation.ladder import fitting, planted
+from labkit.simulation.saved_tape import SavedTape
 from labkit.simulation.scenario import Scenario
-from labkit.simulation.story import SavedTape, Story
+from labkit.simulation.story import Story
 from labkit.simulation.tape import SCHEDULE, WORKLOAD
 from labkit.simulation.turns import Played, Turn
 from labkit.simulation.world import Happening, Life
@@ -63,7 +64,7 @@ class Proof(Struct):
     @property
     def text(self) -> str:
         """What is proven, in words."""
-        about = self._about()
+        about = counted(self.scenario, kill=self.kills)
         if self.story is not None:
             return f"{self.story.text()}\n({about}; found after {self.states:,} states)"
         if self.complete:
@@ -77,21 +78,22 @@ class Proof(Struct):
             "among them."
         )
 
-    def _about(self) -> str:
-        sizes = self.scenario
-        counts = (
-            ("handler", sizes.handlers),
-            ("projector", sizes.projectors),
-            ("partition", sizes.partitions),
-            ("kill", self.kills),
-        )
-        return ", ".join(
-            [
-                f"{sizes.commands} command{'s' * (sizes.commands > 1)}, "
-                f"{'one' if sizes.commands > 1 else 'it is'} sent twice",
-                *(f"{count} {what}{'s' * (count != 1)}" for what, count in counts),
-            ]
-        )
+
+def counted(scenario: Scenario, **more: int) -> str:
+    """The sizes of a small case, in words."""
+    counts = {
+        "handler": scenario.handlers,
+        "projector": scenario.projectors,
+        "partition": scenario.partitions,
+        **more,
+    }
+    return ", ".join(
+        [
+            f"{scenario.commands} command{'s' * (scenario.commands > 1)}, "
+            f"{'one' if scenario.commands > 1 else 'it is'} sent twice",
+            *(f"{count} {what}{'s' * (count != 1)}" for what, count in counts.items()),
+        ]
+    )
 
 
 def small(scenario: Scenario, **sizes: int) -> Scenario:
@@ -143,7 +145,8 @@ def search(
 def replay(
     scenario: Scenario, tape: SavedTape, *, kills: int = 1, plant: str | None = None
 ) -> Proof:
-    """One path, from the tape of a story."""
+    """One path, from the tape of a story; raises ``UsageError`` for that of another scenario."""
+    tape.check(scenario)
     scenario = fitting(scenario, plant)
     found = Proof(scenario, kills, plant or "", paths=1)
     with quiet(), planted(plant):
@@ -280,8 +283,7 @@ def _tell(found: Proof, workload: Sequence[int], turns: Sequence[Turn], why: str
                 f" one --exhaustive --commands {sizes.commands} --handlers {sizes.handlers} "
                 f"--kills {found.kills}"
             )
-            found.story = Story.of(sizes, outcome, outcome.red[0], found.plant)
-            found.story.how = how
+            found.story = Story.of(sizes, outcome, outcome.red[0], found.plant, how=how)
 
 
 @contextmanager

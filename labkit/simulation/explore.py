@@ -7,10 +7,12 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, nullcontext
-from typing import Any
+from contextlib import closing, contextmanager, nullcontext
+from functools import partial
+from itertools import product
+from typing import Any, TypeVar
 
 import msgspec
 import structlog
@@ -19,15 +21,20 @@ from msgspec import Struct, field
 from labkit.ports.failpoints import ALL
 from labkit.service import Service
 from labkit.services import VERIFIED
+from labkit.simulation.faults import STRUCK, UNANSWERED, UNKNOWN, Fault
 from labkit.simulation.ladder import fitting, planted
+from labkit.simulation.saved_tape import SavedTape
 from labkit.simulation.scenario import Scenario
 from labkit.simulation.shrink import BUDGET, Shrinker, Values
-from labkit.simulation.story import SavedTape, Story
-from labkit.simulation.tape import VERSION, Tape
+from labkit.simulation.story import Story
+from labkit.simulation.tape import Tape
 from labkit.simulation.trial import Outcome, Trial
 
 #: So many seeds are given to a process at once.
 CHUNK = 20
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 #: Told how many seeds are done, of how many.
 Report = Callable[[int, int], None]
@@ -36,8 +43,9 @@ Report = Callable[[int, int], None]
 class Explored(Struct):
     """What many seeds have shown.
 
-    ``struck`` counts the faults that happened, by kind and failpoint (``effect``: any other place);
-    ``red`` are the seeds that went wrong, with the checkers that are red.
+    ``struck`` counts the faults that happened, by kind and place: a failpoint, what was not
+    answered, or any other ``effect``. ``red`` are the seeds that went wrong, with the checkers that
+    are red.
     """
 
     scenario: Scenario
@@ -57,9 +65,19 @@ class Explored(Struct):
         return not self.red
 
     @property
+    def missed(self) -> list[str]:
+        """What was never struck, of all that can be: a kill and a pause at each failpoint of the
+        workers that there are, and each lost answer, of what was done and of what was not."""
+        roles = ("handler", "projector", *(["process"] if self.scenario.processes else []))
+        points = [point for point in ALL if point.startswith(roles)]
+        cells = [*product(STRUCK, points), *product(UNKNOWN, UNANSWERED)]
+        return [f"{kind} at {at}" for kind, at in cells if not self.struck.get(kind, {}).get(at)]
+
+    @property
     def report(self) -> dict[str, Any]:
         """For the JSON."""
-        return {**msgspec.to_builtins(self, enc_hook=str), "ok": self.good}
+        found = msgspec.to_builtins(self, enc_hook=str)
+        return {**found, "ok": self.good, "missed": self.missed}
 
     @property
     def text(self) -> str:
@@ -70,6 +88,9 @@ class Explored(Struct):
             f"{self.seeds:,} seeds{what}, {self.steps:,} steps, {len(self.red)} went wrong; "
             f"{speed:,.0f} trials a second and processor"
         )
+        if self.seeds > 1 and not self.plant:
+            never = ", ".join(self.missed)
+            line += f"\nNever struck: {never}" if never else "\nEach fault struck at each place"
         return f"{line}\n\n{self.story.text()}" if self.story else line
 
     def _repr_html_(self) -> str:
@@ -99,17 +120,15 @@ def explore(
 ) -> Explored:
     """Try all seeds; what was found so far is kept if it is interrupted.
 
-    Services that no other process could import are tried in this one. ``tell``: make the story of
-    the first seed that went wrong.
+    ``tell``: make the story of the first seed that went wrong.
     """
     scenario = fitting(scenario, plant)
     wanted = list(seeds)
     found = Explored(scenario, plant or "")
     began = time.monotonic()
-    alone = any(isinstance(service, Service) for service in scenario.services)
-    count = 1 if alone else processes or os.cpu_count() or 1
+    work = partial(try_some, scenario, plant)
     try:
-        with _results(scenario, plant, wanted, count) as results:
+        with on_all_processors(work, wanted, CHUNK, processors(scenario, processes)) as results:
             for done in results:
                 _add(found, done)
                 report(found.seeds, len(wanted))
@@ -136,37 +155,64 @@ def _add(found: Explored, done: Done) -> None:
 
 
 @contextmanager
-def _results(
-    scenario: Scenario, plant: str | None, seeds: list[int], processes: int
-) -> Iterator[Iterator[Done]]:
+def on_all_processors(
+    work: Callable[[list[Item]], Iterable[Result]],
+    items: Sequence[Item],
+    chunk: int,
+    processes: int,
+) -> Iterator[Iterable[Result]]:
+    """The results of ``work``, one for each item and in their order; each process is given a
+    ``chunk`` of items at once. One process is this one."""
     if processes == 1:
-        with quiet(), planted(plant):
-            yield (try_one(scenario, seed) for seed in seeds)
+        with closing(_each(work, list(items))) as results:
+            yield results
         return
-    chunks = (seeds[at : at + CHUNK] for at in range(0, len(seeds), CHUNK))
+    chunks = (list(items[at : at + chunk]) for at in range(0, len(items), chunk))
     context = multiprocessing.get_context("spawn")
     deaf = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for this process
     with ProcessPoolExecutor(processes, context, signal.signal, deaf) as pool:
-        jobs = [pool.submit(try_some, scenario, plant, chunk) for chunk in chunks]
+        jobs = [pool.submit(_all, work, some) for some in chunks]
         try:
-            yield (done for job in jobs for done in job.result())
+            yield (result for job in jobs for result in job.result())
         finally:
             for job in jobs:
                 job.cancel()
 
 
-def try_some(scenario: Scenario, plant: str | None, seeds: list[int]) -> list[Done]:
-    """In a process of its own: the seeds one after the other."""
+def _each(work: Callable[[list[Item]], Iterable[Result]], items: list[Item]) -> Generator[Result]:
+    yield from work(items)
+
+
+def _all(work: Callable[[list[Item]], Iterable[Result]], items: list[Item]) -> list[Result]:
+    return list(work(items))
+
+
+def processors(scenario: Scenario, wanted: int | None = None) -> int:
+    """How many processes may try it: services that no other process could import are tried in
+    this one."""
+    alone = any(isinstance(service, Service) for service in scenario.services)
+    return 1 if alone else wanted or os.cpu_count() or 1
+
+
+def try_some(scenario: Scenario, plant: str | None, seeds: list[int]) -> Iterator[Done]:
+    """The seeds one after the other."""
     with quiet(), planted(plant):
-        return [try_one(scenario, seed) for seed in seeds]
+        for seed in seeds:
+            yield try_one(scenario, seed)
 
 
 def try_one(scenario: Scenario, seed: int) -> Done:
     """One trial, in short."""
     began = time.process_time()
     outcome = Trial(scenario, Tape(seed)).run()
-    struck = [(f.kind, f.place if f.place in ALL else "effect") for f in outcome.struck]
+    struck = [(fault.kind, _place(fault)) for fault in outcome.struck]
     return Done(seed, outcome.steps, struck, outcome.red, time.process_time() - began)
+
+
+def _place(fault: Fault) -> str:
+    if fault.kind in UNKNOWN:
+        return fault.place.partition(" ")[0]  # ``append`` names its topic, too
+    return fault.place if fault.place in ALL else "effect"
 
 
 def told(
@@ -174,8 +220,14 @@ def told(
 ) -> Story:
     """The story of a seed that went wrong, shrunk as far as the same checker stays red: this one,
     or the first."""
-    first = Trial(scenario, Tape(seed)).run()
-    checker = checker or first.red[0]
+    return shrunk(scenario, Trial(scenario, Tape(seed)).run(), plant, budget, checker)
+
+
+def shrunk(
+    scenario: Scenario, first: Outcome, plant: str = "", budget: int = BUDGET, checker: str = ""
+) -> Story:
+    """The story of a run that went wrong; see ``told``."""
+    checker, seed = checker or first.red[0], first.seed
 
     def play(values: Values) -> Values | None:
         outcome = Trial(scenario, Tape(seed, recorded=values)).run()
@@ -192,8 +244,8 @@ def tape_of(scenario: Scenario, seed: int, plant: str | None = None) -> SavedTap
     with quiet(), planted(plant):
         outcome = Trial(scenario, Tape(seed)).run()
         if outcome.red:
-            return told(scenario, seed, plant or "").tape()
-    return SavedTape(VERSION, seed, outcome.tape.values)
+            return shrunk(scenario, outcome, plant or "").tape()
+    return SavedTape.made(scenario, seed, outcome.tape.values)
 
 
 def replayed(scenario: Scenario, seed: int | str, values: Values) -> Outcome:
@@ -202,8 +254,8 @@ def replayed(scenario: Scenario, seed: int | str, values: Values) -> Outcome:
 
 
 def replay(scenario: Scenario, tape: SavedTape, plant: str | None = None) -> Explored:
-    """One run, from the tape of a story."""
-    scenario = fitting(scenario, plant)
+    """One run, from the tape of a story; raises ``UsageError`` for that of another scenario."""
+    scenario = fitting(tape.fitting(scenario), plant)
     with quiet(), planted(plant):
         outcome = replayed(scenario, tape.seed, tape.values)
         found = Explored(scenario, plant or "", 1, outcome.steps)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from random import Random
-from typing import Any, Protocol
+from typing import Any
 
 from msgspec import Struct, structs
 
@@ -15,13 +15,12 @@ from labkit.errors import TimedOut, Unreachable, UsageError
 from labkit.experiments.verify.history import History
 from labkit.experiments.verify.mixture import NO_MESSAGE, RAW, workload_of
 from labkit.lab import Lab
-from labkit.messages import Answer, Command, ReleaseParked, Token
+from labkit.messages import Command, ReleaseParked, Token
 from labkit.ports.broker import Delivery
-from labkit.ports.clock import Clock
 from labkit.service import Operation, Process, Service
 from labkit.services import VERIFIED, VERIFIED_PROCESSES
-from labkit.simulation.monitors import Monitors
-from labkit.simulation.tape import WORKLOAD, Choose, Tape, odds
+from labkit.simulation.reading import WAYS, Readers, Surroundings
+from labkit.simulation.tape import READS, WORKLOAD, Choose, Tape, odds
 from labkit.write.bus import Sent
 
 #: A client waits so long for an answer, and then sends again under the same id, so often.
@@ -43,6 +42,7 @@ class Scenario(Struct, frozen=True):
     clients: int = 2
     handlers: int = 2
     projectors: int = 2
+    queries: int = 1
     partitions: int = 2
     delivery: Delivery = "exactly_once"
     write_concern: str = "majority"
@@ -74,7 +74,8 @@ class Call(Struct, frozen=True):
 
     ``again``: it is sent twice at once, as by a client in a hurry; ``late``: once more at the end,
     as by one that has lost the answer. With ``expected_version`` it guesses the version of its
-    stream. Before it the client waits for ``pause`` seconds.
+    stream. Before it the client waits for ``pause`` seconds. ``read``: how it then reads what it
+    wrote (``reading.WAYS``).
     """
 
     id: str
@@ -83,6 +84,7 @@ class Call(Struct, frozen=True):
     late: bool = False
     expected_version: int | None = None
     pause: float = 0.0
+    read: str = ""
 
 
 class Poison(Struct, frozen=True):
@@ -96,12 +98,14 @@ class Poison(Struct, frozen=True):
 
 
 class Sizes(Struct, frozen=True):
-    """What the tape has drawn of a scenario: how many of each. The calm choice is one."""
+    """What the tape has drawn of a scenario: how many of each. The calm choice is one, and no
+    query handler."""
 
     clients: int
     handlers: int
     projectors: int
     partitions: int
+    queries: int
 
 
 def sizes(scenario: Scenario, tape: Tape) -> Sizes:
@@ -113,6 +117,7 @@ def sizes(scenario: Scenario, tape: Tape) -> Sizes:
         upto("handlers", scenario.handlers),
         upto("projectors", scenario.projectors),
         upto("partitions", scenario.partitions),
+        tape.draw(READS, "query handlers", 1 + scenario.queries),
     )
 
 
@@ -138,9 +143,10 @@ def calls(scenario: Scenario, lab: Lab, tape: Tape) -> list[Call | Poison]:
         sent = tape.draw(WORKLOAD, name, 4, _sent(often))
         guess = tape.draw(WORKLOAD, f"{name} guesses", 3, odds(0.15))
         pause = tape.draw(WORKLOAD, f"{name} after a pause", 2, odds(0.2))
+        read = WAYS[tape.draw(READS, name, len(WAYS), odds(0.2))]
         if not sent:
             continue
-        call = Call(name, command, sent == 2, sent == 3, pause=pause * PAUSE_SECONDS)
+        call = Call(name, command, sent == 2, sent == 3, pause=pause * PAUSE_SECONDS, read=read)
         if guess:
             known = max(0, made[command.stream] + guess - 2)
             call = structs.replace(call, expected_version=known)
@@ -177,31 +183,16 @@ def _sent(twice: float) -> Choose:
     return choose
 
 
-class Surroundings(Protocol):
-    """What clients need of a world, simulated or real; ``time`` is nanoseconds."""
-
-    @property
-    def clock(self) -> Clock: ...
-
-    @property
-    def time(self) -> int: ...
-
-    @property
-    def monitors(self) -> Monitors: ...
-
-    def note(self, kind: str, text: str, about: Iterable[str] = (), other: str = "") -> None:
-        """Keep what has happened."""
-
-
 class Client:
     """One caller: sends its commands one after the other, each until it is answered."""
 
     def __init__(
-        self, lab: Lab, history: History, world: Surroundings, calls: Sequence[Call | Poison]
+        self, name: str, readers: Readers, history: History, calls: Sequence[Call | Poison]
     ) -> None:
-        self._lab = lab
+        self._name = name
+        self._readers = readers
         self._history = history
-        self._world = world
+        self._world, self._lab = readers.world, readers.lab
         self._calls = [*calls, *(call for call in calls if call.late)]
         #: How many calls are answered, and how often the next one was sent: where it stands.
         self.answered = self.sent = 0
@@ -245,10 +236,14 @@ class Client:
                 self._world.monitors.answered(call.id, operation.answer)
                 self._world.note(
                     "answer",
-                    f"hears that {call.id} is {operation.answer.outcome}{_why(operation.answer)}",
+                    f"hears that {call.id} is {operation.answer}",
                     (call.id, call.command.stream),
                     self._lab.bus.service_of(call.command).name + ".events",
                 )
+                if operation.answer.accepted:
+                    self._readers.wrote(self._name, operation)
+                    if call.read:
+                        self._readers.read(self._name, operation, call.read)
                 return
             operation = self._send(call)
 
@@ -305,9 +300,3 @@ def _acknowledged(sent: Sent) -> list[Token]:
         return [sent.token(PATIENCE_SECONDS)]
     except (TimedOut, Unreachable):
         return []
-
-
-def _why(answer: Answer) -> str:
-    if answer.reason:
-        return f": {answer.reason}"
-    return f" as version {answer.version}" if answer.accepted else ""

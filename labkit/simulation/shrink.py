@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from labkit.simulation.tape import FAULTS, KINDS, SCHEDULE, WORKLOAD
+from labkit.simulation.tape import FAULTS, KINDS, READS, SCHEDULE, WORKLOAD
 
 #: Runs that shrinking may take.
 BUDGET = 500
@@ -33,9 +33,9 @@ class Shrinker:
         before = None
         while before != _size(self.best) and self.runs < self._budget:
             before = _size(self.best)
-            for kind in (FAULTS, SCHEDULE, WORKLOAD):
+            for kind in (FAULTS, SCHEDULE, READS, WORKLOAD):
                 self._calm_all(kind)
-            for kind in (WORKLOAD, FAULTS, SCHEDULE):
+            for kind in (WORKLOAD, READS, FAULTS, SCHEDULE):
                 self._chunks(kind)
             for kind in KINDS:
                 self._lower(kind)

@@ -1,7 +1,8 @@
 """Every decision of a simulated run, in the order in which it was made.
 
 A decision is a number below a bound, and 0 is always the calm choice: the life that runs goes on,
-no fault strikes. Decisions of different kinds (``schedule``, ``faults``, ``workload``) come from
+no fault strikes. Decisions of different kinds (``schedule``, ``faults``, ``workload``,
+``reads``) come from
 random streams of their own, so that a fault more does not change the whole schedule. A tape is kept
 as the decisions of each kind; played again, it makes the same run.
 """
@@ -14,8 +15,8 @@ from random import Random
 #: A recording says what it was made for; another version of the simulator decides other things.
 VERSION = 1
 
-SCHEDULE, FAULTS, WORKLOAD = "schedule", "faults", "workload"
-KINDS = (SCHEDULE, FAULTS, WORKLOAD)
+SCHEDULE, FAULTS, WORKLOAD, READS = "schedule", "faults", "workload", "reads"
+KINDS = (SCHEDULE, FAULTS, WORKLOAD, READS)
 
 #: Chooses below a bound.
 Choose = Callable[[Random, int], int]

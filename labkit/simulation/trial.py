@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from random import Random
 from typing import Any
 
 import stamina
@@ -23,6 +24,7 @@ from labkit.service.guard import guarded
 from labkit.simulation.faults import RESTART_SECONDS, Fault, Striker, draw_faults
 from labkit.simulation.fence import fenced
 from labkit.simulation.monitors import FirstBad
+from labkit.simulation.reading import Readers
 from labkit.simulation.scenario import Client, Keeper, Poison, Scenario, Sizes, calls, sizes
 from labkit.simulation.stores import SimulatedStore
 from labkit.simulation.tape import Tape
@@ -83,6 +85,7 @@ class Trial:
         ports = Ports(
             clock=self.world.clock,
             ids=self.world.new_id,
+            random=Random(f"{tape.seed}:random"),
             twins=lambda: (self.broker, self.store),
         )
         self.lab = Lab(
@@ -104,13 +107,26 @@ class Trial:
             finally:
                 self.world.end()
 
-    def until(self, step: int) -> Lab:
+    def until(self, step: int, *, ending: bool = True) -> Lab:
         """The lab as it stands before a step, to be looked into; close it."""
         self.world.stop_at = step
         with acting(self.world), suppress(Stopped):
             self._run()
-        self.world.end()
+        if ending:
+            self.world.end()
         return self.lab
+
+    def branch(self, step: int) -> Lab:
+        """The same, to be gone on with by hand: all workers are gone, and what they have left open
+        is undone."""
+        lab = self.until(step, ending=False)
+        for life in self.world.lives:
+            if life.role and life.state != "dead":
+                self.world.kill(life)
+        for happening in list(self.world.happenings):
+            happening.action()
+        self.world.end()
+        return lab
 
     def _run(self) -> Outcome:
         world = self.world
@@ -134,6 +150,7 @@ class Trial:
         self.first_documents = {id(d): d for documents in held for d in documents.values()}
         self.history = History(self.lab.bus)
         self.history.listen(*self.lab.services)
+        self.readers = Readers(self.lab, self.world)
         self.clients = self._clients()
         for worker in workers(self.lab, self.sizes):
             self._restart_worker(worker)
@@ -144,7 +161,7 @@ class Trial:
         world.recording = False
         verdicts: dict[str, Verdict] = {}
         if not why:
-            verdicts = judge(self.lab, self.history)
+            verdicts = judge(self.lab, self.history, self.readers)
         wrong = ["liveness"] if why else red(verdicts)
         return Outcome(
             self.tape.seed,
@@ -169,7 +186,7 @@ class Trial:
             self.keeper = Keeper(self.lab, self.history, self.world)
             self.world.spawn("keeper", self.keeper)
         clients = [
-            Client(self.lab, self.history, self.world, all_calls[number::count])
+            Client(f"client-{number}", self.readers, self.history, all_calls[number::count])
             for number in range(count)
         ]
         for number, client in enumerate(clients):
@@ -284,7 +301,12 @@ class Trial:
 
 def workers(lab: Lab, sizes: Sizes) -> list[Worker]:
     """Who works from the beginning."""
-    counts = {"handler": sizes.handlers, "projector": sizes.projectors, "process": 1}
+    counts = {
+        "handler": sizes.handlers,
+        "projector": sizes.projectors,
+        "process": 1,
+        "query": sizes.queries,
+    }
     return [
         Worker(role, instance, slot)
         for role, count in counts.items()
@@ -313,13 +335,14 @@ def waiting(lab: Lab, clients: list[Client], keeper: Keeper | None) -> str:
     return ", ".join(late)
 
 
-def judge(lab: Lab, history: History) -> dict[str, Verdict]:
+def judge(lab: Lab, history: History, readers: Readers) -> dict[str, Verdict]:
     """What the checkers say of a run that has come to rest."""
     while history.hear(0.0):
         pass
     history.settle(1.0)
     adopt_commands(lab, history)
-    return check_run(lab, history, {name: gather(lab, name) for name in lab.services})
+    evidence = {name: gather(lab, name) for name in lab.services}
+    return {**check_run(lab, history, evidence), "C10": readers.verdict}
 
 
 @contextmanager

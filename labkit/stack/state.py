@@ -95,7 +95,7 @@ def lab_folder(lab: str) -> Path:
     Raises:
         UsageError: the name has characters other than a-z, 0-9 and -, or more than 32.
     """
-    if not re.fullmatch(r"[a-z0-9-]{1,32}", lab):
+    if not isinstance(lab, str) or not re.fullmatch(r"[a-z0-9-]{1,32}", lab):
         raise UsageError(
             f"a lab's name is 1 to 32 characters of a-z, 0-9 and '-', got {lab!r}: choose another"
         )

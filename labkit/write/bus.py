@@ -191,6 +191,8 @@ class CommandBus:
 
         ``final``: of one that is scheduled or parked, the answer at its end. Raises ``TimedOut``.
         """
+        if not isinstance(token, Token):
+            raise UsageError(f"answer takes a token, such as sent.token() gives, got {token!r}")
         deadline = self._clock.seconds() + timeout
         self.listen(token.service, back=True)
         while (answer := self._heard.get(token)) is None or (final and not answer.final):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from random import Random
 from typing import Any
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -133,6 +134,20 @@ def test_a_send_is_acknowledged_with_its_place(topics: Topics) -> None:
     where = topics.send("a", "b", "a")
     assert where[0][0] == where[2][0]
     assert where[2][1] == where[0][1] + (2 if where[1][0] == where[0][0] else 1)
+
+
+@pytest.mark.parametrize("opened", ["source", "log"])
+def test_what_cannot_be_opened_leaves_no_connection(topics: Topics, opened: str) -> None:
+    topics.send("a")
+    threads = psutil.Process().num_threads()
+    topics.commands = "nosuch"
+    for _ in range(3):
+        with pytest.raises(Unreachable, match="topic 'nosuch' does not exist"):
+            topics.log() if opened == "log" else topics.source("nosuch")
+    deadline = time.monotonic() + 20
+    while psutil.Process().num_threads() > threads and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert psutil.Process().num_threads() <= threads
 
 
 def test_all_clients_hash_keys_like_kafka(topics: Topics) -> None:
