@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from labkit.simulation.explore import Explored
     from labkit.simulation.on_real import OnReal
     from labkit.simulation.saved_tape import SavedTape
+    from labkit.simulation.story import Story
+    from labkit.simulation.table import Table
 
 #: Copies of ``simulation``'s: the help must not wait for pandas. A test compares them.
 SCENARIOS = ("one", "three")
@@ -133,7 +135,8 @@ def simulate(
     if table_of:
         if bug is not None or replay is not None:
             raise UsageError("--table tries settings as they are; leave out --plant and --replay")
-        tabulated(of, range(first, first + seeds), json_file, folder)
+        small_case = (commands or 2) if exhaustive else 0
+        tabulated(of, range(first, first + seeds), json_file, folder, small_case)
         return
 
     if on_real:
@@ -228,15 +231,17 @@ def _tell(found: Explored | Proof | Bounded, folder: Path | None) -> None:
     print(found.text)
     if found.story is not None:
         where = folder or Path(f"simulated-{found.story.seed}")
-        try:
-            found.story.save(where)
-        except OSError as error:
-            raise UsageError(
-                f"--folder {str(where)!r} cannot be written: {error.strerror}"
-            ) from None
+        _kept(found.story, where)
         print(f"The story is kept in {where}")
     if found.interrupted:
         print("Interrupted: this is what was found by then.")
+
+
+def _kept(found: Story | Table, where: Path) -> None:
+    try:
+        found.save(where)
+    except OSError as error:
+        raise UsageError(f"--folder {str(where)!r} cannot be written: {error.strerror}") from None
 
 
 def climbed(seeds: int, starts: int, json_file: Path | None) -> None:
@@ -253,15 +258,25 @@ def climbed(seeds: int, starts: int, json_file: Path | None) -> None:
     measure(run, json_file, show)
 
 
-def tabulated(scenario: Any, seeds: range, json_file: Path | None, folder: Path | None) -> None:
+def tabulated(
+    scenario: Any, seeds: range, json_file: Path | None, folder: Path | None, small_case: int
+) -> None:
     """What settings promise, beside what seeds have shown, as Markdown."""
-    from labkit.simulation.table import Table, tabulate
+    from labkit.simulation.table import tabulate
 
     def run(progress: Progress, say: Say) -> Table:
-        return tabulate(scenario, seeds, report=lambda done, all: progress("seeds", done, all))
+        return tabulate(
+            scenario,
+            seeds,
+            report=lambda done, all: progress("seeds", done, all),
+            commands=small_case,
+            tapes=folder is not None,
+        )
 
     def show(found: Table) -> str | None:
         print(found.markdown)
+        if folder is not None:
+            _kept(found, folder)
         return f"not as promised: {'; '.join(found.broken)}" if found.broken else None
 
     measure(run, json_file, show)

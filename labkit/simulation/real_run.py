@@ -196,9 +196,12 @@ class Played:
         now = time.monotonic()
         if self._keeper is not None and now - self._kept > KEEPER_SECONDS:
             self._kept = now
-            self._keeper.release()
+            with self.history.lock:
+                self._keeper.release()
         paused = [each.worker.name for each in self.faulty.extras if each.paused]
-        late = ", ".join(filter(None, [waiting(self._lab, self._clients, self._keeper), *paused]))
+        with self.history.lock:  # readers look at the same topics
+            behind = waiting(self._lab, self._clients, self._keeper)
+        late = ", ".join(filter(None, [behind, *paused]))
         if late:
             self._calm = now
         struck = {each.mark for each in self.faulty.extras if each.struck}

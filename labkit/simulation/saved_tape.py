@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct, structs
 
 from labkit.errors import UsageError
-from labkit.simulation.scenario import Scenario
+from labkit.simulation.scenario import SCENARIOS, Scenario
 from labkit.simulation.tape import VERSION
 
 
@@ -56,6 +56,22 @@ def counted_by(scenario: Scenario) -> dict[str, list[str] | int]:
         "processes": names(scenario.processes),
         **{size: getattr(scenario, size) for size in sizes},
     }
+
+
+def command_line(scenario: Scenario) -> str:
+    """The scenario, as the command line names it."""
+    mine = counted_by(scenario)
+    options = [f"--service {service}" for service in names(scenario.services)]
+    options += [f"--process {process}" for process in names(scenario.processes)]
+    known = (
+        name
+        for name, one in SCENARIOS.items()
+        if all(counted_by(one)[part] == mine[part] for part in ("services", "processes"))
+    )
+    name = next(known, " ".join(options))
+    usual = SCENARIOS.get(name, Scenario()).commands
+    more = f" --commands {scenario.commands}" if scenario.commands != usual else ""
+    return f" {name}{more}"
 
 
 def _settings(scenario: Scenario) -> dict[str, str]:

@@ -23,8 +23,8 @@ from labkit.simulation.drawing import drawn
 from labkit.simulation.faults import without_one
 from labkit.simulation.monitors import FirstBad
 from labkit.simulation.reason import Sides, first_difference, reason, sides
-from labkit.simulation.saved_tape import SavedTape
-from labkit.simulation.scenario import SCENARIOS, Scenario
+from labkit.simulation.saved_tape import SavedTape, command_line
+from labkit.simulation.scenario import Scenario
 from labkit.simulation.tape import FAULTS, SCHEDULE, Tape
 from labkit.simulation.trial import Outcome, Trial
 from labkit.simulation.world import Event
@@ -39,19 +39,6 @@ PLACES = {
     " at poll ": " when reading ",
     " at commit": " when committing",
     " at advance": " when writing to the store",
-}
-
-#: What each kind of checker promises, as a sentence that a violation contradicts.
-PROMISES = {
-    "C1": "what was acknowledged is decided, and what was accepted is shown",
-    "C2": "a command id has one effect and one answer",
-    "C3": "nobody is told what a transaction took back",
-    "C6": "the versions of a stream are 1, 2, 3, ... and each is made once",
-    "C9": "a view shows what the commands made, no more and no less",
-    "C10": "a reader sees what its own writes, its session or the log make it see",
-    "C11": "a process that began comes to its end, and compensates once",
-    "invariants": "every state is a valid one",
-    "liveness": "once nothing goes wrong any more, all come to rest",
 }
 
 
@@ -110,7 +97,7 @@ class Story(Struct):
     @property
     def sentence(self) -> str:
         """What was promised, and what was found."""
-        promise = PROMISES.get(self.checker) or MEANINGS.get(self.checker, "an audit finds nothing")
+        promise = MEANINGS.get(self.checker, "an audit finds nothing")
         return f"{self.checker} broken: {promise}. Found: {self.found[0]}."
 
     @property
@@ -157,18 +144,7 @@ class Story(Struct):
     def replay(self) -> str:
         """The command that plays it again."""
         plant = f" --plant {self.plant}" if self.plant else ""
-        return f"labkit simulate{self.how or self._what()} --replay tape.json{plant}"
-
-    def _what(self) -> str:
-        """The scenario, as the command line names it."""
-        mine = self.scenario
-        names = (name for name, one in SCENARIOS.items() if _parts(one) == _parts(mine))
-        services, processes = _parts(mine)
-        options = [f"--service {service}" for service in services]
-        options += [f"--process {process}" for process in processes]
-        name = next(names, " ".join(options))
-        usual = SCENARIOS.get(name, Scenario()).commands
-        return f" {name}" + (f" --commands {mine.commands}" if mine.commands != usual else "")
+        return f"labkit simulate{self.how or command_line(self.scenario)} --replay tape.json{plant}"
 
     def text(self) -> str:
         """All of it, for a terminal or a file."""
@@ -256,12 +232,6 @@ def _plain(text: str) -> str:
     for place, words in PLACES.items():
         text = text.replace(place, words)
     return text
-
-
-def _parts(scenario: Scenario) -> tuple[list[str], list[str]]:
-    named = (scenario.services, scenario.processes)
-    services, processes = ([o if isinstance(o, str) else o.name for o in every] for every in named)
-    return services, processes
 
 
 def _step(event: Event) -> str:
