@@ -49,6 +49,8 @@ BUGS = (
     "outbox-deleted-first",
     "outbox-forgotten",
 )
+#: So many states of each row --table --exhaustive tries.
+STATES = 1_000
 #: Those that one service alone cannot show.
 BUGS_OF_PROCESSES = {*BUGS[-3:]}
 
@@ -135,8 +137,8 @@ def simulate(
     if table_of:
         if bug is not None or replay is not None:
             raise UsageError("--table tries settings as they are; leave out --plant and --replay")
-        small_case = (commands or 2) if exhaustive else 0
-        tabulated(of, range(first, first + seeds), json_file, folder, small_case)
+        states = STATES if exhaustive else 0
+        tabulated(of, range(first, first + seeds), json_file, folder, states)
         return
 
     if on_real:
@@ -259,7 +261,7 @@ def climbed(seeds: int, starts: int, json_file: Path | None) -> None:
 
 
 def tabulated(
-    scenario: Any, seeds: range, json_file: Path | None, folder: Path | None, small_case: int
+    scenario: Any, seeds: range, json_file: Path | None, folder: Path | None, states: int
 ) -> None:
     """What settings promise, beside what seeds have shown, as Markdown."""
     from labkit.simulation.table import tabulate
@@ -269,7 +271,7 @@ def tabulated(
             scenario,
             seeds,
             report=lambda done, all: progress("seeds", done, all),
-            commands=small_case,
+            states=states,
             tapes=folder is not None,
         )
 

@@ -89,9 +89,9 @@ def on_real(
     if plant:
         in_worker(plant)
     scenario = fitting(tape.fitting(scenario), plant)
-    outcome, fallen = _simulated(scenario, tape, plant)
+    outcome, fallen = simulated(scenario, tape, plant)
     began = time.monotonic()
-    faults, left_out = _sorted(fallen)
+    faults, left_out = signalled(fallen)
     if turns := sum(value > 0 for value in outcome.tape.values[SCHEDULE]):
         left_out.append(f"{turns} decisions about who takes a turn")
     bug = f"{SIMULATED}{plant}" if plant else None
@@ -154,7 +154,7 @@ class _Counting(World):
             self.fallen.append((life.name, life.role, other, passes, told))
 
 
-def _simulated(
+def simulated(
     scenario: Scenario, saved: SavedTape, plant: str | None
 ) -> tuple[Outcome, list[Fallen]]:
     tape = _tape(saved)
@@ -165,7 +165,7 @@ def _simulated(
     return outcome, [Fallen(k, *f) for k, f in zip(kinds, world.fallen, strict=True)]
 
 
-def _sorted(fallen: Sequence[Fallen]) -> tuple[list[Fallen], list[str]]:
+def signalled(fallen: Sequence[Fallen]) -> tuple[list[Fallen], list[str]]:
     """The faults that have a signal, one for each role of a service, and the others in words."""
     found: dict[tuple[str, str], Fallen] = {}
     left_out = []

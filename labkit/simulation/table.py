@@ -28,7 +28,9 @@ ANOMALIES = {
     name: MEANINGS[name] for name in ("C1", "C2", "C3", "C6", "C9", "C10", "C11", LIVENESS)
 }
 #: Of so many seeds that show an anomaly, the shortest tape is kept.
-SHRUNK = 3
+SHRUNK = 2
+#: The small case has so many commands.
+SMALL = 2
 #: What each delivery level promises. A write concern takes nothing away: an undone batch is seen,
 #: and made again. Below ``exactly_once`` nothing fences the commit of a zombie, and it may stand in
 #: the log beside that of its successor; ``at_most_once`` loses commands, on which processes wait.
@@ -41,8 +43,8 @@ PROMISED = {
 
 
 class Cell(Struct, frozen=True, omit_defaults=True):
-    """``seed``: the first that shows it; ``tried``: how many could have shown it, and ``states``
-    of a small case that was searched to its end. ``tape`` is the shortest one that shows it."""
+    """``seed``: the first that shows it; ``tried``: how many could have shown it, and how many
+    ``states`` of a small case. ``tape`` is the shortest one that shows it."""
 
     promised: bool
     tried: int
@@ -121,7 +123,7 @@ class Table(Struct):
                     row.cells[name].said(lambda seed, f=file: f"[{seed}]({f})" if links else seed)  # type: ignore[misc]
                 )
             lines.append(line([f"{row.delivery}{star}", row.write_concern, *cells]))
-        states = f", + states of {self.searched}, each one good" if self.searched else ""
+        states = f", + so many states of {self.searched}" if self.searched else ""
         what = "\n".join(f"- {name}: {about}" for name, about in ANOMALIES.items())
         return "\n".join(
             [
@@ -170,13 +172,12 @@ def tabulate(
     *,
     report: Callable[[int, int], None] = lambda done, of: None,
     processes: int | None = None,
-    commands: int = 0,
+    states: int = 0,
     tapes: bool = False,
 ) -> Table:
     """Try all seeds with each delivery level and write concern.
 
-    With ``commands``, the small case of so many is searched to its end, too; with ``tapes``, each
-    anomaly has its tape.
+    So many ``states`` of a small case are tried, too; with ``tapes``, each anomaly has its tape.
     """
     found = Table(command_line(scenario).strip(), len(seeds))
     settings = list(itertools.product(reversed(DELIVERIES), WRITE_CONCERNS))
@@ -189,8 +190,8 @@ def tabulate(
             processes=processes,
             tell=False,
         )
-        proof = search(small(mine, commands=commands)) if commands else None
-        if proof is not None and proof.complete:
+        proof = search(small(mine, commands=SMALL), most=states) if states else None
+        if proof is not None:
             found.searched = counted(proof.scenario, kill=proof.kills)
         default = (delivery, concern) == (DEFAULTS.delivery, DEFAULTS.write_concern)
         cells = dict(_cells(mine, tried, proof, tapes))
@@ -204,7 +205,7 @@ def _cells(
     scenario: Scenario, found: Explored, proof: Proof | None, tapes: bool
 ) -> Iterator[tuple[str, Cell]]:
     restless = sum(LIVENESS in names for names in found.red.values())
-    states = proof.states if proof and proof.complete and proof.good else 0
+    states = proof.states if proof and proof.good else 0
     for name in ANOMALIES:
         # Who does not come to rest is not looked at any further.
         tried = found.seeds if name == LIVENESS else found.seeds - restless
