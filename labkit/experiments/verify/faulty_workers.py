@@ -62,6 +62,8 @@ class FaultyWorker:
                 self.story.append(f"pid {self._process.pid} was {did} at {self._at}")
             else:
                 self.story.append(f"pid {self._process.pid} ended with {self._process.returncode}")
+            assert self._process.stdin is not None
+            self._process.stdin.close()
             self._start(lab, folder, armed=False)
         elif self._stopped is None and self._blow is signal.SIGSTOP and self._sleeps():
             self.struck = True
