@@ -11,6 +11,7 @@ from msgspec import structs
 
 from labkit import stack
 from labkit.errors import UsageError
+from labkit.experiments.verify.history import History
 from labkit.experiments.verify.planted_bugs import SIMULATED, plant_from_environment
 from labkit.experiments.verify.planting import planted_here
 from labkit.lab import Lab
@@ -117,6 +118,15 @@ def test_a_seed_can_be_replayed() -> None:
     assert sum(map(len, short.values.values())) < 30, "shrunk"
     assert replay(ONE, short).red == {0: ["C1"]}
     assert tape_of(ONE, bad).settings == {}
+
+
+def test_a_command_that_is_lost_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each such run took a second of real time, in which nothing can come any more."""
+    looks: list[float] = []
+    hear = History.hear
+    monkeypatch.setattr(History, "hear", lambda self, t=0.0: looks.append(t) or hear(self, t))
+    assert replay(ONE, read_tape(KILLED)).red == {0: ["C1"]}
+    assert len(looks) < 500
 
 
 def seeds(cells: dict[str, object]) -> list[int]:

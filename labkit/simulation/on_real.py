@@ -115,7 +115,7 @@ def on_real(
             why = played.run()
         finally:
             played.faulty.stop()
-        verdicts = {} if why else judge(real, played.history, played.readers)
+        verdicts = {} if why else judge(real, played.history, played.readers, 1.0)
         return OnReal(
             plant or "",
             outcome.red,

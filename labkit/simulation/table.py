@@ -28,7 +28,7 @@ ANOMALIES = {
     name: MEANINGS[name] for name in ("C1", "C2", "C3", "C6", "C9", "C10", "C11", LIVENESS)
 }
 #: Of so many seeds that show an anomaly, the shortest tape is kept.
-SHRUNK = 2
+SHRUNK = 5
 #: The small case has so many commands.
 SMALL = 2
 #: What each delivery level promises. A write concern takes nothing away: an undone batch is seen,

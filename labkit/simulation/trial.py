@@ -335,11 +335,12 @@ def waiting(lab: Lab, clients: list[Client], keeper: Keeper | None) -> str:
     return ", ".join(late)
 
 
-def judge(lab: Lab, history: History, readers: Readers) -> dict[str, Verdict]:
-    """What the checkers say of a run that has come to rest."""
+def judge(lab: Lab, history: History, readers: Readers, timeout: float = 0.0) -> dict[str, Verdict]:
+    """What the checkers say of a run that has come to rest; on real servers an answer may still be
+    on its way for ``timeout`` seconds."""
     while history.hear(0.0):
         pass
-    history.settle(1.0)
+    history.settle(timeout)
     adopt_commands(lab, history)
     evidence = {name: gather(lab, name) for name in lab.services}
     return {**check_run(lab, history, evidence), "C10": readers.verdict}
