@@ -277,7 +277,9 @@ def tabulated(
 
     def show(found: Table) -> str | None:
         print(found.markdown)
-        if folder is not None:
+        if found.interrupted:
+            print("Interrupted: this is what was found by then; no page is kept.")
+        elif folder is not None:
             _kept(found, folder)
         return f"not as promised: {'; '.join(found.broken)}" if found.broken else None
 

@@ -90,6 +90,7 @@ class Table(Struct):
     seeds: int
     rows: list[Row] = []
     searched: str = ""
+    interrupted: bool = False
 
     @property
     def broken(self) -> list[str]:
@@ -197,6 +198,7 @@ def tabulate(
         cells = dict(_cells(mine, tried, proof, tapes))
         found.rows.append(Row(delivery, concern, default, cells))
         if tried.interrupted or (proof and proof.interrupted):
+            found.interrupted = True
             break
     return found
 
