@@ -32,10 +32,11 @@ BUGS = (
     "stale-reads",
     "random-ids",
     "outbox-deleted-first",
+    "dual-write",
     "outbox-forgotten",
 )
 #: Those that one service alone cannot show.
-BUGS_OF_PROCESSES = {*BUGS[-3:]}
+BUGS_OF_PROCESSES = {*BUGS[-4:]}
 
 
 def simulate(

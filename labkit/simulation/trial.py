@@ -141,6 +141,8 @@ class Trial:
                 why = "no liveness: " + self._waiting(served)
         except Stuck as stuck:
             why = f"no liveness: {stuck}"
+        if why and self._at_rest():  # what does not end is judged by C11
+            why = ""
         return self.judged(striker.struck, why)
 
     def begin(self) -> None:
@@ -303,6 +305,13 @@ class Trial:
         return all(client.done for client in self.clients)
 
     def quiet(self) -> bool:
+        """Whether all have come to rest, and no process has more to do."""
+        return self._at_rest() and not any(
+            self.lab.store.find(f"{name}.instances", {"ended": False})
+            for name in self.lab.processes
+        )
+
+    def _at_rest(self) -> bool:
         """Whether all clients are served, nobody is behind, and what can be dropped is."""
         free = self.keeper is None or self.keeper.done
         return self._served() and free and not any(self._lags().values())
@@ -313,9 +322,6 @@ class Trial:
             f"{role} of {name}": lab.lag(role, name)
             for role in ("handler", "projector", "process")
             for name in lab.instances_of(role)
-        } | {
-            f"running {name}": len(lab.store.find(f"{name}.instances", {"ended": False}))
-            for name in lab.processes
         }
 
     def _waiting(self, served: bool) -> str:
