@@ -173,7 +173,7 @@ class Trial:
         if not why:
             while history.hear(0.0):
                 pass
-            history.settle(1.0)
+            history.settle(0.0)
             adopt_commands(lab, history)
             evidence = {name: gather(lab, name) for name in lab.services}
             verdicts = {**check_run(lab, history, evidence), "C10": self.readers.verdict}
