@@ -54,7 +54,7 @@ def test_poison_parks_a_stream_in_use_until_somebody_drops_it() -> None:
 
 
 def test_without_a_keeper_it_does_not_come_to_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Keeper, "_release", lambda self: None)
+    monkeypatch.setattr(Keeper, "release", lambda self: None)
     _, outcome = trial(TWO_COMMANDS, 1, **POISONED)
     assert (outcome.red, outcome.why) == (["liveness"], "no liveness: keeper")
 

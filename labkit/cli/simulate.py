@@ -47,12 +47,13 @@ BUGS = (
     "stale-reads",
     "random-ids",
     "outbox-deleted-first",
+    "dual-write",
     "outbox-forgotten",
 )
 #: So many states of each row --table --exhaustive tries.
 STATES = 1_000
 #: Those that one service alone cannot show.
-BUGS_OF_PROCESSES = {*BUGS[-3:]}
+BUGS_OF_PROCESSES = {*BUGS[-4:]}
 
 
 def simulate(

@@ -190,6 +190,17 @@ def _deleted_first(self: Outbox, letters: list[Document], send: Any = Outbox.sen
     send(self, letters)
 
 
+def _dual(
+    self: MemoryStore,
+    checkpoints: str,
+    moves: Sequence[tuple[Checkpoint, Checkpoint]],
+    writes: Writes,
+    advance: Any = MemoryStore.advance,
+) -> None:
+    kept = {name: new for name, new in writes.inserts.items() if not name.endswith(".outbox")}
+    advance(self, checkpoints, moves, structs.replace(writes, inserts=kept))
+
+
 def _no_leftovers(self: Outbox, partition: int) -> list[Document]:
     return []
 
@@ -262,19 +273,25 @@ BUGS: dict[str, Bug] = {
     ),
     "random-ids": Bug(
         "a process sends what its dead predecessor has left under new ids",
-        ("C8", "C11", "liveness"),  # it waits for an answer to the old one
+        ("C8", "C11"),
         partial(replace, Outbox, "leftovers", _renamed),
         processes=True,
     ),
     "outbox-deleted-first": Bug(
         "a process takes a command out of the outbox before it is acknowledged",
-        ("C11", "liveness"),
+        ("C11",),
         partial(replace, Outbox, "send", _deleted_first),
+        processes=True,
+    ),
+    "dual-write": Bug(
+        "a process stores its state and sends its commands, with no outbox between the two",
+        ("C11",),
+        partial(replace, MemoryStore, "advance", _dual),
         processes=True,
     ),
     "outbox-forgotten": Bug(
         "a new owner does not send what its predecessor has left in the outbox",
-        ("C11", "liveness"),
+        ("C11",),
         partial(replace, Outbox, "leftovers", _no_leftovers),
         processes=True,
     ),

@@ -30,7 +30,7 @@ from labkit.simulation.scenario import (
     sizes,
 )
 from labkit.simulation.tape import Tape
-from labkit.simulation.trial import waiting, workers
+from labkit.simulation.trial import running, waiting, workers
 
 #: What a fault of a tape is on real servers; the other kinds have no signal.
 SIGNALS = {"kill": signal.SIGKILL, "pause": signal.SIGSTOP, "leave": signal.SIGTERM}
@@ -162,8 +162,8 @@ class Played:
             try:
                 deadline = time.monotonic() + QUIET_SECONDS
                 while late := self._late():
-                    if time.monotonic() > deadline:
-                        return f"no liveness: {late}"
+                    if time.monotonic() > deadline:  # a process that does not end is C11's
+                        return f"no liveness: {late}" if self._restless else ""
                     for future in served:
                         if future.done():
                             future.result()
@@ -201,7 +201,8 @@ class Played:
         paused = [each.worker.name for each in self.faulty.extras if each.paused]
         with self.history.lock:  # readers look at the same topics
             behind = waiting(self._lab, self._clients, self._keeper)
-        late = ", ".join(filter(None, [behind, *paused]))
+        self._restless = bool(behind)
+        late = ", ".join(filter(None, [behind, *paused, *running(self._lab)]))
         if late:
             self._calm = now
         struck = {each.mark for each in self.faulty.extras if each.struck}

@@ -41,6 +41,10 @@ PLACES = {
     " at advance": " when writing to the store",
 }
 
+#: Checkers that look at views, or at who is behind. Nobody decides by a view, so the stories of the
+#: others do without projectors.
+OF_VIEWS = ("C1", "C3", "C9", "C10", "liveness")
+
 
 class Story(Struct):
     """A violation that was found, and the smallest run that shows it.
@@ -82,7 +86,7 @@ class Story(Struct):
             outcome.tape.values,
             checker,
             list(verdict.violations) if verdict else [outcome.why],
-            _told(outcome.trace),
+            _told(outcome.trace, checker),
             to_report(outcome.verdicts),
             plant,
             runs,
@@ -135,7 +139,7 @@ class Story(Struct):
             calmer = [{**self.values, SCHEDULE: []}]
         for values in calmer:
             trial = Trial(self.scenario, Tape(self.seed, recorded=values), recording=True)
-            number, instead = first_difference(self.events, _told(trial.run().trace))
+            number, instead = first_difference(self.events, _told(trial.run().trace, self.checker))
             if number < len(self.events):
                 said = f"{instead[0].lower()}{instead[1:]}"
                 yield f"{_step(self.events[number])} (without that, {said})"
@@ -217,9 +221,11 @@ class Story(Struct):
         return SavedTape.made(self.scenario, self.seed, self.values)
 
 
-def _told(trace: Sequence[Event]) -> list[Event]:
-    """What happened, and what lives did, but for those that did nothing but begin."""
+def _told(trace: Sequence[Event], checker: str) -> list[Event]:
+    """What happened, and what lives did, but for those that did nothing but take over."""
     busy = {event.life for event in trace if event.life and event.kind != "claim"}
+    if checker not in OF_VIEWS:
+        busy = {life for life in busy if not life.startswith("projector")}
     return [
         structs.replace(event, text=_plain(event.text))
         for event in trace

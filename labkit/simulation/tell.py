@@ -31,7 +31,8 @@ def appended(world: World, topic: str, partition: int, offset: int, value: bytes
 
 
 def fetched(world: World, topic: str, batch: Batch) -> None:
-    if not world.recording or not batch.records:
+    """What a client reads is told by its answers."""
+    if not world.recording or not batch.records or not (world.current and world.current.role):
         return
     about = {id for record in batch.records for id in _message(record.value)[1]}
     world.note("fetch", f"reads {listed(_ids(batch))} from {short(topic)}", about, short(topic))
@@ -60,7 +61,8 @@ def ended(world: World, topics: dict[str, list[list[Slot]]], transaction: OpenTr
 
 
 def claimed(world: World, checkpoint: Checkpoint) -> None:
-    if world.recording:
+    """The first owner of a partition takes nothing over."""
+    if world.recording and checkpoint.epoch > 1:
         text = f"takes {checkpoint.id} over in epoch {checkpoint.epoch}"
         world.note("claim", f"{text}, from offset {checkpoint.position}", (), "store")
 

@@ -141,6 +141,8 @@ class Trial:
                 why = "no liveness: " + self._waiting(served)
         except Stuck as stuck:
             why = f"no liveness: {stuck}"
+        if why and self._at_rest():  # what does not end is judged by C11
+            why = ""
         return self.judged(striker.struck, why)
 
     def begin(self) -> None:
@@ -290,6 +292,10 @@ class Trial:
         return all(client.done for client in self.clients)
 
     def quiet(self) -> bool:
+        """Whether all have come to rest, and no process has more to do."""
+        return self._at_rest() and not running(self.lab)
+
+    def _at_rest(self) -> bool:
         """Whether all clients are served, nobody is behind, and what can be dropped is."""
         free = self.keeper is None or self.keeper.done
         return self._served() and free and not any(lags(self.lab).values())
@@ -316,15 +322,17 @@ def workers(lab: Lab, sizes: Sizes) -> list[Worker]:
 
 
 def lags(lab: Lab) -> dict[str, int]:
-    """How much each role has not done yet, and how many processes run."""
+    """How much each role has not done yet."""
     return {
         f"{role} of {name}": lab.lag(role, name)
         for role in ("handler", "projector", "process")
         for name in lab.instances_of(role)
-    } | {
-        f"running {name}": len(lab.store.find(f"{name}.instances", {"ended": False}))
-        for name in lab.processes
     }
+
+
+def running(lab: Lab) -> list[str]:
+    """The processes that have more to do."""
+    return [n for n in lab.processes if lab.store.find(f"{n}.instances", {"ended": False})]
 
 
 def waiting(lab: Lab, clients: list[Client], keeper: Keeper | None) -> str:

@@ -39,7 +39,7 @@ MEANINGS = {
     "C3": "nobody is told what a transaction took back",
     "C6": "the versions of a stream are 1, 2, 3, ... and each is made once",
     "C9": "a view shows what the commands made, no more and no less",
-    "C10": "readers see what they were promised",
+    "C10": "a reader sees what its own writes, its session or the log make it see",
     "C11": "a process that began comes to its end, and compensates once",
     "invariants": "every state is a valid one",
     "liveness": "once nothing goes wrong any more, all come to rest",
