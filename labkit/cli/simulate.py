@@ -12,8 +12,7 @@ from labkit.cli.options import JsonFile, Processes, Services, bug_of, chosen, op
 from labkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from labkit.simulation.delays import Bounded
-    from labkit.simulation.exhaustive import Proof
+    from labkit.simulation.exhaustive import Searched
     from labkit.simulation.explore import Explored
 
 #: Copies of ``simulation``'s: the help must not wait for pandas. A test compares them.
@@ -136,7 +135,7 @@ def simulate(
         _tell(found, folder)
         return None if found.good else f"{len(found.red)} of {found.seeds:,} seeds went wrong"
 
-    def search(progress: Progress, say: Say) -> all_of.Proof | delayed.Bounded | explore.Explored:
+    def search(progress: Progress, say: Say) -> all_of.Searched | explore.Explored:
         case = all_of.small(of, commands=commands or 3, handlers=handlers or 2)
         if delays is not None and replay is not None:
             return delayed.replay(case, read_tape(replay), delays=delays, plant=bug)
@@ -157,7 +156,7 @@ def simulate(
             report=lambda met, waiting: progress("states", met, met + waiting),
         )
 
-    def prove(found: all_of.Proof | delayed.Bounded | explore.Explored) -> str | None:
+    def prove(found: all_of.Searched | explore.Explored) -> str | None:
         _tell(found, folder)
         return None if found.good else "a reachable state is bad"
 
@@ -167,7 +166,7 @@ def simulate(
         measure(run, json_file, show)
 
 
-def _tell(found: Explored | Proof | Bounded, folder: Path | None) -> None:
+def _tell(found: Explored | Searched, folder: Path | None) -> None:
     """Print what was found, and keep the story."""
     print(found.text)
     if found.story is not None:

@@ -23,7 +23,7 @@ from labkit.simulation.drawing import drawn
 from labkit.simulation.faults import without_one
 from labkit.simulation.monitors import FirstBad
 from labkit.simulation.reason import Sides, first_difference, reason, sides
-from labkit.simulation.saved_tape import SavedTape, counted_by
+from labkit.simulation.saved_tape import SavedTape, counted_by, names
 from labkit.simulation.scenario import SCENARIOS, Scenario
 from labkit.simulation.tape import FAULTS, SCHEDULE, VERSION, Tape
 from labkit.simulation.trial import Outcome, Trial
@@ -166,11 +166,11 @@ class Story(Struct):
     def _what(self) -> str:
         """The scenario, as the command line names it."""
         mine = self.scenario
-        names = (name for name, one in SCENARIOS.items() if _parts(one) == _parts(mine))
+        known = (name for name, one in SCENARIOS.items() if _parts(one) == _parts(mine))
         services, processes = _parts(mine)
         options = [f"--service {service}" for service in services]
         options += [f"--process {process}" for process in processes]
-        name = next(names, " ".join(options))
+        name = next(known, " ".join(options))
         usual = SCENARIOS.get(name, Scenario()).commands
         return f" {name}" + (f" --commands {mine.commands}" if mine.commands != usual else "")
 
@@ -265,9 +265,7 @@ def _plain(text: str) -> str:
 
 
 def _parts(scenario: Scenario) -> tuple[list[str], list[str]]:
-    named = (scenario.services, scenario.processes)
-    services, processes = ([o if isinstance(o, str) else o.name for o in every] for every in named)
-    return services, processes
+    return names(scenario.services), names(scenario.processes)
 
 
 def _step(event: Event) -> str:
