@@ -164,6 +164,8 @@ def test_three_services_with_both_processes_come_to_rest() -> None:
         (ONE, "c1_repeats"),
         # A process that was made by half stayed a member of a group, and kept its partitions.
         (THREE, "half_made"),
+        # In the twin a transaction stayed open for ever if its owner ended in order and for good.
+        (THREE, "left_open"),
     ],
 )
 def test_what_was_found_stays_mended(scenario: Scenario, tape: str) -> None:

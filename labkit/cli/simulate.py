@@ -23,8 +23,7 @@ from labkit.cli.options import (
 from labkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from labkit.simulation.delays import Bounded
-    from labkit.simulation.exhaustive import Proof
+    from labkit.simulation.exhaustive import Searched
     from labkit.simulation.explore import Explored
     from labkit.simulation.on_real import OnReal
     from labkit.simulation.saved_tape import SavedTape
@@ -168,7 +167,7 @@ def simulate(
         _tell(found, folder)
         return None if found.good else f"{len(found.red)} of {found.seeds:,} seeds went wrong"
 
-    def search(progress: Progress, say: Say) -> all_of.Proof | delayed.Bounded | explore.Explored:
+    def search(progress: Progress, say: Say) -> all_of.Searched | explore.Explored:
         case = all_of.small(of, commands=commands or 3, handlers=handlers or 2)
         if delays is not None and tape is not None:
             return delayed.replay(case, tape, delays=delays, plant=bug)
@@ -189,7 +188,7 @@ def simulate(
             report=lambda met, waiting: progress("states", met, met + waiting),
         )
 
-    def prove(found: all_of.Proof | delayed.Bounded | explore.Explored) -> str | None:
+    def prove(found: all_of.Searched | explore.Explored) -> str | None:
         _tell(found, folder)
         return None if found.good else "a reachable state is bad"
 
@@ -226,10 +225,12 @@ def play_on_real(
 
 def _tell_both(found: OnReal) -> str | None:
     print(found.text)
+    if found.missed:
+        return f"on real servers {len(found.missed)} of {len(found.faults)} faults never struck"
     return None if found.good else f"{', '.join(found.red)} turned red on real servers"
 
 
-def _tell(found: Explored | Proof | Bounded, folder: Path | None) -> None:
+def _tell(found: Explored | Searched, folder: Path | None) -> None:
     """Print what was found, and keep the story."""
     print(found.text)
     if found.story is not None:

@@ -110,15 +110,14 @@ def _look(seeds: int, starts: int, bugs: list[str]) -> Iterator[Rung]:
         bug = BUGS[name]
         scenario = fitting(SCENARIOS["three" if bug.processes else "one"], name)
         firsts: list[int] = []
-        found: list[int] = []
         with quiet(), planted(name):
             for start in range(0, starts * seeds, seeds):
                 tried = range(start, start + seeds)
                 first = next((seed for seed in tried if try_one(scenario, seed).red), None)
                 if first is not None:
                     firsts.append(first)
-                    found.append(first - start + 1)
             stories = [told(scenario, seed, name) for seed in firsts[:TOLD]]
+        found = [first % seeds + 1 for first in firsts]  # a start begins at a multiple
         if not stories:
             yield Rung(name, starts, found)
             continue

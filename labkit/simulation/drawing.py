@@ -77,7 +77,7 @@ def _ringed(events: Sequence[Event], step: int | None) -> int | None:
 def _lanes(events: Sequence[Event]) -> list[str]:
     """Clients, the commands, handlers, the events, all others, the store."""
     lives = dict.fromkeys(event.life for event in events if event.life)
-    others = dict.fromkeys(event.other for event in events if event.kind != "fault")
+    others = dict.fromkeys(event.other for event in events)
     topics = [name for name in others if name.endswith((".commands", ".events"))]
     clients = [name for name in lives if name.startswith("client")]
     handlers = [name for name in lives if name.startswith("handler")]
@@ -103,8 +103,6 @@ def _heads(place: dict[str, int], height: int) -> Iterator[str]:
 def _row(event: Event, y: int, place: dict[str, int], words: int) -> Iterator[str]:
     colour = COLOURS.get(event.kind, INK)
     x, other = place.get(event.life), place.get(event.other)
-    if event.kind == "fault":
-        other = None
     yield f'<text x="6" y="{y + 4}" fill="#777777">{event.step}</text>'
     if x is not None and other is not None:
         start, end = (other, x) if event.kind in ("fetch", "answer") else (x, other)

@@ -30,21 +30,11 @@ from labkit.simulation.world import Happening, Life
 Actors = list[Life | Happening]
 
 
-class Proof(Struct):
-    """What was searched: ``states`` that were met, ``ends`` where all is at rest.
+class Searched(Struct, kw_only=True):
+    """What any search of a small case says. ``complete``: there is nothing more; ``story``: of the
+    first violation."""
 
-    ``complete``: there is no state that was not looked at; else all are that differ from the calm
-    order in at most ``depth`` turns.
-    """
-
-    scenario: Scenario
-    kills: int
     plant: str = ""
-    states: int = 0
-    ends: int = 0
-    paths: int = 0
-    depth: int = 0
-    by_depth: dict[int, int] = field(default_factory=dict)
     complete: bool = False
     interrupted: bool = False
     seconds: float = 0.0
@@ -60,6 +50,27 @@ class Proof(Struct):
         """For the JSON."""
         found = to_builtins(self, enc_hook=str, str_keys=True)
         return {**found, "ok": self.good, "text": self.text}
+
+    @property
+    def text(self) -> str:
+        """What is proven, in words."""
+        raise NotImplementedError
+
+
+class Proof(Searched):
+    """What was searched: ``states`` that were met, ``ends`` where all is at rest.
+
+    ``complete``: there is no state that was not looked at; else all are that differ from the calm
+    order in at most ``depth`` turns.
+    """
+
+    scenario: Scenario
+    kills: int
+    states: int = 0
+    ends: int = 0
+    paths: int = 0
+    depth: int = 0
+    by_depth: dict[int, int] = field(default_factory=dict)
 
     @property
     def text(self) -> str:
@@ -135,7 +146,7 @@ def search(
     """
     scenario = fitting(scenario, plant)
     began = time.monotonic()
-    searching = Search(Proof(scenario, kills, plant or ""), most, plain)
+    searching = Search(Proof(scenario, kills, plant=plant or ""), most, plain)
     with quiet(), planted(plant):
         searching.run(report)
     searching.found.seconds = round(time.monotonic() - began, 2)
@@ -148,7 +159,7 @@ def replay(
     """One path, from the tape of a story; raises ``UsageError`` for that of another scenario."""
     tape.check(scenario)
     scenario = fitting(scenario, plant)
-    found = Proof(scenario, kills, plant or "", paths=1)
+    found = Proof(scenario, kills, plant=plant or "", paths=1)
     with quiet(), planted(plant):
         _tell(found, tape.values[WORKLOAD], Turn.unflat(tape.values[SCHEDULE]))
     return found

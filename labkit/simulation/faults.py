@@ -144,7 +144,7 @@ class Striker:
         world = self._world
         kind = "kill" if fault.kind == "refuse" and place in ALL else fault.kind
         self.struck.append(Fault(kind, place, fault.number))
-        world.note("fault", f"{_TOLD[kind]} at {place}", other=place)
+        world.note("fault", f"{_TOLD[kind]} at {place}")
         match kind:
             case "kill":
                 self._kill(life)

@@ -19,6 +19,7 @@ from labkit import stack
 from labkit.experiments.scratch import scratch_run
 from labkit.experiments.verify.planted_bugs import SIMULATED
 from labkit.experiments.verify.planting import planted as planted_in_workers
+from labkit.experiments.verify.planting import planted_here
 from labkit.experiments.verify.verdict import red, to_report
 from labkit.ports.failpoints import ALL
 from labkit.simulation.explore import quiet
@@ -34,8 +35,8 @@ from labkit.simulation.world import World
 class OnReal(Struct):
     """What the checkers say of both runs.
 
-    ``faults`` are those of the tape that had a signal, each with what came of it; ``left_out`` is
-    what real servers cannot be made to do.
+    ``faults`` are those of the tape that had a signal, each with what came of it; of these,
+    ``missed`` never struck. ``left_out`` is what real servers cannot be made to do.
     """
 
     plant: str
@@ -43,6 +44,7 @@ class OnReal(Struct):
     red: list[str]
     verdicts: dict[str, Any]
     faults: list[str]
+    missed: list[str]
     left_out: list[str]
     why: str = ""
     run: str = ""
@@ -50,8 +52,8 @@ class OnReal(Struct):
 
     @property
     def good(self) -> bool:
-        """Whether nothing went wrong on real servers."""
-        return not self.red
+        """Whether every fault struck, and nothing went wrong on real servers."""
+        return not self.red and not self.missed
 
     @property
     def report(self) -> dict[str, Any]:
@@ -86,8 +88,7 @@ def on_real(
 
     Raises ``UsageError`` for a bug that only a twin can have, ``StackError`` without servers.
     """
-    if plant:
-        in_worker(plant)
+    bugs = [in_worker(plant)] if plant else []
     scenario = fitting(tape.fitting(scenario), plant)
     outcome, fallen = simulated(scenario, tape, plant)
     began = time.monotonic()
@@ -106,6 +107,7 @@ def on_real(
     with (
         stack.borrowed(lab, report),
         planted_in_workers(bug) as marks,
+        planted_here(*bugs),  # the clients read here
         scratch_run(lab, **settings) as real,
     ):
         real.of.check_importable()
@@ -122,6 +124,7 @@ def on_real(
             ["liveness"] if why else red(verdicts),
             to_report(verdicts),
             [played.came_of(number) for number in range(len(faults))],
+            [fault.told for number, fault in enumerate(faults) if not played.struck(number)],
             left_out,
             why,
             real.run,
@@ -140,18 +143,20 @@ class _Counting(World):
         super().__init__(tape)
         self.fallen: list[tuple[str, str, str, int, str]] = []
         self._passed: Counter[tuple[int, str]] = Counter()
+        self._here = ""
 
     def place(self, name: str) -> None:
         if (life := self.current) is not None:
             self._passed[id(life), name] += 1
+        self._here = name
         super().place(name)
 
     def note(self, kind: str, text: str, about: Iterable[str] = (), other: str = "") -> None:
         super().note(kind, text, about, other)
         if kind == "fault" and (life := self.current) is not None:
-            passes = self._passed[id(life), other] - 1
+            passes = self._passed[id(life), self._here] - 1
             told = f"step {self.step}: {life.name} {text}"
-            self.fallen.append((life.name, life.role, other, passes, told))
+            self.fallen.append((life.name, life.role, self._here, passes, told))
 
 
 def simulated(

@@ -149,10 +149,13 @@ class Played:
 
     def came_of(self, number: int) -> str:
         """A fault, and whether it struck."""
-        alike = [each for each in self.faulty.extras if each.mark == f"fault-{number}"]
-        struck = [line for each in alike if each.struck for line in each.story]
-        did = "; ".join(struck) or "it did NOT strike"
+        did = "; ".join(self.struck(number)) or "it did NOT strike"
         return f"{self._faults[number].told}: {did}"
+
+    def struck(self, number: int) -> list[str]:
+        """The story of the worker that a fault struck, if it did."""
+        alike = [each for each in self.faulty.extras if each.mark == f"fault-{number}"]
+        return [line for each in alike if each.struck for line in each.story]
 
     def run(self) -> str:
         """Until all are served and come to rest; who is not, if that takes too long."""

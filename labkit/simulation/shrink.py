@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+from labkit.simulation.faults import DECISIONS
 from labkit.simulation.tape import FAULTS, KINDS, READS, SCHEDULE, WORKLOAD
 
 #: Runs that shrinking may take.
@@ -46,10 +47,10 @@ class Shrinker:
             self._try({**self.best, kind: []})
 
     def _chunks(self, kind: str) -> None:
-        """Calm and leave out, in chunks that get smaller, from the end. Five decisions are a fault,
-        three a command."""
+        """Calm and leave out, in chunks that get smaller, from the end; three decisions are a
+        command."""
         half = max(1, len(self.best[kind]) // 2)
-        sizes = {half >> n for n in range(half.bit_length())} | {5, 3}
+        sizes = {half >> n for n in range(half.bit_length())} | {DECISIONS, 3}
         for size in sorted(sizes, reverse=True):
             at = len(self.best[kind]) - size
             while at >= 0:

@@ -107,26 +107,28 @@ class Trial:
             finally:
                 self.world.end()
 
-    def until(self, step: int, *, ending: bool = True) -> Lab:
+    def until(self, step: int) -> Lab:
         """The lab as it stands before a step, to be looked into; close it."""
-        self.world.stop_at = step
-        with acting(self.world), suppress(Stopped):
-            self._run()
-        if ending:
-            self.world.end()
+        self._run_until(step)
+        self.world.end()
         return self.lab
 
     def branch(self, step: int) -> Lab:
         """The same, to be gone on with by hand: all workers are gone, and what they have left open
         is undone."""
-        lab = self.until(step, ending=False)
+        self._run_until(step)
         for life in self.world.lives:
             if life.role and life.state != "dead":
                 self.world.kill(life)
         for happening in list(self.world.happenings):
             happening.action()
         self.world.end()
-        return lab
+        return self.lab
+
+    def _run_until(self, step: int) -> None:
+        self.world.stop_at = step
+        with acting(self.world), suppress(Stopped):
+            self._run()
 
     def _run(self) -> Outcome:
         world = self.world
@@ -245,7 +247,7 @@ class Trial:
 
     def die(self, life: Life, place: str) -> None:
         """Kill a worker, which is started again later."""
-        self.world.note("fault", f"is killed at {place}", other=place)
+        self.world.note("fault", f"is killed at {place}")
         self.world.kill(life)
         self.parts.pop(life.name, None)
         self._start_later(self._workers[life.name])
