@@ -99,6 +99,11 @@ class Answer(Struct, frozen=True, omit_defaults=True, gc=False):
     version: int
     reason: str = ""
 
+    def __str__(self) -> str:
+        if self.reason:
+            return f"{self.outcome}: {self.reason}"
+        return f"{self.outcome} as version {self.version}" if self.accepted else self.outcome
+
     @property
     def accepted(self) -> bool:
         """Whether the command took effect."""

@@ -15,6 +15,8 @@ from tests.test_cli import labkit, refused
 from tests.test_readme import blocks
 
 ROOT = Path(__file__).parent.parent
+#: A short load that the machine disturbed does not count, and says so.
+TRIES = 3
 
 
 @pytest.fixture
@@ -79,7 +81,10 @@ def test_the_commands_of_the_readme_run(folder: Path, servers: stack.Servers) ->
     for command in own.splitlines()[1:-1]:
         for long, short in shorter.items():
             command = command.replace(long, short)
-        done = run(*command.split())
+        for _ in range(TRIES if command.startswith("labkit load") else 1):
+            done = run(*command.split())
+            if done.returncode == 0:
+                break
         assert done.returncode == 0, (command, done.stdout, done.stderr)
     assert json.loads((folder / "verify.json").read_text())["ok"] is True
     assert json.loads((folder / "load.json").read_text())["ok"] is True

@@ -17,8 +17,10 @@ from labkit.adapters.memory import MemoryLog
 from labkit.errors import Fenced, StackError, TimedOut, UsageError
 from labkit.lab import Lab
 from labkit.messages import Token, encode
+from labkit.ports.clock import Clock
 from labkit.ports.failpoints import Failpoint
 from labkit.ports.store import Change, Noticed
+from labkit.ports.world import World
 from labkit.query import bus as query_bus
 from labkit.query import handler as query_handler
 from labkit.query.bus import Feed, QueryBus
@@ -70,6 +72,37 @@ def money(still: Lab) -> Lab:
     still.bus.send(OpenAccount("a", "ann"))
     deposit(still, "a", 1)
     return still
+
+
+class Still(Clock):
+    """Time passes when somebody sleeps, and else hardly."""
+
+    def __init__(self) -> None:
+        self.at = 10**18
+
+    def now(self) -> int:
+        self.at += 1_000
+        return self.at
+
+    def wall(self) -> int:
+        return self.now() // 1_000_000
+
+    def sleep(self, seconds: float) -> None:
+        self.at += int(seconds * 1e9)
+
+
+@pytest.fixture
+def timed() -> Iterator[Lab]:
+    """As ``money``, but time passes as the test says, on a machine of any speed."""
+    world = World(clock=Still())
+    with Lab(backend="memory", services=["orders", "bank"], partitions=2, world=world) as made:
+        made.bus.send(OpenAccount("a", "ann"))
+        deposit(made, "a", 1)
+        yield made
+
+
+def later(lab: Lab, seconds: float) -> None:
+    lab.parts.world.clock.sleep(seconds)
 
 
 def version(number: int, seconds: float = 10.0) -> Fresh:
@@ -290,33 +323,33 @@ def test_linearizable_waits_for_what_was_there_and_not_for_what_comes(money: Lab
     assert bus.answer(waits)["balance"] == 11
 
 
-def test_a_wait_ends_and_says_for_what(money: Lab) -> None:
-    bus, part = money.query_bus, handler(money)
+def test_a_wait_ends_and_says_for_what(timed: Lab) -> None:
+    bus, part = timed.query_bus, handler(timed)
     waits = bus.send(AccountById(account="a"), fresh=version(9, 0.02))
     part.step(0)
-    time.sleep(0.03)
+    later(timed, 0.03)
     part.step(0)
     with pytest.raises(TimedOut, match=r"version 9 of 'a' within 0.02 s, it is at 2"):
         bus.answer(waits)
 
 
-def test_a_query_that_nobody_waits_for_is_not_read(money: Lab, monkeypatch: Any) -> None:
+def test_a_query_that_nobody_waits_for_is_not_read(timed: Lab, monkeypatch: Any) -> None:
     monkeypatch.setattr(ViewReads, "load", lambda *_: pytest.fail("it was read"))
-    bus = money.query_bus
+    bus = timed.query_bus
     late = bus.send(AccountById(account="a"), timeout=0.001)
-    time.sleep(0.01)
-    assert handler(money).step(0) == 1
+    later(timed, 0.01)
+    assert handler(timed).step(0) == 1
     (result,) = bus.hear(0)
     assert result.id == late.id
     assert result.text.startswith("query 'AccountById' came to its handler after its deadline; ask")
 
 
-def test_a_renewal_that_comes_too_late_is_no_error(money: Lab) -> None:
+def test_a_renewal_that_comes_too_late_is_no_error(timed: Lab) -> None:
     """A handler that was away finds several of them; the newest counts."""
-    feed = money.query_bus.subscribe(AccountById(account="a"), lease=0.05)
-    time.sleep(0.06)
+    feed = timed.query_bus.subscribe(AccountById(account="a"), lease=0.05)
+    later(timed, 0.06)
     feed.renew()
-    assert handler(money).step(0) == 1
+    assert handler(timed).step(0) == 1
     update = feed.poll()
     assert update is not None
     assert update.answer["balance"] == 1
@@ -450,32 +483,32 @@ def test_the_first_answer_is_as_fresh_as_asked(money: Lab) -> None:
     assert balance(feed) == 11
 
 
-def test_a_subscription_without_a_renewal_ends(money: Lab) -> None:
-    part = handler(money)
-    feed = money.query_bus.subscribe(AccountById(account="a"), lease=0.05)
+def test_a_subscription_without_a_renewal_ends(timed: Lab) -> None:
+    part = handler(timed)
+    feed = timed.query_bus.subscribe(AccountById(account="a"), lease=0.05)
     assert part.step(0) == 1
-    time.sleep(0.03)
+    later(timed, 0.03)
     assert balance(feed) == 1
     feed.poll()  # renews it
     part.step(0)
-    time.sleep(0.03)
+    later(timed, 0.03)
     part.step(0)
     assert len(part._followed) == 1
-    time.sleep(0.05)
+    later(timed, 0.05)
     part.step(0)
     assert not part._followed
 
 
-def test_the_next_handler_takes_over_at_a_renewal(money: Lab) -> None:
-    feed = money.query_bus.subscribe(AccountById(account="a"), lease=0.3)
-    handler(money).step(0)
+def test_the_next_handler_takes_over_at_a_renewal(timed: Lab) -> None:
+    feed = timed.query_bus.subscribe(AccountById(account="a"), lease=0.3)
+    handler(timed).step(0)
     assert balance(feed) == 1
-    money._by_hand.forget("query", "bank")
-    deposit(money, "a", 10)
-    assert handler(money).step(0) == 0, "it does not know of it yet"
-    time.sleep(0.1)
+    timed._by_hand.forget("query", "bank")
+    deposit(timed, "a", 10)
+    assert handler(timed).step(0) == 0, "it does not know of it yet"
+    later(timed, 0.1)
     assert balance(feed) is None  # renews it
-    handler(money).step(0)
+    handler(timed).step(0)
     assert (balance(feed), balance(feed)) == (11, None)
 
 

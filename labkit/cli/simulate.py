@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from labkit.cli.measure import Progress, Say, measure, table
-from labkit.cli.options import JsonFile, Processes, Services, bug_of, chosen, option, whole
+from labkit.cli.options import (
+    Client,
+    JsonFile,
+    LabName,
+    Processes,
+    Services,
+    bug_of,
+    chosen,
+    option,
+    whole,
+)
 from labkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from labkit.simulation.delays import Bounded
-    from labkit.simulation.exhaustive import Proof
+    from labkit.simulation.exhaustive import Searched
     from labkit.simulation.explore import Explored
+    from labkit.simulation.on_real import OnReal
+    from labkit.simulation.saved_tape import SavedTape
+    from labkit.simulation.story import Story
+    from labkit.simulation.table import Table
 
 #: Copies of ``simulation``'s: the help must not wait for pandas. A test compares them.
 SCENARIOS = ("one", "three")
@@ -32,9 +46,11 @@ BUGS = (
     "stale-reads",
     "random-ids",
     "outbox-deleted-first",
-    "outbox-forgotten",
     "dual-write",
+    "outbox-forgotten",
 )
+#: So many states of each row --table --exhaustive tries.
+STATES = 1_000
 #: Those that one service alone cannot show.
 BUGS_OF_PROCESSES = {*BUGS[-4:]}
 
@@ -61,77 +77,80 @@ def simulate(
         ),
     ] = None,
     replay: Annotated[
-        Path | None, typer.Option(help="Play a tape again: tape.json of a story.")
+        str | None, typer.Option(help="Play again: tape.json of a story, or a seed.")
     ] = None,
+    on_real: Annotated[
+        bool,
+        typer.Option("--on-real", help="With --replay: on real Kafka and MongoDB, too."),
+    ] = False,
     table_of: Annotated[
         bool,
         typer.Option("--table", help="A table: settings, and which anomalies seeds have shown."),
     ] = False,
     ladder: Annotated[
-        bool, typer.Option("--ladder", help="A table: how many seeds find each planted bug.")
+        bool,
+        typer.Option("--ladder", help="A table: how soon each planted bug is found."),
     ] = False,
-    starts: Annotated[int | None, option("Starts of --ladder.", whole(1, 1_000))] = None,
-    folder: Annotated[
-        Path | None, typer.Option(help="Where to keep the story of a violation.")
+    starts: Annotated[
+        int | None, option("Starts of --ladder; each tries --seeds at most.", whole(1, 1_000))
     ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option(help="Where to keep the story of a violation; with --table, the page."),
+    ] = None,
+    client: Client = "kafka-python",
     json_file: JsonFile = None,
+    lab: LabName = "lab",
 ) -> None:
     """Run services in a seeded world with faults; check each run, and tell the story of a bad one.
 
     Scenarios: one (a service alone), three (services with the processes between them). With
     --exhaustive a small case of one service is searched to its end; the first command is sent
-    twice. That search is of states, or with --delays of runs. Ctrl-C keeps what was found.
+    twice. That search is of states, or with --delays of runs. With --on-real, real workers are
+    killed and paused where the tape says so. Ctrl-C keeps what was found.
     """
     from labkit.simulation import delays as delayed
     from labkit.simulation import exhaustive as all_of
     from labkit.simulation import explore
     from labkit.simulation import scenario as known
-    from labkit.simulation.story import read_tape
 
     sizes: dict[str, Any] = {"commands": commands} if commands else {}
     simple = exhaustive or (bug is not None and not BUGS_OF_PROCESSES & {bug})
     name = scenario or (None if services or processes or not simple else "one")
     of = known.chosen(name, services or (), processes or (), sizes)
+    tape = None if replay is None else _tape(replay, of, bug)
     searched = {"handlers": handlers, "kills": kills, "delays": delays}
     for option_name, given in searched.items():
         if given is not None and not exhaustive:
             raise UsageError(f"--{option_name} is for --exhaustive; leave it out, or add that")
 
+    if starts is not None and not ladder:
+        raise UsageError("--starts is for --ladder; leave it out, or add that")
+    if ladder:
+        others = (scenario, services, processes, first, commands, bug, replay, folder)
+        if any(others) or exhaustive or table_of or on_real:
+            raise UsageError("--ladder takes --seeds and --starts, and plants all bugs; no others")
+        climbed(seeds, starts or 20, json_file)
+        return
     if delays is not None and kills is not None:
         raise UsageError("--delays has at most one fault in each run; leave out --kills")
-
-    if ladder:
-        if any(
-            [
-                scenario,
-                services,
-                processes,
-                first,
-                commands,
-                bug,
-                replay,
-                folder,
-                exhaustive,
-                table_of,
-            ]
-        ):
-            raise UsageError(
-                "--ladder tries all bugs; only --seeds, --starts and --json go with it"
-            )
-        _climbed(seeds, starts or 20, json_file)
-        return
-    if starts is not None:
-        raise UsageError("--starts is for --ladder; leave it out, or add that")
 
     if table_of:
         if bug is not None or replay is not None:
             raise UsageError("--table tries settings as they are; leave out --plant and --replay")
-        tabulated(of, range(first, first + seeds), json_file)
+        states = STATES if exhaustive else 0
+        tabulated(of, range(first, first + seeds), json_file, folder, states)
+        return
+
+    if on_real:
+        if tape is None or exhaustive:
+            raise UsageError("--on-real plays one tape or seed: add --replay, without --exhaustive")
+        measure(partial(play_on_real, of, tape, bug, lab, client), json_file, _tell_both)
         return
 
     def run(progress: Progress, say: Say) -> explore.Explored:
-        if replay is not None:
-            return explore.replay(of, read_tape(replay), bug)
+        if tape is not None:
+            return explore.replay(of, tape, bug)
         return explore.explore(
             of,
             range(first, first + seeds),
@@ -149,10 +168,10 @@ def simulate(
         _tell(found, folder)
         return None if found.good else f"{len(found.red)} of {found.seeds:,} seeds went wrong"
 
-    def search(progress: Progress, say: Say) -> all_of.Proof | delayed.Bounded | explore.Explored:
+    def search(progress: Progress, say: Say) -> all_of.Searched | explore.Explored:
         case = all_of.small(of, commands=commands or 3, handlers=handlers or 2)
-        if delays is not None and replay is not None:
-            return delayed.replay(case, read_tape(replay), delays=delays, plant=bug)
+        if delays is not None and tape is not None:
+            return delayed.replay(case, tape, delays=delays, plant=bug)
         if delays is not None:
             return delayed.search(
                 case,
@@ -161,8 +180,8 @@ def simulate(
                 report=lambda done, all: progress("faults", done, all),
             )
         deaths = 1 if kills is None else kills
-        if replay is not None:
-            return all_of.replay(case, read_tape(replay), kills=deaths, plant=bug)
+        if tape is not None:
+            return all_of.replay(case, tape, kills=deaths, plant=bug)
         return all_of.search(
             case,
             kills=deaths,
@@ -170,7 +189,7 @@ def simulate(
             report=lambda met, waiting: progress("states", met, met + waiting),
         )
 
-    def prove(found: all_of.Proof | delayed.Bounded | explore.Explored) -> str | None:
+    def prove(found: all_of.Searched | explore.Explored) -> str | None:
         _tell(found, folder)
         return None if found.good else "a reachable state is bad"
 
@@ -180,46 +199,91 @@ def simulate(
         measure(run, json_file, show)
 
 
-def _tell(found: Explored | Proof | Bounded, folder: Path | None) -> None:
+def _tape(replay: str, scenario: Any, bug: str | None) -> SavedTape:
+    """A file, or the tape of a seed."""
+    from labkit.simulation.explore import tape_of
+    from labkit.simulation.saved_tape import read_tape
+
+    if replay.isdecimal() and not Path(replay).exists():
+        return tape_of(scenario, int(replay), bug)
+    return read_tape(Path(replay))
+
+
+def play_on_real(
+    scenario: Any,
+    tape: SavedTape,
+    bug: str | None,
+    lab: str,
+    client: str,
+    progress: Progress,
+    say: Say,
+) -> OnReal:
+    """In the simulator and on the servers ``lab``."""
+    from labkit.simulation.on_real import on_real
+
+    return on_real(scenario, tape, bug, lab=lab, client=client, report=say)
+
+
+def _tell_both(found: OnReal) -> str | None:
+    print(found.text)
+    if found.missed:
+        return f"on real servers {len(found.missed)} of {len(found.faults)} faults never struck"
+    return None if found.good else f"{', '.join(found.red)} turned red on real servers"
+
+
+def _tell(found: Explored | Searched, folder: Path | None) -> None:
     """Print what was found, and keep the story."""
     print(found.text)
     if found.story is not None:
         where = folder or Path(f"simulated-{found.story.seed}")
-        try:
-            found.story.save(where)
-        except OSError as error:
-            raise UsageError(
-                f"--folder {str(where)!r} cannot be written: {error.strerror}"
-            ) from None
+        _kept(found.story, where)
         print(f"The story is kept in {where}")
     if found.interrupted:
         print("Interrupted: this is what was found by then.")
 
 
-def tabulated(scenario: Any, seeds: range, json_file: Path | None) -> None:
-    """What settings promise, beside what seeds have shown, as Markdown."""
-    from labkit.simulation.table import Table, tabulate
+def _kept(found: Story | Table, where: Path) -> None:
+    try:
+        found.save(where)
+    except OSError as error:
+        raise UsageError(f"--folder {str(where)!r} cannot be written: {error.strerror}") from None
 
-    def run(progress: Progress, say: Say) -> Table:
-        return tabulate(scenario, seeds, report=lambda done, all: progress("seeds", done, all))
 
-    def show(found: Table) -> str | None:
+def climbed(seeds: int, starts: int, json_file: Path | None) -> None:
+    """How soon each planted bug is found, as Markdown."""
+    from labkit.simulation.climb import Ladder, climb
+
+    def run(progress: Progress, say: Say) -> Ladder:
+        return climb(seeds, starts, report=lambda done, all: progress("bugs", done, all))
+
+    def show(found: Ladder) -> str | None:
         print(found.markdown)
-        return f"not as promised: {'; '.join(found.broken)}" if found.broken else None
+        return f"not found as it should be: {', '.join(found.missed)}" if found.missed else None
 
     measure(run, json_file, show)
 
 
-def _climbed(seeds: int, starts: int, json_file: Path | None) -> None:
-    """Each bug of the ladder, as Markdown."""
-    from labkit.simulation.climb import Climbed, climb
+def tabulated(
+    scenario: Any, seeds: range, json_file: Path | None, folder: Path | None, states: int
+) -> None:
+    """What settings promise, beside what seeds have shown, as Markdown."""
+    from labkit.simulation.table import tabulate
 
-    def run(progress: Progress, say: Say) -> Climbed:
-        return climb(seeds, starts, report=lambda done, all: progress("starts", done, all))
+    def run(progress: Progress, say: Say) -> Table:
+        return tabulate(
+            scenario,
+            seeds,
+            report=lambda done, all: progress("seeds", done, all),
+            states=states,
+            tapes=folder is not None,
+        )
 
-    def show(found: Climbed) -> str | None:
+    def show(found: Table) -> str | None:
         print(found.markdown)
-        missed = ", ".join(found.missed)
-        return f"not found, or not told in few steps: {missed}" if missed else None
+        if found.interrupted:
+            print("Interrupted: this is what was found by then; no page is kept.")
+        elif folder is not None:
+            _kept(found, folder)
+        return f"not as promised: {'; '.join(found.broken)}" if found.broken else None
 
     measure(run, json_file, show)

@@ -125,7 +125,7 @@ class ServiceProjection:
 
 def streams_of(service: Service) -> str:
     """The collection that holds the version of each stream."""
-    first = next((view for view in service.views if not isinstance(view, KeyedView)), None)
+    first = service.first_view
     return service.collection(first) if first is not None else f"{service.view}.seen"
 
 

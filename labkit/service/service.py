@@ -34,7 +34,7 @@ from labkit.service.evidence import Audit, ReferenceModel, Workload
 from labkit.service.guard import guarded
 from labkit.service.process import Notices, Process
 from labkit.service.query import Query, kebab
-from labkit.service.view import View
+from labkit.service.view import KeyedView, View
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,30}")
 #: Names that topics, collections or addresses of a run use for something else.
@@ -155,6 +155,11 @@ class Service:
     def collection(self, view: View | type[View]) -> str:
         """The collection of a view."""
         return f"{self.view}.{view.name}"
+
+    @property
+    def first_view(self) -> View | None:
+        """The first view with a document for each stream, if there is one."""
+        return next((view for view in self.views if not isinstance(view, KeyedView)), None)
 
     def _check_kinds(self, commands: Sequence[type], queries: Sequence[type[Query]]) -> None:
         """Everything is what it has to be; only then can it be asked for more."""

@@ -1,82 +1,106 @@
-"""How many seeds it takes to find each bug of the ladder, and how short its story gets."""
+"""The ladder climbed: each planted bug, how soon it is found, and how short its story is."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-import msgspec
-from msgspec import Struct
+from msgspec import Struct, field, to_builtins
 
-from labkit.simulation.explore import SHORT, explore, on_all_processors, processors, quiet, shortest
-from labkit.simulation.ladder import BUGS, Bug, fitting, planted
+from labkit.simulation.explore import (
+    SHORT,
+    TOLD,
+    on_all_processors,
+    processors,
+    quiet,
+    shortest,
+    try_one,
+)
+from labkit.simulation.ladder import BUGS, fitting, planted
 from labkit.simulation.scenario import SCENARIOS, Scenario
-
-#: Between the first seeds of two starts: no seed is tried twice.
-APART = 1_000_000
+from labkit.simulation.table import line
 
 
-class Rung(Struct):
-    """One bug. ``needed`` are the seeds to the find, of each start that has found it; the story of
-    ``steps`` events is red for ``checker``."""
+class Rung(Struct, frozen=True):
+    """Of each start that ``found`` it: after how many seeds, and which of the ``checkers`` was red.
+    ``steps`` are those of a story."""
 
-    name: str
-    about: str
-    expected: Sequence[str]
-    needed: list[int] = []
-    checker: str = ""
+    bug: str
+    starts: int
+    found: list[int]
+    checkers: list[str]
     steps: int = 0
 
     @property
+    def right(self) -> bool:
+        """Whether it always showed itself as it may."""
+        return {*self.checkers} <= {*BUGS[self.bug].red}
+
+    @property
     def good(self) -> bool:
-        """Whether it was found, by a checker that may show it, with a short story."""
-        return bool(self.needed) and self.checker in self.expected and self.steps <= SHORT
+        """Whether each start has found it, by the right checker, and it is told in few steps."""
+        return self.right and len(self.found) == self.starts and self.steps <= SHORT
 
-    def median(self, starts: int) -> float:
+    @property
+    def median(self) -> float:
         """Seeds to the find; infinite if half of the starts have not found it."""
-        unfound = [math.inf] * (starts - len(self.needed))
-        return statistics.median([*self.needed, *unfound])
+        missed = [math.inf] * (self.starts - len(self.found))
+        return statistics.median([*self.found, *missed])
 
 
-class Climbed(Struct):
-    """Each bug, from so many ``starts`` of at most so many ``seeds``."""
+class Ladder(Struct):
+    """A rung for each bug; each start tries ``seeds`` at most."""
 
     seeds: int
     starts: int
-    rungs: list[Rung]
+    rungs: list[Rung] = field(default_factory=list)
+    interrupted: bool = False
 
     @property
     def missed(self) -> list[str]:
-        """The bugs that were not found, or not told as they should."""
-        return [rung.name for rung in self.rungs if not rung.good]
+        """The bugs that were not found by each start, or not shown as they should be."""
+        return [rung.bug for rung in self.rungs if not rung.good]
 
     @property
     def report(self) -> dict[str, Any]:
-        """For the JSON, where an infinite median is null."""
-        rows = [
-            {**msgspec.to_builtins(rung), "median": rung.median(self.starts), "ok": rung.good}
-            for rung in self.rungs
+        """For the JSON."""
+        medians = [rung.median if math.isfinite(rung.median) else None for rung in self.rungs]
+        rungs = [
+            {**to_builtins(rung), "median": median}
+            for rung, median in zip(self.rungs, medians, strict=True)
         ]
-        for row in rows:
-            row["median"] = row["median"] if math.isfinite(row["median"]) else None
-        return {"seeds": self.seeds, "starts": self.starts, "bugs": rows, "ok": not self.missed}
+        return {**to_builtins(self), "rungs": rungs, "missed": self.missed, "ok": not self.missed}
 
     @property
     def markdown(self) -> str:
-        """The table."""
-        heads = ("bug", "about", "checker", "found", "median of seeds", "steps")
-        lines = [_line(heads), _line(["---"] * len(heads))]
-        for rung in self.rungs:
-            median = rung.median(self.starts)
-            seeds = f"{median:,g}" if math.isfinite(median) else f"above {self.seeds:,}"
-            found = f"{len(rung.needed)} of {self.starts}"
-            lines.append(
-                _line([rung.name, rung.about, rung.checker or "-", found, seeds, f"{rung.steps}"])
-            )
-        return "\n".join(lines)
+        """The table, and how to read it."""
+        heads = ["bug", "what it does", "starts that find it", "seeds, median", "checker", "steps"]
+        rows = [
+            [
+                rung.bug,
+                BUGS[rung.bug].about,
+                f"{len(rung.found)} of {rung.starts}",
+                f"{rung.median:g}" if math.isfinite(rung.median) else f"above {self.seeds:,}",
+                ", ".join(f"{name} ({n})" for name, n in Counter(rung.checkers).items()),
+                str(rung.steps or ""),
+            ]
+            for rung in self.rungs
+        ]
+        return "\n".join(
+            [
+                line(heads),
+                line(["---"] * len(heads)),
+                *map(line, rows),
+                "",
+                f"Each of {self.starts} starts tries {self.seeds:,} seeds at most, until one goes "
+                "wrong; beside a checker stands how often. The steps are those of the first short "
+                f"story, or of the shortest of {TOLD}.",
+            ]
+        )
 
     def _repr_markdown_(self) -> str:
         return self.markdown
@@ -85,51 +109,35 @@ class Climbed(Struct):
 def climb(
     seeds: int = 1_000,
     starts: int = 20,
-    names: Sequence[str] = tuple(BUGS),
     *,
+    bugs: tuple[str, ...] = tuple(BUGS),
     report: Callable[[int, int], None] = lambda done, of: None,
-    processes: int | None = None,
-) -> Climbed:
-    """Look for each bug from so many starts, and tell one story of each."""
-    found = {name: Rung(name, BUGS[name].about, BUGS[name].red) for name in names}
-    red: dict[str, list[int]] = {name: [] for name in names}
-    tries = [(name, start) for name in names for start in range(starts)]
-    several = processors(Scenario(), processes)
-    with on_all_processors(partial(_looked_for, seeds), tries, 1, several) as results:
-        for done, ((name, start), seed) in enumerate(zip(tries, results, strict=True), 1):
-            if seed is not None:
-                red[name].append(seed)
-                found[name].needed.append(1 + seed - start * APART)
-            report(done, len(tries) + len(names))
-    with on_all_processors(_stories, list(red.items()), 1, several) as results:
-        for done, (name, checker, steps) in enumerate(results, 1):
-            found[name].checker, found[name].steps = checker, steps
-            report(len(tries) + done, len(tries) + len(names))
-    return Climbed(seeds, starts, list(found.values()))
+    workers: int | None = None,
+) -> Ladder:
+    """Look for each bug from each start; what was found so far is kept if it is interrupted."""
+    found = Ladder(seeds, starts)
+    work = partial(_look, seeds, starts)
+    try:
+        with on_all_processors(work, bugs, 1, processors(Scenario(), workers)) as rungs:
+            for rung in rungs:
+                found.rungs.append(rung)
+                report(len(found.rungs), len(bugs))
+    except KeyboardInterrupt:
+        found.interrupted = True
+    return found
 
 
-def _looked_for(seeds: int, tries: list[tuple[str, int]]) -> Iterator[int | None]:
-    """The first seed of each start that goes wrong."""
-    for name, start in tries:
-        first = start * APART
-        scenario, some = _scenario(BUGS[name]), range(first, first + seeds)
-        found = explore(scenario, some, plant=name, stop_at_first=True, processes=1, tell=False)
-        yield min(found.red, default=None)
-
-
-def _stories(red: list[tuple[str, list[int]]]) -> Iterator[tuple[str, str, int]]:
-    for name, seeds in red:
-        if not seeds:
-            yield name, "", 0
-            continue
+def _look(seeds: int, starts: int, bugs: list[str]) -> Iterator[Rung]:
+    for name in bugs:
+        bug = BUGS[name]
+        scenario = fitting(SCENARIOS["three" if bug.processes else "one"], name)
+        firsts: dict[int, str] = {}
         with quiet(), planted(name):
-            story = shortest(fitting(_scenario(BUGS[name]), name), seeds, name)
-        yield name, story.checker, story.steps
-
-
-def _scenario(bug: Bug) -> Scenario:
-    return SCENARIOS["three" if bug.processes else "one"]
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+            for start in range(0, starts * seeds, seeds):
+                for seed in range(start, start + seeds):
+                    if red := try_one(scenario, seed).red:
+                        firsts[seed] = red[0]
+                        break
+            found = [seed % seeds + 1 for seed in firsts]  # a start begins at a multiple
+            steps = shortest(scenario, [*firsts][:TOLD], name).steps if firsts else 0
+        yield Rung(name, starts, found, [*firsts.values()], steps)

@@ -13,52 +13,30 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from random import Random
 
-from msgspec import Struct, to_builtins
+from msgspec import Struct
 
 from labkit.simulation import explore
-from labkit.simulation.exhaustive import counted, workload_of
+from labkit.simulation.exhaustive import Searched, counted, workload_of
 from labkit.simulation.explore import Explored, on_all_processors, processors, quiet, shrunk
-from labkit.simulation.faults import EFFECTS, KINDS, PASSES, UNANSWERED, Kind
+from labkit.simulation.faults import EFFECTS, KINDS, PASSES, STRUCK, UNANSWERED, UNKNOWN
 from labkit.simulation.ladder import fitting, planted
+from labkit.simulation.saved_tape import SavedTape
 from labkit.simulation.scenario import Scenario
 from labkit.simulation.shrink import Values
-from labkit.simulation.story import SavedTape, Story
 from labkit.simulation.tape import FAULTS, SCHEDULE, WORKLOAD, Choose, Tape
 from labkit.simulation.trial import Trial
 
-#: What happens to a worker at a place; and to a commit or a send, which has happened or not.
-STRUCK: tuple[Kind, ...] = ("kill", "pause")
-UNKNOWN: tuple[Kind, ...] = ("lose", "hide")
 #: So many faults are tried by a process at once.
 CHUNK = 4
 
 
-class Bounded(Struct):
-    """What was tried: ``runs`` of at most ``delays`` delays with at most one fault.
-
-    ``complete``: these are all.
-    """
+class Bounded(Searched):
+    """What was tried: ``runs`` of at most ``delays`` delays with at most one fault."""
 
     scenario: Scenario
     delays: int
-    plant: str = ""
     runs: int = 0
     faults: int = 0
-    complete: bool = False
-    interrupted: bool = False
-    seconds: float = 0.0
-    story: Story | None = None
-
-    @property
-    def good(self) -> bool:
-        """Whether nothing went wrong."""
-        return self.story is None
-
-    @property
-    def report(self) -> dict[str, object]:
-        """For the JSON."""
-        found = to_builtins(self, enc_hook=str, str_keys=True)
-        return {**found, "ok": self.good, "text": self.text}
 
     @property
     def text(self) -> str:
@@ -109,7 +87,7 @@ def search(
     ``report`` is told with how many faults, of how many, all runs were tried.
     """
     scenario = fitting(scenario, plant)
-    found = Bounded(scenario, delays, plant or "")
+    found = Bounded(scenario, delays, plant=plant or "")
     began = time.monotonic()
     faults = _faults()
     work = partial(_try_some, scenario, delays, plant)

@@ -37,6 +37,11 @@ def drawn(events: Sequence[Event], left_out: int = 0, ringed: int | None = None)
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
         f'style="max-width:{width}px;width:100%" font-family="sans-serif" font-size="11">',
         f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
+        *(
+            f'<rect y="{TOP + ROW * number - ROW // 2}" width="{width}" height="{ROW}" '
+            'fill="#f5f5f5"/>'
+            for number in range(1, len(events), 2)
+        ),
         *_heads(place, height),
     ]
     if left_out:
@@ -64,16 +69,15 @@ def drawn(events: Sequence[Event], left_out: int = 0, ringed: int | None = None)
 
 
 def _ringed(events: Sequence[Event], step: int | None) -> int | None:
-    """The last event of a step: its effect."""
-    return max((n for n, event in enumerate(events) if event.step == step), default=None)
+    """The last effect of a step: who reads has none."""
+    of_step = [n for n, event in enumerate(events) if event.step == step]
+    return max(of_step, key=lambda n: (events[n].kind != "fetch", n), default=None)
 
 
 def _lanes(events: Sequence[Event]) -> list[str]:
     """Clients, the commands, handlers, the events, all others, the store."""
     lives = dict.fromkeys(event.life for event in events if event.life)
-    others = dict.fromkeys(
-        event.other for event in events if "." in event.other or event.other == "store"
-    )
+    others = dict.fromkeys(event.other for event in events)
     topics = [name for name in others if name.endswith((".commands", ".events"))]
     clients = [name for name in lives if name.startswith("client")]
     handlers = [name for name in lives if name.startswith("handler")]

@@ -19,8 +19,9 @@ from labkit.errors import UsageError
 from labkit.run import references
 from labkit.simulation.explore import quiet
 from labkit.simulation.ladder import fitting, planted
+from labkit.simulation.saved_tape import SavedTape
 from labkit.simulation.scenario import Scenario
-from labkit.simulation.story import SavedTape, Story
+from labkit.simulation.story import Story
 from labkit.simulation.tape import SCHEDULE, WORKLOAD
 from labkit.simulation.turns import Played, Turn
 from labkit.simulation.world import Happening, Life
@@ -29,21 +30,11 @@ from labkit.simulation.world import Happening, Life
 Actors = list[Life | Happening]
 
 
-class Proof(Struct):
-    """What was searched: ``states`` that were met, ``ends`` where all is at rest.
+class Searched(Struct, kw_only=True):
+    """What any search of a small case says. ``complete``: there is nothing more; ``story``: of the
+    first violation."""
 
-    ``complete``: there is no state that was not looked at; else all are that differ from the calm
-    order in at most ``depth`` turns.
-    """
-
-    scenario: Scenario
-    kills: int
     plant: str = ""
-    states: int = 0
-    ends: int = 0
-    paths: int = 0
-    depth: int = 0
-    by_depth: dict[int, int] = field(default_factory=dict)
     complete: bool = False
     interrupted: bool = False
     seconds: float = 0.0
@@ -59,6 +50,27 @@ class Proof(Struct):
         """For the JSON."""
         found = to_builtins(self, enc_hook=str, str_keys=True)
         return {**found, "ok": self.good, "text": self.text}
+
+    @property
+    def text(self) -> str:
+        """What is proven, in words."""
+        raise NotImplementedError
+
+
+class Proof(Searched):
+    """What was searched: ``states`` that were met, ``ends`` where all is at rest.
+
+    ``complete``: there is no state that was not looked at; else all are that differ from the calm
+    order in at most ``depth`` turns.
+    """
+
+    scenario: Scenario
+    kills: int
+    states: int = 0
+    ends: int = 0
+    paths: int = 0
+    depth: int = 0
+    by_depth: dict[int, int] = field(default_factory=dict)
 
     @property
     def text(self) -> str:
@@ -134,7 +146,7 @@ def search(
     """
     scenario = fitting(scenario, plant)
     began = time.monotonic()
-    searching = Search(Proof(scenario, kills, plant or ""), most, plain)
+    searching = Search(Proof(scenario, kills, plant=plant or ""), most, plain)
     with quiet(), planted(plant):
         searching.run(report)
     searching.found.seconds = round(time.monotonic() - began, 2)
@@ -144,9 +156,10 @@ def search(
 def replay(
     scenario: Scenario, tape: SavedTape, *, kills: int = 1, plant: str | None = None
 ) -> Proof:
-    """One path, from the tape of a story."""
+    """One path, from the tape of a story; raises ``UsageError`` for that of another scenario."""
+    tape.check(scenario)
     scenario = fitting(scenario, plant)
-    found = Proof(scenario, kills, plant or "", paths=1)
+    found = Proof(scenario, kills, plant=plant or "", paths=1)
     with quiet(), planted(plant):
         _tell(found, tape.values[WORKLOAD], Turn.unflat(tape.values[SCHEDULE]))
     return found
@@ -281,8 +294,7 @@ def _tell(found: Proof, workload: Sequence[int], turns: Sequence[Turn], why: str
                 f" one --exhaustive --commands {sizes.commands} --handlers {sizes.handlers} "
                 f"--kills {found.kills}"
             )
-            found.story = Story.of(sizes, outcome, outcome.red[0], found.plant)
-            found.story.how = how
+            found.story = Story.of(sizes, outcome, outcome.red[0], found.plant, how=how)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing, contextmanager, nullcontext
 from functools import partial
+from itertools import product
 from typing import Any, TypeVar
 
 import msgspec
@@ -20,14 +21,16 @@ from msgspec import Struct, field
 from labkit.ports.failpoints import ALL
 from labkit.service import Service
 from labkit.services import VERIFIED
+from labkit.simulation.faults import STRUCK, UNANSWERED, UNKNOWN, Fault
 from labkit.simulation.ladder import fitting, planted
+from labkit.simulation.saved_tape import SavedTape
 from labkit.simulation.scenario import Scenario
 from labkit.simulation.shrink import BUDGET, Played, Shrinker, Values
-from labkit.simulation.story import SavedTape, Story, told_of
+from labkit.simulation.story import Story, steps_of, told_of
 from labkit.simulation.tape import Tape
 from labkit.simulation.trial import Outcome, Trial
 
-#: A story of so many steps is short enough; of seeds that went wrong, so many are told at most.
+#: A story of so many steps is short; of seeds that went wrong, so many are told at most.
 SHORT, TOLD = 20, 4
 #: So many seeds are given to a process at once.
 CHUNK = 20
@@ -42,8 +45,9 @@ Report = Callable[[int, int], None]
 class Explored(Struct):
     """What many seeds have shown.
 
-    ``struck`` counts the faults that happened, by kind and failpoint (``effect``: any other place);
-    ``red`` are the seeds that went wrong, with the checkers that are red.
+    ``struck`` counts the faults that happened, by kind and place: a failpoint, what was not
+    answered, or any other ``effect``. ``red`` are the seeds that went wrong, with the checkers that
+    are red.
     """
 
     scenario: Scenario
@@ -63,9 +67,19 @@ class Explored(Struct):
         return not self.red
 
     @property
+    def missed(self) -> list[str]:
+        """What was never struck, of all that can be: a kill and a pause at each failpoint of the
+        workers that there are, and each lost answer, of what was done and of what was not."""
+        roles = ("handler", "projector", *(["process"] if self.scenario.processes else []))
+        points = [point for point in ALL if point.startswith(roles)]
+        cells = [*product(STRUCK, points), *product(UNKNOWN, UNANSWERED)]
+        return [f"{kind} at {at}" for kind, at in cells if not self.struck.get(kind, {}).get(at)]
+
+    @property
     def report(self) -> dict[str, Any]:
         """For the JSON."""
-        return {**msgspec.to_builtins(self, enc_hook=str), "ok": self.good}
+        found = msgspec.to_builtins(self, enc_hook=str)
+        return {**found, "ok": self.good, "missed": self.missed}
 
     @property
     def text(self) -> str:
@@ -76,6 +90,9 @@ class Explored(Struct):
             f"{self.seeds:,} seeds{what}, {self.steps:,} steps, {len(self.red)} went wrong; "
             f"{speed:,.0f} trials a second and processor"
         )
+        if self.seeds > 1 and not self.plant:
+            never = ", ".join(self.missed)
+            line += f"\nNever struck: {never}" if never else "\nEach fault struck at each place"
         return f"{line}\n\n{self.story.text()}" if self.story else line
 
     def _repr_html_(self) -> str:
@@ -124,7 +141,7 @@ def explore(
     found.seconds = round(time.monotonic() - began, 3)
     if found.red and tell:
         with quiet(), planted(plant):
-            found.story = shortest(scenario, sorted(found.red), plant or "")
+            found.story = shortest(scenario, sorted(found.red)[:TOLD], plant or "")
     return found
 
 
@@ -190,38 +207,66 @@ def try_one(scenario: Scenario, seed: int) -> Done:
     """One trial, in short."""
     began = time.process_time()
     outcome = Trial(scenario, Tape(seed)).run()
-    struck = [(f.kind, f.place if f.place in ALL else "effect") for f in outcome.struck]
+    struck = [(fault.kind, _place(fault)) for fault in outcome.struck]
     return Done(seed, outcome.steps, struck, outcome.red, time.process_time() - began)
 
 
-def shortest(scenario: Scenario, seeds: Sequence[int], plant: str = "") -> Story:
-    """The first short story of these seeds, or the shortest of a few."""
+def _place(fault: Fault) -> str:
+    if fault.kind in UNKNOWN:
+        return fault.place.partition(" ")[0]  # ``append`` names its topic, too
+    return fault.place if fault.place in ALL else "effect"
+
+
+def shortest(
+    scenario: Scenario,
+    seeds: Sequence[int],
+    plant: str = "",
+    checker: str = "",
+    *,
+    short: int = SHORT,
+) -> Story:
+    """The first ``short`` story of these seeds, or the shortest; see ``told``."""
     stories: list[Story] = []
-    for seed in seeds[:TOLD]:
-        stories.append(told(scenario, seed, plant))
-        if stories[-1].steps <= SHORT:
+    for seed in seeds:
+        stories.append(told(scenario, seed, plant, checker=checker))
+        if stories[-1].steps <= short:
             break
     return min(stories, key=lambda story: story.steps)
 
 
-def told(scenario: Scenario, seed: int, plant: str = "", budget: int = BUDGET) -> Story:
-    """The story of a seed that went wrong, shrunk as far as the same checker stays red."""
-    return shrunk(scenario, Trial(scenario, Tape(seed)).run(), plant, budget)
+def told(
+    scenario: Scenario, seed: int, plant: str = "", budget: int = BUDGET, checker: str = ""
+) -> Story:
+    """The story of a seed that went wrong, shrunk as far as the same checker stays red: this one,
+    or the first."""
+    return shrunk(scenario, Trial(scenario, Tape(seed)).run(), plant, budget, checker)
 
 
-def shrunk(scenario: Scenario, first: Outcome, plant: str = "", budget: int = BUDGET) -> Story:
+def shrunk(
+    scenario: Scenario, first: Outcome, plant: str = "", budget: int = BUDGET, checker: str = ""
+) -> Story:
     """The story of a run that went wrong; see ``told``."""
-    checker, seed = first.red[0], first.seed
+    checker, seed = checker or first.red[0], first.seed
 
     def play(values: Values) -> Played | None:
         outcome = replayed(scenario, seed, values)
         if checker not in outcome.red:
             return None
-        return len(told_of(outcome, checker)), outcome.tape.values
+        return steps_of(told_of(outcome, checker)), outcome.tape.values
 
     shrinker = Shrinker(first.tape.values, play, budget)
     outcome = replayed(scenario, seed, shrinker.run())
     return Story.of(scenario, outcome, checker, plant, shrinker.runs)
+
+
+def tape_of(scenario: Scenario, seed: int, plant: str | None = None) -> SavedTape:
+    """The tape of a seed, shrunk if it goes wrong."""
+    scenario = fitting(scenario, plant)
+    with quiet(), planted(plant):
+        outcome = Trial(scenario, Tape(seed)).run()
+        if outcome.red:
+            return shrunk(scenario, outcome, plant or "").tape()
+    return SavedTape.made(scenario, seed, outcome.tape.values)
 
 
 def replayed(scenario: Scenario, seed: int | str, values: Values) -> Outcome:
@@ -230,8 +275,8 @@ def replayed(scenario: Scenario, seed: int | str, values: Values) -> Outcome:
 
 
 def replay(scenario: Scenario, tape: SavedTape, plant: str | None = None) -> Explored:
-    """One run, from the tape of a story."""
-    scenario = fitting(scenario, plant)
+    """One run, from the tape of a story; raises ``UsageError`` for that of another scenario."""
+    scenario = fitting(tape.fitting(scenario), plant)
     with quiet(), planted(plant):
         outcome = replayed(scenario, tape.seed, tape.values)
         found = Explored(scenario, plant or "", 1, outcome.steps)

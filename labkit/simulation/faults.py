@@ -7,6 +7,7 @@ of a service of one's own has no failpoints.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from random import Random
 from typing import Literal, Protocol, get_args
 
@@ -29,6 +30,9 @@ Kind = Literal[
     "kill", "pause", "refuse", "lose", "hide", "rewind", "skew", "leave", "join", "election"
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+#: What happens to a worker at a place; and to a commit or a send, which was done or was not.
+STRUCK: tuple[Kind, ...] = ("kill", "pause")
+UNKNOWN: tuple[Kind, ...] = ("lose", "hide")
 
 #: Failpoints of the first so many passes are struck; of unnamed effects, the first so many.
 PASSES, EFFECTS = 12, 600
@@ -38,6 +42,8 @@ RESTART_SECONDS, PAUSE_SECONDS = 1.0, 5.0
 SKEW_MS = 60_000
 #: A trial has so many faults at most.
 MOST = 4
+#: A fault is so many decisions, the first of them whether there is one.
+DECISIONS = 5
 #: Where an answer may be lost: a worker's transactions, and sends.
 UNANSWERED = (COMMIT, ADVANCE, "append")
 
@@ -71,11 +77,20 @@ def draw_faults(tape: Tape) -> list[Fault]:
     return found
 
 
+def without_one(values: Sequence[int]) -> Iterator[list[int]]:
+    """The recorded decisions of ``draw_faults``, each time without one of the faults."""
+    at = 0
+    while at < len(values):
+        if values[at]:
+            yield [*values[:at], 0, *values[at + DECISIONS :]]
+        at += DECISIONS if values[at] else 1
+
+
 def _place(kind: Kind, tape: Tape) -> str:
     """The calm choice of a place is a failpoint."""
     unnamed = tape.draw(FAULTS, "at no failpoint", 2, odds(0.25))
     failpoint = tape.draw(FAULTS, "failpoint", len(ALL))
-    if kind in ("lose", "hide"):
+    if kind in UNKNOWN:
         return UNANSWERED[failpoint % len(UNANSWERED)]
     return "" if unnamed or kind == "refuse" else ALL[failpoint]
 
@@ -121,7 +136,7 @@ class Striker:
         for name in (named, "") if life.role else (named,):
             self._passed[name] = passed = self._passed.get(name, 0) + 1
             fault = self._left.get((name, passed))
-            if fault is not None and (life.role or fault.kind in ("lose", "hide")):
+            if fault is not None and (life.role or fault.kind in UNKNOWN):
                 del self._left[name, passed]
                 self._strike(life, place, fault)
                 return
@@ -130,7 +145,7 @@ class Striker:
         world = self._world
         kind = "kill" if fault.kind == "refuse" and place in ALL else fault.kind
         self.struck.append(Fault(kind, place, fault.number))
-        world.note("fault", f"{_TOLD[kind]} at {place}", other=place)
+        world.note("fault", f"{_TOLD[kind]} at {place}")
         match kind:
             case "kill":
                 self._kill(life)

@@ -19,7 +19,12 @@ from labkit.adapters.memory_source import MemorySource
 from labkit.adapters.memory_store import MemoryStore
 from labkit.adapters.memory_topics import Group
 from labkit.errors import OutcomeUnknown, UsageError
-from labkit.experiments.verify.planted_bugs import early_offsets, no_dedupe
+from labkit.experiments.verify.planted_bugs import (
+    checkpoint_apart,
+    early_offsets,
+    no_dedupe,
+    no_fence,
+)
 from labkit.experiments.verify.planting import planted_here, replace
 from labkit.messages import Document, Envelope
 from labkit.ports.broker import Batch, Record
@@ -34,13 +39,21 @@ from labkit.write.stream_state import StreamState
 
 class Bug(Struct, frozen=True):
     """``about`` in a few words; ``red`` are the checkers that may show it; ``plant`` calls
-    ``planting.replace``. ``settings`` are those of the scenario."""
+    ``planting.replace``. ``settings`` are those of the scenario. A bug that changes a ``twin`` has
+    a worker of real servers only if ``real`` plants its like there."""
 
     about: str
     red: tuple[str, ...]
     plant: Callable[[], None]
     settings: dict[str, Any] = {}
     processes: bool = False
+    twin: bool = False
+    real: Callable[[], None] | None = None
+
+    @property
+    def in_worker(self) -> Callable[[], None] | None:
+        """What plants it in a worker of real servers, if it can be there."""
+        return self.real or (None if self.twin else self.plant)
 
 
 def planted(name: str | None) -> AbstractContextManager[None]:
@@ -53,6 +66,18 @@ def bug(name: str) -> Bug:
     if name not in BUGS:
         raise UsageError(f"the bug must be one of {', '.join(BUGS)}, got {name!r}")
     return BUGS[name]
+
+
+def in_worker(name: str) -> Callable[[], None]:
+    """What plants it in a worker of real servers; raises ``UsageError`` for one of twins only."""
+    plant = bug(name).in_worker
+    if plant is None:
+        can = ", ".join(known for known, each in BUGS.items() if each.in_worker)
+        raise UsageError(
+            f"--plant {name} changes a twin, and real servers are none; with --on-real it must be "
+            f"one of {can}"
+        )
+    return plant
 
 
 def fitting(scenario: Scenario, name: str | None) -> Scenario:
@@ -91,7 +116,7 @@ def _once_more(
 
 def _passed_over(self: Handler, timeout: float, gather: Any = Handler._gather) -> Batch:
     batch: Batch = gather(self, timeout)
-    batch.records = [record for record in batch.records if record.offset % 5 != 1]
+    batch.records = [record for record in batch.records if record.offset % 10 != 1]
     return batch
 
 
@@ -201,11 +226,14 @@ BUGS: dict[str, Bug] = {
         "a zombie may commit offsets for a group that has put it out",
         ("C1", "C2", "C6"),
         partial(replace, MemoryLog, "_group_of", _unfenced),
+        twin=True,
+        real=no_fence,
     ),
     "commit-again": Bug(
         "a commit whose outcome is unknown is simply made again",
         ("C1", "C2", "C6"),
         partial(replace, MemoryLog, "commit", _once_more),
+        twin=True,
     ),
     "version-ignored": Bug(
         "the expected version of a command is not looked at",
@@ -221,18 +249,22 @@ BUGS: dict[str, Bug] = {
         "a view's checkpoint is written in a transaction of its own, before the view",
         ("C1", "C9", "C10"),
         partial(replace, MemoryStore, "advance", _apart),
+        twin=True,
+        real=checkpoint_apart,
     ),
     "undone-unseen": Bug(
         "a view is written whatever its checkpoint says, so a batch that an election has undone is "
         "never made again",
         ("C1", "C9", "C10"),
         partial(replace, MemoryStore, "advance", _by_epoch),
+        twin=True,
         settings={"write_concern": "1"},
     ),
     "read-uncommitted": Bug(
         "a projector reads what transactions have not committed",
         ("C1", "C3", "C9", "C10"),
         partial(replace, MemorySource, "_read", _uncommitted),
+        twin=True,
     ),
     "stale-reads": Bug(
         "a query does not wait for the freshness that it was asked for",
@@ -251,16 +283,16 @@ BUGS: dict[str, Bug] = {
         partial(replace, Outbox, "send", _deleted_first),
         processes=True,
     ),
-    "outbox-forgotten": Bug(
-        "a new owner does not send what its predecessor has left in the outbox",
-        ("C11",),
-        partial(replace, Outbox, "leftovers", _no_leftovers),
-        processes=True,
-    ),
     "dual-write": Bug(
         "a process stores its state and sends its commands, with no outbox between the two",
         ("C11",),
         partial(replace, MemoryStore, "advance", _dual),
+        processes=True,
+    ),
+    "outbox-forgotten": Bug(
+        "a new owner does not send what its predecessor has left in the outbox",
+        ("C11",),
+        partial(replace, Outbox, "leftovers", _no_leftovers),
         processes=True,
     ),
 }

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Protocol
+
 from msgspec import Struct
 
 from labkit.errors import Parked, TimedOut, Unreachable
@@ -9,12 +12,13 @@ from labkit.experiments.bench.sessions import Read, Write, sessions
 from labkit.experiments.verify.verdict import Verdict
 from labkit.lab import Lab
 from labkit.messages import Token
+from labkit.ports.clock import Clock
 from labkit.query.bus import QueryBus
-from labkit.read.freshness import EVENTUAL, Fresh, Strategy, Version
+from labkit.read.freshness import Fresh, Version
 from labkit.read.sessions import Session
 from labkit.read.standard import ById
-from labkit.service import KeyedView, Operation, Service
-from labkit.simulation.world import World
+from labkit.service import Operation
+from labkit.simulation.monitors import Monitors
 
 #: How a client may read what it wrote; the calm choice is that it does not. Over the query bus it
 #: asks for the version.
@@ -22,6 +26,25 @@ SESSION, BUS = "session", "bus"
 WAYS = ("", "token", "version", "linearizable", SESSION, BUS)
 #: A reader waits so long for its freshness.
 WAIT_SECONDS = 1.0
+
+
+class Surroundings(Protocol):
+    """What clients need of a world, simulated or real; ``time`` is nanoseconds."""
+
+    @property
+    def clock(self) -> Clock: ...
+
+    @property
+    def time(self) -> int: ...
+
+    @property
+    def step(self) -> int: ...
+
+    @property
+    def monitors(self) -> Monitors: ...
+
+    def note(self, kind: str, text: str, about: Iterable[str] = (), other: str = "") -> None:
+        """Keep what has happened."""
 
 
 class _Own(Struct):
@@ -34,7 +57,7 @@ class _Own(Struct):
 class Readers:
     """The reads of all clients, and the writes that they were told of. Instants are steps."""
 
-    def __init__(self, lab: Lab, world: World) -> None:
+    def __init__(self, lab: Lab, world: Surroundings) -> None:
         self.lab = lab
         self.world = world
         self._reads: list[Read] = []
@@ -51,8 +74,7 @@ class Readers:
     def wrote(self, client: str, operation: Operation) -> None:
         """A client was told that this took effect."""
         assert operation.answer is not None
-        stream = operation.command.stream
-        name = f"{self.lab.bus.service_of(operation.command).name}/{stream}"
+        name = self._name(operation)
         own = self._own.setdefault((client, name), _Own())
         own.version = max(own.version, operation.answer.version)
         if operation.token and (own.token is None or operation.token > own.token):
@@ -62,13 +84,12 @@ class Readers:
     def read(self, client: str, operation: Operation, way: str) -> None:
         """Read the document of the stream that was written; whoever waits in vain gives up."""
         service = self.lab.bus.service_of(operation.command)
-        stream = operation.command.stream
-        name = f"{service.name}/{stream}"
+        stream, name = operation.command.stream, self._name(operation)
         own = self._own[client, name]
-        if (view := _by_stream(service)) is None or (way == "token" and own.token is None):
+        if (view := service.first_view) is None or (way == "token" and own.token is None):
             return
-        query, began = ById(view, stream), self.world.step
-        strategy, fresh = _fresh(way, service.name, stream, own)
+        query, began = ById(f"{service.name}.{view.name}", stream), self.world.step
+        fresh = _fresh(way, service.name, stream, own)
         try:
             if way == SESSION:
                 session = self._sessions.setdefault(client, Session(self.lab.queries))
@@ -83,11 +104,16 @@ class Readers:
         # A document of another stream is an answer to somebody else.
         shown = found["version"] if found and found["_id"] == stream else 0
         self._reads.append(
-            Read(client, name, strategy, shown, began, self.world.step, way == SESSION)
+            Read(client, name, fresh.strategy, shown, began, self.world.step, way == SESSION)
         )
         self.world.note(
             "read", f"reads version {shown} of {stream} ({way})", (operation.id, stream), "store"
         )
+
+    def _name(self, operation: Operation) -> str:
+        """Two services may have streams of one name."""
+        service = self.lab.bus.service_of(operation.command)
+        return f"{service.name}/{operation.command.stream}"
 
     def _bus(self, client: str) -> QueryBus:
         if client not in self._buses:
@@ -95,22 +121,14 @@ class Readers:
         return self._buses[client]
 
 
-def _fresh(way: str, service: str, stream: str, own: _Own) -> tuple[Strategy, Fresh]:
+def _fresh(way: str, service: str, stream: str, own: _Own) -> Fresh:
     match way:
         case "token":
             assert own.token is not None
-            return "token", Fresh("token", (own.token,), WAIT_SECONDS)
+            return Fresh("token", (own.token,), WAIT_SECONDS)
         case "version" | "bus":
             goal = Version(service, stream, own.version)
-            return "version", Fresh("version", (goal,), WAIT_SECONDS)
+            return Fresh("version", (goal,), WAIT_SECONDS)
         case "linearizable":
-            return "linearizable", Fresh("linearizable", timeout=WAIT_SECONDS)
-    return "eventual", Fresh(EVENTUAL.strategy, timeout=WAIT_SECONDS)
-
-
-def _by_stream(service: Service) -> str | None:
-    """The view that keeps a document for each stream, as a query names it."""
-    for view in service.views:
-        if not isinstance(view, KeyedView):
-            return f"{service.name}.{view.name}"
-    return None
+            return Fresh("linearizable", timeout=WAIT_SECONDS)
+    return Fresh(timeout=WAIT_SECONDS)

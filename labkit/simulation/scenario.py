@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from random import Random
 from typing import Any
 
@@ -14,13 +15,12 @@ from labkit.errors import TimedOut, Unreachable, UsageError
 from labkit.experiments.verify.history import History
 from labkit.experiments.verify.mixture import NO_MESSAGE, RAW, workload_of
 from labkit.lab import Lab
-from labkit.messages import Answer, Command, ReleaseParked, Token
+from labkit.messages import Command, ReleaseParked, Token
 from labkit.ports.broker import Delivery
 from labkit.service import Operation, Process, Service
 from labkit.services import VERIFIED, VERIFIED_PROCESSES
-from labkit.simulation.reading import WAYS, Readers
+from labkit.simulation.reading import WAYS, Readers, Surroundings
 from labkit.simulation.tape import READS, WORKLOAD, Choose, Tape, odds
-from labkit.simulation.world import World
 from labkit.write.bus import Sent
 
 #: A client waits so long for an answer, and then sends again under the same id, so often.
@@ -223,9 +223,9 @@ class Client:
 
     def _put(self, poison: Poison) -> None:
         topic = self._lab.topic_name(f"{poison.service}.commands")
-        sender = self._lab.log_broker.sender()
-        sent = Sent("", poison.service, sender.send(topic, poison.key.encode(), poison.raw))
-        self._history.raw += _acknowledged(sent)
+        with closing(self._lab.log_broker.sender()) as sender:
+            sent = Sent("", poison.service, sender.send(topic, poison.key.encode(), poison.raw))
+            self._history.raw += _acknowledged(sent)
 
     def _answered(self, operation: Operation, call: Call) -> None:
         for _ in range(TRIES):
@@ -236,7 +236,7 @@ class Client:
                 self._world.monitors.answered(call.id, operation.answer)
                 self._world.note(
                     "answer",
-                    f"hears that {call.id} is {operation.answer.outcome}{_why(operation.answer)}",
+                    f"hears that {call.id} is {operation.answer}",
                     (call.id, call.command.stream),
                     self._lab.bus.service_of(call.command).name + ".events",
                 )
@@ -252,7 +252,7 @@ class Keeper:
     """Somebody who looks after parked streams: drops what is no message, and has whatever else is
     stuck tried again, once."""
 
-    def __init__(self, lab: Lab, history: History, world: World) -> None:
+    def __init__(self, lab: Lab, history: History, world: Surroundings) -> None:
         self._lab = lab
         self._history = history
         self._world = world
@@ -261,7 +261,7 @@ class Keeper:
     def __call__(self) -> None:
         while True:
             self._world.clock.sleep(KEEPER_SECONDS)
-            self._release()
+            self.release()
 
     @property
     def done(self) -> bool:
@@ -276,7 +276,8 @@ class Keeper:
     def _parked(self, service: str) -> list[dict[str, Any]]:
         return self._lab.store.find(self._lab.services[service].states, {"dead": True})
 
-    def _release(self) -> None:
+    def release(self) -> None:
+        """Have a look, once."""
         tokens: list[Token] = []
         for name in self._lab.services:
             for document in self._parked(name):
@@ -299,9 +300,3 @@ def _acknowledged(sent: Sent) -> list[Token]:
         return [sent.token(PATIENCE_SECONDS)]
     except (TimedOut, Unreachable):
         return []
-
-
-def _why(answer: Answer) -> str:
-    if answer.reason:
-        return f": {answer.reason}"
-    return f" as version {answer.version}" if answer.accepted else ""

@@ -11,13 +11,11 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 
 from labkit.ports.failpoints import ALL
+from labkit.simulation.faults import DECISIONS
 from labkit.simulation.tape import FAULTS, KINDS, READS, SCHEDULE, WORKLOAD
 
 #: Runs that shrinking may take.
 BUDGET = 500
-
-#: A fault is so many decisions, of which the first is that there is one; a command so many.
-FAULT, COMMAND = 5, 3
 #: Moved faults strike at one of the first so many passes of a failpoint.
 MOVED = 3
 
@@ -26,7 +24,7 @@ Played = tuple[int, Values]
 
 
 class Shrinker:
-    """``play(values)`` runs a tape; if the same checker is red again, it returns how many events
+    """``play(values)`` runs a tape; if the same checker is red again, it returns how many steps
     the story has, and the decisions."""
 
     def __init__(
@@ -58,9 +56,10 @@ class Shrinker:
             self._try({**self.best, kind: []})
 
     def _chunks(self, kind: str) -> None:
-        """Calm and leave out, in chunks that get smaller, from the end."""
+        """Calm and leave out, in chunks that get smaller, from the end; three decisions are a
+        command."""
         half = max(1, len(self.best[kind]) // 2)
-        sizes = {half >> n for n in range(half.bit_length())} | {FAULT, COMMAND}
+        sizes = {half >> n for n in range(half.bit_length())} | {DECISIONS, 3}
         for size in sorted(sizes, reverse=True):
             at = len(self.best[kind]) - size
             while at >= 0:
@@ -86,13 +85,13 @@ class Shrinker:
         while at < len(self.best[FAULTS]):
             values = self.best[FAULTS]
             one, kind, unnamed = (*values[at : at + 3], 0, 0)[:3]
-            at += FAULT if one else 1
+            end = at + (DECISIONS if one else 1)
             if one and unnamed:
                 for place in range(MOVED * len(ALL)):
                     moved = [one, kind, 0, place % len(ALL), place // len(ALL)]
-                    changed = [*values[: at - FAULT], *moved, *values[at:]]
-                    if self._try({**self.best, FAULTS: changed}):
+                    if self._try({**self.best, FAULTS: [*values[:at], *moved, *values[end:]]}):
                         break
+            at = end
 
     def _try(self, values: Values) -> bool:
         key = repr(values)
@@ -113,10 +112,10 @@ def _without(values: Sequence[int], start: int, end: int) -> Iterator[list[int]]
     yield [*values[:start], *values[end:]]
 
 
-def _size(events: int, values: Values) -> tuple[int, ...]:
-    """Fewer events and things that are not calm, then lower ones, then a shorter tape."""
+def _size(steps: int, values: Values) -> tuple[int, ...]:
+    """Fewer steps and things that are not calm, then lower ones, then a shorter tape."""
     return (
-        events + sum(value > 0 for kind in values.values() for value in kind),
+        steps + sum(value > 0 for kind in values.values() for value in kind),
         sum(sum(kind) for kind in values.values()),
         sum(len(kind) for kind in values.values()),
     )

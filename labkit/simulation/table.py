@@ -1,13 +1,14 @@
 """What the settings promise, beside what many seeds have shown: in the manner of Hermitage.
 
 A row is a delivery level with a write concern, a column an anomaly. Where a cell shows a seed, this
-seed shows the anomaly; where it has a tick, so many seeds were tried in vain.
+seed shows the anomaly; where it has a tick, so many seeds (and states) were tried in vain.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -16,15 +17,20 @@ from msgspec import Struct, structs
 from labkit.experiments.verify.checkers import MEANINGS
 from labkit.ports.broker import DELIVERIES
 from labkit.run.settings import DEFAULTS, WRITE_CONCERNS
-from labkit.simulation.explore import explore
+from labkit.simulation.exhaustive import Proof, counted, search, small
+from labkit.simulation.explore import Explored, explore, quiet, shortest
+from labkit.simulation.saved_tape import SavedTape, command_line
 from labkit.simulation.scenario import Scenario
 
 LIVENESS = "liveness"
 #: The columns, with what each is about.
 ANOMALIES = {
-    **{name: MEANINGS[name] for name in ("C1", "C2", "C3", "C6", "C9", "C10", "C11")},
-    LIVENESS: "all come to rest",
+    name: MEANINGS[name] for name in ("C1", "C2", "C3", "C6", "C9", "C10", "C11", LIVENESS)
 }
+#: Of so many seeds that show an anomaly, the shortest tape is kept.
+SHRUNK = 5
+#: The small case has so many commands.
+SMALL = 2
 #: What each delivery level promises. A write concern takes nothing away: an undone batch is seen,
 #: and made again. Below ``exactly_once`` nothing fences the commit of a zombie, and it may stand in
 #: the log beside that of its successor; ``at_most_once`` loses commands, on which processes wait.
@@ -36,17 +42,31 @@ PROMISED = {
 }
 
 
-class Cell(Struct, frozen=True):
-    """``seed``: the first that shows it; ``tried``: how many could have shown it."""
+class Cell(Struct, frozen=True, omit_defaults=True):
+    """``seed``: the first that shows it; ``tried``: how many could have shown it, and how many
+    ``states`` of a small case. ``tape`` is the shortest one that shows it."""
 
     promised: bool
     tried: int
     seed: int | None = None
+    states: int = 0
+    tape: SavedTape | None = None
+
+    @property
+    def shown(self) -> bool:
+        """Whether anything shows it."""
+        return self.seed is not None or self.tape is not None
 
     @property
     def text(self) -> str:
         """``promised / found``."""
-        found = f"✓ {self.tried:,}" if self.seed is None else f"– seed {self.seed}"
+        return self.said(lambda seed: seed)
+
+    def said(self, linked: Callable[[str], str]) -> str:
+        """The same, with the seed as a link."""
+        found = f"✓ {self.tried:,}" + (f" + {self.states:,}" if self.states else "")
+        if self.shown:
+            found = f"– {linked('a search' if self.seed is None else f'seed {self.seed}')}"
         return f"{'yes' if self.promised else 'no'} / {found if self.tried else 'not tried'}"
 
 
@@ -58,14 +78,19 @@ class Row(Struct, frozen=True):
     default: bool
     cells: dict[str, Cell]
 
+    def file(self, name: str) -> str:
+        """Where the tape of a cell is kept, beside the page."""
+        return f"tapes/{self.delivery}-{self.write_concern}-{name}.json"
+
 
 class Table(Struct):
-    """``seeds`` were tried for each row."""
+    """``seeds`` were tried for each row; ``searched`` is the small case of the states."""
 
-    services: list[str]
-    processes: list[str]
+    scenario: str
     seeds: int
     rows: list[Row] = []
+    searched: str = ""
+    interrupted: bool = False
 
     @property
     def broken(self) -> list[str]:
@@ -74,7 +99,7 @@ class Table(Struct):
             f"{row.delivery} with write concern {row.write_concern}: {name}, seed {cell.seed}"
             for row in self.rows
             for name, cell in row.cells.items()
-            if cell.promised and cell.seed is not None
+            if cell.promised and cell.shown
         ]
 
     @property
@@ -85,25 +110,61 @@ class Table(Struct):
     @property
     def markdown(self) -> str:
         """The table, and how to read it."""
-        names = list(ANOMALIES)
-        lines = [_line(["delivery", "write concern", *names]), _line(["---"] * (2 + len(names)))]
+        return self._markdown(links=False)
+
+    def _markdown(self, links: bool) -> str:
+        heads = ["delivery", "write concern", *ANOMALIES]
+        lines = [line(heads), line(["---"] * len(heads))]
         for row in self.rows:
             star = " \\*" if row.default else ""
-            cells = [row.cells[name].text for name in names]
-            lines.append(_line([f"{row.delivery}{star}", row.write_concern, *cells]))
-        what = ", ".join(f"{name}: {about}" for name, about in ANOMALIES.items())
+            cells = []
+            for name in ANOMALIES:
+                file = row.file(name)
+                cells.append(
+                    row.cells[name].said(lambda seed, f=file: f"[{seed}]({f})" if links else seed)  # type: ignore[misc]
+                )
+            lines.append(line([f"{row.delivery}{star}", row.write_concern, *cells]))
+        states = f", + so many states of {self.searched}" if self.searched else ""
+        what = "\n".join(f"- {name}: {about}" for name, about in ANOMALIES.items())
         return "\n".join(
             [
                 *lines,
                 "",
                 f"\\* the default. A cell says what is promised / what {self.seeds:,} seeds of "
-                f"{', '.join([*self.services, *self.processes])} have shown: ✓ and how many were "
-                f"tried, or – and the first seed that shows the anomaly. {what}.",
+                f"`{self.scenario}` have shown: ✓ and how many were tried{states}; or – and the "
+                "first seed that shows the anomaly. A column is a promise that is broken:",
+                "",
+                what,
             ]
         )
 
+    def save(self, folder: Path) -> None:
+        """The page ``anomalies.md``, and the tapes that it links to."""
+        (folder / "tapes").mkdir(parents=True, exist_ok=True)
+        for row in self.rows:
+            for name, cell in row.cells.items():
+                if cell.tape is not None:
+                    file = folder / row.file(name)
+                    file.write_bytes(msgspec.json.encode(cell.tape) + b"\n")
+        search = " --exhaustive" if self.searched else ""
+        made = f"labkit simulate {self.scenario} --table --seeds {self.seeds}{search} --folder docs"
+        again = f"labkit simulate {self.scenario} --replay docs/tapes/FILE"
+        page = PAGE.format(made=made, again=again, table=self._markdown(links=True))
+        (folder / "anomalies.md").write_text(page, encoding="utf-8")
+
     def _repr_markdown_(self) -> str:
         return self.markdown
+
+
+PAGE = """# Which settings show which anomaly
+
+Made by `{made}`.
+
+A seed links to the shortest tape of those that were shrunk. `{again}` plays it; with `--on-real` on
+real Kafka and MongoDB, too.
+
+{table}
+"""
 
 
 def tabulate(
@@ -112,42 +173,56 @@ def tabulate(
     *,
     report: Callable[[int, int], None] = lambda done, of: None,
     processes: int | None = None,
+    states: int = 0,
+    tapes: bool = False,
 ) -> Table:
-    """Try all seeds with each delivery level and write concern."""
-    found = Table(_named(scenario.services), _named(scenario.processes), len(seeds))
+    """Try all seeds with each delivery level and write concern.
+
+    So many ``states`` of a small case are tried, too; with ``tapes``, each anomaly has its tape.
+    """
+    found = Table(command_line(scenario).strip(), len(seeds))
     settings = list(itertools.product(reversed(DELIVERIES), WRITE_CONCERNS))
     for number, (delivery, concern) in enumerate(settings):
+        mine = structs.replace(scenario, delivery=delivery, write_concern=concern)
         tried = explore(
-            structs.replace(scenario, delivery=delivery, write_concern=concern),
+            mine,
             seeds,
             report=lambda done, of, at=number: report(at * of + done, len(settings) * of),  # type: ignore[misc]
             processes=processes,
             tell=False,
         )
+        proof = search(small(mine, commands=SMALL), most=states) if states else None
+        if proof is not None:
+            found.searched = counted(proof.scenario, kill=proof.kills)
         default = (delivery, concern) == (DEFAULTS.delivery, DEFAULTS.write_concern)
-        cells = dict(_cells(scenario, delivery, tried.seeds, tried.red))
+        cells = dict(_cells(mine, tried, proof, tapes))
         found.rows.append(Row(delivery, concern, default, cells))
-        if tried.interrupted:
+        if tried.interrupted or (proof and proof.interrupted):
+            found.interrupted = True
             break
     return found
 
 
 def _cells(
-    scenario: Scenario, delivery: str, seeds: int, red: dict[int, list[str]]
+    scenario: Scenario, found: Explored, proof: Proof | None, tapes: bool
 ) -> Iterator[tuple[str, Cell]]:
-    restless = sum(LIVENESS in names for names in red.values())
+    restless = sum(LIVENESS in names for names in found.red.values())
+    states = proof.states if proof and proof.good else 0
     for name in ANOMALIES:
         # Who does not come to rest is not looked at any further.
-        tried = seeds if name == LIVENESS else seeds - restless
+        tried = found.seeds if name == LIVENESS else found.seeds - restless
         if name == "C11" and not scenario.processes:
             tried = 0
-        first = min((seed for seed, names in red.items() if name in names), default=None)
-        yield name, Cell(name in PROMISED[delivery], tried, first)
+        seeds = sorted(seed for seed, names in found.red.items() if name in names)
+        tape = None
+        if seeds and tapes:
+            with quiet():
+                tape = shortest(scenario, seeds[:SHRUNK], checker=name, short=0).tape()
+        if not seeds and proof and proof.story and proof.story.checker == name:
+            tape = proof.story.tape()
+        promised = name in PROMISED[scenario.delivery]
+        yield name, Cell(promised, tried, seeds[0] if seeds else None, states, tape)
 
 
-def _named(every: Sequence[Any]) -> list[str]:
-    return [one if isinstance(one, str) else str(one.name) for one in every]
-
-
-def _line(cells: Sequence[str]) -> str:
+def line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"

@@ -26,8 +26,8 @@ def appended(world: World, topic: str, partition: int, offset: int, value: bytes
         return
     name = short(topic)
     what, about = _message(value)
-    place = f"{partition}:{offset}"
-    world.note("append", f"writes {what} to {name} at {place}", about, name)
+    does = "decides:" if name.endswith(".events") else "sends"
+    world.note("append", f"{does} {what} (to {name} {partition}:{offset})", about, name)
 
 
 def fetched(world: World, topic: str, batch: Batch) -> None:
@@ -56,7 +56,8 @@ def ended(world: World, topics: dict[str, list[list[Slot]]], transaction: OpenTr
     done = "is committed" if transaction.state == "committed" else "is undone"
     names = {short(topic) for topic, _ in transaction.wrote}
     other = next(iter(sorted(names)), "")
-    world.note(transaction.state, f"the transaction of {listed(ids)} {done}", about, other)
+    of = f"the transaction of {listed(ids)}" if ids else "an empty transaction"
+    world.note(transaction.state, f"{of} {done}", about, other)
 
 
 def claimed(world: World, checkpoint: Checkpoint) -> None:
@@ -104,7 +105,8 @@ def _message(value: bytes) -> tuple[str, set[str]]:
     if "outcome" in found:
         about = {str(found.get("id")), str(found.get("stream"))}
         versions = f" as version {found.get('last')}" if found.get("events") else ""
-        return f"{found.get('id')} {found['outcome']}{versions}", about
+        why = f": {found['reason']}" if found.get("reason") else ""
+        return f"{found.get('id')} {found['outcome']}{versions}{why}", about
     if isinstance(body := found.get("body"), dict):
         ids = {str(found.get("id"))} | {str(v) for k, v in body.items() if k.endswith("_id")}
         return f"{body.get('type')} {found.get('id')}", ids

@@ -25,7 +25,7 @@ from labkit.simulation.faults import RESTART_SECONDS, Fault, Striker, draw_fault
 from labkit.simulation.fence import fenced
 from labkit.simulation.monitors import FirstBad
 from labkit.simulation.reading import Readers
-from labkit.simulation.scenario import Client, Keeper, Poison, Scenario, calls, sizes
+from labkit.simulation.scenario import Client, Keeper, Poison, Scenario, Sizes, calls, sizes
 from labkit.simulation.stores import SimulatedStore
 from labkit.simulation.tape import Tape
 from labkit.simulation.twins import SimulatedBroker
@@ -109,11 +109,26 @@ class Trial:
 
     def until(self, step: int) -> Lab:
         """The lab as it stands before a step, to be looked into; close it."""
+        self._run_until(step)
+        self.world.end()
+        return self.lab
+
+    def branch(self, step: int) -> Lab:
+        """The same, to be gone on with by hand: all workers are gone, and what they have left open
+        is undone."""
+        self._run_until(step)
+        for life in self.world.lives:
+            if life.role and life.state != "dead":
+                self.world.kill(life)
+        for happening in list(self.world.happenings):
+            happening.action()
+        self.world.end()
+        return self.lab
+
+    def _run_until(self, step: int) -> None:
         self.world.stop_at = step
         with acting(self.world), suppress(Stopped):
             self._run()
-        self.world.end()
-        return self.lab
 
     def _run(self) -> Outcome:
         world = self.world
@@ -128,7 +143,7 @@ class Trial:
                 why = "no liveness: " + self._waiting(served)
         except Stuck as stuck:
             why = f"no liveness: {stuck}"
-        if why and self.at_rest():  # what does not end is judged by C11
+        if why and self._at_rest():  # what does not end is judged by C11
             why = ""
         return self.judged(striker.struck, why)
 
@@ -141,29 +156,16 @@ class Trial:
         self.history.listen(*self.lab.services)
         self.readers = Readers(self.lab, self.world)
         self.clients = self._clients()
-        counts = {
-            "handler": self.sizes.handlers,
-            "projector": self.sizes.projectors,
-            "process": 1,
-            "query": self.sizes.queries,
-        }
-        for role, count in counts.items():
-            for instance in self.lab.instances_of(role):
-                for slot in range(count):
-                    self._restart_worker(Worker(role, instance, slot))
+        for worker in workers(self.lab, self.sizes):
+            self._restart_worker(worker)
 
     def judged(self, struck: list[Fault], why: str = "") -> Outcome:
         """What the checkers say; ``why``: the run did not come to rest."""
-        lab, history, world = self.lab, self.history, self.world
+        world = self.world
         world.recording = False
         verdicts: dict[str, Verdict] = {}
         if not why:
-            while history.hear(0.0):
-                pass
-            history.settle(1.0)
-            adopt_commands(lab, history)
-            evidence = {name: gather(lab, name) for name in lab.services}
-            verdicts = {**check_run(lab, history, evidence), "C10": self.readers.verdict}
+            verdicts = judge(self.lab, self.history, self.readers)
         wrong = ["liveness"] if why else red(verdicts)
         return Outcome(
             self.tape.seed,
@@ -245,7 +247,7 @@ class Trial:
 
     def die(self, life: Life, place: str) -> None:
         """Kill a worker, which is started again later."""
-        self.world.note("fault", f"is killed at {place}", other=place)
+        self.world.note("fault", f"is killed at {place}")
         self.world.kill(life)
         self.parts.pop(life.name, None)
         self._start_later(self._workers[life.name])
@@ -293,29 +295,65 @@ class Trial:
 
     def quiet(self) -> bool:
         """Whether all have come to rest, and no process has more to do."""
-        return self.at_rest() and not any(
-            self.lab.store.find(f"{name}.instances", {"ended": False})
-            for name in self.lab.processes
-        )
+        return self._at_rest() and not running(self.lab)
 
-    def at_rest(self) -> bool:
+    def _at_rest(self) -> bool:
         """Whether all clients are served, nobody is behind, and what can be dropped is."""
         free = self.keeper is None or self.keeper.done
-        return self._served() and free and not any(self._lags().values())
-
-    def _lags(self) -> dict[str, int]:
-        lab = self.lab
-        return {
-            f"{role} of {name}": lab.lag(role, name)
-            for role in ("handler", "projector", "process")
-            for name in lab.instances_of(role)
-        }
+        return self._served() and free and not any(lags(self.lab).values())
 
     def _waiting(self, served: bool) -> str:
-        late = [f"{n} ({lag})" for n, lag in self._lags().items() if lag]
-        late += ["keeper"] if self.keeper is not None and not self.keeper.done else []
-        late += [f"client-{n}" for n, client in enumerate(self.clients) if not client.done]
-        return ", ".join(late) or ("too many steps" if served else "the clients took too long")
+        late = waiting(self.lab, self.clients, self.keeper)
+        return late or ("too many steps" if served else "the clients took too long")
+
+
+def workers(lab: Lab, sizes: Sizes) -> list[Worker]:
+    """Who works from the beginning."""
+    counts = {
+        "handler": sizes.handlers,
+        "projector": sizes.projectors,
+        "process": 1,
+        "query": sizes.queries,
+    }
+    return [
+        Worker(role, instance, slot)
+        for role, count in counts.items()
+        for instance in lab.instances_of(role)
+        for slot in range(count)
+    ]
+
+
+def lags(lab: Lab) -> dict[str, int]:
+    """How much each role has not done yet."""
+    return {
+        f"{role} of {name}": lab.lag(role, name)
+        for role in ("handler", "projector", "process")
+        for name in lab.instances_of(role)
+    }
+
+
+def running(lab: Lab) -> list[str]:
+    """The processes that have more to do."""
+    return [n for n in lab.processes if lab.store.find(f"{n}.instances", {"ended": False})]
+
+
+def waiting(lab: Lab, clients: list[Client], keeper: Keeper | None) -> str:
+    """Who is not done."""
+    late = [f"{name} ({lag})" for name, lag in lags(lab).items() if lag]
+    late += ["keeper"] if keeper is not None and not keeper.done else []
+    late += [f"client-{n}" for n, client in enumerate(clients) if not client.done]
+    return ", ".join(late)
+
+
+def judge(lab: Lab, history: History, readers: Readers, timeout: float = 0.0) -> dict[str, Verdict]:
+    """What the checkers say of a run that has come to rest; on real servers an answer may still be
+    on its way for ``timeout`` seconds."""
+    while history.hear(0.0):
+        pass
+    history.settle(timeout)
+    adopt_commands(lab, history)
+    evidence = {name: gather(lab, name) for name in lab.services}
+    return {**check_run(lab, history, evidence), "C10": readers.verdict}
 
 
 @contextmanager

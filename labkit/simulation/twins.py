@@ -125,8 +125,13 @@ class SimulatedLog(_Reading, MemoryLog):
             return self._broker.is_open(self._id, self._epoch)
 
         if open_still():
-            label = f"the transaction of a dead {self._id} is undone"
+            label = f"the transaction that {self._id} left open is undone"
             self._world.later(label, TRANSACTION_SECONDS, undo, lambda: open_still() or None)
+
+    def close(self) -> None:
+        """What it leaves open ends by the broker's time-out, as if its life had ended."""
+        super().close()
+        self._bequeath_transaction()
 
     def events(self) -> SimulatedSource:
         return SimulatedSource(self._broker, self._events, None)

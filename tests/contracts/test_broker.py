@@ -6,6 +6,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from random import Random
 from typing import Any
 
@@ -286,10 +287,8 @@ def test_a_crash_inside_the_transaction_leaves_nothing(topics: Topics, point: Fa
     assert [(r.offset, r.value) for r in found] == [(kept, b'did:"a"')]
 
 
-def test_the_offsets_of_a_transaction_that_has_not_ended_are_pending(topics: Topics) -> None:
-    """KIP-447: who takes over waits for them, or it would read the same commands again."""
-    if isinstance(topics.broker, MongoBroker):
-        pytest.skip("nobody sees what is in a transaction of MongoDB")
+def after_a_death(topics: Topics) -> tuple[CommandLog, int, int]:
+    """The next owner of a partition whose offset is in a dead owner's open transaction."""
     topics.send("a")
     first = topics.log("handler-0")
     own(first)
@@ -303,8 +302,38 @@ def test_the_offsets_of_a_transaction_that_has_not_ended_are_pending(topics: Top
     until(second, lambda: len(owned) == PARTITIONS, lambda b: owned.update(b.assigned))
     with pytest.raises(Pending):
         second.start(partition)
+    return second, partition, offset
+
+
+def test_the_offsets_of_a_transaction_that_has_not_ended_are_pending(topics: Topics) -> None:
+    """KIP-447: who takes over waits for them, or it would read the same commands again."""
+    if isinstance(topics.broker, MongoBroker):
+        pytest.skip("nobody sees what is in a transaction of MongoDB")
+    second, partition, offset = after_a_death(topics)
     topics.log("handler-0").close()  # takes the transactional id over: what was open is undone
     assert second.start(partition) == offset
+
+
+@pytest.mark.slow  # until Kafka's time-out
+def test_a_transaction_that_nobody_ends_is_over_after_a_while(topics: Topics) -> None:
+    """Its owner is dead, and nobody takes its id over."""
+    if isinstance(topics.broker, MongoBroker):
+        pytest.skip("nobody waits for a transaction of MongoDB")
+    second, partition, offset = after_a_death(topics)
+    if isinstance(topics.broker, MemoryBroker):
+        topics.broker.expire()
+    started: list[int] = []
+
+    def start(_: Batch) -> None:
+        with suppress(Pending):
+            started.append(second.start(partition))
+
+    until(second, lambda: bool(started), start)
+    assert started == [offset]
+    (again,) = [b for b in gather(second, 1) if b.records]
+    assert [r.offset for r in again.records] == [offset]
+    second.commit(again, echo(again))
+    assert [r.value for r in everything(topics, topics.events, 1)] == [b'did:"a"']
 
 
 def test_the_first_fence_stops_a_zombie(topics: Topics) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -81,6 +83,30 @@ def test_a_zombie_of_an_older_epoch_is_fenced(store: Store) -> None:
     with pytest.raises(Fenced):
         store.advance("checkpoints", [(old, moved(old, position=1))], Writes())
     store.advance("checkpoints", [(new, moved(new, position=1))], Writes())
+
+
+def test_of_two_that_move_on_at_once_one_wins(store: Store) -> None:
+    """Whoever meets the other in mid-transaction has a conflict; who comes later is fenced."""
+    at = store.claim("checkpoints", "p:0")
+    for turn in range(10):
+        to, both = moved(at, position=turn + 1), Barrier(2)
+        start = both.wait
+
+        def move(who: str, old: Checkpoint = at, new: Checkpoint = to, ready: Any = start) -> bool:
+            ready()
+            writes = Writes({"docs": [{"_id": f"{who}{new.position}"}]})
+            try:
+                store.advance("checkpoints", [(old, new)], writes)
+            except (Fenced, Conflict):
+                return False
+            return True
+
+        with ThreadPoolExecutor(2) as pool:
+            won = dict(zip("ab", pool.map(move, "ab"), strict=True))
+        assert sorted(won.values()) == [False, True]
+        names = [f"{who}{to.position}" for who in "ab"]
+        assert list(store.load("docs", names)) == [f"{w}{to.position}" for w in won if won[w]]
+        at = to
 
 
 def test_a_duplicate_insert_undoes_all(store: Store) -> None:

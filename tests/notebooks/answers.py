@@ -20,6 +20,7 @@ from tests.notebooks.findings import (
     projections,
     queries,
     reading_your_own_writes,
+    simulate_and_shrink,
     streams,
     the_event_log,
     throughput,
@@ -127,8 +128,16 @@ WRONG: dict[str, list[Edit]] = {
         (STUB, "best = max(", "best = [6] or max("),
         (SOLUTION, "fit(theirs).law.peak", "fit(theirs).law.rate"),
     ],
+    simulate_and_shrink.NAME: [
+        (SOLUTION, 'stop_part(lab, "handler")', "work(lab)"),
+        # Nothing was saved: a handler that dies so early leaves its ids in the log alone.
+        (STUB, "work(lab)  # decides, and saves the state", "lab.handler.step(1)"),
+        # Fails with the mended code, too; passes always; is about another command.
+        (SOLUTION, "return once(order, id)", "return not once(order, id)"),
+        (SOLUTION, "return once(order, id)", "return True"),
+        (SOLUTION, "return once(order, id)", "return once(order, new_id())"),
+    ],
 }
-
 RIGHT: dict[str, list[Edit]] = {
     START: [(SOLUTION, "new_id()  # once", 'f"pay {order_id}"  # once')],
     STEPS: [
@@ -139,7 +148,9 @@ RIGHT: dict[str, list[Edit]] = {
     the_event_log.NAME: [
         (SOLUTION, "low, first_rich = 1, DEPOSITS + 1", "low, first_rich = 1, 1_000")
     ],
-    handlers_under_stress.NAME: [(SOLUTION, "for _ in range(2)", "lab.replay(order)\nwork(lab)\nfor _ in (1, 2)")],
+    handlers_under_stress.NAME: [
+        (SOLUTION, "for _ in range(2)", "lab.replay(order)\nwork(lab)\nfor _ in (1, 2)")
+    ],
     projections.NAME: [(SOLUTION, ">= 3", "> 2")],
     queries.NAME: [(SOLUTION, "while page.cursor", "while len(page.rows) == 2")],
     reading_your_own_writes.NAME: [
@@ -154,6 +165,13 @@ RIGHT: dict[str, list[Edit]] = {
     throughput.NAME: [
         (STUB, "best = max(", "best = 6 or max("),
         (STUB, "best = max(", "best = 7 or max("),
+    ],
+    simulate_and_shrink.NAME: [
+        (
+            SOLUTION,
+            'stop_part(lab, "handler")',
+            'lab.handler.flush()\n    stop_part(lab, "handler")',
+        ),
     ],
 }
 

@@ -19,6 +19,7 @@ from tests.notebooks.findings import (
     projections,
     queries,
     reading_your_own_writes,
+    simulate_and_shrink,
     streams,
     the_event_log,
     throughput,
@@ -36,6 +37,7 @@ MORE = [
     streams,
     consistency_lag,
     throughput,
+    simulate_and_shrink,
 ]
 NAMES = [START, STEPS, *(one.NAME for one in MORE)]
 
@@ -48,7 +50,10 @@ SMALLER = {
     consistency_lag.NAME: "SECONDS = 6",
     throughput.NAME: "SIZES, COMMANDS, ROUNDS, WORKERS = (1_000,), 600, 2, ()\n"
     "LOADS, SECONDS = (0.05,), 4",
+    simulate_and_shrink.NAME: "SEEDS, TRIED, ROW = 100, 30, 20",
 }
+#: Those that measure nothing: no test needs more of them in memory either.
+SMALLER_IN_MEMORY = {simulate_and_shrink.NAME}
 
 # --- running a notebook
 
@@ -83,7 +88,8 @@ def run(
     settings = {"resources": {"metadata": {"path": str(FOLDER)}}, "timeout": CELL_SECONDS}
     with testbook(notebook, execute=False, **settings) as book:
         book.inject(planted or "pass", after=after, run=False)
-        smaller = SMALLER.get(name, "") if backend == "kafka" else ""
+        small = backend == "kafka" or name in SMALLER_IN_MEMORY
+        smaller = SMALLER.get(name, "") if small else ""
         book.inject(f"BACKEND = {backend!r}\n{smaller}", after="parameters", run=False)
         # testbook(execute=True) would leak the kernel when a cell fails.
         book.execute()

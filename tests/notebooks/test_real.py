@@ -19,6 +19,7 @@ from labkit.services.orders import PlaceOrder
 from tests.notebooks.findings import (
     consistency_lag,
     reading_your_own_writes,
+    simulate_and_shrink,
     streams,
     the_event_log,
     throughput,
@@ -29,12 +30,14 @@ pytestmark = pytest.mark.servers
 
 #: Long measurements, which others on the machine disturb: so many tries.
 LONG = {consistency_lag.NAME: 3, throughput.NAME: 3}
+#: Only its first section is about servers.
+SLOW = LONG | {simulate_and_shrink.NAME: 1}
 #: kafka-python sometimes rebalances a group by itself, in the middle of what a cell shows.
 TRIES = LONG | {the_event_log.NAME: 3}
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] if n in LONG else []) for n in NAMES]
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in NAMES]
 )
 def test_findings_on_real_servers(name: str, servers: stack.Servers) -> None:
     for _ in range(TRIES.get(name, 1)):

@@ -20,7 +20,7 @@ from labkit.lab import Lab
 from labkit.messages import Command
 from labkit.read.standard import ById
 from labkit.run import references
-from labkit.service import KeyedView, Service, View
+from labkit.service import Service, View
 from labkit.services import BENCHED
 
 
@@ -71,9 +71,8 @@ class Subject(Struct, frozen=True):
     @property
     def first_view(self) -> View:
         """The first view with a document for each stream. Raises ``UsageError`` without one."""
-        for view in self.service.views:
-            if not isinstance(view, KeyedView):
-                return view
+        if (view := self.service.first_view) is not None:
+            return view
         raise UsageError(
             f"service {self.name!r} has no view with a document for each stream; the bench "
             f"{self.chosen.bench!r} reads such documents"

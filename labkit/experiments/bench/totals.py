@@ -19,7 +19,7 @@ from labkit.experiments.bench.decided import DecidedStreams
 from labkit.lab import Lab
 from labkit.messages import Command, Document
 from labkit.read.projection import streams_of
-from labkit.service import KeyedView, Service
+from labkit.service import Service
 
 #: Commands whose streams are kept at a time.
 PART = 200_000
@@ -54,7 +54,7 @@ def expected(service: Service, commands: Callable[[], Iterable[Command]], count:
 
 def _documents(service: Service, commands: Iterable[Command]) -> dict[str, Document]:
     """The documents of the first view by stream; without such a view they hold versions alone."""
-    view = next((view for view in service.views if not isinstance(view, KeyedView)), None)
+    view = service.first_view
     found: dict[str, Document] = {}
     rules = DecidedStreams(service)
     for taken in filter(None, map(rules.take, commands)):

@@ -8,18 +8,10 @@ A :class:`History` (``history.py``) records every operation as invoked -> ok, fa
     history.settle(timeout=30)
     verdicts = check_all(lab, history)             # at quiet: nothing is under way any more
 
-==========  =========================================================================
-C1          lost write: what was acknowledged is decided, what was accepted is visible
-C2          duplicate: one effect a command id, one answer to all who asked
-C3          aborted read: nobody was told what an aborted transaction had written
-C6          versions: 1..n without gap; of two writers with one expected version one wins
-C9          views: equal to what ``Service.model`` makes of commands and replies, and of the ids
-            of commands without a reply; without a model the verdict is unknown
-C10         sessions: own writes, and never back (``bench/sessions.py``)
-invariants  ``Service.invariants`` hold of every state
-C7, C8      ``Service.audits``, under the names that the service gives them
-C11         each process between streams ends, and ``Process.audit`` finds nothing
-==========  =========================================================================
+``MEANINGS`` says what each of them looks after. C7 and C8 are ``Service.audits``, under the names
+that the service gives them. C9 compares with what ``Service.model`` makes of commands and replies,
+and of the ids of commands without a reply; without a model the verdict is unknown. C10 is of
+``bench/sessions.py``.
 """
 
 from __future__ import annotations
@@ -39,16 +31,18 @@ from labkit.experiments.verify.versions import versions
 from labkit.lab import Lab
 from labkit.service import Operation, Service
 
-#: What each checker stands for, in a few words.
+#: What each checker looks after, as a promise that a violation breaks; the last one is the
+#: simulator's.
 MEANINGS = {
-    "C1": "no write is lost",
-    "C2": "nothing takes effect twice",
-    "C3": "nothing aborted was seen",
-    "C6": "versions without gap, one winner",
-    "C9": "views equal a reference model",
-    "C10": "readers see what they were promised",
-    "C11": "processes end, and compensate once",
+    "C1": "what was acknowledged is decided, and what was accepted is shown",
+    "C2": "a command id has one effect and one answer",
+    "C3": "nobody is told what a transaction took back",
+    "C6": "the versions of a stream are 1, 2, 3, ... and each is made once",
+    "C9": "a view shows what the commands made, no more and no less",
+    "C10": "a reader sees what its own writes, its session or the log make it see",
+    "C11": "a process that began comes to its end, and compensates once",
     "invariants": "every state is a valid one",
+    "liveness": "once nothing goes wrong any more, all come to rest",
 }
 
 

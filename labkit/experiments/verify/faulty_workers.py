@@ -25,8 +25,9 @@ PAUSED_SECONDS = 30.0
 class FaultyWorker:
     """An additional worker: it joins at a share of the run, its fault strikes, it recovers, leaves.
 
-    ``blow`` is SIGKILL (the worker is started again, as by its supervisor), SIGSTOP (it is resumed
-    when its session has expired and others own its partitions) or ``None``.
+    ``blow`` is SIGKILL or SIGTERM (the worker is started again, as by its supervisor), SIGSTOP (it
+    is resumed when its session has expired and others own its partitions) or ``None``. Workers with
+    the same ``mark`` share one fault: it strikes the first of them that comes there.
     """
 
     def __init__(
@@ -37,8 +38,10 @@ class FaultyWorker:
         blow: signal.Signals | None = None,
         at: Failpoint | None = None,
         passes: int = 3,
+        mark: str = "",
     ) -> None:
         self.worker = worker
+        self.mark = mark or worker.name
         self.story: list[str] = []
         self._joins, self._leaves = joins, leaves
         self._blow, self._at, self._passes = blow, at, passes
@@ -53,11 +56,14 @@ class FaultyWorker:
                 self._start(lab, folder, armed=True)
             return
         if self._process.poll() is not None:
-            if self._blow is signal.SIGKILL and self._mark(folder).exists():
+            if self._fell(folder):
                 self.struck = True
-                self.story.append(f"pid {self._process.pid} was killed at {self._at}")
+                did = "killed" if self._blow is signal.SIGKILL else "told to leave"
+                self.story.append(f"pid {self._process.pid} was {did} at {self._at}")
             else:
                 self.story.append(f"pid {self._process.pid} ended with {self._process.returncode}")
+            assert self._process.stdin is not None
+            self._process.stdin.close()
             self._start(lab, folder, armed=False)
         elif self._stopped is None and self._blow is signal.SIGSTOP and self._sleeps():
             self.struck = True
@@ -77,8 +83,11 @@ class FaultyWorker:
     @property
     def over(self) -> bool:
         """Whether its fault has struck, and it runs again."""
-        paused = self._stopped is not None and self._stopped[0] > 0
-        return bool(self.story) and (self._blow is None or (self.struck and not paused))
+        return bool(self.story) and (self._blow is None or (self.struck and not self.paused))
+
+    @property
+    def paused(self) -> bool:
+        return self._stopped is not None and self._stopped[0] > 0
 
     @property
     def done(self) -> bool:
@@ -123,7 +132,14 @@ class FaultyWorker:
         self.story.append(f"pid {process.pid} left")
 
     def _mark(self, folder: Path) -> Path:
-        return folder / f"{self.worker.name}.hit"
+        return folder / f"{self.mark}.hit"
+
+    def _fell(self, folder: Path) -> bool:
+        """Whether its fault has ended the process."""
+        assert self._process is not None
+        ends = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 0}
+        fatal = self._blow in ends and self._process.returncode == ends[self._blow]
+        return fatal and not self.struck and self._mark(folder).exists()
 
     def _sleeps(self) -> bool:
         assert self._process is not None

@@ -49,6 +49,8 @@ from labkit.ports.store import Checkpoint, Writes
 
 #: A process dies with this many commands in its outbox: one of them takes effect again.
 IN_ITS_HANDS = 5
+#: So begins the name of a bug of the simulator.
+SIMULATED = "simulated:"
 
 
 def no_dedupe() -> None:
@@ -289,8 +291,16 @@ PLANTS: dict[str, Callable[[], None]] = {
 
 
 def plant_from_environment() -> None:
-    """Plant the bugs that ``LABKIT_PLANT`` names; raises ``UsageError`` for an unknown name."""
+    """Plant the bugs that ``LABKIT_PLANT`` names; raises ``UsageError`` for an unknown name.
+
+    Those of the simulator begin with ``simulated:``.
+    """
     for name in filter(None, os.environ.get("LABKIT_PLANT", "").split(",")):
+        if name.startswith(SIMULATED):
+            from labkit.simulation.ladder import in_worker
+
+            in_worker(name.removeprefix(SIMULATED))()
+            continue
         if name not in PLANTS:
             raise UsageError(f"LABKIT_PLANT must be of {', '.join(PLANTS)}, got {name!r}")
         PLANTS[name]()
@@ -301,6 +311,7 @@ __all__ = [
     "HELD_SECONDS",
     "PLANTS",
     "REPAIRED",
+    "SIMULATED",
     "deaf_cache",
     "marks",
     "no_wait",

@@ -69,8 +69,8 @@ A_STAGE_IS_MISSING = """
 _stages = consistency.stages
 def without_waiting(commands):
     found = _stages(commands)
-    found["sent → polled"] = 0.0
-    return found
+    longest = found[list(consistency.STAGES)].mean().idxmax()  # another on each machine
+    return found.assign(**{longest: 0.0})
 consistency.stages = without_waiting
 """
 
