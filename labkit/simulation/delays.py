@@ -89,7 +89,9 @@ def search(
     scenario = fitting(scenario, plant)
     found = Bounded(scenario, delays, plant=plant or "")
     began = time.monotonic()
-    faults = _faults()
+    with quiet(), planted(plant):
+        calm = Trial(scenario, Tape(0, {WORKLOAD: workload_of(scenario)})).run()
+    faults = _faults(calm.steps)
     work = partial(_try_some, scenario, delays, plant)
     red: Values | None = None
     try:
@@ -127,9 +129,11 @@ def _how(scenario: Scenario, delays: int) -> str:
     return f" one --exhaustive --delays {delays} {sizes}"
 
 
-def _faults() -> list[list[int]]:
-    """None; and each, as the tape has it: one more, its kind, at no failpoint, which, how often."""
-    struck = [[1, KINDS.index(kind), 1, 0, n] for kind in STRUCK for n in range(EFFECTS)]
+def _faults(steps: int) -> list[list[int]]:
+    """None; and each that may strike in so many steps, as the tape has it: one more, its kind, at
+    no failpoint, which, how often."""
+    effects = range(min(steps, EFFECTS))
+    struck = [[1, KINDS.index(kind), 1, 0, n] for kind in STRUCK for n in effects]
     unanswered = range(len(UNANSWERED))
     unknown = [
         [1, KINDS.index(kind), 0, place, n]
