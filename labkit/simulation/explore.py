@@ -116,13 +116,13 @@ def explore(
     *,
     plant: str | None = None,
     report: Report = lambda done, of: None,
-    stop_at_first: bool = False,
+    stop_after: int | None = None,
     processes: int | None = None,
     tell: bool = True,
 ) -> Explored:
     """Try all seeds; what was found so far is kept if it is interrupted.
 
-    ``tell``: make a story of what went wrong.
+    It ends when ``stop_after`` seeds went wrong. ``tell``: make a story, a short one if it can be.
     """
     scenario = fitting(scenario, plant)
     wanted = list(seeds)
@@ -134,7 +134,7 @@ def explore(
             for done in results:
                 _add(found, done)
                 report(found.seeds, len(wanted))
-                if done.red and stop_at_first:
+                if len(found.red) == stop_after:
                     break
     except KeyboardInterrupt:
         found.interrupted = True
@@ -305,7 +305,7 @@ def simulate(
     progress: bool = True,
     **sizes: Any,
 ) -> Explored:
-    """Try so many seeds of a scenario, and tell the story of the first that goes wrong.
+    """Try so many seeds of a scenario, until a few went wrong, and tell a short story of these.
 
     ``services`` as in ``Lab``: names, references or objects; ``sizes`` are those of ``Scenario``
     (``commands``, ``handlers``, ...).
@@ -319,4 +319,4 @@ def simulate(
             if bar is not None:
                 bar.update(1)
 
-        return explore(scenario, range(seeds), plant=plant, report=report, stop_at_first=True)
+        return explore(scenario, range(seeds), plant=plant, report=report, stop_after=TOLD)

@@ -34,7 +34,7 @@ def findings(book: TestbookNotebookClient) -> dict[str, bool]:
         and book.value("[side.names for side in story.sides]") == [["first", "second"]],
         ONE: book.value("[event.text[:9] for event in faults]") == ["is killed"],
         SAVED: book.value("[known[:2] for known in state['seen'].iloc[-1]]")
-        == [["c4", "accepted"]],
+        == [["c1", "accepted"]],
         SUCCESSOR: book.value("[[row[1] for row in rows] for rows in (wrong, right)]")
         == [["refused"], ["repeated"]],
         MENDED: book.value("mended.good and others.good"),
