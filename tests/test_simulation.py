@@ -24,6 +24,7 @@ from labkit.run.wiring import Parts
 from labkit.run.worker import Worker
 from labkit.simulation.climb import Rung, climb
 from labkit.simulation.explore import SHORT, Explored, explore, quiet, replay, told, try_one
+from labkit.simulation.faults import draw_faults
 from labkit.simulation.fence import fenced
 from labkit.simulation.ladder import BUGS, fitting, planted
 from labkit.simulation.reason import sides
@@ -340,6 +341,34 @@ def test_shrinking_keeps_what_is_needed() -> None:
     values = {FAULTS: [4, 9, 3], SCHEDULE: [2, 5, 1, 0, 1, 3], WORKLOAD: [1, 2, 3], READS: [4]}
     best = Shrinker(values, play).run()
     assert best == {FAULTS: [0, 3], SCHEDULE: [1], WORKLOAD: [], READS: []}
+
+
+def test_fewer_steps_are_better_than_fewer_decisions() -> None:
+    """A schedule of one decision makes a long story, one of two a short one."""
+
+    def play(values: Values) -> Played | None:
+        steps = {(1,): 30, (1, 1): 5}.get(tuple(values[SCHEDULE]))
+        return (steps, values) if steps else None
+
+    values = {FAULTS: [], SCHEDULE: [1, 1], WORKLOAD: [], READS: []}
+    assert Shrinker(values, play).run()[SCHEDULE] == [1, 1]
+
+
+def test_a_fault_at_any_effect_is_moved_to_a_failpoint() -> None:
+    def play(values: Values) -> Played | None:
+        one, _, unnamed, failpoint = (*values[FAULTS], 0, 0, 0, 0)[:4]
+        steps = 30 if unnamed else 5 if failpoint == 3 else 0
+        return (steps, values) if one and steps else None
+
+    values = {FAULTS: [1, 2, 1, 0, 400], SCHEDULE: [], WORKLOAD: [], READS: []}
+    assert Shrinker(values, play).run()[FAULTS] == [1, 0, 0, 3]
+
+
+def test_faults_strike_early_mostly_and_late_too() -> None:
+    numbers = [f.number for seed in range(2_000) for f in draw_faults(Tape(seed)) if not f.place]
+    early, late = (sum(low < n <= high for n in numbers) for low, high in ((0, 10), (200, 600)))
+    assert 0.3 < early / len(numbers) < 0.5
+    assert 0.1 < late / len(numbers) < 0.3
 
 
 # --- the command line

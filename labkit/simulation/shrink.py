@@ -39,6 +39,7 @@ class Shrinker:
 
     def run(self) -> Values:
         """The smallest tape that was found."""
+        self._try(self.best)
         before: tuple[int, ...] = ()
         while before != self._size and self.runs < self._budget:
             before = self._size
