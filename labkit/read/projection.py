@@ -95,17 +95,19 @@ class ServiceProjection:
             at = At(commit.stream, version, partition)
             kept = lend(event) if self._changeable else b""
             for collection, view in self._looked_up:
-                found += [(collection, id) for id in view.keys(event, at)]
+                # Each id once: a generator without an end takes no memory until it is stopped.
+                found += [(collection, id) for id in dict.fromkeys(view.keys(event, at))]
                 if kept:
                     given_back(event, kept, view.keys)
         return found
 
     def apply(self, commit: Commit[Any], docs: UnitOfWork, fetched: int, now: int) -> None:
-        self._show(commit, docs)
-        streams, stream = docs[self.streams], commit.stream
-        if (document := streams.get(stream)) is None:
-            streams.add({"_id": stream, "version": 0})
-        elif self._by_stream and fetched:
+        document = self._show(commit, docs)
+        if document is None:
+            seen = docs[self.streams]
+            if seen.get(commit.stream) is None:
+                seen.add({"_id": commit.stream, "version": 0})
+        elif fetched:
             document["trace"] = {
                 "id": commit.id,
                 "partition": commit.partition,
@@ -118,22 +120,25 @@ class ServiceProjection:
                 "applied": now,
             }
 
-    def _shown(self, commit: Commit[Any], docs: UnitOfWork) -> None:
+    def _shown(self, commit: Commit[Any], docs: UnitOfWork) -> Document | None:
+        """The stream's document in the first view that has one."""
         stream, document = commit.stream, None
         for version, event in enumerate(commit.events, commit.first):
-            kept = lend(event) if self._changeable else b""
-            for number, (collection, view) in enumerate(self._by_stream):
+            kept, document = lend(event) if self._changeable else b"", None
+            for collection, view in self._by_stream:
                 # A method is looked up at each call: in a notebook it may be mended meanwhile.
                 after = _folded(view, stream, event, docs[collection])
                 if kept:
                     given_back(event, kept, view.apply)
-                document = document if number else after
+                if document is None:
+                    document = after
             if self._keyed:
                 at = At(stream, version, commit.partition, document)
                 for collection, keyed in self._keyed:
                     keyed.change(docs[collection], event, at)
                     if kept:
                         given_back(event, kept, keyed.change)
+        return document
 
 
 def streams_of(service: Service) -> str:
