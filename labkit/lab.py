@@ -486,7 +486,10 @@ class Lab:
         where = Serving(self.store).collection(streams_of(self.of.service(name)))
         document = self.store.load(where, [stream]).get(stream)
         if document is None or "trace" not in document:
-            raise UsageError(f"the view holds no {stream!r}; has its projector run?")
+            raise UsageError(
+                f"the view holds no {stream!r} with a trace; has its projector run since the last "
+                "rebuild?"
+            )
         sent, made = self.peek(f"{name}.commands")[0], self.peek(f"{name}.events")[0]
         return Film(Trace.of(name, document, sent, made, self.partitions))
 

@@ -230,7 +230,7 @@ raise ZeroDivisionError("a cell fails")
         env=os.environ | proxies | {"no_proxy": ""},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=False,
     )
     assert done.stdout.split() == ["200"], done.stderr

@@ -6,14 +6,13 @@ for each partition.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from functools import wraps
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 from labkit.messages import Commit, Document
 from labkit.read.unit_of_work import Collection, UnitOfWork
-from labkit.service import At, Documents, KeyedView, Service, View
-from labkit.service.guard import guarded
+from labkit.service import At, KeyedView, Service, View
+from labkit.service.guard import changeable, given_back, guarded, lend
 
 #: Collection -> its indexes, each a list of (field, direction).
 Indexes = dict[str, list[list[tuple[str, int]]]]
@@ -43,7 +42,11 @@ class Projection(Protocol):
         """The (collection, id) that ``apply`` will ask for, besides the stream's own document."""
 
     def apply(self, commit: Commit[Any], docs: UnitOfWork, fetched: int, now: int) -> None:
-        """Change the documents. The projector has checked the version and will note the new one."""
+        """Change the documents. The projector has checked the version and will note the new one.
+
+        ``fetched`` and ``now`` are monotonic nanoseconds; ``fetched`` is 0 where a view is built
+        anew, which nobody sees yet.
+        """
 
 
 class Dispatch(Protocol):
@@ -68,48 +71,43 @@ class ServiceProjection:
     def __init__(self, service: Service) -> None:
         self.name = service.view
         self.streams = streams_of(service)
+        keyed = [(service.collection(v), v) for v in service.views if isinstance(v, KeyedView)]
+        self._keyed = keyed
         self._by_stream = [
-            (service.collection(v), _guarded_apply(v, service.any_event))
-            for v in service.views
-            if not isinstance(v, KeyedView)
+            (service.collection(v), v) for v in service.views if not isinstance(v, KeyedView)
         ]
-        keyed = [view for view in service.views if isinstance(view, KeyedView)]
-        self._keyed = [
-            (service.collection(v), _guarded_change(v, service.any_event)) for v in keyed
-        ]
-        self._looked_up = [
-            (service.collection(v), _guarded_keys(v, service.any_event))
-            for v in keyed
-            if type(v).keys is not KeyedView.keys
-        ]
+        self._looked_up = [(c, v) for c, v in keyed if type(v).keys is not KeyedView.keys]
+        self._changeable = changeable(service.any_event)
+        self._show = guarded(self._shown)
+        self._touch = guarded(self._touched)
         self.indexes: Indexes = {service.collection(v): _indexes(v) for v in service.views}
         self.indexes.setdefault(self.streams, [])
 
     def touches(self, commit: Commit[Any], partition: int) -> Iterable[tuple[str, str]]:
-        touched = [
-            (collection, id)
-            for collection, keys in self._looked_up
-            for version, event in enumerate(commit.events, commit.first)
-            for id in keys(event, At(commit.stream, version, partition))
-        ]
+        touched = self._touch(commit, partition) if self._looked_up else []
         if commit.first > 1:
             touched += [(collection, commit.stream) for collection, _ in self._by_stream[1:]]
         return touched
 
-    def apply(self, commit: Commit[Any], docs: UnitOfWork, fetched: int, now: int) -> None:
-        stream = commit.stream
-        streams = docs[self.streams]
+    def _touched(self, commit: Commit[Any], partition: int) -> list[tuple[str, str]]:
+        found: list[tuple[str, str]] = []
         for version, event in enumerate(commit.events, commit.first):
-            for collection, apply in self._by_stream:
-                _fold(apply, stream, event, docs[collection])
-            if self._keyed:
-                document = streams.get(stream) if self._by_stream else None
-                at = At(stream, version, commit.partition, document)
-                for collection, change in self._keyed:
-                    change(docs[collection], event, at)
-        if (document := streams.get(stream)) is None:
-            streams.add({"_id": stream, "version": 0})
-        elif self._by_stream:
+            at = At(commit.stream, version, partition)
+            kept = lend(event) if self._changeable else b""
+            for collection, view in self._looked_up:
+                # Each id once: a generator without an end takes no memory until it is stopped.
+                found += [(collection, id) for id in dict.fromkeys(view.keys(event, at))]
+                if kept:
+                    given_back(event, kept, view.keys)
+        return found
+
+    def apply(self, commit: Commit[Any], docs: UnitOfWork, fetched: int, now: int) -> None:
+        document = self._show(commit, docs)
+        if document is None:
+            seen = docs[self.streams]
+            if seen.get(commit.stream) is None:
+                seen.add({"_id": commit.stream, "version": 0})
+        elif fetched:
             document["trace"] = {
                 "id": commit.id,
                 "partition": commit.partition,
@@ -122,6 +120,26 @@ class ServiceProjection:
                 "applied": now,
             }
 
+    def _shown(self, commit: Commit[Any], docs: UnitOfWork) -> Document | None:
+        """The stream's document in the first view that has one."""
+        stream, document = commit.stream, None
+        for version, event in enumerate(commit.events, commit.first):
+            kept, document = lend(event) if self._changeable else b"", None
+            for collection, view in self._by_stream:
+                # A method is looked up at each call: in a notebook it may be mended meanwhile.
+                after = _folded(view, stream, event, docs[collection])
+                if kept:
+                    given_back(event, kept, view.apply)
+                if document is None:
+                    document = after
+            if self._keyed:
+                at = At(stream, version, commit.partition, document)
+                for collection, keyed in self._keyed:
+                    keyed.change(docs[collection], event, at)
+                    if kept:
+                        given_back(event, kept, keyed.change)
+        return document
+
 
 def streams_of(service: Service) -> str:
     """The collection that holds the version of each stream."""
@@ -129,44 +147,16 @@ def streams_of(service: Service) -> str:
     return service.collection(first) if first is not None else f"{service.view}.seen"
 
 
-def _fold(
-    apply: Callable[[Any, Any], Document], stream: str, event: Any, documents: Collection
-) -> None:
+def _folded(view: View, stream: str, event: Any, documents: Collection) -> Document:
+    """The stream's document in a view, after an event."""
     before = documents.get(stream)
-    after = apply(before, event)
+    after = view.apply(before, event)
     if after is before and before is not None:
-        return
+        return before
     if not isinstance(after, dict):
-        raise TypeError(f"{apply.__qualname__} must give a document, got {after!r:.100}")
+        raise TypeError(f"{view.apply.__qualname__} must give a document, got {after!r:.100}")
     version = before["version"] if before else 0
-    documents.add({**after, "_id": stream, "version": version})
-
-
-# A method of a view is looked up at each call: in a notebook it may be mended meanwhile.
-
-
-def _guarded_apply(view: View, events: Any) -> Callable[[Document | None, Any], Document]:
-    @wraps(view.apply)
-    def apply(document: Document | None, event: Any) -> Document:
-        return view.apply(document, event)
-
-    return guarded(apply, None, events)
-
-
-def _guarded_change(view: KeyedView, events: Any) -> Callable[[Documents, Any, At], None]:
-    @wraps(view.change)
-    def change(documents: Documents, event: Any, at: At) -> None:
-        view.change(documents, event, at)
-
-    return guarded(change, None, events)
-
-
-def _guarded_keys(view: KeyedView, events: Any) -> Callable[[Any, At], list[str]]:
-    @wraps(view.keys)
-    def keys(event: Any, at: At) -> list[str]:
-        return list(view.keys(event, at))
-
-    return guarded(keys, events)
+    return documents.add({**after, "_id": stream, "version": version})
 
 
 def _indexes(view: View) -> list[list[tuple[str, int]]]:

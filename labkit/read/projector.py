@@ -45,7 +45,8 @@ class Projector(CrashOnly):
     """Runs one projection over the events of one service.
 
     With ``outbox`` it sends what the projection left there; with ``refusals`` the projection is
-    told of refused and dropped commands too. ``generation`` is that of the documents it writes.
+    told of refused and dropped commands too. ``generation`` is that of the documents it writes;
+    ``live`` says that somebody sees them.
     """
 
     def __init__(
@@ -61,9 +62,11 @@ class Projector(CrashOnly):
         outbox: Dispatch | None = None,
         refusals: bool = False,
         generation: int = 0,
+        live: bool = True,
     ) -> None:
         self.projection = projection
         self.generation = generation
+        self.live = live
         self.name = named(projection.name, generation)
         self._codec = codec
         self._source = source
@@ -230,7 +233,7 @@ class Projector(CrashOnly):
 
         def fill(transaction: Transaction, trust: bool) -> None:
             transaction.load(part, trust=trust)
-            transaction.take(part, fetched)
+            transaction.take(part, fetched if self.live else 0)
 
         applied, letters = 0, list[Document]()
         parts = [entries]

@@ -121,6 +121,7 @@ class Rebuild:
             moves += [(at, structs.replace(at, epoch=at.epoch + 1)) for at in held]
             try:
                 self._store.advance(self._checkpoints, moves, Writes())
+                self._projector.live = True
                 return
             except (Fenced, Conflict):
                 self._check_alone()

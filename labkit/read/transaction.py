@@ -82,15 +82,16 @@ class Transaction:
         """Load what ``entries`` will change; ``trust``: a stream's first commit needs no look-up,
         since its document is new."""
         wanted: list[tuple[str, str]] = []
+        touches, parked = self._projection.touches, self.owned.parked
         for entry in entries:
             commit, partition = entry.commit, entry.record.partition
-            if entry.stream in self.owned.parked[partition]:
+            if entry.stream in parked[partition]:
                 wanted.append((self._letters, entry.stream))
             if commit is None:
                 continue
-            if self._concerns(commit):
+            if commit.events or self._concerns(commit):
                 try:
-                    wanted += self._projection.touches(commit, partition)
+                    wanted += touches(commit, partition)
                 except Exception as error:
                     raise Poison(said(error), entry) from error
             if commit.first > 1 or not commit.events or not trust:

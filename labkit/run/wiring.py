@@ -92,7 +92,13 @@ class Parts:
         return self._projector(worker.service, self.run.serving(worker.service), group)
 
     def _projector(
-        self, service: str, generation: int, group: str | None, batch_size: int = 4_000
+        self,
+        service: str,
+        generation: int,
+        group: str | None,
+        batch_size: int = 4_000,
+        *,
+        live: bool = True,
     ) -> Projector:
         """Of a service's views: as a member of a group, or in none."""
         return Projector(
@@ -104,6 +110,7 @@ class Parts:
             self.world.clock,
             batch_size=batch_size,
             generation=generation,
+            live=live,
         )
 
     def rebuild(self, view: str, *, anew: bool = False, batch_size: int = 4_000) -> Rebuild:
@@ -120,7 +127,7 @@ class Parts:
 
         def build(generation: int) -> Projector:
             self.run.prepare(ServiceProjection(self.run.services[service]), generation)
-            return self._projector(service, generation, None, batch_size)
+            return self._projector(service, generation, None, batch_size, live=False)
 
         def begin() -> Rebuild:
             return Rebuild(

@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from functools import cache, wraps
 from typing import Any, TypeVar, cast
@@ -27,6 +28,8 @@ _encode = msgspec.msgpack.Encoder().encode
 #: A call that is still the same one at so many looks, one a second, does not end. Looks and not
 #: seconds: a process that was stopped for a while has not been calculating all that time.
 LOOKS = 10
+#: Who calls a service's code.
+OURS = ("labkit.service.", "labkit.read.", "labkit.process.")
 
 
 class Misbehaved(Exception):
@@ -52,8 +55,7 @@ def guarded(function: F, *takes: Any) -> F:
     ``takes`` are the types of its arguments, as far as they are to be looked at; what was changed
     is mended.
     """
-    name = getattr(function, "__qualname__", repr(function))
-    lent = [number for number, type in enumerate(takes) if _changeable(type)]
+    lent = [number for number, type in enumerate(takes) if changeable(type)]
 
     @wraps(function)
     def ended(*given: Any) -> Any:
@@ -71,8 +73,9 @@ def guarded(function: F, *takes: Any) -> F:
                 slot.running = 0
                 if slot.stopped:
                     _forget(slot)
-        except _Stop:
+        except _Stop as stop:
             slot.stopped = False
+            name = _culprit(stop) or _name(function)
             raise Misbehaved(f"{name} was stopped: it had not ended after {LOOKS} s") from None
 
     @wraps(function)
@@ -82,25 +85,43 @@ def guarded(function: F, *takes: Any) -> F:
             return ended(*given)
         finally:
             for value, kept in before:
-                if _encode(value) != kept:
-                    _mend(value, kept)
-                    raise Misbehaved(
-                        f"{name} changed the {type(value).__name__} that it was given; "
-                        "return a new one: structs.replace(state, ...)"
-                    )
+                given_back(value, kept, function)
 
     return cast(F, unchanged if lent else ended)
 
 
-def _mend(value: Any, kept: bytes) -> None:
-    """Make a struct again what it was when it was encoded."""
+def lend(value: Any) -> bytes:
+    """What ``given_back`` compares with."""
+    return _encode(value)
+
+
+def given_back(value: Any, kept: bytes, by: Callable[..., Any]) -> None:
+    """Mend a struct that was changed, and raise :class:`Misbehaved`."""
+    if _encode(value) == kept:
+        return
     was = msgspec.msgpack.decode(kept, type=type(value))
     for field in type(value).__struct_fields__:
         structs.force_setattr(value, field, getattr(was, field))
+    raise Misbehaved(
+        f"{_name(by)} changed the {type(value).__name__} that it was given; "
+        "return a new one: structs.replace(state, ...)"
+    )
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return getattr(function, "__qualname__", repr(function))
+
+
+def _culprit(stop: _Stop) -> str:
+    """The outermost function of a service that had not ended; empty if it was none."""
+    for frame, _ in traceback.walk_tb(stop.__traceback__):
+        if not str(frame.f_globals.get("__name__")).startswith(OURS):
+            return frame.f_code.co_qualname
+    return ""
 
 
 @cache
-def _changeable(type: Any) -> bool:
+def changeable(type: Any) -> bool:
     """Whether a value of this type can be changed in place."""
     seen: set[Any] = set()
 

@@ -65,7 +65,8 @@ class View:
     """One document for each stream.
 
     The projector adds ``_id`` (the stream), ``version`` (of the stream) and ``trace`` (the instants
-    of the newest message) to the documents of a service's first view.
+    of the newest message, if it was not read again by a rebuild) to the documents of a service's
+    first view.
     """
 
     #: The last part of the collection's name; the default is the name of the class.
