@@ -15,6 +15,7 @@ import pytest
 from labkit.errors import Fenced, TimedOut, Unreachable, UsageError
 from labkit.lab import Lab
 from labkit.ports.failpoints import ALL, Crash, Failpoint, armed
+from labkit.read.freshness import LINEARIZABLE
 from labkit.services.orders import OrderById, PayOrder, PlaceOrder
 from labkit.stack import native
 from labkit.write.decisions import MAX_REASON
@@ -56,7 +57,19 @@ def test_a_broken_projector_is_replaced_too() -> None:
         assert lab.ask(OrderById("o"))
 
 
-# In memory there is one log, so no relay; processes have a lab of their own in test_sagas.py.
+def test_the_mongodb_log_has_a_twin_in_memory() -> None:
+    with Lab(backend="memory", services=["orders"], log="mongodb") as lab:
+        lab.start()
+        assert lab.bus.execute(place("o"), id="c").version == 1
+        assert lab.ask(OrderById("o"), fresh=LINEARIZABLE)
+        assert lab.instances_of("relay") == ("orders",)
+        topic = lab.topic_name("orders.events")
+        written, published = (b.source(topic).ends() for b in (lab.log_broker, lab.broker))
+        assert written == published
+        assert sum(written.values()) == 1
+
+
+# This lab has one log, so no relay; processes have a lab of their own in test_sagas.py.
 @pytest.mark.parametrize("point", [p for p in ALL if not p.startswith(("relay.", "process."))])
 def test_crash_in_memory_reaches_every_failpoint(point: Failpoint) -> None:
     role = "handler" if point.startswith("handler") else "projector"

@@ -112,6 +112,23 @@ def test_at_least_once_does_a_batch_again_after_a_crash(servers: stack.Servers) 
         lab.drop()
 
 
+def test_a_batch_is_handled_again_where_somebody_has_set_the_offsets_back(
+    servers: stack.Servers,
+) -> None:
+    """The index of commands fenced each new owner, and the partition stood still for ever."""
+    with Lab(services=["orders"], log="mongodb", start=False) as lab:
+        lab.bus.listen("orders")
+        for number, id in enumerate(["first", "second"]):
+            order = PlaceOrder("o", "ada", "2026-01-31", quantity=1, cents=100 + number)
+            lab.bus.send(order, id=id).token()
+        assert [commit.outcome for commit in lab.handler.step()] == ["accepted", "refused"]
+        assert isinstance(lab.log_broker, MongoBroker)
+        lab.log_broker._db["log.groups"].update_many({}, {"$set": {"offset": 0}})
+        with Lab(run=lab.run, start=False) as later:
+            assert [c.outcome for c in later.handler.step()] == ["repeated"] * 2
+        lab.drop()
+
+
 # --- the fence
 
 

@@ -39,8 +39,8 @@ _facts = msgspec.json.Decoder(_Fact)
 def unique(value: bytes, *, once: bool) -> Document:
     """The fields of a commit that must be unique; none for bytes that are not a commit.
 
-    ``once``: a command has exactly one final commit. If offsets are committed separately, a command
-    may be delivered again, and then it has a second commit with the outcome "repeated".
+    ``once``: of a command there is one decision. If it is delivered again, because somebody has set
+    the offsets back, it has a second commit, which is "repeated" or "dropped" and changes nothing.
     """
     try:
         fact = _facts.decode(value)
@@ -50,7 +50,7 @@ def unique(value: bytes, *, once: bool) -> Document:
     if fact.last >= fact.first:
         # A zombie decides on an old version, so its commit has the same `first` as another one.
         found |= {"stream": fact.stream, "version": fact.first}
-    if once and fact.outcome not in ("scheduled", "parked"):
+    if once and fact.outcome in ("accepted", "refused"):
         found["command"] = f"{fact.partition}:{fact.offset}"
     return found
 

@@ -13,6 +13,7 @@ from labkit.cli.options import (
     Client,
     JsonFile,
     LabName,
+    Log,
     Processes,
     Services,
     bug_of,
@@ -98,6 +99,7 @@ def simulate(
         Path | None,
         typer.Option(help="Where to keep the story of a violation; with --table, the page."),
     ] = None,
+    log: Log = "kafka",
     client: Client = "kafka-python",
     json_file: JsonFile = None,
     lab: LabName = "lab",
@@ -114,7 +116,7 @@ def simulate(
     from labkit.simulation import explore
     from labkit.simulation import scenario as known
 
-    sizes: dict[str, Any] = {"commands": commands} if commands else {}
+    sizes: dict[str, Any] = {"log": log} | ({"commands": commands} if commands else {})
     simple = exhaustive or (bug is not None and not BUGS_OF_PROCESSES & {bug})
     name = scenario or (None if services or processes or not simple else "one")
     of = known.chosen(name, services or (), processes or (), sizes)

@@ -19,14 +19,14 @@ from labkit.ports.store import Store
 
 
 class World(Struct, frozen=True):
-    """``executor`` makes the executor in which a handler saves its states; ``twins`` the broker
-    and the store of a run in memory, if they are not the usual ones."""
+    """``executor`` makes the executor in which a handler saves its states; ``twins`` the broker,
+    the log and the store of a run in memory, if they are not the usual ones."""
 
     clock: Clock = SYSTEM
     ids: Ids = new_id
     random: Random = field(default_factory=Random)
     executor: Callable[[], Executor] = AtOnce
-    twins: Callable[[], tuple[Broker, Store]] | None = None
+    twins: Callable[[], tuple[Broker, Broker, Store]] | None = None
 
 
 REAL = World()

@@ -12,6 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -19,8 +20,7 @@ import msgspec
 from msgspec import Struct, structs
 
 from labkit import stack
-from labkit.adapters.memory import MemoryBroker
-from labkit.adapters.memory_store import MemoryStore
+from labkit.adapters.memory_mongo_log import in_memory
 from labkit.errors import UsageError
 from labkit.log import snapshots
 from labkit.ports.broker import Broker
@@ -119,8 +119,6 @@ class Run:
                 f"run {run!r} has its settings already; leave out {', '.join(sorted(given))}"
             )
         self.settings = Settings.of(given)
-        if backend == "memory" and self.settings.log != "kafka":
-            raise UsageError(f"in memory there is one log; got log={self.settings.log!r}")
         self.services: dict[str, Service] = {}
         self.processes: dict[str, Process] = {}
         if run is None:
@@ -133,8 +131,9 @@ class Run:
         self.view_store: Store  # the same, where projectors write with the run's write concern
         try:
             if backend == "memory":
-                twins = world.twins or (lambda: (MemoryBroker(), MemoryStore()))
-                self.broker, self.store = self.log_broker, self.view_store = twins()
+                twins = world.twins or partial(in_memory, self.settings.log)
+                self.broker, self.log_broker, self.store = twins()
+                self.view_store = self.store
             else:
                 self._find_servers(report, start)
                 self._open_store()

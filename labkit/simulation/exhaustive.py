@@ -114,6 +114,8 @@ def small(scenario: Scenario, **sizes: int) -> Scenario:
     """
     if scenario.processes or len(scenario.services) != 1:
         raise UsageError("an exhaustive search is of one service without processes; name that")
+    if scenario.log != "kafka":
+        raise UsageError("an exhaustive search is of the Kafka log; leave out --log mongodb")
     return structs.replace(
         scenario, **{"commands": 3, "clients": 1, "projectors": 1, "partitions": 1, **sizes}
     )

@@ -70,7 +70,9 @@ class Explored(Struct):
     def missed(self) -> list[str]:
         """What was never struck, of all that can be: a kill and a pause at each failpoint of the
         workers that there are, and each lost answer, of what was done and of what was not."""
-        roles = ("handler", "projector", *(["process"] if self.scenario.processes else []))
+        process = ("process",) if self.scenario.processes else ()
+        relay = ("relay",) if self.scenario.log == "mongodb" else ()
+        roles = ("handler", "projector", *process, *relay)
         points = [point for point in ALL if point.startswith(roles)]
         cells = [*product(STRUCK, points), *product(UNKNOWN, UNANSWERED)]
         return [f"{kind} at {at}" for kind, at in cells if not self.struck.get(kind, {}).get(at)]

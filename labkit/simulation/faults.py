@@ -107,7 +107,7 @@ class Hands(Protocol):
         """Start a worker again that has died, later."""
 
     def rewind(self, life: Life) -> None:
-        """Set the offsets of its group back."""
+        """Set the offsets of its group back, and lose the tokens of relays."""
 
     def join(self, life: Life) -> None:
         """Let another worker of its role begin, which leaves later."""

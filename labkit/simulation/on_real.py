@@ -102,6 +102,7 @@ def on_real(
         "partitions": sizes(scenario, _tape(tape)).partitions,
         "delivery": scenario.delivery,
         "write_concern": scenario.write_concern,
+        "log": scenario.log,
         "client": client,
     }
     with (

@@ -76,7 +76,7 @@ def command_line(scenario: Scenario) -> str:
 
 def _settings(scenario: Scenario) -> dict[str, str]:
     """What its run is given that is not usual."""
-    mine = {"delivery": scenario.delivery, "write_concern": scenario.write_concern}
+    mine = {name: getattr(scenario, name) for name in ("delivery", "write_concern", "log")}
     return {name: value for name, value in mine.items() if value != getattr(Scenario(), name)}
 
 

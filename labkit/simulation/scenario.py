@@ -46,6 +46,7 @@ class Scenario(Struct, frozen=True):
     partitions: int = 2
     delivery: Delivery = "exactly_once"
     write_concern: str = "majority"
+    log: str = "kafka"
 
 
 #: What can be simulated by name.

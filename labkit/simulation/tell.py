@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
 
 from labkit.adapters.memory_topics import OpenTransaction, Slot
-from labkit.ports.broker import Batch
+from labkit.ports.broker import Batch, Record
 from labkit.ports.store import Checkpoint, Writes
 from labkit.simulation.world import World
 
@@ -26,8 +26,22 @@ def appended(world: World, topic: str, partition: int, offset: int, value: bytes
         return
     name = short(topic)
     what, about = _message(value)
-    does = "decides:" if name.endswith(".events") else "sends"
+    relay = world.current is not None and world.current.role == "relay"
+    does = "publishes" if relay else "decides:" if name.endswith(".events") else "sends"
     world.note("append", f"{does} {what} (to {name} {partition}:{offset})", about, name)
+
+
+def written_at_once(
+    world: World, topic: str, records: Sequence[Record], offsets: Sequence[int]
+) -> None:
+    """A transaction of MongoDB, all of which is there from now on."""
+    if not world.recording:
+        return
+    for record, offset in zip(records, offsets, strict=True):
+        appended(world, topic, record.partition, offset, record.value)
+    ids = [str(_json(record.value).get("id", "")) for record in records]
+    about = {id for record in records for id in _message(record.value)[1]}
+    world.note("committed", f"the transaction of {listed(ids)} is committed", about, short(topic))
 
 
 def fetched(world: World, topic: str, batch: Batch) -> None:

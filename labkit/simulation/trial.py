@@ -23,6 +23,7 @@ from labkit.run.worker import Worker
 from labkit.service.guard import guarded
 from labkit.simulation.faults import RESTART_SECONDS, Fault, Striker, draw_faults
 from labkit.simulation.fence import fenced
+from labkit.simulation.mongo_log import SimulatedMongoBroker
 from labkit.simulation.monitors import FirstBad
 from labkit.simulation.reading import Readers
 from labkit.simulation.scenario import Client, Keeper, Poison, Scenario, Sizes, calls, sizes
@@ -75,7 +76,12 @@ class Trial:
         self.world = world or World(tape)
         self.world.recording = recording
         self.sizes = sizes(scenario, tape)
-        self.broker, self.store = SimulatedBroker(self.world), SimulatedStore(self.world)
+        self.store = SimulatedStore(self.world)
+        self.broker = SimulatedBroker(self.world, first=scenario.log == "kafka")
+        #: Where commands and commits are kept.
+        self.log = self.broker
+        if scenario.log == "mongodb":
+            self.log = SimulatedMongoBroker(self.world)
         #: Workers that came for a while, and those of them that were told to leave.
         self.guests: set[str] = set()
         self.gone: set[str] = set()
@@ -86,7 +92,7 @@ class Trial:
             clock=self.world.clock,
             ids=self.world.new_id,
             random=Random(f"{tape.seed}:random"),
-            twins=lambda: (self.broker, self.store),
+            twins=lambda: (self.broker, self.log, self.store),
         )
         self.lab = Lab(
             backend="memory",
@@ -96,6 +102,7 @@ class Trial:
             partitions=self.sizes.partitions,
             delivery=scenario.delivery,
             write_concern=scenario.write_concern,
+            log=scenario.log,
         )
         if scenario.write_concern != "majority":
             self.lab.of.view_store = self.store.weak()
@@ -228,11 +235,13 @@ class Trial:
     def rewind(self, life: Life) -> None:
         """All members of its group are gone, and somebody sets its offsets back to the start."""
         worker = self._workers[life.name]
+        if isinstance(self.log, SimulatedMongoBroker):
+            self.log.lose_tokens()
         if worker.role != "handler":
             return
         topic = self.lab.topic_name(f"{worker.service}.commands")
         name = self.lab.of.group(worker.role, worker.service)
-        if not self.broker.committed(topic, name):
+        if not self.log.committed(topic, name):
             return
         for other in self.world.lives:
             known = self._workers.get(other.name)
@@ -240,9 +249,9 @@ class Trial:
             if known and alike and other.state != "dead":
                 self.world.kill(other)
                 self._start_later(known)
-        group = self.broker.group(topic, name)
+        group = self.log.group(topic, name)
         for member in list(group.members):
-            self.broker.leave(topic, name, member)
+            self.log.leave(topic, name, member)
         group.offsets = dict.fromkeys(group.offsets, 0)
 
     def die(self, life: Life, place: str) -> None:
@@ -311,6 +320,7 @@ def workers(lab: Lab, sizes: Sizes) -> list[Worker]:
     """Who works from the beginning."""
     counts = {
         "handler": sizes.handlers,
+        "relay": 1,
         "projector": sizes.projectors,
         "process": 1,
         "query": sizes.queries,
@@ -327,7 +337,7 @@ def lags(lab: Lab) -> dict[str, int]:
     """How much each role has not done yet."""
     return {
         f"{role} of {name}": lab.lag(role, name)
-        for role in ("handler", "projector", "process")
+        for role in ("handler", "relay", "projector", "process")
         for name in lab.instances_of(role)
     }
 

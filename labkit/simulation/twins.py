@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from labkit.adapters.memory import MemoryBroker
 from labkit.adapters.memory_log import MemoryLog
@@ -21,7 +21,7 @@ TRANSACTION_SECONDS = 10.0
 COMMIT = "commit"
 
 
-class _Reading(MemorySource):
+class SimulatedReading(MemorySource):
     """A source whose polls block the life, and whose life may end without closing it."""
 
     _broker: SimulatedBroker
@@ -85,7 +85,7 @@ class _Reading(MemorySource):
         return super().ends()
 
 
-class SimulatedSource(_Reading):
+class SimulatedSource(SimulatedReading):
     """A reader of one topic."""
 
     def __init__(
@@ -95,7 +95,7 @@ class SimulatedSource(_Reading):
         self._begin(broker.world)
 
 
-class SimulatedLog(_Reading, MemoryLog):
+class SimulatedLog(SimulatedReading, MemoryLog):
     """The handler's log."""
 
     def __init__(
@@ -144,29 +144,45 @@ class _Unsent(MemoryDelivery, frozen=True):
     """A send that was not acknowledged; whether it was done or not, nobody knows."""
 
     why: str = ""
+    told: Callable[[], None] = lambda: None
 
     def result(self, timeout: float) -> tuple[int, int]:
+        self.told()
         raise Unreachable(self.why)
 
 
 class SimulatedSender(MemorySender):
-    """Acknowledgements may be lost."""
+    """Acknowledgements may be lost. What is in flight behind a record that failed fails as well: so
+    does an idempotent producer keep the order of a partition."""
+
+    def __init__(self, broker: SimulatedBroker) -> None:
+        super().__init__(broker)
+        self._failed: dict[tuple[str, int], str] = {}
 
     def send(
         self, topic: str, key: bytes, value: bytes, partition: int | None = None
     ) -> MemoryDelivery:
-        try:
-            return super().send(topic, key, value, partition)
-        except (Unreachable, OutcomeUnknown) as error:
-            return _Unsent(0, 0, str(error))
+        if partition is None:
+            partition = self._broker.partition_for(topic, key)
+        if (why := self._failed.get((topic, partition))) is None:
+            try:
+                return super().send(topic, key, value, partition)
+            except (Unreachable, OutcomeUnknown) as error:
+                why = self._failed[topic, partition] = str(error)
+        return _Unsent(0, 0, why, self._failed.clear)
+
+    def flush(self, timeout: float) -> None:
+        """Nothing is in flight any more."""
+        self._failed.clear()
 
 
 class SimulatedBroker(MemoryBroker):
-    """A broker in memory, in a world."""
+    """A broker in memory, in a world; ``first``: commits come here first, and not by a relay."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, *, first: bool = True) -> None:
         super().__init__()
         self.world = world
+        self.first = first
 
     def sender(self) -> MemorySender:
         return SimulatedSender(self)
@@ -192,7 +208,7 @@ class SimulatedBroker(MemoryBroker):
         self.world.place(f"append {topic}")
         offset = super().append(topic, partition, key, value, within)
         tell.appended(self.world, topic, partition, offset, value)
-        if within is None:
+        if within is None and self.first:
             self.world.monitors.committed(topic, [value])
         self.world.wake(topic)
         self.world.done(f"append {topic}")

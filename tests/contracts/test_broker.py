@@ -20,6 +20,7 @@ from kafka.structs import MemberState
 from labkit.adapters.kafka import partition_of, spread
 from labkit.adapters.kafka_python import KafkaPythonBroker
 from labkit.adapters.memory import MemoryBroker
+from labkit.adapters.memory_mongo_log import MemoryMongoBroker
 from labkit.adapters.mongo_log import MongoBroker
 from labkit.errors import Fenced, LabkitError, Pending, Unreachable
 from labkit.ports.broker import Batch, Broker, CommandLog, Record, Source
@@ -28,12 +29,17 @@ from labkit.ports.failpoints import Crash, Failpoint, armed
 pytestmark = [pytest.mark.contract, pytest.mark.servers]
 
 PARTITIONS = 4
+#: The log on MongoDB, and its twin.
+ON_MONGODB = (MongoBroker, MemoryMongoBroker)
 
 
-@pytest.fixture(params=["memory", "kafka-python", "confluent", "mongodb"])
+@pytest.fixture(params=["memory", "memory-mongodb", "kafka-python", "confluent", "mongodb"])
 def broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
     if request.param == "memory":
         yield MemoryBroker()
+        return
+    if request.param == "memory-mongodb":
+        yield MemoryMongoBroker()
         return
     servers = request.getfixturevalue("servers")
     if request.param == "mongodb":
@@ -52,7 +58,7 @@ def broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
 
 def markers(broker: Broker, transactions: int) -> int:
     """What transactions leave behind, besides their records: in Kafka a marker each."""
-    return 0 if isinstance(broker, MongoBroker) else transactions
+    return 0 if isinstance(broker, ON_MONGODB) else transactions
 
 
 class Topics:
@@ -307,7 +313,7 @@ def after_a_death(topics: Topics) -> tuple[CommandLog, int, int]:
 
 def test_the_offsets_of_a_transaction_that_has_not_ended_are_pending(topics: Topics) -> None:
     """KIP-447: who takes over waits for them, or it would read the same commands again."""
-    if isinstance(topics.broker, MongoBroker):
+    if isinstance(topics.broker, ON_MONGODB):
         pytest.skip("nobody sees what is in a transaction of MongoDB")
     second, partition, offset = after_a_death(topics)
     topics.log("handler-0").close()  # takes the transactional id over: what was open is undone
@@ -317,7 +323,7 @@ def test_the_offsets_of_a_transaction_that_has_not_ended_are_pending(topics: Top
 @pytest.mark.slow  # until Kafka's time-out
 def test_a_transaction_that_nobody_ends_is_over_after_a_while(topics: Topics) -> None:
     """Its owner is dead, and nobody takes its id over."""
-    if isinstance(topics.broker, MongoBroker):
+    if isinstance(topics.broker, ON_MONGODB):
         pytest.skip("nobody waits for a transaction of MongoDB")
     second, partition, offset = after_a_death(topics)
     if isinstance(topics.broker, MemoryBroker):
