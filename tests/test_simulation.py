@@ -173,7 +173,7 @@ def test_three_services_with_both_processes_come_to_rest() -> None:
 def test_what_was_found_stays_mended(scenario: Scenario, tape: str) -> None:
     found = replay(scenario, read_tape(Path(__file__).parent / "tapes" / f"{tape}.json"))
     assert found.red == {}
-    assert found.steps < 2_000, "nobody turns round and round"
+    assert found.steps < 10_000, "nobody turns round and round"
 
 
 def test_a_part_that_is_not_made_to_its_end_closes_what_it_has_opened(
