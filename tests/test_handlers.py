@@ -1136,6 +1136,17 @@ def test_offsets_set_back_repeat_nothing(monkeypatch: Any, saved: bool) -> None:
     assert [c.outcome for c in handler.step(0)] == ["accepted"], "and then it goes on"
 
 
+def test_offsets_set_back_refuse_nothing_twice(rig: Rig) -> None:
+    """A log that lets a command have one final commit would take no second refusal."""
+    rig.send(place("o1"), id="used")
+    rig.send(ShipOrder("o1"), id="used")
+    handler = rig.handler()
+    assert [commit.outcome for commit in handler.step(0)] == ["accepted", "refused"]
+    handler.close()
+    set_back(rig)
+    assert [commit.outcome for commit in rig.handler().step(0)] == ["repeated", "repeated"]
+
+
 def test_offsets_set_back_leave_what_waits_where_it_is(rig: Rig) -> None:
     rig.send(place("o1"))
     rig.put(b"o1", b"no command")

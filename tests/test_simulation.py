@@ -168,6 +168,8 @@ def test_three_services_with_both_processes_come_to_rest() -> None:
         (THREE, "half_made"),
         # In the twin a transaction stayed open for ever if its owner ended in order and for good.
         (THREE, "left_open"),
+        # On the MongoDB log a partition stood still where somebody had set the offsets back.
+        (ONE, "rewound_on_mongodb"),
     ],
 )
 def test_what_was_found_stays_mended(scenario: Scenario, tape: str) -> None:

@@ -163,6 +163,8 @@ def _known(arrival: Arrival, command: Envelope[Any]) -> Commit[Any] | None:
     answer, first = known
     body = digest(command.body)
     if first != body:
+        if arrival.again:
+            return _as_it_stands(arrival, command)
         reason = f"command id {command.id!r} was used for another command"
         return arrival.commit(command, "refused", reason, digest=body)
     return arrival.commit(command, "repeated", digest=body, repeats=answer)
