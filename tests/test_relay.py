@@ -218,9 +218,7 @@ def test_a_lab_on_the_mongodb_log_from_end_to_end(lab: Lab) -> None:
     same(lab, COMMANDS + 1)
 
 
-def test_in_memory_there_is_one_log() -> None:
-    with pytest.raises(UsageError, match="mongodb"):
-        Lab(backend="memory", log="mongodb")
+def test_a_relay_is_for_the_mongodb_log() -> None:
     with (
         Lab(backend="memory", services=["orders"]) as lab,
         pytest.raises(UsageError, match="Kafka"),
