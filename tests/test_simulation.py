@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -23,7 +24,16 @@ from labkit.lab import Lab
 from labkit.run.wiring import Parts
 from labkit.run.worker import Worker
 from labkit.simulation.climb import Rung, climb
-from labkit.simulation.explore import SHORT, Explored, explore, quiet, replay, told, try_one
+from labkit.simulation.explore import (
+    SEARCHES,
+    SHORT,
+    Explored,
+    explore,
+    quiet,
+    replay,
+    told,
+    try_one,
+)
 from labkit.simulation.faults import draw_faults
 from labkit.simulation.fence import fenced
 from labkit.simulation.ladder import BUGS, fitting, planted
@@ -32,9 +42,9 @@ from labkit.simulation.saved_tape import read_tape
 from labkit.simulation.scenario import SCENARIOS, Scenario, chosen
 from labkit.simulation.shrink import Played, Shrinker, Values
 from labkit.simulation.story import Story
-from labkit.simulation.tape import FAULTS, READS, SCHEDULE, WORKLOAD, Tape
+from labkit.simulation.tape import FAULTS, READS, SCHEDULE, WORKLOAD, Priorities, Tape
 from labkit.simulation.trial import Trial
-from labkit.simulation.world import Stuck, World
+from labkit.simulation.world import Happening, Stuck, World
 from tests import desk
 from tests.test_cli import labkit
 
@@ -151,6 +161,34 @@ def test_clients_read_as_fresh_as_they_ask_for() -> None:
 def test_three_services_with_both_processes_come_to_rest() -> None:
     with quiet():
         assert [try_one(THREE, seed).red for seed in range(12)] == [[]] * 12
+
+
+# --- another way to choose who goes on
+
+
+def test_who_has_the_highest_priority_goes_on_until_it_falls_behind() -> None:
+    step = itertools.count()
+    tape, search = Tape(1), Priorities(100, lambda: next(step))
+    able = [Happening(name, 0, lambda: None) for name in "abcd"]
+    went = [able[tape.draw(SCHEDULE, "next", 4, search(able))].name for _ in range(110)]
+    order = [name for name, _ in itertools.groupby(went)]
+    assert len(order) == len(set(order)) == 3  # two fall behind, and come no more
+    firsts = {
+        able[Tape(seed).draw(SCHEDULE, "next", 4, Priorities(100, lambda: 0)(able))].name
+        for seed in range(20)
+    }
+    assert firsts == {*"abcd"}
+    assert Tape(0, recorded={SCHEDULE: [3]}).draw(SCHEDULE, "next", 4, search(able)) == 3
+
+
+def test_a_bug_is_found_by_priorities_and_its_tape_played_without() -> None:
+    found = explore(ONE, range(40), plant="no-dedupe", search="pct", stop_after=1, processes=1)
+    assert found.story is not None
+    again = replay(ONE, found.story.tape(), plant="no-dedupe")
+    assert again.red == {0: found.red[min(found.red)]}
+    other = [try_one(scenario, 0) for scenario in (ONE, found.scenario)]
+    assert [done.red for done in other] == [[], []]
+    assert other[0].steps != other[1].steps
 
 
 # --- faults of labkit that the simulator has found, by their tapes
@@ -403,6 +441,7 @@ def test_the_command_line_tells_the_story(tmp_path: Path) -> None:
         (["twelve"], "must be one of one, three"),
         (["--service", "nowhere:SERVICE"], "nowhere"),
         (["--replay", "/dev/null"], "is no tape of a story"),
+        (["one", "--exhaustive", "--search", "pct"], "--search is for seeds"),
         (["--replay", "none.json"], "cannot be read"),
     ],
 )
@@ -437,6 +476,7 @@ def test_names_are_the_same_on_the_command_line() -> None:
 
     assert tuple(BUGS) == simulate.BUGS
     assert tuple(SCENARIOS) == simulate.SCENARIOS
+    assert SEARCHES == simulate.SEARCHES
     assert {name for name, bug in BUGS.items() if bug.processes} == simulate.BUGS_OF_PROCESSES
     with pytest.raises(UsageError, match="leave out one of the two"):
         chosen("one", ["bank"], [], {})

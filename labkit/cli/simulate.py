@@ -17,6 +17,7 @@ from labkit.cli.options import (
     Processes,
     Services,
     bug_of,
+    choice,
     chosen,
     option,
     whole,
@@ -53,6 +54,7 @@ BUGS = (
 #: So many states of each row --table --exhaustive tries.
 STATES = 1_000
 #: Those that one service alone cannot show.
+SEARCHES = ("random", "pct")
 BUGS_OF_PROCESSES = {*BUGS[-4:]}
 
 
@@ -66,6 +68,9 @@ def simulate(
         int | None, option("Commands of a trial, at most.", whole(1, 1_000))
     ] = None,
     bug: Annotated[str | None, bug_of(BUGS)] = None,
+    search: Annotated[
+        str, choice("Who goes on: a random walk, or random priorities that change", SEARCHES)
+    ] = SEARCHES[0],
     exhaustive: Annotated[
         bool, typer.Option("--exhaustive", help="All orders of turns and all deaths, no seeds.")
     ] = False,
@@ -125,6 +130,8 @@ def simulate(
     for option_name, given in searched.items():
         if given is not None and not exhaustive:
             raise UsageError(f"--{option_name} is for --exhaustive; leave it out, or add that")
+    if search != SEARCHES[0] and (exhaustive or table_of or ladder or replay is not None):
+        raise UsageError("--search is for seeds; leave it out")
 
     if starts is not None and not ladder:
         raise UsageError("--starts is for --ladder; leave it out, or add that")
@@ -157,6 +164,7 @@ def simulate(
             of,
             range(first, first + seeds),
             plant=bug,
+            search=search,
             report=lambda done, all: progress("seeds", done, all),
         )
 
@@ -170,7 +178,7 @@ def simulate(
         _tell(found, folder)
         return None if found.good else f"{len(found.red)} of {found.seeds:,} seeds went wrong"
 
-    def search(progress: Progress, say: Say) -> all_of.Searched | explore.Explored:
+    def prove(progress: Progress, say: Say) -> all_of.Searched | explore.Explored:
         case = all_of.small(of, commands=commands or 3, handlers=handlers or 2)
         if delays is not None and tape is not None:
             return delayed.replay(case, tape, delays=delays, plant=bug)
@@ -191,12 +199,12 @@ def simulate(
             report=lambda met, waiting: progress("states", met, met + waiting),
         )
 
-    def prove(found: all_of.Searched | explore.Explored) -> str | None:
+    def proven(found: all_of.Searched | explore.Explored) -> str | None:
         _tell(found, folder)
         return None if found.good else "a reachable state is bad"
 
     if exhaustive:
-        measure(search, json_file, prove)
+        measure(prove, json_file, proven)
     else:
         measure(run, json_file, show)
 

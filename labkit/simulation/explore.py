@@ -12,11 +12,12 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing, contextmanager, nullcontext
 from functools import partial
 from itertools import product
+from statistics import median
 from typing import Any, TypeVar
 
 import msgspec
 import structlog
-from msgspec import Struct, field
+from msgspec import Struct, field, structs
 
 from labkit.ports.failpoints import ALL
 from labkit.service import Service
@@ -37,6 +38,10 @@ CHUNK = 20
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+#: Ways to choose who goes on; PCT looks first how many steps a trial takes, in so many of them.
+SEARCHES = ("random", "pct")
+PROBES = 10
 
 #: Told how many seeds are done, of how many.
 Report = Callable[[int, int], None]
@@ -117,6 +122,7 @@ def explore(
     seeds: Iterable[int],
     *,
     plant: str | None = None,
+    search: str = SEARCHES[0],
     report: Report = lambda done, of: None,
     stop_after: int | None = None,
     processes: int | None = None,
@@ -127,6 +133,8 @@ def explore(
     It ends when ``stop_after`` seeds went wrong. ``tell``: make a story, a short one if it can be.
     """
     scenario = fitting(scenario, plant)
+    if search == "pct":
+        scenario = structs.replace(scenario, horizon=_usual_steps(scenario))
     wanted = list(seeds)
     found = Explored(scenario, plant or "")
     began = time.monotonic()
@@ -145,6 +153,12 @@ def explore(
         with quiet(), planted(plant):
             found.story = shortest(scenario, sorted(found.red)[:TOLD], plant or "")
     return found
+
+
+def _usual_steps(scenario: Scenario) -> int:
+    """How many steps a trial takes: the median of a few."""
+    with quiet():
+        return int(median(Trial(scenario, Tape(seed)).run().steps for seed in range(PROBES)))
 
 
 def _add(found: Explored, done: Done) -> None:

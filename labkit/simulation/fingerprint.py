@@ -52,7 +52,7 @@ def of_state(trial: Trial, world: TurnWorld, kills: int) -> bytes:
         kills,
         _servers(trial, names),
         sorted((name, world.waits(life)) for name, life in lives.items()),
-        sorted((h.label, about) for h in world.happenings if (about := h.about()) is not None),
+        sorted((h.name, about) for h in world.happenings if (about := h.about()) is not None),
         [(client.answered, client.sent) for client in trial.clients],
         [(o.id, o.status, o.token, o.answer) for o in trial.history.operations],
         [(h.token, h.answer, names(h.mark)) for h in trial.history.heard],

@@ -47,6 +47,8 @@ class Scenario(Struct, frozen=True):
     delivery: Delivery = "exactly_once"
     write_concern: str = "majority"
     log: str = "kafka"
+    #: 0: who goes on is a random walk; else so many steps in which priorities change (PCT).
+    horizon: int = 0
 
 
 #: What can be simulated by name.

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
+from typing import Protocol
 
 #: A recording says what it was made for; another version of the simulator decides other things.
 VERSION = 1
@@ -77,3 +78,57 @@ def odds(chance: float) -> Choose:
         return random.randrange(1, bound) if random.random() < chance else 0
 
     return choose
+
+
+class Named(Protocol):
+    """One of those that can go on."""
+
+    @property
+    def name(self) -> str: ...
+
+
+#: How one of those is chosen that can go on.
+Search = Callable[[Sequence[Named]], Choose]
+
+
+_mostly_the_same = odds(0.3)
+
+
+def random_walk(able: Sequence[Named]) -> Choose:
+    """Mostly who goes on already."""
+    return _mostly_the_same
+
+
+class Priorities:
+    """Who has the highest priority goes on: PCT of Burckhardt et al.
+
+    (*A Randomized Scheduler with Probabilistic Guarantees of Finding Bugs*, 2010.) Priorities are
+    random. At ``depth - 1`` steps, random below ``horizon``, who would go on falls behind all
+    others. What takes ``depth`` choices to go wrong is found with a chance of at least
+    one in (lives times ``horizon ** (depth - 1)``).
+    """
+
+    def __init__(self, horizon: int, step: Callable[[], int], depth: int = 3) -> None:
+        self._horizon = horizon
+        self._step = step
+        self._depth = depth
+        #: The steps at which somebody falls behind, the next one last.
+        self._changes: list[int] | None = None
+        self._of: dict[str, float] = {}
+
+    def __call__(self, able: Sequence[Named]) -> Choose:
+        def choose(random: Random, bound: int) -> int:
+            names = [one.name for one in able]
+            if self._changes is None:
+                some = (random.randrange(self._horizon) for _ in range(self._depth - 1))
+                self._changes = sorted(some, reverse=True)
+            for name in names:
+                if name not in self._of:
+                    self._of[name] = random.random()
+            while self._changes and self._changes[-1] <= self._step():
+                self._changes.pop()
+                first = max(names, key=self._of.__getitem__)
+                self._of[first] = min(self._of.values()) - 1
+            return max(range(bound), key=lambda at: self._of[names[at]])
+
+        return choose

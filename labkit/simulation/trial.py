@@ -28,7 +28,7 @@ from labkit.simulation.monitors import FirstBad
 from labkit.simulation.reading import Readers
 from labkit.simulation.scenario import Client, Keeper, Poison, Scenario, Sizes, calls, sizes
 from labkit.simulation.stores import SimulatedStore
-from labkit.simulation.tape import Tape
+from labkit.simulation.tape import Priorities, Tape, random_walk
 from labkit.simulation.twins import SimulatedBroker
 from labkit.simulation.world import Event, Life, Stopped, Stuck, World
 
@@ -75,6 +75,8 @@ class Trial:
         self.tape = tape
         self.world = world or World(tape)
         self.world.recording = recording
+        if scenario.horizon:
+            self.world.search = Priorities(scenario.horizon, lambda: self.world.step)
         self.sizes = sizes(scenario, tape)
         self.store = SimulatedStore(self.world)
         self.broker = SimulatedBroker(self.world, first=scenario.log == "kafka")
@@ -296,6 +298,7 @@ class Trial:
     def _heal(self) -> None:
         """From now on nothing goes wrong, and all that was to come comes."""
         self.world.calm = True
+        self.world.search = random_walk  # nobody is kept from their turn
         for happening in list(self.world.happenings):
             self.world._happen(happening)
 

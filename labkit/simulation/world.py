@@ -9,7 +9,8 @@ Time is virtual: it moves when all wait.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 from greenlet import getcurrent, greenlet
 from msgspec import Struct
@@ -17,12 +18,15 @@ from msgspec import Struct
 from labkit.errors import OutcomeUnknown
 from labkit.ports.clock import Clock
 from labkit.simulation.monitors import Monitors
-from labkit.simulation.tape import SCHEDULE, Choose, Tape, odds
+from labkit.simulation.tape import SCHEDULE, Named, Search, Tape, random_walk
 
 #: The world begins at this instant: 2026-01-01, in nanoseconds.
 BEGINNING = 1_767_225_600 * 10**9
 #: Each look at the clock takes so long, so that no two instants are the same.
 TICK = 1_000
+
+
+T = TypeVar("T", bound=Named)
 
 
 class Stuck(Exception):
@@ -55,10 +59,10 @@ class Happening(Struct):
     It happens at its time at the latest; where the tape is not calm, at any step before.
     """
 
-    label: str
+    name: str
     due: int
     action: Callable[[], None]
-    #: What it is about, apart from its label; ``None``: there is nothing left to do.
+    #: What it is about, apart from its name; ``None``: there is nothing left to do.
     about: Callable[[], object] = lambda: True
 
 
@@ -99,9 +103,9 @@ class VirtualClock(Clock):
 
 
 class World:
-    """Lives, happenings and time. ``choose`` says who runs next, where a seed decides."""
+    """Lives, happenings and time. ``search`` says who runs next, where a seed decides."""
 
-    def __init__(self, tape: Tape, choose: Choose | None = None) -> None:
+    def __init__(self, tape: Tape) -> None:
         self.tape = tape
         self.time = 0
         self.step = 0
@@ -120,7 +124,7 @@ class World:
         self.strike: Callable[[Life, str], None] = lambda life, place: None
         #: Told of each effect: cheap checks of what must hold at any time.
         self.monitors = Monitors(lambda: self.step)
-        self._choose = choose or odds(0.3)
+        self.search: Search = random_walk
         self._hub = getcurrent()
         self._next: Life | None = None
         self._last = 0
@@ -184,17 +188,14 @@ class World:
         if not self.calm:
             self.strike(life, name)
         if life.state == "runnable":
-            others: list[Life | Happening] = [
-                other for other in self.lives if other.state == "runnable" and other is not life
+            others = (o for o in self.lives if o.state == "runnable" and o is not life)
+            able: list[Life | Happening] = [
+                life,
+                *others,
+                *(self.happenings if not self.calm else ()),
             ]
-            if not self.calm:
-                others += self.happenings
-            if not others:
+            if (other := self._one_of(able)) is life:
                 return
-            chosen = self.tape.draw(SCHEDULE, life.name, 1 + len(others), self._choose)
-            if not chosen:
-                return
-            other = others[chosen - 1]
             if isinstance(other, Happening):
                 self._happen(other)
                 return
@@ -259,17 +260,17 @@ class World:
 
     def later(
         self,
-        label: str,
+        name: str,
         seconds: float,
         action: Callable[[], None],
         about: Callable[[], object] = lambda: True,
     ) -> None:
         """Let something happen in ``seconds`` at the latest; ``about``: see ``Happening``."""
-        self.happenings.append(Happening(label, self.time + int(seconds * 1e9), action, about))
+        self.happenings.append(Happening(name, self.time + int(seconds * 1e9), action, about))
 
     def _happen(self, happening: Happening) -> None:
         self.happenings.remove(happening)
-        self.note("happening", happening.label)
+        self.note("happening", happening.name)
         happening.action()
 
     # --- the end
@@ -300,7 +301,11 @@ class World:
         runnable = [life for life in self.lives if life.state == "runnable"]
         if not runnable:
             return None
-        return runnable[self.tape.draw(SCHEDULE, "next", len(runnable), self._choose)]
+        return self._one_of(runnable)
+
+    def _one_of(self, able: Sequence[T]) -> T:
+        """Who goes on; the calm choice is the first."""
+        return able[self.tape.draw(SCHEDULE, "next", len(able), self.search(able))]
 
     def _advance(self) -> None:
         """To the next instant at which something can go on."""
