@@ -145,7 +145,7 @@ class Striker:
         world = self._world
         kind = "kill" if fault.kind == "refuse" and place in ALL else fault.kind
         self.struck.append(Fault(kind, place, fault.number))
-        world.note("fault", f"{_TOLD[kind]} at {place}")
+        world.note("fault", _TOLD[kind].format(at=f" at {place}"))
         match kind:
             case "kill":
                 self._kill(life)
@@ -177,14 +177,14 @@ class Striker:
 
 
 _TOLD: dict[Kind, str] = {
-    "kill": "is killed",
-    "pause": "is paused",
-    "refuse": "gets no answer, nothing has happened",
-    "lose": "gets no answer, nothing has happened",
-    "hide": "gets no answer, though all has happened",
-    "rewind": "is killed, and the offsets of its group go back",
-    "skew": "has a wall clock that jumps",
-    "leave": "is told to end after this step",
-    "join": "gets another worker of its role beside it",
-    "election": "goes on while another server of the store is elected",
+    "kill": "is killed{at}",
+    "pause": "is paused{at}",
+    "refuse": "gets no answer{at}, and nothing has happened",
+    "lose": "gets no answer{at}, and nothing has happened",
+    "hide": "gets no answer{at}, though all has happened",
+    "rewind": "is killed{at}, and the offsets of its group go back",
+    "skew": "has a wall clock that jumps{at}",
+    "leave": "is told to end after this step{at}",
+    "join": "gets another worker of its role beside it{at}",
+    "election": "goes on while another server of the store is elected{at}",
 }
