@@ -6,17 +6,23 @@ offset, consumer groups with rebalances, and both fences. It is single-threaded.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import ClassVar
+
 from labkit.adapters.memory_log import MemoryLog
 from labkit.adapters.memory_sender import MemorySender
 from labkit.adapters.memory_source import MemorySource
 from labkit.adapters.memory_topics import MemoryTopics
-from labkit.ports.broker import Delivery
+from labkit.ports.broker import CommandLog, Delivery
 
 __all__ = ["MemoryBroker", "MemoryLog"]
 
 
 class MemoryBroker(MemoryTopics):
     """A broker in memory; all its sources, logs and senders share its topics."""
+
+    #: What makes a handler's log.
+    new_log: ClassVar[Callable[..., CommandLog]] = MemoryLog
 
     def sender(self) -> MemorySender:
         return MemorySender(self)
@@ -33,8 +39,8 @@ class MemoryBroker(MemoryTopics):
         group: str,
         transactional_id: str,
         delivery: Delivery = "exactly_once",
-    ) -> MemoryLog:
-        return MemoryLog(self, commands, events, group, transactional_id, delivery)
+    ) -> CommandLog:
+        return self.new_log(self, commands, events, group, transactional_id, delivery)
 
     def committed(self, topic: str, group: str, *, settled: bool = False) -> dict[int, int]:
         found = self._groups.get((topic, group))

@@ -7,7 +7,8 @@ refused. A relay follows a topic by a token.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar
 
 from msgspec import Struct
 
@@ -19,13 +20,13 @@ from labkit.adapters.memory_store import MemoryStore
 from labkit.adapters.memory_topics import MemoryTopics
 from labkit.adapters.mongo_records import unique
 from labkit.errors import Fenced
-from labkit.ports.broker import Batch, Delivery, Record
+from labkit.ports.broker import Batch, CommandLog, Delivery, Record
 from labkit.ports.failpoints import Failpoint, hit
 
 
 class Transaction(Struct, frozen=True):
     """What a handler commits: records to a topic, and offsets of a group under ``fence``, the
-    epochs of its partitions. ``once``: a command has one final commit."""
+    epochs of its partitions. ``once``: of a command there is one decision."""
 
     id: str
     epoch: int
@@ -43,71 +44,6 @@ class Claim(Struct):
 
     epoch: int = 0
     token: dict[int, int] | None = None
-
-
-class MemoryMongoBroker(MemoryBroker):
-    """Topics, groups and offsets as in one database of MongoDB."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.relays: dict[str, Claim] = {}
-        #: The member that a transactional id is in a group.
-        self._owners: dict[str, int] = {}
-        self._unique: set[tuple[str, str, object]] = set()
-
-    def log(  # type: ignore[override]
-        self,
-        commands: str,
-        events: str,
-        group: str,
-        transactional_id: str,
-        delivery: Delivery = "exactly_once",
-    ) -> MemoryMongoLog:
-        return MemoryMongoLog(self, commands, events, group, transactional_id, delivery)
-
-    def changes(self, topic: str) -> MemoryLogChanges:
-        """Claim a topic for the relay, and follow the records that are added to it."""
-        return MemoryLogChanges(self, topic)
-
-    def take_over(self, topic: str, group: str, transactional_id: str, member: int) -> int:
-        """Fence the owner of before, and end its session; returns the new epoch."""
-        if (before := self._owners.get(transactional_id)) is not None:
-            self.leave(topic, group, before)
-        self._owners[transactional_id] = member
-        return self.initialise(transactional_id)
-
-    def check(self, transaction: Transaction) -> list[tuple[str, str, object]]:
-        """What of a transaction must be unique. Raises ``Fenced`` where it cannot be committed."""
-        if self._epochs[transaction.id] != transaction.epoch:
-            raise Fenced(f"transactional id {transaction.id!r} has a newer owner")
-        for partition in transaction.positions:
-            group = self.group(*transaction.source)
-            owner = group.owners.get(partition), group.since.get(partition)
-            if owner != (transaction.member, transaction.fence.get(partition)):
-                raise Fenced(
-                    f"partition {partition} of {transaction.source[1]!r} has another owner"
-                )
-        keys: list[tuple[str, str, object]] = []
-        for record in transaction.records:
-            fields = unique(record.value, once=transaction.once)
-            if "version" in fields:
-                keys.append((transaction.topic, fields["stream"], fields["version"]))
-            if "command" in fields:
-                keys.append((transaction.topic, "", fields["command"]))
-        if len(set(keys)) < len(keys) or not self._unique.isdisjoint(keys):
-            raise Fenced(f"commit to {transaction.topic!r}: another owner has already committed it")
-        return keys
-
-    def write(self, transaction: Transaction) -> list[int]:
-        """Commit all of it; returns the offsets of the records. Raises ``Fenced``."""
-        self._unique.update(self.check(transaction))
-        offsets = [
-            MemoryTopics.append(self, transaction.topic, r.partition, r.key, r.value, None)
-            for r in transaction.records
-        ]
-        if transaction.positions:
-            self.group(*transaction.source).offsets.update(transaction.positions)
-        return offsets
 
 
 class MemoryMongoLog(MemorySource):
@@ -189,6 +125,63 @@ class MemoryMongoLog(MemorySource):
         return self._broker.source(self._topic)
 
 
+class MemoryMongoBroker(MemoryBroker):
+    """Topics, groups and offsets as in one database of MongoDB."""
+
+    new_log: ClassVar[Callable[..., CommandLog]] = MemoryMongoLog
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.relays: dict[str, Claim] = {}
+        #: The member that a transactional id is in a group.
+        self._owners: dict[str, int] = {}
+        self._unique: set[tuple[str, str, object]] = set()
+
+    def changes(self, topic: str) -> MemoryLogChanges:
+        """Claim a topic for the relay, and follow the records that are added to it."""
+        return MemoryLogChanges(self, topic)
+
+    def take_over(self, topic: str, group: str, transactional_id: str, member: int) -> int:
+        """Fence the owner of before, and end its session; returns the new epoch."""
+        if (before := self._owners.get(transactional_id)) is not None:
+            self.leave(topic, group, before)
+        self._owners[transactional_id] = member
+        return self.initialise(transactional_id)
+
+    def check(self, transaction: Transaction) -> list[tuple[str, str, object]]:
+        """What of a transaction must be unique. Raises ``Fenced`` where it cannot be committed."""
+        if self._epochs[transaction.id] != transaction.epoch:
+            raise Fenced(f"transactional id {transaction.id!r} has a newer owner")
+        for partition in transaction.positions:
+            group = self.group(*transaction.source)
+            owner = group.owners.get(partition), group.since.get(partition)
+            if owner != (transaction.member, transaction.fence.get(partition)):
+                raise Fenced(
+                    f"partition {partition} of {transaction.source[1]!r} has another owner"
+                )
+        keys: list[tuple[str, str, object]] = []
+        for record in transaction.records:
+            fields = unique(record.value, once=transaction.once)
+            if "version" in fields:
+                keys.append((transaction.topic, fields["stream"], fields["version"]))
+            if "command" in fields:
+                keys.append((transaction.topic, "", fields["command"]))
+        if len(set(keys)) < len(keys) or not self._unique.isdisjoint(keys):
+            raise Fenced(f"commit to {transaction.topic!r}: another owner has already committed it")
+        return keys
+
+    def write(self, transaction: Transaction) -> list[int]:
+        """Commit all of it; returns the offsets of the records. Raises ``Fenced``."""
+        self._unique.update(self.check(transaction))
+        offsets = [
+            MemoryTopics.append(self, transaction.topic, r.partition, r.key, r.value, None)
+            for r in transaction.records
+        ]
+        if transaction.positions:
+            self.group(*transaction.source).offsets.update(transaction.positions)
+        return offsets
+
+
 def in_memory(log: str) -> tuple[MemoryBroker, MemoryBroker, MemoryStore]:
     """The twins of a run in memory: broker, log and store."""
     broker = MemoryBroker()
@@ -216,8 +209,9 @@ class MemoryLogChanges:
         found: list[Record] = []
         for partition, slots in enumerate(self._broker.partitions(self._topic)):
             at = self._at[partition]
-            found += [slot.record for slot in slots[at : at + limit - len(found)] if slot.record]
-            self._at[partition] = at + sum(record.partition == partition for record in found)
+            new = [slot.record for slot in slots[at : at + limit - len(found)] if slot.record]
+            self._at[partition] = at + len(new)
+            found += new
         return found
 
     def check(self) -> None:

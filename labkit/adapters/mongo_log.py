@@ -11,7 +11,7 @@ Collections::
 
 A transaction allocates offsets and writes the records, so the document of a partition in
 ``log.ends`` serialises its writers, and a reader never sees a gap. Two things are unique among the
-commits: the version of a stream, and the final commit of a command (by its partition and offset;
+commits: the version of a stream, and the decision on a command (by its partition and offset;
 ADR 005).
 """
 

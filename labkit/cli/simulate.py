@@ -53,8 +53,8 @@ BUGS = (
 )
 #: So many states of each row --table --exhaustive tries.
 STATES = 1_000
-#: Those that one service alone cannot show.
 SEARCHES = ("random", "pct")
+#: Those that one service alone cannot show.
 BUGS_OF_PROCESSES = {*BUGS[-4:]}
 
 

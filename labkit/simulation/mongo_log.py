@@ -13,18 +13,28 @@ from labkit.simulation import tell
 from labkit.simulation.twins import COMMIT, SimulatedBroker, SimulatedReading
 
 
-class SimulatedMongoBroker(SimulatedBroker, MemoryMongoBroker):
-    """The log on MongoDB in a world."""
+class SimulatedMongoLog(SimulatedReading, MemoryMongoLog):
+    """The handler's log."""
 
-    def log(  # type: ignore[override]
+    _broker: SimulatedMongoBroker
+
+    def __init__(
         self,
+        broker: SimulatedMongoBroker,
         commands: str,
         events: str,
         group: str,
         transactional_id: str,
-        delivery: Delivery = "exactly_once",
-    ) -> SimulatedMongoLog:
-        return SimulatedMongoLog(self, commands, events, group, transactional_id, delivery)
+        delivery: Delivery,
+    ) -> None:
+        MemoryMongoLog.__init__(self, broker, commands, events, group, transactional_id, delivery)
+        self._begin(broker.world)
+
+
+class SimulatedMongoBroker(SimulatedBroker, MemoryMongoBroker):
+    """The log on MongoDB in a world."""
+
+    new_log = SimulatedMongoLog
 
     def changes(self, topic: str) -> SimulatedChanges:
         return SimulatedChanges(self, topic)
@@ -45,24 +55,6 @@ class SimulatedMongoBroker(SimulatedBroker, MemoryMongoBroker):
         """The change streams cannot go on where the relays have saved."""
         for claim in self.relays.values():
             claim.token = None
-
-
-class SimulatedMongoLog(SimulatedReading, MemoryMongoLog):
-    """The handler's log."""
-
-    _broker: SimulatedMongoBroker
-
-    def __init__(
-        self,
-        broker: SimulatedMongoBroker,
-        commands: str,
-        events: str,
-        group: str,
-        transactional_id: str,
-        delivery: Delivery,
-    ) -> None:
-        MemoryMongoLog.__init__(self, broker, commands, events, group, transactional_id, delivery)
-        self._begin(broker.world)
 
 
 class SimulatedChanges(MemoryLogChanges):

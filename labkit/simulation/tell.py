@@ -39,9 +39,7 @@ def written_at_once(
         return
     for record, offset in zip(records, offsets, strict=True):
         appended(world, topic, record.partition, offset, record.value)
-    ids = [str(_json(record.value).get("id", "")) for record in records]
-    about = {id for record in records for id in _message(record.value)[1]}
-    world.note("committed", f"the transaction of {listed(ids)} is committed", about, short(topic))
+    _transaction(world, "committed", [record.value for record in records], [topic])
 
 
 def fetched(world: World, topic: str, batch: Batch) -> None:
@@ -60,18 +58,22 @@ def ended(world: World, topics: dict[str, list[list[Slot]]], transaction: OpenTr
     """A transaction was committed or aborted: what was in it."""
     if not world.recording:
         return
-    about: set[str] = set()
-    ids = []
-    for topic, partition in sorted(transaction.wrote):
-        for slot in topics[topic][partition]:
-            if slot.transaction is transaction and slot.record is not None:
-                ids.append(str(_json(slot.record.value).get("id", "")))
-                about |= _message(slot.record.value)[1]
-    done = "is committed" if transaction.state == "committed" else "is undone"
-    names = {short(topic) for topic, _ in transaction.wrote}
-    other = next(iter(sorted(names)), "")
+    values = [
+        slot.record.value
+        for topic, partition in sorted(transaction.wrote)
+        for slot in topics[topic][partition]
+        if slot.transaction is transaction and slot.record is not None
+    ]
+    _transaction(world, transaction.state, values, [topic for topic, _ in transaction.wrote])
+
+
+def _transaction(world: World, state: str, values: list[bytes], topics: list[str]) -> None:
+    ids = [str(_json(value).get("id", "")) for value in values]
+    about = {id for value in values for id in _message(value)[1]}
+    done = "is committed" if state == "committed" else "is undone"
+    other = min(map(short, topics), default="")
     of = f"the transaction of {listed(ids)}" if ids else "an empty transaction"
-    world.note(transaction.state, f"{of} {done}", about, other)
+    world.note(state, f"{of} {done}", about, other)
 
 
 def claimed(world: World, checkpoint: Checkpoint) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import ClassVar
 
 from labkit.adapters.memory import MemoryBroker
 from labkit.adapters.memory_log import MemoryLog
@@ -10,7 +11,7 @@ from labkit.adapters.memory_sender import MemoryDelivery, MemorySender
 from labkit.adapters.memory_source import MemorySource
 from labkit.adapters.memory_topics import OpenTransaction, TransactionState
 from labkit.errors import OutcomeUnknown, Unreachable
-from labkit.ports.broker import Batch, Delivery
+from labkit.ports.broker import Batch, CommandLog, Delivery
 from labkit.simulation import tell
 from labkit.simulation.world import World
 
@@ -179,6 +180,8 @@ class SimulatedSender(MemorySender):
 class SimulatedBroker(MemoryBroker):
     """A broker in memory, in a world; ``first``: commits come here first, and not by a relay."""
 
+    new_log: ClassVar[Callable[..., CommandLog]] = SimulatedLog
+
     def __init__(self, world: World, *, first: bool = True) -> None:
         super().__init__()
         self.world = world
@@ -191,16 +194,6 @@ class SimulatedBroker(MemoryBroker):
         self, topic: str, group: str | None = None, *, uncommitted: bool = False
     ) -> SimulatedSource:
         return SimulatedSource(self, topic, group, uncommitted)
-
-    def log(
-        self,
-        commands: str,
-        events: str,
-        group: str,
-        transactional_id: str,
-        delivery: Delivery = "exactly_once",
-    ) -> SimulatedLog:
-        return SimulatedLog(self, commands, events, group, transactional_id, delivery)
 
     def append(
         self, topic: str, partition: int, key: bytes, value: bytes, within: OpenTransaction | None
