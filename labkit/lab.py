@@ -224,14 +224,17 @@ class Lab:
         processes: int = 1,
         notifiers: int = 0,
         queries: int = 0,
+        schedulers: int = 0,
     ) -> None:
         """Start this many workers of each service, and of each process manager.
 
         Returns when they own all partitions; query handlers are not waited for. On the MongoDB log
-        each service has one relay, too. In memory, who waits for an answer steps the parts.
+        each service has one relay, too. Schedulers are of the whole run; more than one is for the
+        case that one dies. In memory, who waits for an answer steps the parts.
         """
         counts: dict[Role, int] = {"handler": handlers, "relay": 1, "projector": projectors}
         counts |= {"process": processes, "notifier": notifiers, "query": queries}
+        counts["scheduler"] = schedulers
         check_counts(counts)
         if self.backend == "memory":
             self._driven = [role for role, count in counts.items() if count]

@@ -31,6 +31,7 @@ from labkit.ports.ids import new_id
 from labkit.ports.store import Writes
 from labkit.read.freshness import Fresh, Position, Version
 from labkit.read.queries import Queries
+from labkit.run.jobs import KEYS, KEYS_CHECKPOINTS
 from labkit.run.run import Role
 from labkit.service.declared import key_of
 from labkit.write.kept_answers import kept_answer
@@ -40,10 +41,6 @@ from labkit.write.names import undecodable_id
 PROBE_SECONDS = 5.0
 #: How long a request waits for another that uses the same idempotency key.
 CLAIM_SECONDS = 5.0
-#: Idempotency keys with what they were used for, kept as long as the run.
-KEYS = "api.keys"
-CHECKPOINTS = "api.checkpoints"
-
 #: The roles whose lag is measured.
 WORKING: tuple[Role, ...] = ("handler", "relay", "projector", "process")
 
@@ -73,7 +70,7 @@ class Backend:
 
     def start(self) -> None:
         """Begin to serve."""
-        self.lab.store.index(KEYS, [("_id", 1)])
+        self.lab.store.index(KEYS, [("at", 1)])
         self.thread.start()
 
     def end(self) -> None:
@@ -164,7 +161,7 @@ class Backend:
     def _insert(self, key: str, document: Document, options: Options) -> None:
         """Note the use of a key; raises ``Conflict`` while another use of it is being noted."""
         try:
-            self.lab.store.advance(CHECKPOINTS, [], Writes(inserts={KEYS: [document]}))
+            self.lab.store.advance(KEYS_CHECKPOINTS, [], Writes(inserts={KEYS: [document]}))
         except Duplicate:
             known = self.lab.store.load(KEYS, [key]).get(key)
             if known is None:  # not by a majority yet

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from labkit.errors import UsageError
 from labkit.ports.broker import DELIVERIES, Delivery
+from labkit.run.cron import Cron
 
 CLIENTS = ("kafka-python", "confluent")
 LOGS = ("kafka", "mongodb")
@@ -38,6 +39,8 @@ class Settings(Struct, frozen=True, kw_only=True):
             batch begins earlier, and an election may undo batches of a view, each with its
             checkpoint: they are applied again, so no event is lost or counted twice. Queries read
             what the majority has: they see a batch no sooner than before, and none that is undone.
+        report_at: when a scheduler writes the report of each service: a crontab, in UTC.
+        clean_up_at: when it forgets old idempotency keys; see ``run.jobs``.
     """
 
     client: str = "kafka-python"
@@ -49,6 +52,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     every: float = 0.0
     cache: int = 0
     write_concern: str = "majority"
+    report_at: str = "0 3 * * *"
+    clean_up_at: str = "30 3 * * *"
 
     def check(self) -> Settings:
         """The same settings; raises ``UsageError`` that names the one that cannot be."""
@@ -73,6 +78,9 @@ class Settings(Struct, frozen=True, kw_only=True):
                 raise UsageError(f"{name} must be a number, got {value!r}")
             if not least <= getattr(self, name) < math.inf:
                 raise UsageError(f"{name} must be at least {least}, got {value}")
+        for name in ("report_at", "clean_up_at"):
+            if (crontab := getattr(self, name)) != getattr(DEFAULTS, name):
+                Cron(name, crontab)
         if self.every > MOST_SECONDS_BETWEEN:
             raise UsageError(
                 f"every must be at most {MOST_SECONDS_BETWEEN:g} s, got {self.every}: "
