@@ -17,6 +17,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from labkit.cli import bench, dead_letters, runs, servers, verify
+from labkit.cli.autoscale import autoscale
 from labkit.cli.demo import demo
 from labkit.cli.load import load
 from labkit.cli.new import new
@@ -71,7 +72,7 @@ app.add_typer(bench.app, name="bench")
 app.add_typer(verify.app, name="verify")
 app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(runs.app, name="runs")
-for command in (demo, load, new, rebuild, simulate):
+for command in (autoscale, demo, load, new, rebuild, simulate):
     app.command()(command)
 WORKERS.append(worker_status)
 

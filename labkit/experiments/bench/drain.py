@@ -39,7 +39,8 @@ from labkit.experiments.verify.history import History
 from labkit.experiments.verify.planted_bugs import GO, HELD_SECONDS, planted
 from labkit.experiments.verify.verdict import Verdict
 from labkit.experiments.verify.verdict import red as names_of_red
-from labkit.lab import READY_SECONDS, Lab
+from labkit.lab import Lab
+from labkit.run.starting import READY_SECONDS
 
 #: After this time without progress the backlog is looked at, and after the second one the run is
 #: given up: commands are lost, or the workers hang.
