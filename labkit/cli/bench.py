@@ -2,6 +2,7 @@
 
 import typer
 
+from labkit.cli.bench_cost import cost
 from labkit.cli.bench_elasticity import elasticity
 from labkit.cli.bench_reads import cache, freshness, rebuild, restart
 from labkit.cli.bench_writes import growth, latency, memory, peers
@@ -9,17 +10,7 @@ from labkit.cli.lag import lag
 from labkit.cli.sweep import sweep
 
 app = typer.Typer(help="Measure ratios side by side, on real servers.", no_args_is_help=True)
-for command in (
-    restart,
-    freshness,
-    rebuild,
-    cache,
-    peers,
-    latency,
-    memory,
-    growth,
-    lag,
-    sweep,
-    elasticity,
-):
+for command in (restart, freshness, rebuild, cache, peers, latency, memory, growth, lag, sweep):
+    app.command()(command)
+for command in (cost, elasticity):
     app.command()(command)
