@@ -164,6 +164,7 @@ class Lab:
             self._world.clock,
             self._world.ids,
             drive=self.drive,
+            in_flight=self.settings.in_flight,
         )
 
     def ask(self, query: Query, *, fresh: Fresh = EVENTUAL) -> Any:

@@ -34,6 +34,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         every: seconds between two batches in scheduled mode, at most ``MOST_SECONDS_BETWEEN``; 0 is
             batch mode.
         cache: how many answers a query handler holds; 0: it reads each.
+        in_flight: commands that a bus has sent and the broker has not acknowledged yet, at most;
+            one more is ``Overloaded`` and not sent. 0: any number.
         write_concern: of a projector's transactions. ``majority`` waits until no election can undo
             a batch, which on one server is a flush of its journal. ``1`` does not wait: the next
             batch begins earlier, and an election may undo batches of a view, each with its
@@ -51,6 +53,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     linger: float = 0.0
     every: float = 0.0
     cache: int = 0
+    in_flight: int = 0
     write_concern: str = "majority"
     report_at: str = "0 3 * * *"
     clean_up_at: str = "30 3 * * *"
@@ -71,7 +74,7 @@ class Settings(Struct, frozen=True, kw_only=True):
                 f"delivery must be one of {', '.join(DELIVERIES)}, got {self.delivery!r}"
             )
         floors = {"partitions": 1, "batch_size": 1, "linger": 0, "every": 0}
-        for name, least in {**floors, "cache": 0}.items():
+        for name, least in {**floors, "cache": 0, "in_flight": 0}.items():
             value: Any = getattr(self, name)
             kind: type = Real if name in ("linger", "every") else Integral
             if not isinstance(value, kind):

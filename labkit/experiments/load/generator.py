@@ -157,6 +157,9 @@ class _Void:
     ) -> Acknowledgement:
         return self
 
+    def settled(self) -> bool:
+        return True
+
     def result(self, timeout: float) -> tuple[int, int]:
         return 0, 0
 
