@@ -179,8 +179,8 @@ def _show(found: dict[str, Any]) -> str | None:
     late, ability = generator["late_ms"], generator["ability"]
     print(
         f"The generator was late by {late['p50']:.1f} ms (p50), {late['p99']:.1f} ms (p99). It can "
-        f"send {ability['topic']:,.0f} commands a second to a topic, and make "
-        f"{ability['void']:,.0f} a second without sending them. The observer looked every "
+        f"send {ability['topic']:,.0f} commands a second to a topic; without a client, it keeps up "
+        f"with {ability['void']:,.0f} a second. The observer looked every "
         f"{found['observer']['interval_ms']:.0f} ms."
     )
     _show_cpu(found)
