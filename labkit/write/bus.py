@@ -7,7 +7,7 @@ import reprlib
 from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from labkit.errors import DecodeError, Overloaded, TimedOut, UsageError
 from labkit.log.tail import Tail
@@ -20,6 +20,7 @@ from labkit.messages import (
     Envelope,
     Token,
     encode,
+    stamped,
 )
 from labkit.ports.broker import Acknowledgement, Sender, Source
 from labkit.ports.clock import SYSTEM, Clock
@@ -29,6 +30,8 @@ from labkit.write.decisions import DAY_MS, MAX_AHEAD_MS
 
 #: How many answers the bus keeps for those who ask late.
 HEARD_WINDOW = 10_000
+#: The longest instant on the wire.
+LATEST = 2**63 - 1
 
 #: What nobody takes is shown in so many characters: with its beginning and its end.
 _repr = reprlib.Repr()
@@ -46,6 +49,14 @@ class Sent:
     def token(self, timeout: float = 30.0) -> Token:
         """Where the command stands, once the broker has acknowledged it."""
         return Token(self._service, *self._delivery.result(timeout))
+
+
+class Prepared(NamedTuple):
+    """A command encoded ahead of its instants, for a load generator: see ``CommandBus.prepare``."""
+
+    topic: str
+    key: bytes
+    envelope: bytes
 
 
 class CommandBus:
@@ -126,6 +137,21 @@ class CommandBus:
         if self._most:
             self._unacknowledged.append(delivery)
         return Sent(envelope.id, to.name, delivery)
+
+    def prepare(self, command: Command, *, id: str, correlation: str = "") -> Prepared:
+        """Check and encode a command now, to be sent later by ``send_prepared``.
+
+        Raises ``UsageError`` as ``send`` does.
+        """
+        to = self.service_of(command)
+        _, stream = _wire(Envelope(id, command, None, None, correlation, LATEST, LATEST), to)
+        envelope = encode(Envelope(id, command, correlation=correlation))
+        return Prepared(self._topic(f"{to.name}.commands"), stream.encode(), envelope)
+
+    def send_prepared(self, prepared: Prepared, intended: int) -> Acknowledgement:
+        """Queue a prepared command: the broker gets the same bytes as from ``send``."""
+        topic, key, envelope = prepared
+        return self._sender.send(topic, key, stamped(envelope, intended, self._clock.now()))
 
     def execute(
         self,
