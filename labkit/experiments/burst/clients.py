@@ -22,7 +22,7 @@ from labkit.errors import UsageError
 from labkit.experiments.burst.arm import Call, Client, Told
 from labkit.experiments.load import arrivals
 from labkit.experiments.load.arrivals import Plan
-from labkit.experiments.load.generator import TICK_SECONDS
+from labkit.experiments.load.generator import SHORTEST_TICK
 from labkit.messages import Command
 from labkit.run.worker import calm_gc
 
@@ -134,7 +134,7 @@ def _ask(
 
 def _wait_until(instant: int) -> None:
     while (ahead := instant - time.monotonic_ns()) > 0:
-        time.sleep(max(ahead / 1e9, TICK_SECONDS))
+        time.sleep(max(ahead / 1e9, SHORTEST_TICK))
 
 
 # --- what the clients can do at most
