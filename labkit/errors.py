@@ -14,6 +14,7 @@
     ├── Duplicate                   an insert met a document that exists; all of it was undone
     ├── Conflict                    another writer changed a shared document first; all undone
     ├── TooSlow                     a transaction took longer than is allowed; all undone
+    ├── Overloaded                  too much is under way: nothing was sent; try again
     ├── Parked                      a reader holds this stream back; says why
     ├── Pending                     a transaction is being ended: ask again in the next step
     ├── TimedOut                    a wait ended; says what it waited for
@@ -54,7 +55,9 @@ class StackError(LabkitError):
 
 
 class Unreachable(StackError):
-    """A server that does not answer."""
+    """A server that does not answer; ``server`` is its name, where a circuit breaker found out."""
+
+    server = ""
 
 
 class Unstorable(StackError):
@@ -101,6 +104,12 @@ class Duplicate(LabkitError):
     """An insert met a document that exists; the whole transaction was undone."""
 
     advice = "nothing was changed: read the document that exists, or take another id"
+
+
+class Overloaded(LabkitError):
+    """Too much is under way already. It is no acknowledgement: nothing was sent."""
+
+    advice = "nothing was sent: send it again in a moment, with the same id"
 
 
 class Parked(LabkitError):

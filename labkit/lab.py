@@ -25,10 +25,10 @@ import msgspec
 from msgspec import structs
 
 from labkit import stack
-from labkit.errors import StackError, UsageError
+from labkit.errors import UsageError
 from labkit.log.dead_letter import DeadLetter
 from labkit.log.event_log import HISTORY, EventLog
-from labkit.log.partition import peek, readable
+from labkit.log.partition import peek, row
 from labkit.messages import Answer
 from labkit.ports.failpoints import Failpoint
 from labkit.ports.world import REAL, World
@@ -43,11 +43,14 @@ from labkit.read.rebuild import KEEP_SECONDS, Progress, Rebuild
 from labkit.read.sessions import Session
 from labkit.read.subscriptions import Subscription
 from labkit.run import started
+from labkit.run.autoscaler import Bounds
 from labkit.run.by_hand import ByHand, Crashed
+from labkit.run.elastic import Autoscaling, ScaledRole
 from labkit.run.positions import Positions
 from labkit.run.registry import Alive
 from labkit.run.run import Role, Run
-from labkit.run.supervisor import Instructions, Workers
+from labkit.run.starting import start_workers, wait_until_owned
+from labkit.run.supervisor import Workers
 from labkit.run.wiring import Parts
 from labkit.run.worker import Worker, check_counts
 from labkit.service import Process, Query, Service, route
@@ -62,7 +65,6 @@ if TYPE_CHECKING:
     from labkit.plots.film import Film
     from labkit.streams.streams import Streams
 
-READY_SECONDS = 60.0
 #: A reader that got nothing for so long is stuck behind a transaction that is open.
 STUCK_SECONDS = 2.0
 #: While somebody waits, servers and supervisor are looked at this often.
@@ -134,6 +136,7 @@ class Lab:
         self.positions = Positions(self.of)
         self._by_hand = ByHand(self.parts)
         self._workers: Workers | None = None
+        self._scalers: list[Autoscaling] = []
         self._driven: list[Role] = []
         self._stepping: str | None = None
         self._looked = time.monotonic()
@@ -161,6 +164,7 @@ class Lab:
             self._world.clock,
             self._world.ids,
             drive=self.drive,
+            in_flight=self.settings.in_flight,
         )
 
     def ask(self, query: Query, *, fresh: Fresh = EVENTUAL) -> Any:
@@ -201,7 +205,7 @@ class Lab:
 
     def by_hand(self, role: Role, service: str | None = None) -> Any:
         """A part in this process. Raises ``UsageError`` while worker processes are running."""
-        if self._workers is not None:
+        if self._workers is not None or self._scalers:
             raise UsageError(
                 "worker processes are running; call lab.stop() before stepping by hand"
             )
@@ -224,14 +228,17 @@ class Lab:
         processes: int = 1,
         notifiers: int = 0,
         queries: int = 0,
+        schedulers: int = 0,
     ) -> None:
         """Start this many workers of each service, and of each process manager.
 
         Returns when they own all partitions; query handlers are not waited for. On the MongoDB log
-        each service has one relay, too. In memory, who waits for an answer steps the parts.
+        each service has one relay, too. Schedulers are of the whole run; more than one is for the
+        case that one dies. In memory, who waits for an answer steps the parts.
         """
         counts: dict[Role, int] = {"handler": handlers, "relay": 1, "projector": projectors}
         counts |= {"process": processes, "notifier": notifiers, "query": queries}
+        counts["scheduler"] = schedulers
         check_counts(counts)
         if self.backend == "memory":
             self._driven = [role for role, count in counts.items() if count]
@@ -248,44 +255,44 @@ class Lab:
             for slot in range(count)
         ]
         before = self.positions.epochs()
-        instructions = Instructions(
-            registry=str(self.of.registry()),
-            logs=str(self.of.logs()),
-            run=self.run,
-            workers=workers,
-            commands=[self.of.worker_command(worker) for worker in workers],
-        )
-        self._workers = Workers(instructions, self.of.environment())
+        crew = self._workers = start_workers(self.of, workers, self.of.registry())
         if not self._in_block:
             started.keep(self)
         try:
-            self._wait_until_claimed(workers, before)
+            wait_until_owned(self.of, self.positions, workers, before, crew, self.check)
         except BaseException:
             self.stop()
             raise
 
-    def _wait_until_claimed(self, workers: list[Worker], before: dict[str, int]) -> None:
-        wanted = {
-            f"{reader.name}:{partition}"
-            for worker in workers
-            for reader in self.of.readers(worker.role, worker.service)
-            for partition in range(self.partitions)
-        }
-        deadline = time.monotonic() + READY_SECONDS
-        while missing := {
-            id for id in wanted if self.positions.epochs().get(id, 0) <= before.get(id, 0)
-        }:
-            self.check()
-            if self._workers and (why := self._workers.deaths()):
-                raise StackError(f"workers die as they start: {why}; see {self.of.logs()}")
-            if time.monotonic() > deadline:
-                late = f"the workers do not own {sorted(missing)} after {READY_SECONDS:g} s"
-                raise StackError(f"{late}; see {self.of.logs()}")
-            time.sleep(0.05)
+    def autoscale(
+        self,
+        role: ScaledRole = "handler",
+        service: str | None = None,
+        *,
+        least: int = 1,
+        most: int = 4,
+        up_above: float = 2.0,
+        down_below: float = 0.5,
+        **times: float,
+    ) -> Autoscaling:
+        """Add and remove workers of a role by its time lag, in the background; ``stop()`` ends it.
+
+        Lags are in seconds; ``times``: ``hold`` and ``cool_down``, see ``autoscaler.Bounds``. The
+        workers of ``start`` count, and stay. Raises ``UsageError`` if another has the role.
+        """
+        self._by_hand.close()
+        ends: Any = {"least": least, "most": most, "up_above": up_above, "down_below": down_below}
+        name = service or self.first
+        self._scalers.append(Autoscaling(self.of, role, name, Bounds(**ends | times), started.say))
+        if not self._in_block:
+            started.keep(self)
+        return self._scalers[-1]
 
     def stop(self) -> None:
         """Stop the worker processes."""
         started.forget(self)
+        while self._scalers:
+            self._scalers.pop().stop()
         workers, self._workers = self._workers, None
         self._driven = []
         if workers is not None:
@@ -353,16 +360,7 @@ class Lab:
             records, hidden = peek(source, STUCK_SECONDS if self.backend == "kafka" else 0.0)
         finally:
             source.close()
-        rows = [
-            {
-                "partition": r.partition,
-                "offset": r.offset,
-                "key": r.key.decode("utf-8", "backslashreplace"),
-                "value": readable(r.value),
-            }
-            for r in records
-        ]
-        return rows, hidden
+        return [row(record) for record in records], hidden
 
     def topic(self, name: str) -> pd.DataFrame:
         """What a topic holds: one row a record (partition, offset, key, value)."""

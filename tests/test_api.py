@@ -178,7 +178,7 @@ def test_an_idempotency_key_that_is_being_claimed(
     real_advance, real_load, tries = lab.store.advance, lab.store.load, list[int]()
 
     def advance(checkpoints: str, moves: Any, writes: Any) -> None:
-        if checkpoints == backend.CHECKPOINTS:
+        if checkpoints == backend.KEYS_CHECKPOINTS:
             tries.append(1)
             if trouble == "for ever" or (trouble == "a conflict" and len(tries) < 4):
                 raise Conflict("another writer was first")

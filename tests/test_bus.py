@@ -6,10 +6,19 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from labkit.errors import TimedOut, UsageError
 from labkit.lab import Lab
-from labkit.messages import MAX_COMMAND_BYTES, Answer, Command, ReleaseParked, Token
+from labkit.messages import (
+    MAX_COMMAND_BYTES,
+    Answer,
+    Command,
+    Envelope,
+    ReleaseParked,
+    Token,
+    encode,
+)
 from labkit.service import route
 from labkit.services.bank import Deposit, OpenAccount
 from labkit.services.catalog import ListProduct
@@ -192,3 +201,29 @@ def test_a_bus_closes_its_tails(lab: Lab) -> None:
     lab.bus.flush()
     lab.close()
     lab.close()
+
+
+@pytest.mark.parametrize("correlation", ["", "x" * 50])
+def test_a_prepared_command_is_sent_as_the_same_bytes(lab: Lab, correlation: str) -> None:
+    """But for the instant at which it was sent, which is that of the later call."""
+    prepared = lab.bus.prepare(PLACE, id="a", correlation=correlation)
+    before = lab.bus._clock.now()
+    lab.bus.send_prepared(prepared, 1_000)
+    lab.bus.send(PLACE, id="a", correlation=correlation, intended=1_000)
+    first, second = lab.topic("orders.commands").to_dict("records")
+    assert before <= first["value"].pop("sent") <= second["value"].pop("sent")
+    assert (first["key"], first["partition"]) == (second["key"], second["partition"])
+    assert list(first["value"].items()) == list(second["value"].items())
+    assert first["value"]["intended"] == 1_000
+
+
+def test_what_no_handler_takes_cannot_be_prepared(lab: Lab) -> None:
+    """It is as long as it will be with its two instants."""
+    with pytest.raises(UsageError, match="no handler takes"):
+        lab.bus.prepare(structs.replace(PLACE, cents=0.5), id="a")
+    spare = len(encode(Envelope("a", PLACE, intended=2**63 - 1, sent=2**63 - 1)))
+    fits = structs.replace(PLACE, order_id="o" * (MAX_COMMAND_BYTES - spare + 2))
+    with pytest.raises(UsageError, match="stream must have"):
+        lab.bus.prepare(fits, id="a")
+    with pytest.raises(UsageError, match=f"at most {MAX_COMMAND_BYTES} fit"):
+        lab.bus.prepare(structs.replace(fits, order_id=f"{fits.order_id}o"), id="a")

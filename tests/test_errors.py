@@ -29,6 +29,7 @@ EXPECTED = {
     "Duplicate": (2, False),
     "Conflict": (2, False),
     "TooSlow": (2, False),
+    "Overloaded": (2, False),
     "Parked": (1, True),
     "Pending": (2, False),
     "TimedOut": (1, True),

@@ -149,7 +149,7 @@ def test_a_run_is_whole(
         assert row["p50_ms"] <= row["p95_ms"] <= row["p99_ms"] <= row["p999_ms"] <= row["max_ms"]
     ability = found["generator"]["ability"]
     assert ability["void"] > ability["topic"] > 0
-    assert {"generator", "observer", "listener"} == set(found["core_shares"])
+    check_cpu(found)
     kept = json.loads((Path(found["folder"]) / "report.json").read_text())
     assert kept["little"] == found["little"]
     assert {"machine", "load_average"} <= set(kept)
@@ -158,6 +158,17 @@ def test_a_run_is_whole(
         own = [topic for topic in lab.broker.topics() if f".{found['run']}." in topic]
         assert not own, "also the topic of the dry run is gone"
         lab.drop()
+
+
+def check_cpu(found: dict[str, Any]) -> None:
+    """What measured, what was measured, and the servers: each took a share of the machine."""
+    cpu = found["cpu"]
+    assert set(cpu["harness"]) == {"generator", "listener", "observer"}
+    assert {*cpu["harness"], *cpu["servers"], "handler", "projector"} == set(cpu["machine_share"])
+    assert all(0 < share < 1 for share in cpu["machine_share"].values()), cpu
+    assert sum(cpu["machine_share"].values()) < 1.05, "no more than there is"
+    assert all(us > 0 for us in cpu["us_per_command"].values())
+    assert (found["client"], found["harness_client"]) == ("kafka-python", "confluent")
 
 
 def check_rows(found: dict[str, Any], commands: pd.DataFrame) -> None:
@@ -284,7 +295,7 @@ def test_a_rate_is_compared_with_what_is_sustained(at: Any, says: str | None) ->
 def test_who_listens_ends_a_load_that_is_too_much() -> None:
     with (
         Lab(backend="memory", services=["orders"]) as lab,
-        closing(offer._Listener(lab, "orders")) as listener,
+        closing(offer._Listener(lab, lab, "orders")) as listener,
     ):
         lab.bus.send(PlaceOrder("o1", "c", "1997-01-01", 1, 1))
         lab.handler.step(0)

@@ -136,7 +136,12 @@ CASES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("case", CASES)
 def test_the_figure_is_saved_and_nothing_in_it_overlaps(case: str, tmp_path: Path) -> None:
     figure = demo_figure(
-        **CASES[case], client="kafka-python", commands_per_second=3210.4, customers=23570
+        **CASES[case],
+        client="kafka-python",
+        commands_per_second=3210.4,
+        customers=23570,
+        lag_rate=802.6,
+        sustained=False,
     )
     renderer: Any = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
     figure.draw(renderer)
@@ -176,6 +181,21 @@ def test_the_figure_tells_the_run() -> None:
         "35,579 purchases of 23,570 customers as commands through Kafka into MongoDB views: "
         "32,104 a second with confluent"
     )
+
+
+@pytest.mark.parametrize(
+    ("sustained", "says"),
+    [
+        (True, "at 802 commands a second, which is sustained"),
+        (False, "at 802 commands a second, which is not sustained: a queue"),
+        (None, "at 802 commands a second"),
+    ],
+)
+def test_the_figure_tells_the_rate_of_the_lag(sustained: bool | None, says: str) -> None:
+    figure = demo_figure(
+        MONTHS, LAGS, client="c", commands_per_second=3210.0, lag_rate=802.4, sustained=sustained
+    )
+    assert figure.axes[1].get_title().splitlines()[-1] == says
 
 
 def test_no_data_is_an_error_that_says_so() -> None:

@@ -87,22 +87,7 @@ def test_a_worker_joins_its_group_and_leaves_again() -> None:
     assert len(made.broker.group(made.lab.topic_name("orders.commands"), group).members) == 1
 
 
-# --- an election
-
-
-def test_an_election_undoes_what_only_one_server_has() -> None:
-    world = World(Tape(0, {}))
-    store = SimulatedStore(world)
-    weak = store.weak()
-    store.advance("p", [], Writes(inserts={"docs": [{"_id": "kept"}]}))
-    at = store.claim("p", "reader:0")
-    moved = structs.replace(at, position=7)
-    weak.advance("p", [(at, moved)], Writes(inserts={"docs": [{"_id": "undone"}]}))
-    assert (len(weak.find("docs", {})), len(store.find("docs", {}))) == (2, 1)
-    assert (weak.checkpoints("p"), store.checkpoints("p")) == ([moved], [at])
-    store.elect()
-    assert [d["_id"] for d in weak.find("docs", {})] == ["kept"]
-    assert weak.checkpoints("p") == [at]
+# --- an election: see also contracts/test_elections.py
 
 
 @pytest.mark.parametrize("later", ["a majority write", "time"])

@@ -8,7 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from labkit.experiments import demo
 from labkit.experiments.load import steady
+from labkit.experiments.load.arrivals import Plan
+from labkit.experiments.load.offer import Loaded
 
 SECOND = 1e9
 WINDOW = (10 * SECOND, 40 * SECOND)
@@ -197,3 +200,19 @@ def test_a_late_generator_is_told() -> None:
     few = late(45, 1.0)
     few = few[few["intended"].between(*short)]
     assert not steady.on_time(few, short)["ok"], "4.5 % of it left after the window"
+
+
+def test_the_demo_says_whether_its_rate_was_sustained() -> None:
+    """Its rate counts if the backlog stayed level and the generator was on time."""
+
+    def offered(growth: float = 0.0, late: float = 0.0, seconds: float = 30.0) -> Any:
+        commands, samples = run(growth=growth)
+        commands["intended"] -= late * SECOND
+        inside = commands[commands["intended"].between(*WINDOW, inclusive="left")]
+        plan = Plan(rate=500.0, seconds=seconds)
+        return Loaded(plan, inside, samples, WINDOW, {}, len(commands))
+
+    assert demo._sustained(offered()) is True
+    assert demo._sustained(offered(growth=0.1)) is False
+    assert demo._sustained(offered(late=0.2)) is False
+    assert demo._sustained(offered(seconds=1.0)) is None, "too short to tell"

@@ -28,6 +28,11 @@ class ConfluentDelivery:
         if error is None:
             self.where = message.partition(), message.offset()
 
+    def settled(self) -> bool:
+        if self.where is None and self.error is None:
+            self._producer.poll(0)
+        return self.where is not None or self.error is not None
+
     def result(self, timeout: float) -> tuple[int, int]:
         deadline = time.monotonic() + timeout
         while self.where is None and self.error is None and time.monotonic() < deadline:

@@ -67,6 +67,9 @@ class KafkaPythonDelivery:
         self._future = future
         self._bootstrap = bootstrap
 
+    def settled(self) -> bool:
+        return bool(self._future.is_done)
+
     def result(self, timeout: float) -> tuple[int, int]:
         with translated("send a command", self._bootstrap):
             sent = self._future.get(timeout=timeout)

@@ -13,6 +13,9 @@ class MemoryDelivery(Struct, frozen=True):
     partition: int
     offset: int
 
+    def settled(self) -> bool:
+        return True
+
     def result(self, timeout: float) -> tuple[int, int]:
         return self.partition, self.offset
 

@@ -40,6 +40,9 @@ class MongoDelivery:
         self._failed = error
         self._there.set()
 
+    def settled(self) -> bool:
+        return self._there.is_set()
+
     def result(self, timeout: float) -> tuple[int, int]:
         if not self._there.wait(timeout):
             raise Unreachable(

@@ -11,12 +11,12 @@ from fastapi import FastAPI
 
 from labkit.api import commands, docs, health, live, openapi, problems, queries
 from labkit.api.backend import Backend
+from labkit.api.guard import THREADS
 from labkit.api.metrics import Measured
 from labkit.api.paths import Paths
+from labkit.api.protection import OFF, Protection
 from labkit.lab import Lab
-
-#: Requests that are worked on at once; each may wait for an answer, or for freshness.
-THREADS = 200
+from labkit.ports.clock import SYSTEM, Clock
 
 ABOUT = """\
 Commands are acknowledged with **202** once the broker has them; `Prefer: wait=N` waits for the
@@ -27,12 +27,13 @@ so write `~.` and `~..` for these two.
 """
 
 
-def create_app(lab: Lab) -> FastAPI:
+def create_app(lab: Lab, protection: Protection = OFF, clock: Clock = SYSTEM) -> FastAPI:
     """The API of a lab, which stays the caller's, and is not to be used beside it meanwhile.
 
-    Raises ``UsageError`` if two routes of its services have one address.
+    Raises ``UsageError`` if two routes of its services have one address, and for a protection that
+    cannot be.
     """
-    backend = Backend(lab)
+    backend = Backend(lab, protection, clock)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -16,9 +16,11 @@ from fastapi.responses import JSONResponse
 from labkit.api.addresses import Addresses
 from labkit.api.feed import Live
 from labkit.api.fields import Schemas
+from labkit.api.guard import Guard
 from labkit.api.lab_thread import LabThread
 from labkit.api.metrics import Metrics
 from labkit.api.problems import Problem
+from labkit.api.protection import OFF, Protection
 from labkit.api.request_options import FreshOptions, Options, derived
 from labkit.api.schema import CommandStatus, written
 from labkit.api.updates import OpenStreams
@@ -27,10 +29,12 @@ from labkit.lab import Lab
 from labkit.log.partition import fetch_records
 from labkit.messages import Answer, Command, Document, Token
 from labkit.ports.broker import Record, Source
+from labkit.ports.clock import SYSTEM, Clock
 from labkit.ports.ids import new_id
 from labkit.ports.store import Writes
 from labkit.read.freshness import Fresh, Position, Version
 from labkit.read.queries import Queries
+from labkit.run.jobs import KEYS, KEYS_CHECKPOINTS
 from labkit.run.run import Role
 from labkit.service.declared import key_of
 from labkit.write.kept_answers import kept_answer
@@ -40,10 +44,6 @@ from labkit.write.names import undecodable_id
 PROBE_SECONDS = 5.0
 #: How long a request waits for another that uses the same idempotency key.
 CLAIM_SECONDS = 5.0
-#: Idempotency keys with what they were used for, kept as long as the run.
-KEYS = "api.keys"
-CHECKPOINTS = "api.checkpoints"
-
 #: The roles whose lag is measured.
 WORKING: tuple[Role, ...] = ("handler", "relay", "projector", "process")
 
@@ -51,9 +51,8 @@ WORKING: tuple[Role, ...] = ("handler", "relay", "projector", "process")
 class Backend:
     """One lab behind HTTP. ``closing`` is set when the server begins to end."""
 
-    def __init__(self, lab: Lab) -> None:
+    def __init__(self, lab: Lab, protection: Protection = OFF, clock: Clock = SYSTEM) -> None:
         self.lab = lab
-        self.thread = LabThread(lab)
         self.metrics = Metrics()
         self.streams = OpenStreams()
         self.live = Live(self)
@@ -63,6 +62,8 @@ class Backend:
         self.queries = Queries(
             lab.store, lab.services, self.drive, lambda service: self._ends(f"{service}.events")
         )
+        self.guard = Guard(protection, self.queries, self.metrics, clock)
+        self.thread = LabThread(lab, self.guard.heard, lambda: self.guard.in_flight.services)
         self.addresses = Addresses(lab.services, self.queries)
         self.schemas = Schemas(
             [
@@ -73,7 +74,7 @@ class Backend:
 
     def start(self) -> None:
         """Begin to serve."""
-        self.lab.store.index(KEYS, [("_id", 1)])
+        self.lab.store.index(KEYS, [("at", 1)])
         self.thread.start()
 
     def end(self) -> None:
@@ -94,7 +95,7 @@ class Backend:
             self.thread.call(self.lab.drive)
 
     def _ends(self, topic: str) -> Mapping[int, int]:
-        return self.thread.call(lambda: self.lab.ends(topic))
+        return self.guard.kafka(lambda: self.thread.call(lambda: self.lab.ends(topic)))
 
     def lags(self) -> dict[tuple[str, str], int]:
         """How many offsets the workers are behind, by role and service."""
@@ -106,16 +107,20 @@ class Backend:
 
     def submit(self, command: Command, options: Options, *, creates: bool = False) -> Response:
         """Send a command; answer at once, or with its outcome if the client waits."""
+        guard = self.guard
         command_id = self._claim(command, options)
-        token = self.thread.send(command, command_id, options.expected_version)
-        answer = None
-        if options.wait is not None:
-            answer = self.thread.answer(token, options.wait)
+        token = guard.kafka(lambda: self.thread.send(command, command_id, options.expected_version))
+        guard.sent(options.request, token)
+        answer, wait = None, options.wait
+        if wait and not guard.may_wait(options.request, token.service):
+            wait = None
+        if wait is not None:
+            answer = self.thread.answer(token, wait)
         status = self._status(token, command, command_id, answer or self.thread.heard(token))
         self.metrics.command(type(command).__name__, status.status)
         headers = {"Labkit-Token": status.token}
-        if options.wait is not None:
-            headers["Preference-Applied"] = f"wait={options.wait}"
+        if wait is not None:
+            headers["Preference-Applied"] = f"wait={wait}"
         if answer is None:
             headers["Location"] = f"/commands/{status.token}"
             return JSONResponse(status.model_dump(), 202, headers)
@@ -158,13 +163,13 @@ class Backend:
             wait_jitter=0.01,
         ):
             with attempt:  # others may use the key in this very moment
-                self._insert(key, document, options)
+                self.guard.mongodb(lambda: self._insert(key, document, options))
         return derived("command", options.idempotency_key)
 
     def _insert(self, key: str, document: Document, options: Options) -> None:
         """Note the use of a key; raises ``Conflict`` while another use of it is being noted."""
         try:
-            self.lab.store.advance(CHECKPOINTS, [], Writes(inserts={KEYS: [document]}))
+            self.lab.store.advance(KEYS_CHECKPOINTS, [], Writes(inserts={KEYS: [document]}))
         except Duplicate:
             known = self.lab.store.load(KEYS, [key]).get(key)
             if known is None:  # not by a majority yet
@@ -182,9 +187,11 @@ class Backend:
         The bookkeeping is saved some tenths of a second after the answer.
         """
         token = self.token(text)
-        record = self.thread.call(lambda: self._record(token))
-        service = self.lab.services[token.service]
-        answer = self.thread.heard(token) or kept_answer(self.lab.store, service, record)
+        guard, service = self.guard, self.lab.services[token.service]
+        record = guard.kafka(lambda: self.thread.call(lambda: self._record(token)))
+        answer = self.thread.heard(token)
+        if answer is None:
+            answer = guard.mongodb(lambda: kept_answer(self.lab.store, service, record))
         try:
             envelope = service.codec.decode_command(record.value)
         except DecodeError as error:  # whoever sent it, it is no command

@@ -39,7 +39,8 @@ def routes(backend: Backend) -> APIRouter:
         command_status,
         operation_id="getCommand",
         response_model=CommandStatus,
-        responses=openapi.problems(404, 422, 503),
+        responses=openapi.problems(404, 422, 503) | backend.guard.responses,
+        dependencies=backend.guard.reads,
         tags=["commands"],
     )
     return router
@@ -69,7 +70,8 @@ def _add(router: APIRouter, backend: Backend, route: CommandRoute) -> None:
         methods=[route.method],
         operation_id=route.operation,
         status_code=201 if route.creates else 200,
-        responses=openapi.command(backend.addresses, route),
+        responses=openapi.command(backend.addresses, route) | backend.guard.responses,
+        dependencies=backend.guard.commands,
         description=inspect.cleandoc(route.kind.__doc__ or ""),
         summary=openapi.words(route.kind),
         tags=[route.service.name],

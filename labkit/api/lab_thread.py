@@ -10,7 +10,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -34,10 +34,21 @@ T = TypeVar("T")
 
 
 class LabThread:
-    """Serves one lab, from ``start`` to ``close``; all other methods are for any thread."""
+    """Serves one lab, from ``start`` to ``close``; all other methods are for any thread.
 
-    def __init__(self, lab: Lab) -> None:
+    ``told(service, partition, offset)`` is called for each commit that is heard, with the place of
+    its command. Those of the services that ``owing`` names are heard without a pause.
+    """
+
+    def __init__(
+        self,
+        lab: Lab,
+        told: Callable[[str, int, int], None] = lambda *_: None,
+        owing: Callable[[], Collection[str]] = tuple,
+    ) -> None:
         self._lab = lab
+        self._told = told
+        self._owing = owing
         self._work: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
         self._waiting: dict[Token, list[Future[Answer | None]]] = {}
         self._listening: list[str] = []
@@ -84,7 +95,7 @@ class LabThread:
         def look() -> Answer | None:
             if (answer := self._lab.bus.heard(token)) is None:
                 with suppress(LabkitError):  # not heard is not gone
-                    self._hear(token.service)
+                    self._hear(token.service, 0.0)
                 answer = self._lab.bus.heard(token)
             return answer
 
@@ -121,7 +132,7 @@ class LabThread:
         while not self._stopping.is_set():
             self._serve()
             idle = time.monotonic() - swept > IDLE_SECONDS
-            services = {token.service for token in self._waiting}
+            services = {token.service for token in self._waiting} | {*self._owing()}
             if idle:
                 services, swept = set(self._listening), time.monotonic()
             for service in services:
@@ -136,7 +147,7 @@ class LabThread:
 
         What comes meanwhile has its turn later: those who wait for answers must have theirs.
         """
-        patience = 0.0 if self._waiting else IDLE_SECONDS / 5
+        patience = 0.0 if self._waiting or self._owing() else IDLE_SECONDS / 5
         for _ in range(self._work.qsize() or 1):
             try:
                 work, done = self._work.get(block=patience > 0, timeout=patience or None)
@@ -148,9 +159,10 @@ class LabThread:
             except BaseException as error:
                 done.set_exception(error)
 
-    def _hear(self, service: str) -> None:
-        for commit in self._lab.bus.hear(service, POLL_SECONDS):
+    def _hear(self, service: str, seconds: float = POLL_SECONDS) -> None:
+        for commit in self._lab.bus.hear(service, seconds):
             token = Token(service, commit.partition, commit.offset)
+            self._told(service, commit.partition, commit.offset)
             if commit.answer.final:
                 for found in self._waiting.pop(token, []):
                     found.set_result(commit.answer)

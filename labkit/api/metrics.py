@@ -32,6 +32,18 @@ class Metrics:
             ["command", "outcome"],
             registry=self.registry,
         )
+        self._refused = Counter(
+            "labkit_refused",
+            "Requests that were turned away, by the mechanism of protection.",
+            ["mechanism"],
+            registry=self.registry,
+        )
+        self._degraded = Counter(
+            "labkit_degraded",
+            "Requests that were answered without the wait that they asked for.",
+            ["what"],
+            registry=self.registry,
+        )
         self._lag = Gauge(
             "labkit_lag_offsets",
             "Offsets that the workers of a role are behind; markers count too.",
@@ -47,6 +59,14 @@ class Metrics:
     def command(self, name: str, outcome: str) -> None:
         """One command was sent."""
         self._commands.labels(name, outcome).inc()
+
+    def refused(self, mechanism: str) -> None:
+        """One request was turned away."""
+        self._refused.labels(mechanism).inc()
+
+    def degraded(self, what: str) -> None:
+        """One request was not let wait."""
+        self._degraded.labels(what).inc()
 
     def text(self, lags: Mapping[tuple[str, str], int]) -> bytes:
         """All of it, in the text format."""

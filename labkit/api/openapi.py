@@ -70,7 +70,7 @@ def problems(*statuses: int) -> Responses:
     found: Responses = {}
     for status in statuses:
         found[status] = {"description": WHY[status], "content": {MEDIA_TYPE: {"schema": REF}}}
-        if status == 503:
+        if status in (429, 503):
             found[status]["headers"] = RETRY
     return found
 

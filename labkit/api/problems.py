@@ -27,6 +27,7 @@ from labkit.errors import (
     Duplicate,
     Fenced,
     LabkitError,
+    Overloaded,
     Parked,
     Pending,
     Refused,
@@ -103,12 +104,25 @@ KINDS = {
         "The `Idempotency-Key` was used for another command.",
         "Take a new key for a new command, and the old key only to send the same command again.",
     ),
+    "limited": Kind(
+        429,
+        "More requests came than the operator allows, from this client or from all together.",
+        "Send it again after `Retry-After` seconds, a command with the same `Idempotency-Key`: "
+        "nothing was done.",
+    ),
     "internal": Kind(500, "A bug.", "The log of the API says more. Please report it."),
     "unreachable": Kind(
         503,
         "Kafka or MongoDB does not answer, or the API is being shut down.",
         "Try again after `Retry-After` seconds; `labkit status` and `labkit doctor` show the "
         "servers. Send a command again with the same `Idempotency-Key`: it takes effect once.",
+    ),
+    "overloaded": Kind(
+        503,
+        "More is under way than can be done soon. The request was turned away, and a command was "
+        "not sent.",
+        "Send it again after `Retry-After` seconds, a command with the same `Idempotency-Key`. "
+        "`Priority: u=0` (RFC 9218) says that it is urgent, `u=7` that it can wait.",
     ),
     "busy": Kind(
         503,
@@ -200,6 +214,7 @@ ANSWERS: dict[type[LabkitError], tuple[str, bool]] = {
     TimedOut: ("timed-out", False),
     Parked: ("parked", True),
     StackError: ("unreachable", True),
+    Overloaded: ("overloaded", True),
     Conflict: ("busy", True),
     TooSlow: ("busy", True),
     Pending: ("busy", True),

@@ -7,6 +7,7 @@ The ``ETag`` of an answer about one stream is the stream's version. Pages go on 
 from __future__ import annotations
 
 import inspect
+import math
 import re
 import reprlib
 from typing import Any
@@ -27,6 +28,7 @@ from labkit.api.updates import updates
 from labkit.errors import UsageError
 from labkit.messages import encode
 from labkit.read.freshness import Version
+from labkit.read.queries import Asked
 from labkit.service import Page, Query, made
 
 #: Parameters that every query has besides its conditions.
@@ -67,7 +69,9 @@ def _add(router: APIRouter, backend: Backend, route: QueryRoute) -> None:
         methods=["GET"],
         operation_id=route.operation,
         response_class=openapi.EventStream if route.updates else openapi.Json,
-        responses=openapi.stream(about) if route.updates else openapi.query(route),
+        responses=(openapi.stream(about) if route.updates else openapi.query(route))
+        | backend.guard.responses,
+        dependencies=backend.guard.streams if route.updates else backend.guard.reads,
         description=about,
         summary=openapi.words(route.kind, "Follow" if route.updates else ""),
         tags=[route.service.name],
@@ -140,10 +144,11 @@ def _answer(
         if asked.stream is None:
             raise UsageError(f"version is of one stream, and {query!r:.200} is not about one")
         goal = Version(*asked.stream, version)
-    found = here.queries.answer(asked, here.fresh(options, goal)).value
+    found, headers = _found(here, asked, options, goal)
     if found is None:
-        raise not_found(f"answer to {reprlib.repr(query)}")
-    headers = {}
+        problem = not_found(f"answer to {reprlib.repr(query)}")
+        problem.headers = headers
+        raise problem
     if asked.stream is not None and (at := answers.version(found)) is not None:
         headers["ETag"] = f'"{at}"'
         if isinstance(options, OneOptions) and options.holds(headers["ETag"]):
@@ -152,6 +157,26 @@ def _answer(
         headers["Link"] = f'<{_next(request, route, found.cursor)}>; rel="next"'
     body = encode(answers.shown(found, route))
     return Response(body, headers=headers, media_type="application/json")
+
+
+def _found(
+    here: Backend, asked: Asked, options: FreshOptions, goal: Version | None
+) -> tuple[Any, dict[str, str]]:
+    """What a query finds, as fresh as the client asks; if the views are too far behind, and the
+    operator wants it so, as fresh as it is. Headers then say how old."""
+    headers: dict[str, str] = {}
+
+    def answer() -> Any:
+        age = here.guard.age(asked.services)
+        if age is not None:
+            headers["Age"] = str(math.ceil(age))
+        waits = bool(options.token or goal) or options.freshness == "linearizable"
+        if waits and here.guard.gives_way(options.request, age, "query"):
+            headers["Labkit-Freshness"] = "eventual"
+            return here.queries.answer(asked).value
+        return here.queries.answer(asked, here.fresh(options, goal)).value
+
+    return here.guard.mongodb(answer), headers
 
 
 def _next(request: Request, route: QueryRoute, cursor: str) -> str:

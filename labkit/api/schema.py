@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from labkit.messages import Token
 from labkit.read.freshness import Strategy
+from labkit.run.jobs import KEEP_DAYS
 
 MOST = 2**63 - 1
 #: Nobody waits longer, for an answer or for freshness.
@@ -100,7 +101,8 @@ IfNoneMatch = Annotated[
 IdempotencyKey = Annotated[
     str | None,
     Header(
-        description="Send again with the same key as often as you like: it takes effect once.",
+        description="Send again with the same key as often as you like: it takes effect once. "
+        f"Another command with the same key is refused for at least {KEEP_DAYS} days.",
         pattern=r"^[\x21-\x7e]{1,200}$",
         examples=["7d8f1c0e-17"],
     ),

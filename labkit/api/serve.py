@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from msgspec import structs
 
 from labkit.api.app import create_app
+from labkit.api.protection import OFF, Protection
 from labkit.errors import StackError, UsageError
 from labkit.lab import Lab
 from labkit.run.registry import live_runs
@@ -78,6 +79,7 @@ def api(
     report: Callable[[str], None],
     services: Sequence[str] | None = None,
     processes: Sequence[str] = (),
+    protection: Protection = OFF,
 ) -> None:
     """Serve an existing run, or a new one with workers, which is dropped afterwards.
 
@@ -91,7 +93,7 @@ def api(
         lab = _joined(name, run, services, processes)
     with lab:
         try:
-            app = create_app(lab)
+            app = create_app(lab, protection)
             if not ip_address(at.getsockname()[0]).is_loopback:
                 report(f"{address(at)} is open to others: whoever reaches it may send commands")
             if run is None:

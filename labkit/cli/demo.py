@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -57,10 +57,21 @@ def _show(found: Demo) -> None:
     reply, lag = report["reply_ms"], report["lag_ms"]
     if lag["p50"] is not None:
         print(
-            f"At half that rate, the median reply takes {reply['p50']:.0f} ms (p99 "
+            f"{_at(report)}, the median reply takes {reply['p50']:.0f} ms (p99 "
             f"{reply['p99']:.0f} ms), and an order is visible {lag['p50']:.0f} ms after its reply "
             f"(p99 {lag['p99']:.0f} ms; {report['probes']} probes)."
         )
+
+
+def _at(report: dict[str, Any]) -> str:
+    """The rate at which latencies were measured, and whether it is sustained."""
+    held = {
+        True: "which is sustained: the backlog stayed level",
+        False: "which is NOT sustained here: the backlog grew, so this is the time in a queue",
+        None: "for too short a time to tell whether it is sustained",
+    }[report["sustained"]]
+    share = f"{report['open_loop_share']:.4g} of that rate"
+    return f"At {report['open_loop_rate']:,.0f} a second ({share}, {held})"
 
 
 def _draw(found: Demo, file: Path) -> None:
@@ -73,6 +84,8 @@ def _draw(found: Demo, file: Path) -> None:
         found.lags,
         client=found.report["client"],
         commands_per_second=found.report["commands_per_second"],
+        lag_rate=found.report["open_loop_rate"],
+        sustained=found.report["sustained"],
     )
     temporary = file.with_name(f".{file.name}.{os.getpid()}{file.suffix}")
     figure.savefig(temporary)

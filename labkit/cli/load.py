@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -178,10 +179,11 @@ def _show(found: dict[str, Any]) -> str | None:
     late, ability = generator["late_ms"], generator["ability"]
     print(
         f"The generator was late by {late['p50']:.1f} ms (p50), {late['p99']:.1f} ms (p99). It can "
-        f"send {ability['topic']:,.0f} commands a second to a topic, and make "
-        f"{ability['void']:,.0f} a second without sending them. The observer looked every "
+        f"send {ability['topic']:,.0f} commands a second to a topic; without a client, it keeps up "
+        f"with {ability['void']:,.0f} a second. The observer looked every "
         f"{found['observer']['interval_ms']:.0f} ms."
     )
+    _show_cpu(found)
     verdicts = found["checkers"]
     red = [name for name, verdict in verdicts.items() if verdict["ok"] is False]
     unknown = [name for name, verdict in verdicts.items() if verdict["ok"] is None]
@@ -191,6 +193,22 @@ def _show(found: dict[str, Any]) -> str | None:
         for line in verdicts[name]["violations"][:3]:
             print(f"{name}: {line}")
     return "; ".join(found["trouble"]) or None
+
+
+def _show_cpu(found: dict[str, Any]) -> None:
+    """Who took which share of the machine, and how much CPU time for each command."""
+    cpu = found["cpu"]
+    share, each = cpu["machine_share"], cpu["us_per_command"]
+
+    def said(roles: Iterable[str]) -> str:
+        return ", ".join(f"{role} {share[role]:.0%} ({each[role]:,.0f} us)" for role in roles)
+
+    workers = [role for role in share if role not in (*cpu["harness"], *cpu["servers"])]
+    print(
+        f"Of the CPU time of {cpu['cores']:g} cores, and for each command: {said(cpu['harness'])}, "
+        f"on {found['harness_client']} whatever is measured; {said(workers)}, on "
+        f"{found['client']}; {said(cpu['servers'])}."
+    )
 
 
 LATENCIES = {

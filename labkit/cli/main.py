@@ -17,28 +17,20 @@ from typing import Annotated, NoReturn
 import typer
 
 from labkit.cli import bench, dead_letters, runs, servers, verify
+from labkit.cli.api import api
+from labkit.cli.autoscale import autoscale
 from labkit.cli.demo import demo
 from labkit.cli.load import load
 from labkit.cli.new import new
-from labkit.cli.options import (
-    Client,
-    LabName,
-    Partitions,
-    Processes,
-    RunName,
-    Services,
-    option,
-    whole,
-)
+from labkit.cli.options import LabName, RunName
 from labkit.cli.rebuild import rebuild
 from labkit.cli.runs import the_run, worker_status
-from labkit.cli.servers import WORKERS, say
+from labkit.cli.servers import WORKERS
 from labkit.cli.simulate import simulate
 from labkit.errors import LabkitError, UsageError
 from labkit.ports import failpoints
 from labkit.run.registry import Alive, listed
 from labkit.run.run import ROLES
-from labkit.run.settings import DEFAULTS, Settings
 from labkit.run.wiring import make_worker
 from labkit.run.worker import by_hand, work
 
@@ -71,7 +63,7 @@ app.add_typer(bench.app, name="bench")
 app.add_typer(verify.app, name="verify")
 app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(runs.app, name="runs")
-for command in (demo, load, new, rebuild, simulate):
+for command in (api, autoscale, demo, load, new, rebuild, simulate):
     app.command()(command)
 WORKERS.append(worker_status)
 
@@ -106,27 +98,6 @@ def run(
             work(make, worker.name, joined.settings.every)
     finally:
         joined.close()
-
-
-@app.command()
-def api(
-    run: Annotated[
-        str | None, typer.Option(help="The run to join; by default a new one, with workers.")
-    ] = None,
-    lab: LabName = "lab",
-    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
-    port: Annotated[int, option("Port to listen at; 0: any free port.", whole(0, 65_535))] = 8000,
-    services: Services = None,
-    processes: Processes = None,
-    client: Client = DEFAULTS.client,
-    partitions: Partitions = DEFAULTS.partitions,
-) -> None:
-    """Serve the HTTP API and a live page at /: commands, queries, updates, metrics."""
-    from labkit.api import serve
-
-    with serve.listen(host, port) as at:
-        settings = Settings(client=client, partitions=partitions)
-        serve.api(lab, run, at, settings, say, services, processes or ())
 
 
 def main() -> NoReturn:

@@ -115,6 +115,16 @@ def readable(value: bytes) -> Any:
         return value
 
 
+def row(record: Record) -> dict[str, Any]:
+    """A record for people: ``partition``, ``offset``, ``key`` and ``value``."""
+    return {
+        "partition": record.partition,
+        "offset": record.offset,
+        "key": record.key.decode("utf-8", "backslashreplace"),
+        "value": readable(record.value),
+    }
+
+
 def join_group(
     source: Source, partitions: int, timeout: float = READ_TIMEOUT, clock: Clock = SYSTEM
 ) -> frozenset[int]:

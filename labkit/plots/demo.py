@@ -69,13 +69,14 @@ def orders_by_month(months: pd.DataFrame, ax: Axes) -> Axes:
     return finish(ax)
 
 
-def lag_distribution(lag_ms: Sequence[float] | pd.DataFrame, ax: Axes) -> Axes:
+def lag_distribution(lag_ms: Sequence[float] | pd.DataFrame, ax: Axes, load: str = "") -> Axes:
     """The distribution of the consistency lag: how long a committed write stays invisible.
 
     ``lag_ms`` has one lag in ms for each write, or it is a frame with ``stale_ms`` (the last read
     that missed the write) and ``fresh_ms`` (the first that saw it). The true lag lies between the
     two, so their distributions bound a band; the title gives the upper bound. A write that was
-    never seen (``fresh_ms`` infinite or missing) counts as later than any other.
+    never seen (``fresh_ms`` infinite or missing) counts as later than any other. ``load`` describes
+    the load for the title.
     """
     if framed := isinstance(lag_ms, pd.DataFrame):
         # A write that no read missed may have been visible immediately.
@@ -106,7 +107,7 @@ def lag_distribution(lag_ms: Sequence[float] | pd.DataFrame, ax: Axes) -> Axes:
     scale = ", log scale" if ax.get_xscale() == "log" else ""
     ax.set_xlabel(f"from the reply “committed” to visible in a query (ms{scale})")
     ax.set_ylabel(f"writes visible by then (% of {len(fresh):,})")
-    ax.set_title(_finding(fresh), fontsize=11)
+    ax.set_title(_finding(fresh) + (f",\n{load}" if load else ""), fontsize=11)
     return finish(ax)
 
 
@@ -117,12 +118,21 @@ def demo_figure(
     client: str,
     commands_per_second: float,
     customers: int | None = None,
+    lag_rate: float | None = None,
+    sustained: bool | None = None,
 ) -> Picture:
-    """The two plots of the demo, side by side."""
+    """The two plots of the demo, side by side.
+
+    ``lag_rate`` is the rate, in commands a second, at which the lag was measured; ``sustained``:
+    whether the backlog stayed level at that rate.
+    """
     figure = Picture(figsize=(13, 5.6), dpi=120, layout="constrained")
     left, right = figure.subplots(1, 2)
     orders_by_month(months, left)
-    lag_distribution(lag_ms, right)
+    load = "" if lag_rate is None else f"at {digits(lag_rate)} commands a second"
+    if load and sustained is not None:
+        load += ", which is sustained" if sustained else ", which is not sustained: a queue"
+    lag_distribution(lag_ms, right, load)
     whose = "" if customers is None else f" of {customers:,} customer{'s' * (customers != 1)}"
     figure.suptitle(
         f"{months['orders'].sum():,.0f} purchases{whose} as commands through Kafka into MongoDB "

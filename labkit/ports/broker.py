@@ -97,6 +97,9 @@ class CommandLog(Source, Protocol):
 class Acknowledgement(Protocol):
     """The future of a send."""
 
+    def settled(self) -> bool:
+        """Whether the broker has acknowledged it, or it has failed; does not wait."""
+
     def result(self, timeout: float) -> tuple[int, int]:
         """Partition and offset, once the broker has acknowledged; raises ``Unreachable``."""
 

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from labkit.errors import UsageError
 from labkit.log.partition import Watermarks
 from labkit.ports.broker import Broker, Source
 from labkit.ports.store import Checkpoint
 from labkit.read.generations import of_reader
 from labkit.run.run import ROLES, Run
+
+
+class Place(NamedTuple):
+    """Of a topic, by partition: the next offset that a role reads, and the high watermark, which
+    was read later."""
+
+    topic: str
+    reached: dict[int, int]
+    ends: dict[int, int]
 
 
 class Positions:
@@ -59,19 +70,30 @@ class Positions:
 
     def lag(self, role: str, service: str) -> int:
         """How many offsets the group of a role is behind; transaction markers count too."""
+        return sum(
+            end - place.reached.get(partition, 0)
+            for place in self.places(role, service)
+            for partition, end in place.ends.items()
+        )
+
+    def places(self, role: str, service: str) -> list[Place]:
+        """How far a role has come in each topic that it reads, and how far these go.
+
+        Raises ``UsageError`` if the run has no such role or service.
+        """
         run = self._run
         if role not in ROLES or service not in run.instances_of(role):
             parts = ", ".join(f"{r} of {s}" for r in ROLES for s in run.instances_of(r))
             raise UsageError(f"this run has no {role} of {service!r}, but {parts or 'none'}")
         if role == "relay":
             topic = run.topic_name(f"{service}.events")
-            published, written = self._ends(run.broker, topic), self._ends(run.log_broker, topic)
-            return sum(written[partition] - published[partition] for partition in written)
+            published = self._ends(run.broker, topic)
+            return [Place(topic, published, self._ends(run.log_broker, topic))]
         if role == "query":
             topic = run.topic_name(f"{service}.queries")
             reached = run.broker.committed(topic, run.group(role, service))
-            return _behind(self._ends(run.broker, topic), reached)
-        behind = 0
+            return [Place(topic, reached, self._ends(run.broker, topic))]
+        found = []
         for reader in run.readers(role, service):
             topic = run.topic_name(reader.topic)
             if role == "handler":
@@ -79,8 +101,8 @@ class Positions:
             else:
                 known = of_reader(run.store.checkpoints(reader.checkpoints), reader.name)
                 reached = {partition: c.position for partition, c in known.items()}
-            behind += _behind(self._ends(run.broker_of(topic), topic), reached)
-        return behind
+            found.append(Place(topic, reached, self._ends(run.broker_of(topic), topic)))
+        return found
 
     def _ends(self, broker: Broker, topic: str) -> dict[int, int]:
         return self._marks((broker is self._run.broker, topic))
@@ -92,7 +114,3 @@ class Positions:
     def close(self) -> None:
         """Close the readers; the next call makes new ones."""
         self._marks.close()
-
-
-def _behind(ends: dict[int, int], reached: dict[int, int]) -> int:
-    return sum(end - reached.get(partition, 0) for partition, end in ends.items())

@@ -36,7 +36,7 @@ from labkit.run.settings import DEFAULTS, Settings
 from labkit.run.worker import SAFE_PATH, Worker
 from labkit.service import Process, Service, route
 
-Role = Literal["handler", "relay", "projector", "process", "notifier", "query"]
+Role = Literal["handler", "relay", "projector", "process", "notifier", "query", "scheduler"]
 ROLES: tuple[Role, ...] = get_args(Role)
 #: The collection that holds the settings, and their id.
 COLLECTION, SETTINGS_ID = "run", "settings"
@@ -297,7 +297,7 @@ class Run:
         return self.services[name]
 
     def instances_of(self, role: str) -> tuple[str, ...]:
-        """What the workers of a role are named after: services, or processes."""
+        """What the workers of a role are named after: services, processes, or the jobs."""
         services = self.services.values()
         match role:
             case "relay" if self.log_broker is self.broker:
@@ -308,6 +308,8 @@ class Run:
                 return tuple(s.name for s in services if s.views)
             case "process":
                 return tuple(self.processes)
+            case "scheduler":
+                return ("jobs",)
         return tuple(self.services)
 
     def readers(self, role: str, service: str) -> list[Reader]:
@@ -319,7 +321,7 @@ class Run:
             found = self.services[service]
             name = named(found.view, self.serving(service))
             return [Reader(f"{service}.events", found.checkpoints, name)]
-        if role in ("relay", "query"):
+        if role in ("relay", "query", "scheduler"):
             return []
         if role == "notifier":
             name = f"{service}.notices"

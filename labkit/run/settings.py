@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from labkit.errors import UsageError
 from labkit.ports.broker import DELIVERIES, Delivery
+from labkit.run.cron import Cron
 
 CLIENTS = ("kafka-python", "confluent")
 LOGS = ("kafka", "mongodb")
@@ -33,11 +34,15 @@ class Settings(Struct, frozen=True, kw_only=True):
         every: seconds between two batches in scheduled mode, at most ``MOST_SECONDS_BETWEEN``; 0 is
             batch mode.
         cache: how many answers a query handler holds; 0: it reads each.
+        in_flight: commands that a bus has sent and the broker has not acknowledged yet, at most;
+            one more is ``Overloaded`` and not sent. 0: any number.
         write_concern: of a projector's transactions. ``majority`` waits until no election can undo
             a batch, which on one server is a flush of its journal. ``1`` does not wait: the next
             batch begins earlier, and an election may undo batches of a view, each with its
             checkpoint: they are applied again, so no event is lost or counted twice. Queries read
             what the majority has: they see a batch no sooner than before, and none that is undone.
+        report_at: when a scheduler writes the report of each service: a crontab, in UTC.
+        clean_up_at: when it forgets old idempotency keys; see ``run.jobs``.
     """
 
     client: str = "kafka-python"
@@ -48,7 +53,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     linger: float = 0.0
     every: float = 0.0
     cache: int = 0
+    in_flight: int = 0
     write_concern: str = "majority"
+    report_at: str = "0 3 * * *"
+    clean_up_at: str = "30 3 * * *"
 
     def check(self) -> Settings:
         """The same settings; raises ``UsageError`` that names the one that cannot be."""
@@ -66,13 +74,16 @@ class Settings(Struct, frozen=True, kw_only=True):
                 f"delivery must be one of {', '.join(DELIVERIES)}, got {self.delivery!r}"
             )
         floors = {"partitions": 1, "batch_size": 1, "linger": 0, "every": 0}
-        for name, least in {**floors, "cache": 0}.items():
+        for name, least in {**floors, "cache": 0, "in_flight": 0}.items():
             value: Any = getattr(self, name)
             kind: type = Real if name in ("linger", "every") else Integral
             if not isinstance(value, kind):
                 raise UsageError(f"{name} must be a number, got {value!r}")
             if not least <= getattr(self, name) < math.inf:
                 raise UsageError(f"{name} must be at least {least}, got {value}")
+        for name in ("report_at", "clean_up_at"):
+            if (crontab := getattr(self, name)) != getattr(DEFAULTS, name):
+                Cron(name, crontab)
         if self.every > MOST_SECONDS_BETWEEN:
             raise UsageError(
                 f"every must be at most {MOST_SECONDS_BETWEEN:g} s, got {self.every}: "

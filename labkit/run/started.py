@@ -35,6 +35,7 @@ def say(line: str) -> None:
 
 def keep(lab: Startable) -> None:
     """Note a lab that has workers now."""
+    forget(lab)
     _started.append((lab, _names(lab)))
 
 

@@ -1,15 +1,20 @@
-"""The supervisor: a process that keeps a run's workers alive until its standard input ends."""
+"""The supervisor: a process that keeps a run's workers alive until its standard input ends.
+
+Its first line of input names the workers. A later line names them anew: those that are missing are
+started, and those that are not named any more leave in order.
+"""
 
 from __future__ import annotations
 
 import os
+import queue
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -32,7 +37,10 @@ CRASH_SECONDS = 45.0
 
 
 class Instructions(Struct):
-    """What the supervisor is told, as one line of JSON on its standard input."""
+    """What the supervisor is told, as one line of JSON on its standard input.
+
+    ``registry`` and ``logs`` (a file and a folder) are those of the first line.
+    """
 
     registry: str
     logs: str
@@ -52,7 +60,23 @@ class _Child:
         self._pause = FIRST_PAUSE_SECONDS
         self._next = 0.0
         self._born = 0.0
+        self._deadline = 0.0
         self.process: subprocess.Popen[bytes] | None = None
+
+    def leave(self) -> None:
+        """Break its life line: it ends its step and leaves its group."""
+        self._deadline = time.monotonic() + STOP_SECONDS + 1
+        if self.process is not None:
+            _close(self.process)
+
+    def gone(self) -> bool:
+        """Whether it has left; it is killed where that takes too long."""
+        if self.process is not None and self.process.poll() is None:
+            if time.monotonic() < self._deadline:
+                return False
+            self.process.kill()
+            self.process.wait()
+        return True
 
     def tend(self) -> bool:
         """Start it if it is dead and its pause is over; whether there is a new life."""
@@ -80,38 +104,51 @@ class _Child:
 def supervise() -> None:
     """The supervisor's main: it keeps the workers alive until its standard input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    instructions = msgspec.json.decode(sys.stdin.buffer.readline(), type=Instructions)
+    first = msgspec.json.decode(sys.stdin.buffer.readline(), type=Instructions)
+    told: queue.SimpleQueue[Instructions] = queue.SimpleQueue()
+    told.put(first)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
 
     def watch() -> None:
-        sys.stdin.buffer.read()
-        stop.set()
+        try:
+            for line in sys.stdin.buffer:
+                told.put(msgspec.json.decode(line, type=Instructions))
+        finally:  # also where the one who writes has died within a line
+            stop.set()
 
     threading.Thread(target=watch, daemon=True).start()
-    registry, logs = Path(instructions.registry), Path(instructions.logs)
-    children = [
-        _Child(worker, command, logs / f"{instructions.run}-{worker.name}.log")
-        for worker, command in zip(instructions.workers, instructions.commands, strict=True)
-    ]
+    registry, logs = Path(first.registry), Path(first.logs)
+    children: dict[Worker, _Child] = {}
+    leaving: list[_Child] = []
     try:
         while not stop.wait(0.05):
-            born = [child.tend() for child in children]  # all of them, so no generator
-            if any(born):
-                _register(registry, instructions, children)
+            before = set(children)
+            while not told.empty():
+                leaving += _follow(told.get(), children, logs)
+            leaving = [child for child in leaving if not child.gone()]
+            born = [child.tend() for child in children.values()]  # all of them, so no generator
+            if any(born) or before - set(children):
+                _register(registry, first.run, children.values())
     finally:
-        for child in children:
-            if child.process is not None:
-                _close(child.process)
-        deadline = time.monotonic() + STOP_SECONDS + 1
-        for child in children:
-            if child.process is not None:
-                try:
-                    child.process.wait(max(0.0, deadline - time.monotonic()))
-                except subprocess.TimeoutExpired:
-                    child.process.kill()
-                    child.process.wait()
+        leaving += children.values()
+        for child in children.values():
+            child.leave()
+        while not all(child.gone() for child in leaving):
+            time.sleep(0.02)
         registry.unlink(missing_ok=True)
+
+
+def _follow(told: Instructions, children: dict[Worker, _Child], logs: Path) -> list[_Child]:
+    """Make ``children`` those that are named, without starting them; returns those that leave."""
+    named = dict(zip(told.workers, told.commands, strict=True))
+    left = [children.pop(worker) for worker in set(children) - set(named)]
+    for child in left:
+        child.leave()
+    for worker, command in named.items():
+        if worker not in children:
+            children[worker] = _Child(worker, command, logs / f"{told.run}-{worker.name}.log")
+    return left
 
 
 def _close(process: subprocess.Popen[bytes]) -> None:
@@ -119,18 +156,13 @@ def _close(process: subprocess.Popen[bytes]) -> None:
     process.stdin.close()
 
 
-def _register(path: Path, instructions: Instructions, children: Sequence[_Child]) -> None:
+def _register(path: Path, run: str, children: Iterable[_Child]) -> None:
     workers = [
         Alive(c.worker.role, c.worker.service, c.worker.slot, c.process.pid, c.restarts)
         for c in children
         if c.process is not None
     ]
-    state = Registry(
-        instructions.run,
-        os.getpid(),
-        born(os.getpid()),
-        workers,
-    )
+    state = Registry(run, os.getpid(), born(os.getpid()), workers)
     write_whole(path, msgspec.json.encode(state))
 
 
@@ -152,9 +184,17 @@ class Workers:
                 start_new_session=True,  # Ctrl-C is ours to handle
             )
         self._log = Path(log.name)
+        self.tell(instructions)
+
+    def tell(self, instructions: Instructions) -> None:
+        """Name the workers anew; raises ``StackError`` if the supervisor is gone."""
         assert self._process.stdin is not None
-        self._process.stdin.write(msgspec.json.encode(instructions) + b"\n")
-        self._process.stdin.flush()
+        try:
+            self._process.stdin.write(msgspec.json.encode(instructions) + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            self._process.wait(STOP_SECONDS)
+            self.check()
 
     def alive(self) -> list[Alive]:
         """The workers that live now."""

@@ -27,7 +27,10 @@ from labkit.read.projection import Projection, ServiceProjection
 from labkit.read.projector import Projector
 from labkit.read.queries import Queries
 from labkit.read.rebuild import Rebuild
+from labkit.run.jobs import jobs
+from labkit.run.positions import Positions
 from labkit.run.run import ROLES, Run
+from labkit.run.scheduler import Scheduler
 from labkit.run.worker import Worker
 from labkit.write.handler import FLUSH_STREAMS, Handler
 from labkit.write.take_over import Recovered
@@ -65,6 +68,10 @@ class Parts:
             return self._make_notifier(worker.service)
         if worker.role == "query":
             return self._make_query_handler(worker)
+        if worker.role == "scheduler":
+            positions, clock = Positions(self.run), self.world.clock
+            found = jobs(self.run, positions, clock)
+            return Scheduler(found, self.run.store, clock, positions.close)
         service = self.run.services[worker.service]
         commands, events = (
             self.run.topic_name(f"{worker.service}.{kind}") for kind in ("commands", "events")

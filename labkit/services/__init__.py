@@ -20,7 +20,11 @@ BENCHED: dict[str, tuple[str, str, dict[str, Any]]] = {
     "memory": ("orders", "new", {}),
     "growth": ("orders", "new", {}),
     "sweep": ("orders", "new", {}),
+    "cost": ("bank", "cash", {"accounts": 200}),
+    "agreement": ("bank", "transfers", {"accounts": 20}),
 }
+#: The process that ``agreement`` measures.
+AGREEING = "transfer"
 #: All that are built in.
 BUILT_IN = ("orders", "catalog", "inventory", "bank")
 PROCESSES = ("fulfilment", "transfer")

@@ -19,16 +19,18 @@ REPLICATED_SECONDS = 0.5
 
 
 class SimulatedChanges(MemoryChanges):
-    """Changes that a life waits for."""
+    """Changes that a life waits for; it hears of them when the majority has them."""
 
-    def __init__(self, world: World, watched: Watched, listeners: list[MemoryChanges]) -> None:
-        super().__init__(watched, listeners)
-        self._world = world
+    def __init__(self, store: SimulatedStore, watched: Watched) -> None:
+        super().__init__(watched, store._listeners)
+        self._store = store
 
     def poll(self, timeout: float) -> Noticed:
-        self._world.place("changes")
+        self._store._world.place("changes")
+        self._store._replicate()
         if not self._heard and not self._lost:
-            self._world.wait(("store",), timeout)
+            self._store._world.wait(("store",), timeout)
+            self._store._replicate()
         return super().poll(0)
 
 
@@ -41,6 +43,8 @@ class SimulatedStore(MemoryStore):
         self._world = world
         #: What an election would undo: when it was written, and all as it stood before.
         self._undoable: list[tuple[int, MemoryStore]] = []
+        #: What the majority has not yet, and no listener hears of: when it was written, and what.
+        self._untold: list[tuple[int, str, list[str]]] = []
 
     def weak(self) -> SimulatedStore:
         """The same store, for one who writes with write concern 1 and reads what that server has:
@@ -49,7 +53,7 @@ class SimulatedStore(MemoryStore):
 
     def elect(self) -> None:
         """Another server leads. What only the one before had is undone."""
-        self._forget_replicated()
+        self._replicate()
         if self._undoable:
             self._world.note("aborted", f"an election undoes {len(self._undoable)} transactions")
             _, before = self._undoable[0]
@@ -60,23 +64,29 @@ class SimulatedStore(MemoryStore):
                 mine.clear()
                 mine.update(was)  # type: ignore[arg-type]
             self._undoable.clear()
-            for listener in self._listeners:
-                listener.forget()
+            self._untold.clear()
             self._world.wake("store")
 
-    def _forget_replicated(self) -> None:
-        since = self._world.time - int(REPLICATED_SECONDS * 1e9)
-        self._undoable[:] = [(at, before) for at, before in self._undoable if at > since]
+    def _replicate(self, age: float = REPLICATED_SECONDS) -> None:
+        """The majority has what was written so many seconds ago."""
+        until = self._world.time - int(age * 1e9)
+        self._undoable[:] = [(at, before) for at, before in self._undoable if at > until]
+        for _, collection, ids in [told for told in self._untold if told[0] <= until]:
+            MemoryStore._tell(self, collection, ids)
+        self._untold[:] = [told for told in self._untold if told[0] > until]
+
+    def _of_majority(self) -> MemoryStore:
+        self._replicate()
+        return self._undoable[0][1] if self._undoable else self
 
     def _seen(self) -> MemoryStore:
         """What a read sees."""
-        self._forget_replicated()
-        return self._undoable[0][1] if self._undoable else self
+        return self._of_majority()
 
     def claim(self, checkpoints: str, id: str) -> Checkpoint:
         self._world.place(f"claim {id}")
         found = super().claim(checkpoints, id)
-        self._undoable.clear()
+        self._replicate(0)
         tell.claimed(self._world, found)
         return found
 
@@ -99,7 +109,7 @@ class SimulatedStore(MemoryStore):
     ) -> None:
         """What the majority has taken, it has taken with all that was written before."""
         super().advance(checkpoints, moves, writes)
-        self._undoable.clear()
+        self._replicate(0)
 
     def checkpoints(self, checkpoints: str) -> list[Checkpoint]:
         self._world.place(f"checkpoints {checkpoints}")
@@ -123,12 +133,15 @@ class SimulatedStore(MemoryStore):
         seen = self._seen()
         return MemoryStore.find(seen, collection, where, sort, limit, at_most, fields, after)
 
+    def count(self, collection: str) -> int:
+        return MemoryStore.count(self._seen(), collection)
+
     def snapshot(self) -> AbstractContextManager[Reads]:
         self._world.place("snapshot")
-        return MemoryStore.snapshot(self._seen())
+        return MemoryStore.snapshot(self._of_majority())
 
     def changes(self, watched: Watched, pause: float = 0.05) -> SimulatedChanges:
-        listener = SimulatedChanges(self._world, watched, self._listeners)
+        listener = SimulatedChanges(self, watched)
         self._listeners.append(listener)
         return listener
 
@@ -140,6 +153,7 @@ class _WeakStore(SimulatedStore):
         super().__init__(of._world)
         self._collections, self._checkpoints = of._collections, of._checkpoints
         self._listeners, self._undoable = of._listeners, of._undoable
+        self._untold = of._untold
 
     def _seen(self) -> MemoryStore:
         return self
@@ -149,5 +163,8 @@ class _WeakStore(SimulatedStore):
     ) -> None:
         before = self.copied()
         MemoryStore.advance(self, checkpoints, moves, writes)
-        self._forget_replicated()
+        self._replicate()
         self._undoable.append((self._world.time, before))
+
+    def _tell(self, collection: str, ids: Iterable[str]) -> None:
+        self._untold.append((self._world.time, collection, list(ids)))

@@ -6,6 +6,7 @@ import platform
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,10 +114,11 @@ def cache_gb(memory: int) -> float:
     return max(LEAST_CACHE_GB, memory * CACHE_SHARE / 2**30)
 
 
-def start(lab: Path, port: int, *, alone: bool = False) -> psutil.Process:
+def start(lab: Path, port: int, *, alone: bool = False, more: Sequence[str] = ()) -> psutil.Process:
     """Start mongod with its data in ``lab / "mongo"``, without waiting until it is ready.
 
-    ``alone`` starts it outside its replica set, so that the configuration can be changed.
+    ``alone`` starts it outside its replica set, so that the configuration can be changed; ``more``
+    are further arguments.
     """
     return launch(
         [
@@ -131,6 +133,7 @@ def start(lab: Path, port: int, *, alone: bool = False) -> psutil.Process:
             "--setParameter", f"minSnapshotHistoryWindowInSeconds={HISTORY_S}",
             "--wiredTigerEngineConfigString", EVICTION,
             "--nounixsocket",  # a killed mongod would leave /tmp/mongodb-PORT.sock
+            *more,
         ],
         cwd=lab,
         log=lab / "logs" / "mongo.log",

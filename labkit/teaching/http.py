@@ -30,13 +30,15 @@ class Http:
     Close it before the lab is used again.
     """
 
-    def __init__(self, lab: Any) -> None:
+    def __init__(self, lab: Any, **protection: Any) -> None:
+        """``protection``: settings of ``api.protection.Protection``, by name."""
         import uvicorn
 
         from labkit.api import create_app
+        from labkit.api.protection import Protection
         from labkit.api.serve import Server, address, listen
 
-        app, at = create_app(lab), listen("127.0.0.1", 0)
+        app, at = create_app(lab, Protection(**protection)), listen("127.0.0.1", 0)
         self.url = address(at)
         self._server = Server(uvicorn.Config(app, log_level="warning"), app.state.backend.end)
         # After a cell that failed nobody closes it; the process must end all the same.

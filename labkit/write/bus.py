@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import reprlib
+from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
-from labkit.errors import DecodeError, TimedOut, UsageError
+from labkit.errors import DecodeError, Overloaded, TimedOut, UsageError
 from labkit.log.tail import Tail
 from labkit.messages import (
     MAX_COMMAND_BYTES,
@@ -19,6 +20,7 @@ from labkit.messages import (
     Envelope,
     Token,
     encode,
+    stamped,
 )
 from labkit.ports.broker import Acknowledgement, Sender, Source
 from labkit.ports.clock import SYSTEM, Clock
@@ -28,6 +30,8 @@ from labkit.write.decisions import DAY_MS, MAX_AHEAD_MS
 
 #: How many answers the bus keeps for those who ask late.
 HEARD_WINDOW = 10_000
+#: The longest instant on the wire.
+LATEST = 2**63 - 1
 
 #: What nobody takes is shown in so many characters: with its beginning and its end.
 _repr = reprlib.Repr()
@@ -47,11 +51,20 @@ class Sent:
         return Token(self._service, *self._delivery.result(timeout))
 
 
+class Prepared(NamedTuple):
+    """A command encoded ahead of its instants, for a load generator: see ``CommandBus.prepare``."""
+
+    topic: str
+    key: bytes
+    envelope: bytes
+
+
 class CommandBus:
     """Sends commands to their service's topic.
 
     There is no reply topic: every command leaves a commit in the log, and the bus tails the events
     topic for the one that carries the command's id. ``tail(service)`` opens that reader.
+    ``in_flight`` is how many commands may wait for the broker's acknowledgement; 0: any number.
     """
 
     def __init__(
@@ -63,6 +76,7 @@ class CommandBus:
         clock: Clock = SYSTEM,
         ids: Ids = new_id,
         drive: Callable[[], None] | None = None,
+        in_flight: int = 0,
     ) -> None:
         self._routes = routes
         self._topic = topic
@@ -74,6 +88,8 @@ class CommandBus:
         self._clock = clock
         self._ids = ids
         self._drive = drive or (lambda: None)
+        self._most = in_flight
+        self._unacknowledged: deque[Acknowledgement] = deque()
 
     def service_of(self, command: Command, service: str | None = None) -> Service:
         """Who decides on this command; raises ``UsageError`` where nobody does."""
@@ -101,9 +117,11 @@ class CommandBus:
         ``deliver_at`` is an instant with a time zone: until then the command waits in its stream.
         ``correlation`` comes back with the commit. ``service`` is needed only for commands that
         every service takes. ``intended`` is the instant an open-loop load wanted it sent (monotonic
-        nanoseconds). Raises ``UsageError`` for what no handler would take.
+        nanoseconds). Raises ``UsageError`` for what no handler would take, and ``Overloaded`` if
+        the broker is to acknowledge too many already; nothing is sent then.
         """
         to = self.service_of(command, service)
+        self._check_room()
         sent = self._clock.now()
         envelope = Envelope(
             id=self._ids() if id is None else id,
@@ -116,7 +134,24 @@ class CommandBus:
         )
         value, stream = _wire(envelope, to)
         delivery = self._sender.send(self._topic(f"{to.name}.commands"), stream.encode(), value)
+        if self._most:
+            self._unacknowledged.append(delivery)
         return Sent(envelope.id, to.name, delivery)
+
+    def prepare(self, command: Command, *, id: str, correlation: str = "") -> Prepared:
+        """Check and encode a command now, to be sent later by ``send_prepared``.
+
+        Raises ``UsageError`` as ``send`` does.
+        """
+        to = self.service_of(command)
+        _, stream = _wire(Envelope(id, command, None, None, correlation, LATEST, LATEST), to)
+        envelope = encode(Envelope(id, command, correlation=correlation))
+        return Prepared(self._topic(f"{to.name}.commands"), stream.encode(), envelope)
+
+    def send_prepared(self, prepared: Prepared, intended: int) -> Acknowledgement:
+        """Queue a prepared command: the broker gets the same bytes as from ``send``."""
+        topic, key, envelope = prepared
+        return self._sender.send(topic, key, stamped(envelope, intended, self._clock.now()))
 
     def execute(
         self,
@@ -205,6 +240,21 @@ class CommandBus:
                 )
             self.hear(token.service, 0.05)
         return answer
+
+    def _check_room(self) -> None:
+        """Raises ``Overloaded`` if no further command may wait for its acknowledgement."""
+        waiting = self._unacknowledged
+        while waiting and waiting[0].settled():
+            waiting.popleft()
+        if self._most and len(waiting) >= self._most:  # another partition may be ahead
+            still = [delivery for delivery in waiting if not delivery.settled()]
+            waiting.clear()
+            waiting.extend(still)
+            if len(waiting) >= self._most:
+                raise Overloaded(
+                    f"{len(waiting):,} commands wait for the broker to acknowledge them, and "
+                    f"in_flight={self._most:,} is the most"
+                )
 
     def flush(self, timeout: float = 30.0) -> None:
         """Wait until every command sent so far is acknowledged."""

@@ -17,12 +17,13 @@ from typing import Any
 from msgspec import Struct
 
 from labkit.errors import TimedOut
-from labkit.experiments.bench.drain import on_fast_client, watch
+from labkit.experiments.bench.drain import watch
 from labkit.experiments.bench.observer import Observation
 from labkit.experiments.bench.preload import preload
 from labkit.experiments.bench.subject import Subject
 from labkit.experiments.bench.totals import Totals, expected, shown
 from labkit.experiments.intervals import quotient
+from labkit.experiments.processes import on_fast_client
 from labkit.experiments.results import versions
 from labkit.experiments.scratch import scratch_run
 from labkit.lab import Lab

@@ -29,7 +29,7 @@ from labkit.experiments.bench.subject import Subject, about, subject
 from labkit.experiments.demo import Progress
 from labkit.experiments.intervals import quotient
 from labkit.experiments.percentiles import RANGE, percentiles
-from labkit.experiments.processes import PATIENCE_SECONDS, hear, process, settings_of
+from labkit.experiments.processes import PATIENCE_SECONDS, harness_of, hear, process
 from labkit.experiments.results import archive, versions
 from labkit.experiments.scratch import scratch_run
 from labkit.lab import Lab
@@ -142,7 +142,7 @@ def _side(
     with scratch_run(**settings, partitions=4, cache=size) as lab:
         lab.start(queries=1)
         slots = range(1), 1, LOAD_PER_SECOND
-        with process(load, settings_of(lab), measured.chosen, seed, *slots) as loading:
+        with process(load, harness_of(lab), measured.chosen, seed, *slots) as loading:
             hear(lab, loading)
             side = Side(lab, measured, streams, loading, HdrHistogram(*RANGE), [])
             lab.query_bus.ask(measured.document(streams[0]), timeout=PATIENCE_SECONDS)

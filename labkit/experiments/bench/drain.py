@@ -27,19 +27,19 @@ from msgspec import Struct
 
 from labkit.errors import TimedOut, UsageError
 from labkit.experiments.backlog import behind
-from labkit.experiments.bench.filling import fill_client
 from labkit.experiments.bench.observer import Observation, observe
 from labkit.experiments.bench.preload import preload, repeated
 from labkit.experiments.bench.subject import Subject, subject
 from labkit.experiments.bench.window import rate, window
-from labkit.experiments.processes import hear, process, settings_of
+from labkit.experiments.processes import harness_of, hear, on_fast_client, process
 from labkit.experiments.scratch import scratch_run
 from labkit.experiments.verify.checkers import check, gather
 from labkit.experiments.verify.history import History
 from labkit.experiments.verify.planted_bugs import GO, HELD_SECONDS, planted
 from labkit.experiments.verify.verdict import Verdict
 from labkit.experiments.verify.verdict import red as names_of_red
-from labkit.lab import READY_SECONDS, Lab
+from labkit.lab import Lab
+from labkit.run.starting import READY_SECONDS
 
 #: After this time without progress the backlog is looked at, and after the second one the run is
 #: given up: commands are lost, or the workers hang.
@@ -113,12 +113,6 @@ def drain(
         return _judge(client, arm, history, looks, went, size)
 
 
-def on_fast_client(lab: Lab) -> Lab:
-    """The same run on the fastest installed client: for all that is not measured."""
-    settings = settings_of(lab) | {"client": fill_client(lab.settings.client)}
-    return Lab(**settings, start=False)
-
-
 # --- the run
 
 
@@ -136,7 +130,7 @@ def watch(
     ``TimedOut`` where nothing moves any more.
     """
     names = "held", plant or os.environ.get("LABKIT_PLANT")
-    with process(observe, settings_of(lab)) as observer, planted(*names) as at:
+    with process(observe, harness_of(lab)) as observer, planted(*names) as at:
         hear(lab, observer)
         lab.start(workers, workers)
         _wait_until_shared(lab, workers, at)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from importlib import util
 from itertools import islice
 from typing import Any
 
 from labkit.errors import TimedOut
+from labkit.experiments.processes import on_fast_client
 from labkit.lab import Lab
 from labkit.messages import Command, Envelope, encode
 from labkit.service import Service
@@ -18,10 +18,6 @@ NEVER = 10**9
 FILL_SECONDS = 60.0
 #: Commands that are sent before they are handled.
 CHUNK = 20_000
-
-
-def fill_client(client: str) -> str:
-    return "confluent" if util.find_spec("confluent_kafka") else client
 
 
 def handler_of(
@@ -50,7 +46,7 @@ def fill(
 
     ``ids`` is the prefix of the command ids. Raises ``TimedOut`` if commands are not delivered.
     """
-    with Lab(lab.name, run=lab.run, client=fill_client(lab.settings.client)) as through:
+    with on_fast_client(lab) as through:
         handler = handler_of(
             service,
             lab,

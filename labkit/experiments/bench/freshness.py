@@ -53,7 +53,13 @@ from labkit.experiments.bench.sessions import sessions
 from labkit.experiments.bench.subject import Subject, about, subject
 from labkit.experiments.intervals import quotient
 from labkit.experiments.percentiles import RANGE, percentiles
-from labkit.experiments.processes import PATIENCE_SECONDS, hear, process, settings_of
+from labkit.experiments.processes import (
+    PATIENCE_SECONDS,
+    harness_of,
+    hear,
+    process,
+    settings_of,
+)
 from labkit.experiments.results import archive, versions
 from labkit.experiments.scratch import scratch_run
 from labkit.lab import Lab
@@ -132,7 +138,7 @@ def sample(lab: Lab, tries: int, seed: int, pauses_ms: Sequence[int] = ()) -> pd
     ways += [("eventual", pause) for pause in pauses_ms]
     rows = []
     with (
-        process(load, settings_of(lab), measured.chosen, seed) as loading,
+        process(load, harness_of(lab), measured.chosen, seed) as loading,
         Lab(**settings_of(lab), start=False) as second,
     ):
         hear(lab, loading)
@@ -191,7 +197,7 @@ def _run(
     settings = settings_of(lab)
     shares = [tries // count + (number < tries % count) for number in range(count)]
     chosen = measured.chosen
-    with process(load, settings, chosen, seed) as loading:
+    with process(load, harness_of(lab), chosen, seed) as loading:
         hear(lab, loading)
         with ExitStack() as opened:
             clients = [

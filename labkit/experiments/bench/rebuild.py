@@ -34,7 +34,7 @@ from labkit.experiments.bench.measuring import measuring
 from labkit.experiments.bench.subject import Chosen, Subject, about, subject
 from labkit.experiments.demo import Progress
 from labkit.experiments.intervals import quotient, too_short
-from labkit.experiments.processes import PATIENCE_SECONDS, hear, process, settings_of, steadily
+from labkit.experiments.processes import PATIENCE_SECONDS, harness_of, hear, process, steadily
 from labkit.experiments.results import archive, versions
 from labkit.experiments.scratch import scratch_run
 from labkit.experiments.verify.checkers import check, gather
@@ -125,7 +125,7 @@ def _measure(
     fill(measured.service, lab, commands, events, lambda done: progress("events", done, events))
     lab.start()
     _caught_up(lab)
-    more = settings_of(lab), measured.chosen, events
+    more = harness_of(lab), measured.chosen, events
     built: list[Built] = []
     bare: list[float] = []
     with process(_write, *more) as writer, process(_probe, *more) as prober:

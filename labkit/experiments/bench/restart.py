@@ -15,7 +15,6 @@ from typing import Any
 
 import msgspec
 
-from labkit.experiments.bench.filling import fill_client
 from labkit.experiments.bench.long_streams import even_streams, one_stream
 from labkit.experiments.bench.measuring import measuring
 from labkit.experiments.bench.restart_sizes import Sizes
@@ -23,6 +22,7 @@ from labkit.experiments.bench.snapshot_speedup import snapshot_speedup
 from labkit.experiments.bench.subject import about, subject
 from labkit.experiments.bench.takeover import takeovers
 from labkit.experiments.demo import Progress
+from labkit.experiments.processes import fast_client
 from labkit.experiments.results import archive, versions
 from labkit.experiments.scratch import scratch_run
 from labkit.run.worker import calm_gc
@@ -48,7 +48,7 @@ def restart(
     services = [measured.service]
     more = {
         "client": client,
-        "fill_client": fill_client(client),
+        "fill_client": fast_client(),
         "sizes": msgspec.to_builtins(sizes),
         "streams": sizes.streams,
         "seed": None,  # nothing is drawn
@@ -56,9 +56,7 @@ def restart(
     }
     with measuring(name, report, "restart", **more) as found:
         with scratch_run(name, client=client, services=services) as lab:
-            found["versions"] = versions(
-                lab.server_versions(), "kafka-python", fill_client(lab.settings.client)
-            )
+            found["versions"] = versions(lab.server_versions(), "kafka-python", fast_client())
             report(f"run {lab.run}: one stream of {sizes.events + sizes.events_after:,} events")
             found |= snapshot_speedup(lab, measured.service, long, sizes, progress)
         with (

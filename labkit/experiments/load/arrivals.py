@@ -11,6 +11,10 @@ cdnow      the CDNOW purchases by day, and by line within a day. Purchases of on
            evenly over it. Time is then compressed to the mean rate, so the load rises and falls as
            the shop's did: at first there are four times as many purchases a day as at the end.
            After 69,659 commands the trace repeats
+days       all days of the CDNOW purchases within the time of the load, whatever its rate: the
+           purchases are thinned, and their days compressed. It begins at twice the mean rate,
+           rises to more than three times, and falls to half to three quarters of it
+peak       a Poisson process with a peak at five times the rate in the second quarter of the time
 =========  =========================================================================
 
 The commands are a workload of a service (``Service(..., workload=...)``), which ``keys`` names; for
@@ -36,12 +40,14 @@ from labkit.service import Service, Workload
 from labkit.services import MEASURED, cdnow
 from labkit.stack import limits
 
-Pattern = Literal["constant", "poisson", "burst", "cdnow"]
+Pattern = Literal["constant", "poisson", "burst", "cdnow", "days", "peak"]
 PATTERNS: tuple[Pattern, ...] = get_args(Pattern)
 
 #: A burst: seconds from one to the next, and the share of them in which commands are sent.
 PERIOD_SECONDS = 1.0
 DUTY = 0.25
+#: A peak: how much higher its rate is, and from which share of the time until which.
+PEAK, PEAK_FROM, PEAK_UNTIL = 5.0, 0.25, 0.5
 #: Options of workloads that a plan may give.
 OPTIONS = ("skew", "accounts")
 #: Bytes of memory for each command, over all processes of a load: it is made before it is sent, and
@@ -163,6 +169,12 @@ def instants(plan: Plan) -> NDArray[np.int64]:
             seconds = np.floor(within / lit) * PERIOD_SECONDS + within % lit
         case "cdnow":
             seconds = _trace(expected, plan.total)
+        case "days":
+            place, days = _days()
+            each = np.arange(expected) * (len(place) / expected)
+            seconds = np.interp(each, np.arange(len(place)), place) * (plan.total / days)
+        case "peak":
+            seconds = _peak(_poisson(rng, plan.rate, plan.total) / plan.total) * plan.total
     return (seconds * 1e9).astype(np.int64)
 
 
@@ -173,15 +185,27 @@ def _poisson(rng: np.random.Generator, rate: float, seconds: float) -> NDArray[n
 
 def _trace(count: int, seconds: float) -> NDArray[np.float64]:
     """The first ``count`` purchases, compressed so that the next one would come at the end."""
-    days = np.array([np.datetime64(purchase.day) for purchase in cdnow.by_day()])
-    day = (days - days[0]).astype(np.int64)
-    first, a_day = np.searchsorted(day, day), np.bincount(day)[day]
-    place = day + (np.arange(len(day)) - first) / a_day
+    place, long = _days()
     laps, rest = divmod(count, len(place))
-    long = int(day[-1]) + 1
     places = np.concatenate([place + lap * long for lap in range(laps + 1)])
     end = place[rest] + laps * long
     found: NDArray[np.float64] = places[:count] * (seconds / end)
+    return found
+
+
+def _days() -> tuple[NDArray[np.float64], int]:
+    """When each purchase is made, in days from the first day, and the number of days."""
+    days = np.array([np.datetime64(purchase.day) for purchase in cdnow.by_day()])
+    day = (days - days[0]).astype(np.int64)
+    first, a_day = np.searchsorted(day, day), np.bincount(day)[day]
+    return day + (np.arange(len(day)) - first) / a_day, int(day[-1]) + 1
+
+
+def _peak(shares: NDArray[np.float64]) -> NDArray[np.float64]:
+    """At which share of the time so many of the commands are sent."""
+    at = np.array([0.0, PEAK_FROM, PEAK_UNTIL, 1.0])
+    sent = np.cumsum([0.0, *np.diff(at) * (1.0, PEAK, 1.0)])
+    found: NDArray[np.float64] = np.interp(shares, sent / sent[-1], at)
     return found
 
 
@@ -231,6 +255,9 @@ def shape(plan: Plan) -> dict[str, Any]:
 __all__ = [
     "DUTY",
     "PATTERNS",
+    "PEAK",
+    "PEAK_FROM",
+    "PEAK_UNTIL",
     "PERIOD_SECONDS",
     "Pattern",
     "Plan",

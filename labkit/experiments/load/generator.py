@@ -7,12 +7,14 @@ queue longer and not the load lighter (no coordinated omission).
 from __future__ import annotations
 
 import itertools
+import os
 import sys
 import threading
 import time
-from collections import deque
+from array import array
 from collections.abc import Iterable, Sequence
 from multiprocessing.connection import Connection
+from queue import SimpleQueue
 from typing import Any
 
 import msgspec
@@ -21,7 +23,6 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from labkit.errors import LabkitError
-from labkit.experiments.intervals import quotient
 from labkit.experiments.load import arrivals
 from labkit.experiments.load.arrivals import Plan
 from labkit.lab import Lab
@@ -29,19 +30,21 @@ from labkit.messages import Command
 from labkit.ports.broker import Acknowledgement, Sender
 from labkit.run.worker import calm_gc
 from labkit.service import route
-from labkit.write.bus import CommandBus, Sent
+from labkit.write.bus import CommandBus, Prepared
 
-#: The generator sends in ticks, since waking up for every command costs more than the command.
-TICK_SECONDS = 0.001
-#: The least length of each dry run.
-DRY_SECONDS = 0.3
+#: The generator sends in ticks, since a wake-up and a request to the broker cost far more than a
+#: command (at 3,000 a second a tick of 5 ms halves what both take). A tick lasts a microsecond for
+#: each command a second, within these bounds; a command waits half a tick on average.
+SHORTEST_TICK, LONGEST_TICK = 0.001, 0.005
+#: The least length of each dry run, and the number of commands that it sends again and again.
+DRY_SECONDS, DRY_COMMANDS = 0.3, 1_000
 ACK_SECONDS = 60.0
 
 
 class Ability(Struct, frozen=True):
     """The generator's greatest rates, in commands a second; 0: not measured.
 
-    ``void``: timetable and encoding, nothing is sent. ``topic``: sent to a topic without readers,
+    ``void``: the timetable alone, nothing is sent. ``topic``: sent to a topic without readers,
     until all commands are acknowledged, while the rest of the system is idle.
     """
 
@@ -55,6 +58,7 @@ class GeneratorReady(Struct, frozen=True):
     ability: Ability
     opened: int
     commands: int
+    pid: int
 
 
 def generate(pipe: Connection, settings: dict[str, Any], plan: Plan, dry: bool, count: Any) -> None:
@@ -62,34 +66,31 @@ def generate(pipe: Connection, settings: dict[str, Any], plan: Plan, dry: bool, 
     failed.
 
     ``count`` is in shared memory: how many were sent so far. Says ``Ready``, is told the beginning
-    (monotonic ns), and ends with one table of int64 whose first row holds the thousandths of a core
-    that it took.
+    (monotonic ns), and ends with the table, of int64.
     """
     at = arrivals.instants(plan)
     with Lab(**settings, start=False) as lab:  # joining the run, it imports the services
-        commands = list(arrivals.commands(plan, len(at)))
-        opening = arrivals.opening(plan, len(at))
-        ability = _dry_runs(lab, plan, commands) if dry else Ability()
-        _offer(lab.bus, plan, opening, [1] * len(opening), "open", count)
+        opening = _prepared(lab.bus, plan, arrivals.opening(plan, len(at)), "open")
+        commands = _prepared(lab.bus, plan, arrivals.commands(plan, len(at)), "c")
+        ability = _dry_runs(lab, plan) if dry else Ability()
+        _offer(lab.bus, opening, [1] * len(opening), count)
         lab.bus.flush(ACK_SECONDS)
         calm_gc()
         sys.setswitchinterval(0.0005)  # the acknowledging thread must not delay us
-        pipe.send_bytes(msgspec.json.encode(GeneratorReady(ability, len(opening), len(at))))
+        pipe.send_bytes(
+            msgspec.json.encode(GeneratorReady(ability, len(opening), len(at), os.getpid()))
+        )
         beginning = int(pipe.recv_bytes())
-        worked, began = time.process_time(), time.monotonic()
         acked = Acknowledged(len(at))
-        _offer(lab.bus, plan, commands, (at + beginning).tolist(), "c", count, acked)
-        table = acked.all()
-        share = quotient(time.process_time() - worked, time.monotonic() - began)
-        first = np.full((1, 3), round(share * 1000))
-        pipe.send_bytes(np.concatenate([first, table]).astype(np.int64).tobytes())
+        tick = min(max(SHORTEST_TICK, plan.rate / 1e6), LONGEST_TICK)
+        _offer(lab.bus, commands, (at + beginning).tolist(), count, acked, tick)
+        pipe.send_bytes(acked.all().tobytes())
         pipe.poll(None)  # until the parent has read it all
 
 
-def acknowledged(data: bytes) -> tuple[NDArray[np.int64], float]:
-    """The table of ``generate``, one row for each command, and the share of a core that it took."""
-    table = np.frombuffer(data, np.int64).reshape(-1, 3)
-    return table[1:], float(table[0, 0]) / 1000
+def acknowledged(data: bytes) -> NDArray[np.int64]:
+    """The table of ``generate``, one row for each command."""
+    return np.frombuffer(data, np.int64).reshape(-1, 3)
 
 
 class Acknowledged:
@@ -100,48 +101,58 @@ class Acknowledged:
     """
 
     def __init__(self, count: int) -> None:
-        self._table = np.full((count, 3), -1, np.int64)
-        self._waiting: deque[Sent] = deque()
-        self._more = threading.Semaphore(0)
+        self._count = count
+        self._rows = array("q")
+        self._waiting: SimpleQueue[Acknowledgement] = SimpleQueue()
+        #: Given what was sent, in its order.
+        self.append = self._waiting.put
         self._thread = threading.Thread(target=self._note, daemon=True)
         self._thread.start()
 
-    def append(self, sent: Sent) -> None:
-        self._waiting.append(sent)
-        self._more.release()
-
     def _note(self) -> None:
-        for row in self._table:
-            self._more.acquire()
+        next, note, now = self._waiting.get, self._rows.extend, time.monotonic_ns
+        for _ in range(self._count):
             try:
-                _, partition, offset = self._waiting.popleft().token(ACK_SECONDS)
+                place = next().result(ACK_SECONDS)
             except LabkitError:
-                continue
-            row[:] = time.monotonic_ns(), partition, offset
+                note((-1, -1, -1))
+            else:
+                note((now(), *place))
 
     def all(self) -> NDArray[np.int64]:
         """Wait for the last acknowledgement; returns the table."""
         self._thread.join()
-        return self._table
+        return np.frombuffer(self._rows, np.int64).reshape(-1, 3)
+
+
+def _prepared(
+    bus: CommandBus, plan: Plan, commands: Iterable[Command], prefix: str
+) -> list[Prepared]:
+    """The commands as they will be sent: what can be done before the run is done before it."""
+    ballast = arrivals.ballast(plan)
+    return [
+        bus.prepare(command, id=f"{prefix}{number}", correlation=ballast)
+        for number, command in enumerate(commands)
+    ]
 
 
 def _offer(
     bus: CommandBus,
-    plan: Plan,
-    commands: Iterable[Command],
+    commands: Iterable[Prepared],
     intended: Sequence[int],
-    prefix: str,
     count: Any = None,
     acked: Acknowledged | None = None,
+    tick: float = SHORTEST_TICK,
 ) -> None:
-    """Send each command at its instant (monotonic ns), or as soon as possible after it."""
-    ballast = arrivals.ballast(plan)
-    for number, (command, instant) in enumerate(zip(commands, intended, strict=True)):
-        while (ahead := instant - time.monotonic_ns()) > 0:
-            time.sleep(max(ahead / 1e9, TICK_SECONDS))
+    """Send each command at its instant (monotonic ns) or in the ``tick`` seconds after it, as far
+    as possible."""
+    now, send = time.monotonic_ns, bus.send_prepared
+    for command, instant in zip(commands, intended, strict=True):
+        while (ahead := instant - now()) > 0:
+            time.sleep(max(ahead / 1e9, tick))
         if count is not None:
             count.value += 1
-        sent = bus.send(command, id=f"{prefix}{number}", correlation=ballast, intended=instant)
+        sent = send(command, instant)
         if acked is not None:
             acked.append(sent)
 
@@ -157,6 +168,9 @@ class _Void:
     ) -> Acknowledgement:
         return self
 
+    def settled(self) -> bool:
+        return True
+
     def result(self, timeout: float) -> tuple[int, int]:
         return 0, 0
 
@@ -165,14 +179,14 @@ class _Void:
     def close(self) -> None: ...
 
 
-def _dry_runs(lab: Lab, plan: Plan, commands: list[Command]) -> Ability:
+def _dry_runs(lab: Lab, plan: Plan) -> Ability:
     topic = lab.topic_name(f"dry.{plan.service.name}.commands")
     lab.log_broker.create({topic: lab.partitions})
-    void, sender = _dry(lab, plan, commands, _Void()), lab.log_broker.sender()
-    return Ability(void, _dry(lab, plan, commands, sender))
+    void, sender = _dry(lab, plan, _Void()), lab.log_broker.sender()
+    return Ability(void, _dry(lab, plan, sender))
 
 
-def _dry(lab: Lab, plan: Plan, commands: list[Command], sender: Sender) -> float:
+def _dry(lab: Lab, plan: Plan, sender: Sender) -> float:
     """The greatest rate, in commands a second, through the same code as the run's.
 
     The number of commands is doubled until they take ``DRY_SECONDS``.
@@ -183,12 +197,15 @@ def _dry(lab: Lab, plan: Plan, commands: list[Command], sender: Sender) -> float
         sender,
         lambda service: lab.broker.source(lab.topic_name(f"{service}.events")),
     )
-    again = itertools.cycle(commands)
+    few = len(arrivals.instants(plan))
+    again = itertools.cycle(
+        _prepared(bus, plan, arrivals.commands(plan, min(few, DRY_COMMANDS)), "dry")
+    )
 
     def timed(count: int) -> float:
         began = time.monotonic()
         acked = Acknowledged(count)
-        _offer(bus, plan, itertools.islice(again, count), [1] * count, "dry", acked=acked)
+        _offer(bus, itertools.islice(again, count), [1] * count, acked=acked)
         acked.all()
         return time.monotonic() - began
 

@@ -15,6 +15,7 @@ Otherwise the result has no figures, only the reasons (``Loaded.trouble``).
 from __future__ import annotations
 
 import multiprocessing
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -29,13 +30,13 @@ from numpy.typing import NDArray
 
 from labkit.errors import CheckFailed, TimedOut, UsageError
 from labkit.experiments.backlog import behind
-from labkit.experiments.intervals import quotient
 from labkit.experiments.load import arrivals, steady
 from labkit.experiments.load.arrivals import Plan
 from labkit.experiments.load.figures import figures, judge, judge_by_checkers
 from labkit.experiments.load.generator import GeneratorReady, acknowledged, generate
 from labkit.experiments.load.observer import Watch, cost, observe, samples
-from labkit.experiments.processes import hear, process, settings_of
+from labkit.experiments.meter import Meter, spent
+from labkit.experiments.processes import fast_client, harness_of, hear, on_fast_client, process
 from labkit.experiments.results import versions
 from labkit.lab import Lab
 from labkit.messages import Commit
@@ -47,8 +48,8 @@ if TYPE_CHECKING:
 
 #: From the last preparation to the first command.
 START_SECONDS = 0.5
-#: The listener waits at most this long for commits between two looks at the view.
-LOOK_SECONDS = 0.002
+#: From one look of the listener at the view to the next: a look takes the machine 0.3 ms.
+LOOK_SECONDS = 0.005
 #: If nothing changes for this long and no worker is behind, the missing commands are lost.
 STILL_SECONDS = 5.0
 #: If nothing changes for this long and a worker is behind, the workers hang.
@@ -88,24 +89,28 @@ class Loaded(Struct):
 class _Listener:
     """Records commits as they arrive, undecoded, and looks at the view."""
 
-    def __init__(self, lab: Lab, service: str) -> None:
+    def __init__(self, lab: Lab, through: Lab, service: str) -> None:
+        """``lab`` has the workers; ``through`` is the same run on the client that listens."""
         self._lab = lab
-        self._tail: Source = lab.broker.source(lab.topic_name(f"{service}.events"))
+        self._tail: Source = through.broker.source(lab.topic_name(f"{service}.events"))
         for partition, end in self._tail.ends().items():
             self._tail.start(partition, end)
-        self.watch = Watch(lab, service)
+        self.watch = Watch(through, service)
         self.heard: list[tuple[int, bytes]] = []
         self.visible = 0
         #: Given the number of visible commands, why the load should end; "": it may go on.
         self.overload: Callable[[int], str] = lambda visible: ""
-        self._checked = self._changed = time.monotonic()
+        self._looked = self._checked = self._changed = time.monotonic()
 
     def listen(self) -> None:
-        """Poll once, then look once; raises if servers or workers are gone."""
-        records = self._tail.poll(5_000, LOOK_SECONDS).records
+        """Poll once, and look if it is time; raises if servers or workers are gone."""
+        wait = max(0.001, self._looked + LOOK_SECONDS - time.monotonic())
+        records = self._tail.poll(5_000, wait).records
         now = time.monotonic_ns()
         self.heard += [(now, record.value) for record in records]
-        visible = self.watch.look()
+        visible = self.visible
+        if now >= (self._looked + LOOK_SECONDS) * 1e9:
+            self._looked, visible = now / 1e9, self.watch.look()
         if records or visible != self.visible:
             self._changed = time.monotonic()
         self.visible = visible
@@ -169,14 +174,15 @@ def offer(
         )
     if any(lab.ends(f"{service}.commands").values()):
         raise UsageError(f"run {lab.run!r} has had commands already; make a new Lab for each load")
-    settings = settings_of(lab)
+    settings = harness_of(lab)
     count = multiprocessing.get_context("spawn").RawValue("q", 0)
     with (
-        closing(_Listener(lab, service)) as listener,
+        on_fast_client(lab) as through,
+        closing(_Listener(lab, through, service)) as listener,
         process(observe, settings, service, count) as observer,
         process(generate, settings, plan, dry, count) as generator,
     ):
-        hear(lab, observer)
+        pid = int(hear(lab, observer))
         ready = msgspec.json.decode(hear(lab, generator), type=GeneratorReady)
         listener.until(ready.opened, lambda: None)
         beginning = time.monotonic_ns() + int(START_SECONDS * 1e9)
@@ -191,12 +197,14 @@ def offer(
             listener.overload = lambda visible: overload.look(
                 time.monotonic(), count.value, visible
             )
-        began, worked = time.monotonic(), time.process_time()
-        acked, of_generator = _drive(lab, listener, generator, beginning, total, progress)
-        own = quotient(time.process_time() - worked, time.monotonic() - began)
+        harness = {"generator": ready.pid, "listener": os.getpid(), "observer": pid}
+        meter = Meter(lab, harness)
+        began, (before, _) = time.monotonic_ns(), meter.read()
+        acked = _drive(lab, listener, generator, beginning, total, progress)
+        ended, (after, _) = time.monotonic_ns(), meter.read()
         with suppress(BrokenPipeError):  # it is dead, as the next line finds
             observer.send_bytes(b"stop")
-        looks, of_observer = samples(hear(lab, observer))
+        looks = samples(hear(lab, observer))
     opened = beginning + plan.warm_up * 1e9
     window = (opened, opened + plan.seconds * 1e9)
     heard = _decoded(plan, listener.heard)
@@ -204,17 +212,15 @@ def offer(
     report: dict[str, Any] = {
         "run": lab.run,
         "client": lab.settings.client,
+        "harness_client": fast_client(),
         "settings": {"plan": arrivals.shape(plan), "lab": structs.asdict(lab.settings)}
         | {"workers": dict(Counter(worker.role for worker in lab.workers()))},
         "seed": plan.seed,
-        "versions": versions(lab.server_versions(), lab.settings.client),
+        "versions": versions(lab.server_versions(), lab.settings.client, fast_client()),
         "ability": structs.asdict(ready.ability),
         "observer": cost(looks, window),
-        "core_shares": {
-            "generator": of_generator,
-            "observer": round(of_observer, 3),
-            "listener": round(own, 3),
-        },
+        "cpu": spent(before, after, (ended - began) / 1e9, ready.commands)
+        | {"harness": list(harness), "servers": list(meter.servers)},
     }
     inside = everything[everything["intended"].between(*window, inclusive="left")]
     loaded = Loaded(plan, inside.reset_index(drop=True), looks, window, report, total)
@@ -236,8 +242,8 @@ def _drive(
     beginning: int,
     total: int,
     progress: Visible,
-) -> tuple[NDArray[np.int64], float]:
-    """Start the generator and listen until all commands are visible; returns its result."""
+) -> NDArray[np.int64]:
+    """Start the generator and listen until all commands are visible; returns its table."""
     with suppress(BrokenPipeError):
         generator.send_bytes(str(beginning).encode())
     told = 0.0
@@ -251,11 +257,11 @@ def _drive(
     while not generator.poll(0):
         listener.listen()
         tell()
-    acked, busy = acknowledged(hear(lab, generator))
+    acked = acknowledged(hear(lab, generator))
     failed = int((acked[:, 0] < 0).sum())
     listener.until(total - failed, tell)
     progress(listener.visible, total)
-    return acked, busy
+    return acked
 
 
 # --- what became of each command

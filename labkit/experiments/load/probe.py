@@ -19,7 +19,7 @@ from labkit.errors import UsageError
 from labkit.experiments.load import arrivals
 from labkit.experiments.load.arrivals import Plan
 from labkit.experiments.load.offer import Loaded, Visible, offer
-from labkit.experiments.processes import hear, process, settings_of
+from labkit.experiments.processes import harness_of, hear, process
 from labkit.lab import Lab
 from labkit.read.generations import Serving
 from labkit.read.projection import streams_of
@@ -49,7 +49,7 @@ def probed(
         raise UsageError(
             f"a probe needs a new stream for each command, and workload {plan.named!r} has others"
         )
-    with process(probe, settings_of(lab), plan) as prober:
+    with process(probe, harness_of(lab), plan) as prober:
         hear(lab, prober)
         loaded = offer(lab, plan, progress, **options)
         prober.send_bytes(b"stop")

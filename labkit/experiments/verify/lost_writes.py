@@ -17,8 +17,8 @@ def lost_writes(
 
     ``raw`` are places of acknowledged records that are no operations: they have a commit, too.
     """
-    wrong = [*_without_a_commit(operations, evidence, raw), *_held_back(evidence)]
-    wrong += _views_behind(evidence)
+    wrong = [*_without_a_commit(operations, evidence, raw), *_not_shown(operations, evidence)]
+    wrong += [*_held_back(evidence), *_views_behind(evidence)]
     wrong += _stale_states(evidence)
     checked = len(operations) + len(raw) + len(evidence.saved) + len(evidence.checkpoints)
     return verdict(checked, wrong)
@@ -31,7 +31,6 @@ def _without_a_commit(
     told = [c for c in evidence.commits if c.outcome != "repeated" or c.repeats is not None]
     by_place = {(c.partition, c.offset): c for c in told}
     misfits = {(c.partition, c.offset) for c, _ in evidence.misfits}
-    shown = {d["_id"]: d["version"] for d in evidence.streams}
     for operation in operations:
         if operation.token is None:
             continue
@@ -42,16 +41,21 @@ def _without_a_commit(
             continue
         if place in misfits:
             yield f"{operation} was decided, and readers ignore its commit"
-        if (answer := operation.answer) is None:
-            continue
-        if answer != commit.answer:
-            yield f"{operation} was told {answer}, its commit says {commit.answer}"
-        expected = answer.version if evidence.service.views and answer.accepted else 0
-        if shown.get(operation.command.stream, 0) < expected:
-            yield f"{operation} was accepted, and the view does not show it"
+        if operation.answer not in (None, commit.answer):
+            yield f"{operation} was told {operation.answer}, its commit says {commit.answer}"
     for _, *rest in raw:
         if tuple(rest) not in by_place:
             yield f"what was sent raw was acknowledged at {rest} and has no commit"
+
+
+def _not_shown(operations: Sequence[Operation], evidence: Evidence) -> Iterator[str]:
+    if not evidence.service.views:
+        return
+    shown = {d["_id"]: d["version"] for d in evidence.streams}
+    for operation in operations:
+        answer = operation.answer
+        if answer and answer.accepted and shown.get(operation.command.stream, 0) < answer.version:
+            yield f"{operation} was accepted, and the view does not show it"
 
 
 def _held_back(evidence: Evidence) -> Iterator[str]:

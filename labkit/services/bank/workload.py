@@ -79,9 +79,36 @@ def _account(random: Random) -> str:
     return f"a{random.randrange(COLD)}"
 
 
+def cash(random: Random, *, skew: float = 0.0, accounts: int = 200) -> Iterator[Command]:
+    """Deposits, and fewer but larger withdrawals, some of which find too little on the account."""
+    for deposit in zipf(random, skew=skew, accounts=accounts):
+        cents = random.randrange(1, 5_000)
+        if random.random() < 0.3:
+            yield Withdraw(deposit.stream, 2 * cents)
+        else:
+            yield Deposit(deposit.stream, cents)
+
+
+def transfers_opening(random: Random, *, accounts: int = 20) -> Iterator[Command]:
+    for number in range(accounts):
+        yield OpenAccount(f"a{number + 1}", "load")
+        yield Deposit(f"a{number + 1}", 10_000_000)
+
+
+def transfers(random: Random, *, accounts: int = 20) -> Iterator[Command]:
+    """Transfers between two of the accounts, under ids that no other client uses."""
+    client = f"{random.getrandbits(64):x}"
+    for number in count():
+        source, target = random.sample(range(1, accounts + 1), 2)
+        cents = random.randrange(1, 5_000)
+        yield SendMoney(f"a{source}", cents, f"a{target}", f"{client}-{number}")
+
+
 WORKLOADS = {
     "zipf": Workload(zipf, zipf_opening),
     "real": Workload(real, real_opening),
     "busy": Workload(busy, busy_opening),
     "new": Workload(new),
+    "cash": Workload(cash, zipf_opening),
+    "transfers": Workload(transfers, transfers_opening),
 }

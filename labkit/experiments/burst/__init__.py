@@ -1,0 +1,1 @@
+"""``labkit bench burst``: what comes of a peak, with and without protection."""

@@ -1,0 +1,134 @@
+"""The client processes of a trial: each has its own connections, and its own threads.
+
+The service code of CRUD runs in the client, as in the threads of a web server; labkit's client is
+what its HTTP API is, and handler and projector are workers. So CRUD has as many processes for its
+rules as there are clients, and labkit has one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from multiprocessing.connection import Connection
+from random import Random
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from labkit.experiments.bench.subject import Subject
+from labkit.experiments.cost import subject
+from labkit.experiments.cost.connected import connected
+from labkit.experiments.cost.fed_view import Feeder
+from labkit.experiments.cost.writers import RESENT, Seen, Writers, merged
+from labkit.experiments.processes import hear, process, settings_of
+from labkit.lab import Lab
+from labkit.messages import Command
+from labkit.run.worker import calm_gc
+
+#: As many as there are cores on a small machine.
+CLIENTS = 2
+#: The feeder of a view waits so long for a change before it looks whether it is to end.
+FEED_SECONDS = 0.1
+
+
+class Task(Struct, frozen=True):
+    """What one client does. ``writers``, ``readers``, ``rate`` and ``count`` are those of one
+    client; ``accounts`` is an option of the workload."""
+
+    kind: Literal["opening", "closed", "open"]
+    prefix: str
+    seed: int
+    accounts: int
+    writers: int = 1
+    readers: int = 0
+    seconds: float = 0.0
+    count: int = 0
+    rate: float = 0.0
+    resent: float = RESENT
+
+
+def serve(pipe: Connection, settings: dict[str, Any], arm: str, seed: int) -> None:
+    """Do tasks until the pipe is closed."""
+    with Lab(**settings, start=False) as lab:
+        calm_gc()
+        made = connected(arm, lab, seed)
+        try:
+            pipe.send_bytes(b"ready")
+            while True:
+                task = msgspec.json.decode(pipe.recv_bytes(), type=Task)
+                seen = done(Writers(made, task.prefix, task.seed, task.resent), task)
+                pipe.send_bytes(msgspec.json.encode(seen))
+        finally:
+            made.close()
+
+
+def done(writers: Writers, task: Task) -> Seen:
+    """One task, in this process."""
+    of = subject.of("cost")
+
+    def commands(thread: int) -> Iterator[Command]:
+        return of.commands(task.seed * 1_000 + thread, accounts=task.accounts)
+
+    def streams(thread: int) -> Iterator[str]:
+        random, names = Random(f"{task.seed} reader {thread}"), opened(of, task.accounts)
+        while True:
+            yield random.choice(names)
+
+    match task.kind:
+        case "opening":
+            seen = Seen()
+            for number, command in enumerate(of.opening(task.seed, accounts=task.accounts)):
+                writers.send(command, f"{task.prefix}-{number}", seen)
+            return seen
+        case "closed":
+            return writers.closed(
+                commands, task.writers, task.seconds, task.count, streams, task.readers
+            )
+    return writers.open(commands(0), task.rate, task.seconds, task.writers)
+
+
+def opened(of: Subject, accounts: int) -> list[str]:
+    """The streams that the opening makes."""
+    return list(dict.fromkeys(command.stream for command in of.opening(0, accounts=accounts)))
+
+
+def feed(pipe: Connection, settings: dict[str, Any]) -> None:
+    """Keep the view of the arm ``view``, until the pipe is closed."""
+    with Lab(**settings, start=False) as lab:
+        calm_gc()
+        feeder = Feeder(lab.store)
+        pipe.send_bytes(b"ready")
+        while not pipe.poll():
+            feeder.step(FEED_SECONDS)
+
+
+class Clients:
+    """All clients of a trial, from outside."""
+
+    def __init__(self, lab: Lab, pipes: Sequence[Connection]) -> None:
+        self._lab, self._pipes = lab, pipes
+
+    def do(self, tasks: Sequence[Task]) -> Seen:
+        """One task a client, at once; a client without one does nothing."""
+        busy = list(zip(self._pipes, tasks, strict=False))
+        for pipe, task in busy:
+            pipe.send_bytes(msgspec.json.encode(task))
+        return merged([msgspec.json.decode(hear(self._lab, pipe), type=Seen) for pipe, _ in busy])
+
+
+@contextmanager
+def clients(lab: Lab, arm: str, seed: int) -> Iterator[Clients]:
+    """The processes of an arm: its clients, and the feeder if it has one."""
+    settings = settings_of(lab)
+    with ExitStack() as opened:
+        pipes = [
+            opened.enter_context(process(serve, settings, arm, seed * CLIENTS + number))
+            for number in range(CLIENTS)
+        ]
+        waited = list(pipes)
+        if arm == "view":
+            waited.append(opened.enter_context(process(feed, settings)))
+        for pipe in waited:
+            hear(lab, pipe)
+        yield Clients(lab, pipes)

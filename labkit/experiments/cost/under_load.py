@@ -1,0 +1,108 @@
+"""The measurements with a load: latency, throughput, reads under writes, contention, resends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from random import Random
+
+from hdrh.histogram import HdrHistogram
+
+from labkit.experiments.cost.subject import SERVICE
+from labkit.experiments.cost.told import operations
+from labkit.experiments.cost.trial import Trial
+from labkit.experiments.cost.writers import Seen
+from labkit.experiments.intervals import quotient
+from labkit.experiments.percentiles import RANGE, percentiles
+
+#: Writers of the one hot document.
+HOT_WRITERS = (1, 4, 16, 64)
+#: The share of ``seconds`` that each of these takes.
+HOT_SHARE = 0.25
+READERS = 4
+#: Commands that are sent twice.
+TWICE = 200
+
+Figures = dict[str, float]
+
+
+def latency(trial: Trial) -> Figures:
+    """An open loop: a write's answer from its intended instant, and how soon a read shows it."""
+    seen = trial.open(trial.sizes.rate, trial.sizes.seconds)
+    trial.quiet()
+    trial.note()
+    looks = len(seen.fresh)
+    return {
+        **times("write", seen.writes),
+        **times("read", seen.reads),
+        **times("fresh", seen.fresh),
+        "stale_share": quotient(seen.stale, looks),
+        "latency_s": seen.seconds,
+    }
+
+
+def throughput(trial: Trial) -> Figures:
+    """A closed loop: as many writes as the arm takes from so many writers."""
+    seen = trial.closed(trial.sizes.writers, trial.sizes.seconds)
+    return {
+        "writes_per_s": _rate(seen),
+        **times("busy_write", seen.writes),
+        "throughput_s": seen.seconds,
+    }
+
+
+def reads(trial: Trial) -> Figures:
+    """The same with readers of the same documents."""
+    seen = trial.closed(trial.sizes.writers, trial.sizes.seconds, readers=READERS)
+    return {
+        "reads_per_s": quotient(len(seen.reads), seen.seconds),
+        "writes_beside_reads_per_s": _rate(seen),
+        **times("busy_read", seen.reads),
+        "reads_s": seen.seconds,
+    }
+
+
+def contention(trial: Trial) -> Figures:
+    """All writers write one document."""
+    found: Figures = {}
+    order = Random(f"{len(trial.told)} hot").sample(HOT_WRITERS, len(HOT_WRITERS))
+    for writers in order:
+        seen = trial.closed(writers, trial.sizes.seconds * HOT_SHARE, accounts=1)
+        name = f"hot_{writers}"
+        found |= {
+            f"{name}_per_s": _rate(seen),
+            f"{name}_conflicts": quotient(seen.conflicts, len(seen.writes)),
+            f"{name}_p99_ms": times(name, seen.writes)[f"{name}_p99_ms"],
+            "contention_s": min(seen.seconds, found.get("contention_s", seen.seconds)),
+        }
+    return found
+
+
+def resends(trial: Trial) -> Figures:
+    """Each command is sent twice, one after the other: how often does it take effect?"""
+    trial.quiet()
+    before = _versions(trial)
+    seen = trial.closed(1, 0.0, count=TWICE, resent=1.0)
+    trial.quiet()
+    accepted = {
+        operation.id
+        for operation in operations(SERVICE, seen.told)
+        if operation.answer is not None and operation.answer.accepted
+    }
+    return {"effects": quotient(_versions(trial) - before, len(accepted))}
+
+
+def _versions(trial: Trial) -> int:
+    return sum(document["version"] for document in trial.arm.documents())
+
+
+def _rate(seen: Seen) -> float:
+    """Commands a second, each counted once however often it was sent."""
+    return quotient(len(seen.writes), seen.seconds)
+
+
+def times(name: str, micros: Iterable[int]) -> Figures:
+    histogram = HdrHistogram(*RANGE)
+    for value in micros:
+        histogram.record_value(min(RANGE[1], max(1, value)))
+    found = percentiles(histogram)
+    return {f"{name}_{p}_ms": found[f"{p}_ms"] for p in ("p50", "p99")}
