@@ -101,16 +101,16 @@ def commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[list[str]]
 
 
 def test_what_is_missing_is_measured_and_kept(commands: list[list[str]], tmp_path: Path) -> None:
-    (tmp_path / "restart.json").write_text('{"kept": 1}')
-    found = collect(tmp_path, ["restart", "freshness"], 7, "here", lambda _: None)
-    assert found["restart"] == {"kept": 1}
+    (tmp_path / "workers.json").write_text('{"kept": 1}')
+    found = collect(tmp_path, ["workers", "freshness"], 7, "here", lambda _: None)
+    assert found["workers"] == {"kept": 1}
     assert [line[:2] for line in commands] == [["bench", "freshness"]]
     assert "--seed 7 --lab here" in " ".join(commands[0])
-    again = collect(tmp_path, ["restart", "freshness"], 7, "here", lambda _: None)
+    again = collect(tmp_path, ["workers", "freshness"], 7, "here", lambda _: None)
     assert again == found
     assert len(commands) == 1
-    assert collect(tmp_path, ["restart"], 7, "here", lambda _: None, anew=True) != found
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["freshness.json", "restart.json"]
+    assert collect(tmp_path, ["workers"], 7, "here", lambda _: None, anew=True) != found
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["freshness.json", "workers.json"]
 
 
 def test_an_experiment_without_a_result_is_an_error_and_leaves_the_last_one(

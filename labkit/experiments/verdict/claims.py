@@ -91,6 +91,36 @@ def _to_crud(name: str) -> Read:
     return read
 
 
+def _burst(name: str, times: float) -> Read:
+    """A figure of a peak of ``times`` what the workers do, without any protection."""
+
+    def read(found: Json) -> Figure:
+        row = next(row for row in found["peaks"] if row["times"] == times)[name]
+        return measured(row["median"], row["interval"])
+
+    return read
+
+
+def _protected(name: str, mechanism: str) -> Read:
+    """A figure of the peak at which mechanisms are compared."""
+
+    def read(found: Json) -> Figure:
+        row = next(row for row in found["mechanisms"] if row["mechanism"] == mechanism)[name]
+        return measured(row["median"], row["interval"])
+
+    return read
+
+
+def _elastic(name: str, load: str, arm: str, unit: str = "") -> Read:
+    """A figure of an arm of ``bench elasticity``."""
+
+    def read(found: Json) -> Figure:
+        row = next(r for r in found["arms"] if (r["load"], r["arm"]) == (load, arm))
+        return measured(row[name], (row[f"{name}_low"], row[f"{name}_high"]), unit)
+
+    return read
+
+
 PROBLEMS = (
     Claim(
         "problem",
@@ -144,6 +174,29 @@ PROBLEMS = (
                 *("a view is added later", "documents an event in a second view, the past too"),
                 *("cost", _cost("second_past")),
                 at_least=1,
+            ),
+        ),
+    ),
+    Claim(
+        "problem",
+        "In a burst the backlog of a queue brings the system down",
+        (
+            Case(
+                "one asks what is lost",
+                "commands lost of a peak of 20 times what the workers do",
+                *("burst", _burst("lost", 20)),
+                at_most=0,
+            ),
+            Case(
+                *("one asks who can still read", "reads that failed in that peak"),
+                *("burst", _burst("reads_failed", 20)),
+                at_most=0,
+            ),
+            Case(
+                "it protects itself",
+                "seconds until a peak of 5 times is over, with all protections",
+                *("burst", _protected("measured_s", "together")),
+                at_most=5,
             ),
         ),
     ),
@@ -246,6 +299,12 @@ FOR = (
                 *("64 write to one document", "writes to it, to CRUD"),
                 *("cost", _to_crud("hot_64_per_s")),
                 at_least=1,
+            ),
+            Case(
+                "workers come and go with a shop's days",
+                "worker seconds, to as many workers all the time",
+                *("elasticity", _elastic("cost_to_many", "days", "by time lag")),
+                at_most=0.9,
             ),
         ),
     ),

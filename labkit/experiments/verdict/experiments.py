@@ -19,14 +19,11 @@ EXPERIMENTS: Mapping[str, str] = {
     "freshness": "bench freshness --tries 2000",
     "workers": "bench sweep workers",
     "lag": "bench lag rate",
-    "restart": "bench restart --scale 0.2",
     "faults": "verify write --commands 20000",
     "cost": "bench cost",
     "burst": "bench burst",
-    "elasticity": "autoscale --experiment",
+    "elasticity": "bench elasticity",
 }
-#: These draw nothing by chance.
-SEEDLESS = ("restart",)
 
 
 def collect(
@@ -54,7 +51,7 @@ def collect(
 
 def command_line(name: str, seed: int) -> str:
     """What a reader types to see one experiment alone."""
-    return f"labkit {EXPERIMENTS[name]}" + ("" if name in SEEDLESS else f" --seed {seed}")
+    return f"labkit {EXPERIMENTS[name]} --seed {seed}"
 
 
 def _run(name: str, file: Path, seed: int, lab: str, say: Callable[[str], None]) -> None:
