@@ -230,11 +230,10 @@ class Lab:
         queries: int = 0,
         schedulers: int = 0,
     ) -> None:
-        """Start this many workers of each service, and of each process manager.
+        """Start this many workers of each service and process manager, and schedulers of the run.
 
         Returns when they own all partitions; query handlers are not waited for. On the MongoDB log
-        each service has one relay, too. Schedulers are of the whole run; more than one is for the
-        case that one dies. In memory, who waits for an answer steps the parts.
+        each service has one relay, too. In memory, who waits for an answer steps the parts.
         """
         counts: dict[Role, int] = {"handler": handlers, "relay": 1, "projector": projectors}
         counts |= {"process": processes, "notifier": notifiers, "query": queries}

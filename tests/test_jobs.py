@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 from labkit import stack
 from labkit.adapters.memory_store import MemoryStore
 from labkit.api import create_app
-from labkit.errors import UsageError
+from labkit.errors import TimedOut, UsageError
 from labkit.lab import Lab
 from labkit.messages import Document
 from labkit.ports.clock import SYSTEM
@@ -193,6 +193,22 @@ def test_missed_instants_are_made_up_for_once_by_the_latest(store: Store) -> Non
     assert late.step(0) == 0
     night.clock.at = at("2026-12-02T03:00")
     assert late.step(0) == 1
+
+
+def test_a_job_that_fails_does_not_stop_the_others() -> None:
+    def fails(due: int) -> tuple[Document, Writes]:
+        raise TimedOut("its broker is gone")
+
+    def works(due: int) -> tuple[Document, Writes]:
+        return {}, Writes()
+
+    store, clock, cron = MemoryStore(), Calendar(), Cron("report_at", "0 3 * * *")
+    made = [Job("fails", cron, fails), Job("works", cron, works)]
+    Scheduler(made, store, clock, lambda: None).step(0)
+    clock.at += DAY_MS
+    with pytest.raises(TimedOut, match="its broker is gone"):
+        Scheduler(made, store, clock, lambda: None).step(0)
+    assert [report["job"] for report in store.find(REPORTS, {})] == ["works"]
 
 
 def test_what_was_due_before_the_first_scheduler_is_not_made_up_for(store: Store) -> None:

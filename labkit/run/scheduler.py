@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 
 from msgspec import Struct, structs
 
-from labkit.errors import Conflict, Duplicate, Fenced
+from labkit.errors import Conflict, Duplicate, Fenced, LabkitError
 from labkit.log.crash_only import CrashOnly
 from labkit.ports.clock import Clock
 from labkit.ports.store import Checkpoint, Document, Store, Writes
@@ -57,11 +57,21 @@ class Scheduler(CrashOnly):
         """There is no group to join."""
 
     def step(self, timeout: float = 0.5) -> int:
-        """Do what is due, or let ``timeout`` seconds pass; how many jobs were done here."""
+        """Do what is due, or let ``timeout`` seconds pass; how many jobs were done here.
+
+        Raises the last error of a job, when all have been tried.
+        """
         with self.unbroken():
             now = self._clock.wall()
-            due = [job for job in self._jobs if self._waits.get(job.name, 0) <= now]
-            done = sum(self._do(job, now) for job in due)
+            done, failed = 0, None
+            for job in self._jobs:
+                if self._waits.get(job.name, 0) <= now:
+                    try:
+                        done += self._do(job, now)
+                    except LabkitError as error:  # it must not keep the other jobs from their work
+                        failed = error
+            if failed is not None:
+                raise failed
             if not done:
                 self._clock.sleep(timeout)
             return done
