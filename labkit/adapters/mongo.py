@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from msgspec import structs
-from pymongo import IndexModel, ReplaceOne
+from pymongo import IndexModel
+from pymongo.errors import BulkWriteError, DocumentTooLarge
 from pymongo.write_concern import WriteConcern
 
 from labkit.adapters.mongo_client import MAJORITY, connect, raise_epoch, transaction, translated
@@ -14,6 +15,9 @@ from labkit.adapters.mongo_reads import MongoReads, as_checkpoint
 from labkit.adapters.mongo_watch import MongoWatch
 from labkit.errors import Conflict, Fenced
 from labkit.ports.store import Checkpoint, Document, Reads, Watched, Writes
+
+#: Writes in one command. MongoDB takes 100,000, of 16 MB together; where they are more, fewer go.
+MOST_WRITES = (10_000, 1_000, 100, 10, 1)
 
 __all__ = ["MAJORITY", "MongoStore", "connect", "translated"]
 
@@ -40,28 +44,53 @@ class MongoStore(MongoReads):
     def advance(
         self, checkpoints: str, moves: Sequence[tuple[Checkpoint, Checkpoint]], writes: Writes
     ) -> None:
-        """See the port; checkpoints come first, so that a fenced owner writes nothing else."""
-        doing = f"advance {[old.id for old, _ in moves]}"
-        with translated(doing), transaction(self._client, self._concern) as session:
-            for old, new in moves:
-                expected = {"_id": old.id, "epoch": old.epoch, "position": old.position}
-                fields = structs.asdict(new)
-                del fields["id"]
-                done = self._db[checkpoints].update_one(expected, {"$set": fields}, session=session)
-                if done.matched_count != 1:
-                    raise Fenced(f"checkpoint {old.id!r} has moved on from {old}")
+        """See the port."""
+        with translated(f"advance {[old.id for old, _ in moves]}"):
+            for most in MOST_WRITES:
+                try:
+                    self._advance(checkpoints, moves, writes, most)
+                except DocumentTooLarge:  # a command, before it was sent; nothing is written
+                    if most == 1:
+                        raise
+                else:
+                    return
+
+    def _advance(
+        self,
+        checkpoints: str,
+        moves: Sequence[tuple[Checkpoint, Checkpoint]],
+        writes: Writes,
+        most: int,
+    ) -> None:
+        """One transaction, with at most so many writes in a command; checkpoints come first, so
+        that a fenced owner writes nothing else."""
+        with transaction(self._client, self._concern) as session:
+
+            def run(command: str, collection: str, name: str, parts: list[Document]) -> int:
+                """How many of the documents were inserted or found.
+
+                ``insert_many`` and ``bulk_write`` do the same and take nearly twice the CPU time:
+                2.4 instead of 1.4 us to insert a document, 4.4 instead of 2.4 us to replace one.
+                """
+                count = 0
+                for start in range(0, len(parts), most):
+                    whole: Document = {command: collection, name: parts[start : start + most]}
+                    whole["ordered"] = False
+                    options = self._db.codec_options
+                    done = self._db.command(whole, codec_options=options, session=session)
+                    if "writeErrors" in done:
+                        raise BulkWriteError(done)
+                    count += done["n"]
+                return count
+
+            if run("update", checkpoints, "updates", [_move(*move) for move in moves]) < len(moves):
+                raise Fenced(f"one of these checkpoints has moved on: {[old for old, _ in moves]}")
             for collection, documents in writes.inserts.items():
-                if documents:
-                    self._db[collection].insert_many(documents, ordered=False, session=session)
+                run("insert", collection, "documents", documents)
             for collection, documents in writes.replaces.items():
-                if documents:
-                    result = self._db[collection].bulk_write(
-                        [ReplaceOne(_before(d), d) for d in documents],
-                        ordered=False,
-                        session=session,
-                    )
-                    if result.matched_count < len(documents):
-                        raise Conflict(f"another writer was first in {collection!r}")
+                replaces: list[Document] = [{"q": _before(d), "u": d} for d in documents]
+                if run("update", collection, "updates", replaces) < len(documents):
+                    raise Conflict(f"another writer was first in {collection!r}")
             for collection, ids in writes.deletes.items():
                 if ids:
                     self._db[collection].delete_many({"_id": {"$in": ids}}, session=session)
@@ -101,6 +130,14 @@ class MongoStore(MongoReads):
 
     def close(self) -> None:
         self._client.close()
+
+
+def _move(old: Checkpoint, new: Checkpoint) -> Document:
+    """The update that moves a checkpoint from where it must be."""
+    fields = structs.asdict(new)
+    del fields["id"]
+    expected = {"_id": old.id, "epoch": old.epoch, "position": old.position}
+    return {"q": expected, "u": {"$set": fields}}
 
 
 def _before(document: Document) -> Document:

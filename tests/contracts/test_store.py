@@ -275,6 +275,28 @@ def test_numbers_are_plain_ones_however_large(store: Store, number: int) -> None
     assert type(total["n"]) is int
 
 
+@pytest.mark.parametrize(("count", "bytes"), [(3, 6_000_000), (10_001, 1)])
+def test_more_than_one_command_may_hold_is_one_transaction(
+    store: Store, count: int, bytes: int
+) -> None:
+    """MongoDB takes 16 MB in a command, and the store 10,000 writes."""
+    documents = [{"_id": str(n), "text": "x" * bytes, "n": 1} for n in range(count)]
+    at = store.claim("checkpoints", "p:0")
+    to = moved(at, position=1)
+    store.advance("checkpoints", [(at, to)], Writes({"docs": documents}))
+    replaces = Writes(replaces={"docs": [d | {"n": 2} for d in documents]})
+    store.advance("checkpoints", [(to, moved(to, position=2))], replaces)
+    assert [found["n"] for found in store.find("docs", {}, fields=["n"])] == [2] * count
+    gone = Writes(replaces={"docs": [*documents, {"_id": "none"}]})
+    with pytest.raises(Conflict):
+        store.advance("checkpoints", [], gone)
+    assert {found["n"] for found in store.find("docs", {}, fields=["n"])} == {2}
+    again = Writes({"docs": [{"_id": "new"}, *documents]})
+    with pytest.raises(Duplicate):
+        store.advance("checkpoints", [], again)
+    assert store.count("docs") == count
+
+
 def test_what_is_not_there_cannot_be_replaced(store: Store) -> None:
     with pytest.raises(Conflict):
         store.advance("checkpoints", [], Writes(replaces={"docs": [{"_id": "a"}]}))
