@@ -104,11 +104,7 @@ def burst(
     """
     import pandas as pd
 
-    sizes.check()
-    plan = Plan(rate=sizes.rate, seconds=60.0, seed=seed)
-    plan = structs.replace(plan, services=services or plan.services).check()
-    most = (*sizes.peaks, sizes.at)
-    able = check_offer(plan, sizes.rate * READS / (READS - 1), most, sizes.seconds)
+    plan, able = planned(sizes, seed, services)
     arm = arm or OverHttp(plan.service, sizes.rate, client)
     calm_gc()
     done: list[One] = []
@@ -157,6 +153,15 @@ def burst(
     rows = pd.concat([_labelled(o, o.rows) for o in done], ignore_index=True)
     series = pd.concat([_labelled(o, figures.backlog(o.rows)) for o in done], ignore_index=True)
     return found | {"folder": str(archive("burst", found, {"calls": rows, "backlog": series}))}
+
+
+def planned(sizes: Sizes, seed: int, services: tuple[str, ...]) -> tuple[Plan, float]:
+    """What is sent, and how many calls a second the clients are able to make; raises ``UsageError``
+    for what cannot be."""
+    plan = Plan(rate=sizes.check().rate, seconds=60.0, seed=seed)
+    plan = structs.replace(plan, services=services or plan.services).check()
+    peaks = (*sizes.peaks, sizes.at)
+    return plan, check_offer(plan, sizes.rate * READS / (READS - 1), peaks, sizes.seconds)
 
 
 def _steps(sizes: Sizes) -> list[tuple[Mechanism, float]]:

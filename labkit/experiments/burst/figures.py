@@ -65,6 +65,8 @@ def drained(series: pd.DataFrame, burst: Burst, able: float, arrivals: float) ->
     low = at[after & (count <= max(usual, 1.0))]
     spare = able - arrivals
     return {
+        "begins_s": burst.begins,
+        "ends_s": burst.ends,
         "usual_backlog": usual,
         "backlog": ended,
         "most_backlog": float(count.max()),
