@@ -24,7 +24,9 @@ from labkit.experiments.burst.report import summed
 from labkit.experiments.burst.timetable import READS, Burst, timetable
 from labkit.experiments.load.arrivals import Plan
 from labkit.messages import Command, Token
+from labkit.plots.burst import backlog_over_time
 from tests.test_cli import labkit, labkit_here
+from tests.test_plots import axes, labels, line
 
 PLAN = Plan(rate=60, seconds=60)
 BURST = Burst(usual=100, peak=2_000, before=2, during=1, after=3, seed=7)
@@ -288,3 +290,36 @@ def test_an_unprotected_sizes_check_names_what_is_wrong() -> None:
     with pytest.raises(UsageError, match="--at must be more than 1"):
         bench.Sizes(at=0.5).check()
     assert Protection().check() == OFF
+
+
+# --- the plot
+
+
+def drain(times: float, round: int, seconds: float) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """A backlog that falls in a straight line; a tenth longer than predicted."""
+    at = np.arange(0.0, 2.0 + 2 * seconds, 0.05)
+    high = 40.0 * seconds
+    series = pd.DataFrame(
+        {"seconds": at, "backlog": np.interp(at, [1, 2, 2 + seconds], [0, high, 0])}
+    )
+    found = {"begins_s": 1.0, "ends_s": 2.0, "backlog": high, "measured_s": seconds}
+    of = {"times": times, "round": round}
+    return series.assign(times=times, round=round), found | of | {"predicted_s": seconds / 1.1}
+
+
+def test_the_plot_shows_each_drain_beside_its_prediction() -> None:
+    made = [drain(times, n, times + n / 10) for times in (2.0, 20.0) for n in range(3)]
+    runs = pd.DataFrame([found for _, found in made])
+    ax = backlog_over_time(pd.concat([series for series, _ in made]), runs, axes())
+    assert len(ax.lines) == 6 + 2 * 2 + 1, "a line a burst; a prediction and a marker a peak"
+    assert line(ax, "20 times: predicted 18.3 s, measured 20.1 s")[0] == [20.1]
+    assert "2 times: predicted 1.91 s, measured 2.1 s" in labels(ax)
+    assert ax.get_title() == (
+        "1 s at 20 times the capacity take 20.1 s to drain;\nthe prediction is 9% off (median)"
+    )
+    assert ax.get_xlabel().startswith("seconds")
+    never = runs.assign(measured_s=np.nan)
+    ax = backlog_over_time(made[0][0], never.iloc[:1], axes())
+    assert "are not drained" in ax.get_title()
+    with pytest.raises(ValueError, match="got no burst to draw"):
+        backlog_over_time(made[0][0], runs.iloc[:0], axes())

@@ -27,8 +27,9 @@ LOOKS = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (PURPLE, "D"), (VERMILLION, "
 def backlog_over_time(backlog: pd.DataFrame, runs: pd.DataFrame, ax: Axes) -> Axes:
     """The backlog of each burst against the time since its peak ended.
 
-    ``backlog`` has a row for each instant of each burst: ``times`` (of the capacity), ``round``,
-    ``seconds`` (from the start) and ``backlog`` (commands). ``runs`` has a row for each burst:
+    Of one mechanism ("none", say). ``backlog`` has a row for each instant of each burst: ``times``
+    (of the capacity), ``round``, ``seconds`` (from the start) and ``backlog`` (commands). ``runs``
+    has a row for each burst:
     ``times``, ``round``, ``begins_s`` and ``ends_s`` (of the peak), ``backlog`` (at its end),
     ``predicted_s`` and ``measured_s`` (the drain). A thin line is a burst; the dashed one is the
     prediction backlog / (capacity - arrivals), and the marker where the backlog was a usual one
@@ -50,14 +51,15 @@ def backlog_over_time(backlog: pd.DataFrame, runs: pd.DataFrame, ax: Axes) -> Ax
         line = {"color": INK, "lw": 1.6, "ls": (0, (4, 2)), "zorder": 3}
         ax.plot([0, predicted], [high, 0], **line)  # type: ignore[arg-type]
         ax.plot([measured], [0], marker, color=color, mec=INK, ms=10, zorder=4, label=name)
-        ax.annotate(f"{times:g} times", (0, high), (-6, 2), ha="right", **OFFSET)
+        ax.annotate(f"{times:g} times", (0, high), (7, 3), **OFFSET)
         right = max(right, *(v for v in (predicted, measured) if np.isfinite(v)))
     ax.plot([], [], color=INK, lw=1.6, ls=(0, (4, 2)), label="backlog / (capacity - arrivals)")
     left = float((runs["ends_s"] - runs["begins_s"]).max())
     ax.axvspan(-left, 0, color="#eeeeee", zorder=0)
-    ax.annotate("the peak", (-left / 2, 1.0), (0, -12), ha="center", xycoords=_AXES, **OFFSET)
+    ax.annotate("the peak", (-left / 2, 1.0), (0, 2), ha="center", xycoords=_AXES, **OFFSET)
     ax.set_xlim(-2.5 * left, 1.12 * right)
-    ax.set_ylim(bottom=-0.03 * float(backlog["backlog"].max()))
+    most = float(backlog["backlog"].max())
+    ax.set_ylim(-0.03 * most, 1.1 * most)
     ax.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     ax.set_xlabel("seconds since the peak ended")
     ax.set_ylabel("commands that are due and not visible")
@@ -82,4 +84,5 @@ def _finding(runs: pd.DataFrame) -> str:
     off = (known["predicted_s"] / known["measured_s"] - 1).abs().median()
     said = f"the prediction is {off:.0%} off (median)" if len(known) else "there is no prediction"
     times = f"{top['times'].iloc[0]:g} times the capacity"
-    return f"{digits(length)} s at {times} take {took} to drain;\n{said}"
+    drained = "are not drained" if took == "never" else f"take {took} to drain"
+    return f"{digits(length)} s at {times} {drained};\n{said}"

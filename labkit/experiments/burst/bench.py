@@ -29,6 +29,7 @@ from labkit.experiments.burst.over_http import OverHttp
 from labkit.experiments.burst.report import summary, summed
 from labkit.experiments.burst.timetable import READS, Burst, timetable
 from labkit.experiments.demo import Progress
+from labkit.experiments.load import arrivals
 from labkit.experiments.load.arrivals import Plan
 from labkit.experiments.processes import process
 from labkit.experiments.results import archive, versions
@@ -42,11 +43,13 @@ if TYPE_CHECKING:
 
 #: Before a peak and after it, commands come at this share of the capacity.
 USUAL = 0.3
-BEFORE_SECONDS = 2.0
+BEFORE_SECONDS = 1.5
 #: The usual rate goes on for this many times the predicted drain, and some seconds.
-AFTER, AFTER_SECONDS, MOST_AFTER_SECONDS = 1.2, 1.5, 60.0
+AFTER, AFTER_SECONDS, MOST_AFTER_SECONDS = 1.2, 1.0, 60.0
 #: The heap is this many seconds of work.
 HEAP_SECONDS = 5.0
+#: This number of commands of a workload is looked through for those that no client may send.
+PUBLIC_CHECKED = 2_000
 #: What is taken and not visible so long after the last answer is left to the checkers.
 STILL_SECONDS = 5.0
 #: A process of clients that says nothing for so long hangs.
@@ -160,6 +163,12 @@ def planned(sizes: Sizes, seed: int, services: tuple[str, ...]) -> tuple[Plan, f
     for what cannot be."""
     plan = Plan(rate=sizes.check().rate, seconds=60.0, seed=seed)
     plan = structs.replace(plan, services=services or plan.services).check()
+    commands = arrivals.commands(plan, PUBLIC_CHECKED)
+    if hidden := {type(c).__name__ for c in commands if type(c) not in plan.service.public}:
+        raise UsageError(
+            f"workload {plan.named!r} of service {plan.service.name!r} has {', '.join(hidden)}, "
+            "which no client may send over HTTP: see Service(public=...)"
+        )
     peaks = (*sizes.peaks, sizes.at)
     return plan, check_offer(plan, sizes.rate * READS / (READS - 1), peaks, sizes.seconds)
 
