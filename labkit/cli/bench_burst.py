@@ -112,8 +112,10 @@ PEAK_COLUMNS = {
 COLUMNS = {
     "accepted": ("accepted", ",.0f"),
     "turned away": ("turned_away", ",.0f"),
+    "of the urgent": ("urgent_away", ".0%"),
     "unknown": ("unknown", ",.0f"),
     "lost": ("lost", ",.0f"),
+    "told p50 ms": ("told_p50_ms", ",.0f"),
     "told p99 ms": ("told_p99_ms", ",.0f"),
     "done p99 ms": ("done_p99_ms", ",.0f"),
     "reads failed": ("reads_failed", ",.0f"),
