@@ -543,6 +543,9 @@ def test_the_age_of_a_view_is_never_told_too_low(clock: Still) -> None:
     reached[0] = 9
     clock.at += 1
     assert ages.of("orders") == 3 * MOST_MARKS - 10 + 1
+    reached[0] = MOST_MARKS + 5  # beyond what is remembered one by one
+    clock.at += 1
+    assert ages.of("orders") >= clock.at - (1_000 + MOST_MARKS + 6)
     reached[0] = 3 * MOST_MARKS - 1
     clock.at += 1
     assert ages.of("orders") == 0

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from labkit import stack
 from labkit.api.protection import OFF, Protection
 from labkit.errors import UsageError
 from labkit.experiments.burst import bench, clients, figures
@@ -256,7 +257,9 @@ def bursts(tmp_path: Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
 
 
 @pytest.mark.slow
-def test_a_burst_loses_nothing_whatever_protects_the_api(tmp_path: Path) -> None:
+def test_a_burst_loses_nothing_whatever_protects_the_api(
+    servers: stack.Servers, tmp_path: Path
+) -> None:
     code, found, said = bursts(tmp_path, "--only", "none,bounded queue,together")
     assert code == 0, said
     assert found["ok"]
@@ -277,7 +280,7 @@ def test_a_burst_loses_nothing_whatever_protects_the_api(tmp_path: Path) -> None
 @pytest.mark.slow
 @pytest.mark.parametrize(("plant", "checker"), [("passed-over", "C1"), ("false-refusals", "C9")])
 def test_what_is_lost_or_done_in_secret_turns_a_checker_red(
-    tmp_path: Path, plant: str, checker: str
+    servers: stack.Servers, tmp_path: Path, plant: str, checker: str
 ) -> None:
     code, found, said = bursts(tmp_path, "--only", "none", "--plant", plant)
     assert code == 1, said
