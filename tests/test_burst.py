@@ -282,11 +282,13 @@ def test_a_burst_loses_nothing_whatever_protects_the_api(
 def test_what_is_lost_or_done_in_secret_turns_a_checker_red(
     servers: stack.Servers, tmp_path: Path, plant: str, checker: str
 ) -> None:
-    code, found, said = bursts(tmp_path, "--only", "none", "--plant", plant)
+    # The handler passes over the command at offset 50 of each partition.
+    code, found, said = bursts(tmp_path, "--only", "none", "--plant", plant, "--rate", "60")
     assert code == 1, said
     assert checker in found["red"]
     assert not found["ok"]
     assert found["mechanisms"], "the JSON is whole"
+    assert "turned red" in said
 
 
 def test_an_unprotected_sizes_check_names_what_is_wrong() -> None:
