@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,9 @@ from labkit.experiments.burst.mechanisms import MECHANISMS, chosen
 from labkit.experiments.burst.report import summed
 from labkit.experiments.burst.timetable import READS, Burst, timetable
 from labkit.experiments.load.arrivals import Plan
-from labkit.messages import Command, Token
+from labkit.experiments.verify.evidence import Evidence
+from labkit.experiments.verify.lost_writes import lost_writes
+from labkit.messages import Answer, Command, Token
 from labkit.plots.burst import backlog_over_time
 from tests.test_cli import labkit, labkit_here
 from tests.test_plots import axes, labels, line
@@ -200,6 +204,79 @@ def test_the_clients_do_not_wait_for_one_another() -> None:
     first, last = min(t.sent for t in told[:8]), max(t.sent for t in told[:8])
     assert last - first < 8 * 0.2e9, "one after the other they would take longer"
     assert threading.active_count() == threads
+
+
+class AtOnce:
+    """An arm without a log: what it tells is visible at once. It turns every third away."""
+
+    service = PLAN.service
+
+    @contextmanager
+    def protected(self, protection: Protection) -> Iterator[Callable[[int], Client]]:
+        assert protection == OFF
+        yield lambda number: self  # type: ignore[return-value]
+
+    def send(self, command: Command, id: str, urgency: int) -> Told:
+        if int(id.rpartition("-")[2]) % 3 == 0:
+            return Told("turned away", 429, retry_after=1.0, why="too many")
+        return Told("taken", answer=Answer("accepted", 1))
+
+    def close(self) -> None: ...
+
+    def id_of(self, key: str) -> str:
+        return key
+
+    def look(self) -> None:
+        time.sleep(0.001)
+
+    def seen(self, told: Sequence[Told]) -> list[tuple[float, float]]:
+        return [(t.told, t.told) if t.answer else (NEVER, NEVER) for t in told]
+
+
+class End:
+    """An end of a pipe within this process."""
+
+    def __init__(self) -> None:
+        self.inbox, self.other = queue.Queue[Any](), self
+
+    def send(self, thing: Any) -> None:
+        self.other.inbox.put(thing)
+
+    def recv(self) -> Any:
+        return self.inbox.get(timeout=20)
+
+    send_bytes, recv_bytes = send, recv
+
+    def poll(self, timeout: float | None) -> bool:
+        return not self.inbox.empty()
+
+
+def test_an_arm_without_a_log_fits() -> None:
+    here, there = End(), End()
+    here.other, there.other = there, here
+
+    def process_of_clients() -> None:
+        made = clients._made(there, *there.recv())  # type: ignore[arg-type]
+        there.send(msgspec.msgpack.encode(made))
+
+    thread = threading.Thread(target=process_of_clients)
+    thread.start()
+    calls = [Call(int(n * 1e7), n, client=n % 2) for n in range(30)]
+    order = Order(PLAN, calls, "k", False, 5)
+    none = MECHANISMS["none"]
+    rows, operations = bench._asked(AtOnce(), here, none, 60.0, order)  # type: ignore[arg-type]
+    thread.join(20)
+    assert figures.told(rows)["turned_away"] == 10
+    assert (rows["visible"].isna() == (rows["outcome"] == "turned away")).all()
+    assert figures.backlog(rows)["backlog"].iloc[-1] == 0
+    assert [o.status for o in operations] == ["failed", "ok", "ok"] * 10
+    missed = lost_writes([], gather_nothing(), ())
+    lost = msgspec.structs.replace(missed, violations=[f"{operations[1]} was accepted, and"])
+    assert bench._judged(operations, {"C1": lost}) == {"accepted": 20, "lost": 1}
+
+
+def gather_nothing() -> Evidence:
+    return Evidence(PLAN.service, [], [], [], [], {}, {}, {}, {}, [])
 
 
 @pytest.mark.parametrize(
