@@ -161,8 +161,7 @@ class Lab:
             self.topic_name,
             self.log_broker.sender(),
             lambda service: self.broker.source(self.topic_name(f"{service}.events")),
-            self._world.clock,
-            self._world.ids,
+            *(self._world.clock, self._world.ids),
             drive=self.drive,
             in_flight=self.settings.in_flight,
         )

@@ -288,13 +288,29 @@ def test_calls_do_not_wait_for_one_another(breaker: Breaker, clock: Still) -> No
     assert breaker.state == "closed"
 
 
-def test_what_began_before_it_opened_does_not_close_it(breaker: Breaker) -> None:
+def test_what_began_before_it_opened_says_nothing_of_the_try(
+    breaker: Breaker, clock: Still
+) -> None:
+    inside, go = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        inside.set()
+        assert go.wait(20)
+
+    trying = threading.Thread(target=lambda: breaker.call(slow))
+
     def long_ago() -> str:
         opened(breaker, Server())
+        clock.at += 10
+        trying.start()
+        assert inside.wait(20)
         return "answer"
 
     assert breaker.call(long_ago) == "answer"
-    assert breaker.state == "open"
+    assert breaker.state == "half-open", "the try is under way"
+    go.set()
+    trying.join(20)
+    assert breaker.state == "closed"
 
 
 def test_a_breaker_answers_for_a_server_that_is_gone(
@@ -527,6 +543,9 @@ def test_the_age_of_a_view_is_never_told_too_low(clock: Still) -> None:
     reached[0] = 9
     clock.at += 1
     assert ages.of("orders") == 3 * MOST_MARKS - 10 + 1
+    reached[0] = MOST_MARKS + 5  # beyond what is remembered one by one
+    clock.at += 1
+    assert ages.of("orders") >= clock.at - (1_000 + MOST_MARKS + 6)
     reached[0] = 3 * MOST_MARKS - 1
     clock.at += 1
     assert ages.of("orders") == 0

@@ -20,7 +20,8 @@ from labkit.ports.clock import SYSTEM, Clock
 
 ABOUT = """\
 Commands are acknowledged with **202** once the broker has them; `Prefer: wait=N` waits for the
-answer. Queries say how fresh they must be. Errors are [problems](problems) (RFC 9457).
+answer. Queries say how fresh they must be. Errors are [problems](problems) (RFC 9457). When too
+many come at once, 429 and 503 say by `Retry-After` when to send it again.
 
 An id in a path is percent-encoded: `a/b` is `a%2Fb`. Clients drop the ids `.` and `..` from a path,
 so write `~.` and `~..` for these two.

@@ -11,11 +11,12 @@ import typer
 
 from labkit.cli.bench_service import Service
 from labkit.cli.measure import between, measure, show_confidence, table
-from labkit.cli.options import Client, JsonFile, LabName, Seed, number, option, whole
+from labkit.cli.options import Client, JsonFile, LabName, Seed, bug_of, number, option, whole
 from labkit.errors import UsageError
 
 RATE = "Commands a second that the workers are paced to; what they do is measured in each run."
 PEAKS = "Peaks, as multiples of what the workers do."
+PLANTS = ("passed-over", "false-refusals")
 AT = "The peak at which the mechanisms are compared."
 
 
@@ -29,6 +30,7 @@ def burst(
     client: Client = "kafka-python",
     seed: Seed = 1,
     service: Service = None,
+    plant: Annotated[str | None, bug_of(PLANTS)] = None,
     json_file: JsonFile = None,
     lab: LabName = "lab",
 ) -> None:
@@ -36,6 +38,7 @@ def burst(
     it takes until all is as usual again."""
     from labkit.experiments.burst import bench
     from labkit.experiments.burst.mechanisms import chosen
+    from labkit.experiments.verify.planting import planted
 
     sizes = bench.Sizes(
         rate=rate,
@@ -46,8 +49,10 @@ def burst(
         only=tuple(m.name for m in chosen(_names(only))),
     )
     services = tuple(service or ())
-    run = partial(bench.burst, lab, sizes.check(), seed, client, services)
-    measure(run, json_file, _show)
+    bench.planned(sizes, seed, services)
+    run = partial(bench.burst, lab, sizes, seed, client, services)
+    with planted(plant):
+        measure(run, json_file, _show)
 
 
 def _names(given: str) -> list[str]:
@@ -107,8 +112,10 @@ PEAK_COLUMNS = {
 COLUMNS = {
     "accepted": ("accepted", ",.0f"),
     "turned away": ("turned_away", ",.0f"),
+    "of the urgent": ("urgent_away", ".0%"),
     "unknown": ("unknown", ",.0f"),
     "lost": ("lost", ",.0f"),
+    "told p50 ms": ("told_p50_ms", ",.0f"),
     "told p99 ms": ("told_p99_ms", ",.0f"),
     "done p99 ms": ("done_p99_ms", ",.0f"),
     "reads failed": ("reads_failed", ",.0f"),

@@ -29,6 +29,7 @@ from labkit.experiments.burst.over_http import OverHttp
 from labkit.experiments.burst.report import summary, summed
 from labkit.experiments.burst.timetable import READS, Burst, timetable
 from labkit.experiments.demo import Progress
+from labkit.experiments.load import arrivals
 from labkit.experiments.load.arrivals import Plan
 from labkit.experiments.processes import process
 from labkit.experiments.results import archive, versions
@@ -42,11 +43,13 @@ if TYPE_CHECKING:
 
 #: Before a peak and after it, commands come at this share of the capacity.
 USUAL = 0.3
-BEFORE_SECONDS = 2.0
+BEFORE_SECONDS = 1.5
 #: The usual rate goes on for this many times the predicted drain, and some seconds.
-AFTER, AFTER_SECONDS, MOST_AFTER_SECONDS = 1.2, 1.5, 60.0
+AFTER, AFTER_SECONDS, MOST_AFTER_SECONDS = 1.2, 1.0, 60.0
 #: The heap is this many seconds of work.
 HEAP_SECONDS = 5.0
+#: This number of commands of a workload is looked through for those that no client may send.
+PUBLIC_CHECKED = 2_000
 #: What is taken and not visible so long after the last answer is left to the checkers.
 STILL_SECONDS = 5.0
 #: A process of clients that says nothing for so long hangs.
@@ -104,11 +107,7 @@ def burst(
     """
     import pandas as pd
 
-    sizes.check()
-    plan = Plan(rate=sizes.rate, seconds=60.0, seed=seed)
-    plan = structs.replace(plan, services=services or plan.services).check()
-    most = (*sizes.peaks, sizes.at)
-    able = check_offer(plan, sizes.rate * READS / (READS - 1), most, sizes.seconds)
+    plan, able = planned(sizes, seed, services)
     arm = arm or OverHttp(plan.service, sizes.rate, client)
     calm_gc()
     done: list[One] = []
@@ -157,6 +156,21 @@ def burst(
     rows = pd.concat([_labelled(o, o.rows) for o in done], ignore_index=True)
     series = pd.concat([_labelled(o, figures.backlog(o.rows)) for o in done], ignore_index=True)
     return found | {"folder": str(archive("burst", found, {"calls": rows, "backlog": series}))}
+
+
+def planned(sizes: Sizes, seed: int, services: tuple[str, ...]) -> tuple[Plan, float]:
+    """What is sent, and how many calls a second the clients are able to make; raises ``UsageError``
+    for what cannot be."""
+    plan = Plan(rate=sizes.check().rate, seconds=60.0, seed=seed)
+    plan = structs.replace(plan, services=services or plan.services).check()
+    commands = arrivals.commands(plan, PUBLIC_CHECKED)
+    if hidden := {type(c).__name__ for c in commands if type(c) not in plan.service.public}:
+        raise UsageError(
+            f"workload {plan.named!r} of service {plan.service.name!r} has {', '.join(hidden)}, "
+            "which no client may send over HTTP: see Service(public=...)"
+        )
+    peaks = (*sizes.peaks, sizes.at)
+    return plan, check_offer(plan, sizes.rate * READS / (READS - 1), peaks, sizes.seconds)
 
 
 def _steps(sizes: Sizes) -> list[tuple[Mechanism, float]]:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from labkit.experiments.burst.timetable import Burst
+from labkit.experiments.burst.timetable import URGENCIES, Burst
 from labkit.experiments.intervals import quotient
 from labkit.experiments.load import steady
 
@@ -65,6 +65,8 @@ def drained(series: pd.DataFrame, burst: Burst, able: float, arrivals: float) ->
     low = at[after & (count <= max(usual, 1.0))]
     spare = able - arrivals
     return {
+        "begins_s": burst.begins,
+        "ends_s": burst.ends,
         "usual_backlog": usual,
         "backlog": ended,
         "most_backlog": float(count.max()),
@@ -75,11 +77,15 @@ def drained(series: pd.DataFrame, burst: Burst, able: float, arrivals: float) ->
 
 def told(rows: pd.DataFrame) -> dict[str, Any]:
     """What the clients were told, and when: counts, and percentiles in ms from the intended
-    instant. ``done``: until the answer of a command that was taken was in the log."""
+    instant.
+
+    ``urgent_away``: the share of the urgent commands that were turned away. ``done``: until the
+    answer of a command that was taken was in the log.
+    """
     commands, reads = rows[~rows["read"]], rows[rows["read"]]
     taken, away = (commands[commands["outcome"] == name] for name in ("taken", "turned away"))
     answered = reads[reads["outcome"] == "taken"]
-    urgent = {
+    by_urgency = {
         str(u): round(quotient(int((away["urgency"] == u).sum()), len(some)), 3)
         for u, some in commands.groupby("urgency")
     }
@@ -89,7 +95,8 @@ def told(rows: pd.DataFrame) -> dict[str, Any]:
         "taken": len(taken),
         "turned_away": len(away),
         "unknown": int((commands["outcome"] == "unknown").sum()),
-        "turned_away_by_urgency": urgent,
+        "turned_away_by_urgency": by_urgency,
+        "urgent_away": by_urgency.get(str(min(URGENCIES)), 0.0),
         "codes": {
             str(code): int(n) for code, n in rows["code"].value_counts().sort_index().items()
         },

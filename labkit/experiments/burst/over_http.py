@@ -46,6 +46,8 @@ WAIT_SECONDS, PATIENCE_SECONDS = 2, 30.0
 #: One look takes commits for at most this long.
 LOOK_SECONDS = 0.01
 QUIET_SECONDS = 60.0
+#: A server closes a connection that is idle for longer; uvicorn after 5 s.
+IDLE_SECONDS = 2.0
 #: What says that nothing was done.
 TURNED_AWAY = ("/problems/limited", "/problems/overloaded")
 
@@ -164,6 +166,7 @@ class HttpClient:
             timeout=PATIENCE_SECONDS,
             source_address=(f"127.0.0.{number + 2}", 0),
         )
+        self._used = 0.0
 
     def send(self, command: Command, id: str, urgency: int) -> Told:
         method, _, path = self._public[type(command)].partition(" ")
@@ -191,6 +194,9 @@ class HttpClient:
     def _ask(
         self, method: str, path: str, data: bytes | None, headers: dict[str, str]
     ) -> tuple[HTTPResponse | None, dict[str, Any]]:
+        if time.monotonic() - self._used > IDLE_SECONDS:
+            self._http.close()  # and opened again by the request
+        self._used = time.monotonic()
         try:
             self._http.request(method, path, data, headers)
             answer = self._http.getresponse()

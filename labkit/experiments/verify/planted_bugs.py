@@ -15,6 +15,7 @@ swapped-answers     a query handler answers each query with the answer to the pr
 deaf-cache          a query handler never invalidates its cached answers
 lost-answers        a query handler drops one query in twenty
 passed-over         a handler skips one command in a hundred
+false-refusals      the API turns one command in three away after it has sent it
 death               a handler dies once, between the offsets of a batch and the end of its commit
 held                no bug: workers report what they own, and handlers wait for the file ``go``
 brittle             a rule raises until the file ``repaired`` exists: what poison is made of
@@ -23,6 +24,7 @@ brittle             a rule raises until the file ``repaired`` exists: what poiso
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 from collections.abc import Callable, Sequence
@@ -201,6 +203,22 @@ def lost_answers() -> None:
     replace(QueryHandler, "_answer", forget)
 
 
+def false_refusals() -> None:
+    """Its client is told that nothing was done."""
+    from labkit.api.backend import Backend
+    from labkit.api.problems import Problem
+
+    submit, count = Backend.submit, itertools.count(1)
+
+    def lying(self: Backend, *args: Any, **options: Any) -> Any:
+        answer = submit(self, *args, **options)
+        if next(count) % 3 == 0:
+            raise Problem("overloaded", "not sent, it says", {"Retry-After": "1"})
+        return answer
+
+    replace(Backend, "submit", lying)
+
+
 def death() -> None:
     """At the third batch; the delivery level decides what is lost."""
     died = {"LABKIT_FAILPOINT_MARK": str(marks() / "died"), "LABKIT_FAILPOINT_PASSES": "2"}
@@ -283,6 +301,7 @@ PLANTS: dict[str, Callable[[], None]] = {
     "swapped-answers": swapped_answers,
     "deaf-cache": deaf_cache,
     "lost-answers": lost_answers,
+    "false-refusals": false_refusals,
     "death": death,
     "held": held,
     "passed-over": passed_over,
