@@ -44,7 +44,7 @@ def row(loaded: Loaded, looks: Sequence[Look], bound: float) -> dict[str, Any]:
     ``reaction_s``: the longest time from the lag's rise above the bound until it is below again;
     ``above_s``: all such seconds. ``p50_s``, ``p99_s``: of the times
     from intended to visible. ``drain_s``: from the last intended command until all was visible.
-    ``worker_seconds``: in the window of the load. ``dip``: the median share of the rate of commits
+    ``worker_seconds``: from the beginning until all was visible. ``dip``: the median share of the rate of commits
     that was missing in the worst second after a worker was added; ``stall_s``: the longest time
     without a commit in those seconds, after any change. ``cpu_while_above``: the share of a core
     that a worker took in the mean while the lag was above the bound. ``red``: the checkers that
@@ -71,7 +71,7 @@ def row(loaded: Loaded, looks: Sequence[Look], bound: float) -> dict[str, Any]:
         "p50_s": float(times.quantile(0.5)),
         "p99_s": float(times.quantile(0.99)),
         "drain_s": (float(commands["visible"].max()) - last) / 1e9,
-        "worker_seconds": worker_seconds(looks, window),
+        "worker_seconds": worker_seconds(looks, (window[0], float(at[-1]))),
         "most_workers": max((look.wanted for look in looks), default=0),
         "moves": len(steps),
         "dip": float(np.nanmedian(dips)) if np.isfinite(dips).any() else math.nan,
