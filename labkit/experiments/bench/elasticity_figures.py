@@ -41,14 +41,15 @@ FIGURES = (
 def row(loaded: Loaded, looks: Sequence[Look], bound: float) -> dict[str, Any]:
     """The figures of a run; ``bound`` of the lag, in seconds.
 
-    ``reaction_s``: the longest time from the lag's rise above the bound until it is below again;
-    ``above_s``: all such seconds. ``p50_s``, ``p99_s``: of the times
-    from intended to visible. ``drain_s``: from the last intended command until all was visible.
-    ``worker_seconds``: from the beginning until all was visible. ``dip``: the median share of the rate of commits
-    that was missing in the worst second after a worker was added; ``stall_s``: the longest time
-    without a commit in those seconds, after any change. ``cpu_while_above``: the share of a core
-    that a worker took in the mean while the lag was above the bound. ``red``: the checkers that
-    turned red; ``trouble``: why a run does not count.
+    - ``reaction_s``: the longest time from the lag's rise above the bound until it is below again.
+    - ``above_s``: the seconds with a lag above the bound; ``max_lag_s``: the longest lag.
+    - ``p50_s``, ``p99_s``: of the times from intended to visible.
+    - ``drain_s``: from the last intended command until all was visible.
+    - ``worker_seconds``: from the beginning until all was visible.
+    - ``dip``: the median share of the rate of commits that was missing in the worst second after a
+      worker was added. ``stall_s``: the longest time without a commit after any change.
+    - ``cpu_while_above``: the mean share of a core that a worker took while the lag was above.
+    - ``red``: the checkers that turned red; ``trouble``: why a run does not count.
     """
     commands, window = loaded.commands, loaded.window
     at, lags = lag_over_time(commands, window)
