@@ -60,14 +60,14 @@ def row(loaded: Loaded, looks: Sequence[Look], bound: float) -> dict[str, Any]:
     busy = [
         look.cpu
         for look in looks
-        if not math.isnan(look.cpu) and any(a <= look.at * 1e9 <= b for a, b in overloads)
+        if not math.isnan(look.cpu) and any(a <= look.at <= b for a, b in overloads)
     ]
     last = float(commands["intended"].max())
     judged = loaded.report.get("checkers", {})
     red = [name for name, verdict in judged.items() if verdict["ok"] is False]
     return {
-        "reaction_s": max((b - a for a, b in overloads), default=0.0) / 1e9,
-        "above_s": sum(b - a for a, b in overloads) / 1e9,
+        "reaction_s": max((b - a for a, b in overloads), default=0.0),
+        "above_s": sum((b - a for a, b in overloads), 0.0),
         "max_lag_s": float(lags.max()),
         "p50_s": float(times.quantile(0.5)),
         "p99_s": float(times.quantile(0.99)),
@@ -103,15 +103,18 @@ def lag_over_time(commands: pd.DataFrame, window: Window) -> tuple[Floats, Float
 
 
 def above(at: Floats, lags: Floats, bound: float) -> Iterator[tuple[float, float]]:
-    """The times (from, until; ns) in which the lag is above a bound, in seconds."""
+    """The times (from, until) in which the lag is above a bound; all in seconds.
+
+    ``at`` is in nanoseconds, as in ``lag_over_time``.
+    """
     begun, ended = math.nan, math.nan
-    for now, lag in zip(at, lags, strict=True):
+    for now, lag in zip((at / 1e9).tolist(), lags, strict=True):
         if lag > bound:
-            if math.isnan(begun) or now - ended > BREAK_SECONDS * 1e9:
+            if math.isnan(begun) or now - ended > BREAK_SECONDS:
                 if not math.isnan(begun):
                     yield begun, ended
                 begun = now
-            ended = now + GRID_SECONDS * 1e9
+            ended = now + GRID_SECONDS
     if not math.isnan(begun):
         yield begun, ended
 
