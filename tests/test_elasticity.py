@@ -14,58 +14,14 @@ from typer.testing import CliRunner
 from labkit.cli import bench_elasticity
 from labkit.cli.main import app
 from labkit.errors import UsageError
-from labkit.experiments.bench import elasticity
+from labkit.experiments.bench import elasticity, elasticity_imagined
 from labkit.experiments.bench import elasticity_figures as figures
-from labkit.experiments.bench.elasticity import BATCH, BY_LAG, ELASTIC, EVERY, FOUR, ONE, Arm
-from labkit.experiments.load import arrivals
+from labkit.experiments.bench.elasticity import BY_LAG, CAPACITY, ELASTIC, FOUR, ONE, Arm
 from labkit.experiments.load.offer import Loaded
 from labkit.plots import elasticity as plot
-from labkit.run.autoscaler import Autoscaler
 from labkit.run.elastic import Look
 
-CAPACITY = BATCH / EVERY
-#: A new worker works after this time.
-JOIN_SECONDS = 2.0
-START = 1_000.0
-
-
-@cache
-def imagine(
-    arm: Arm, load: elasticity.Load = "peak", seconds: float = 60.0
-) -> tuple[Loaded, list[Look]]:
-    """One queue, whose workers each take ``CAPACITY`` commands a second; ticks of 10 ms."""
-    plan = elasticity.plan_of(load, seconds, seed=1)
-    intended = arrivals.instants(plan) / 1e9
-    scaler = Autoscaler(arm.bounds, arm.partitions)
-    workers = active = scaler.least
-    looks = [Look(START - 5, 0.0, 0, workers, 0.05)]
-    visible = np.full(len(intended), math.nan)
-    joins, done, tick, left = list[tuple[float, int]](), 0, 0, 0.0
-    while done < len(intended) or tick < seconds * 100:
-        now = tick / 100
-        if tick % 50 == 0:
-            waiting = intended[done] <= now if done < len(intended) else False
-            lag = now - intended[done] if waiting else 0.0
-            signal = lag if arm.by == "lag" else 0.05
-            wanted = scaler.wanted(START + now, signal, workers)
-            looks.append(Look(START + now, lag, workers, wanted, 0.05))
-            if wanted > active:
-                joins.append((now + JOIN_SECONDS, wanted))
-            else:
-                joins, active = [], wanted
-            workers = wanted
-        while joins and joins[0][0] <= now:
-            active = joins.pop(0)[1]
-        left = min(left + active * CAPACITY / 100, active * CAPACITY / 100 + 1)
-        while left >= 1 and done < len(intended) and intended[done] <= now:
-            visible[done] = now
-            done, left = done + 1, left - 1
-        tick += 1
-    commands = pd.DataFrame({"intended": intended, "visible": visible, "heard": visible})
-    commands = (commands + START) * 1e9
-    window = (START * 1e9, (START + seconds) * 1e9)
-    report = {"checkers": {"C1": {"ok": True}}}
-    return Loaded(plan, commands, pd.DataFrame(), window, report, len(commands)), looks
+imagine = cache(elasticity_imagined.imagine)
 
 
 def row(arm: Arm, load: elasticity.Load = "peak") -> dict[str, float]:
