@@ -13,16 +13,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from labkit import stack
 from labkit.adapters.memory_store import MemoryStore
 from labkit.cli.main import app
 from labkit.errors import UsageError
+from labkit.experiments.verify.checkers import History, check_all
 from labkit.lab import Lab
 from labkit.ports.clock import Clock
 from labkit.ports.store import Writes
 from labkit.run.autoscaler import MOST_REGRETS, Autoscaler, Bounds
 from labkit.run.claim import DEAD_SECONDS, Claim
 from labkit.run.positions import Place
+from labkit.run.registry import live_runs
 from labkit.run.time_lag import TimeLag
+from tests.test_checkers import assert_green, mixed, send
+from tests.test_failpoints import wait_until_quiet
+from tests.test_runtime import command_lines, until
 
 # --- the decision
 
@@ -293,3 +299,39 @@ def test_a_run_that_was_dropped_is_no_error() -> None:
     store.drop()
     assert not mine.beat()
     mine.release()
+
+
+# --- on real servers
+
+
+@pytest.mark.servers
+@pytest.mark.slow
+def test_a_burst_adds_a_worker_and_the_quiet_removes_it(servers: stack.Servers) -> None:
+    """A handler takes 10 commands each 0.25 s, so that a few hundred are a burst."""
+    with Lab(services=["orders"], partitions=2, batch_size=10, every=0.25) as lab:
+        lab.start(handlers=0)
+        scaling = lab.autoscale(up_above=1.5, down_below=1.0, most=3, hold=0.5, cool_down=2.0)
+        with pytest.raises(UsageError, match="this process"):
+            lab.autoscale()
+        arguments = ["autoscale", "--run", lab.run]
+        assert "stop that one first" in str(CliRunner().invoke(app, arguments).exception)
+        until("the least", lambda: [look.wanted for look in scaling.looks][-1:] == [1])
+        history = History(lab.bus)
+        send(history, mixed(1, 400, streams=60))
+        until("another worker", lambda: scaling.looks[-1].wanted == 2, 60)
+        until("two of them", lambda: len(live_runs("lab")[lab.run]) == 3, 60)
+        history.settle(120)
+        until("one again", lambda: scaling.looks[-1].wanted == 1, 60)
+        until("one of them", lambda: len(live_runs("lab")[lab.run]) == 2, 60)
+        send(history, mixed(2, 40, prefix="later"))
+        history.settle(60)
+        wait_until_quiet(lab)
+        assert_green(check_all(lab, history))
+        assert lab.ignored_commits() == 0
+        seen = scaling.history()
+        assert seen["wanted"].max() == 2, "the partitions are the ceiling"
+        assert seen["lag"].max() > 1.5
+        lab.stop()
+        assert command_lines(lab.run) == []
+        assert lab.store.load("run", ["autoscaler:handler:orders"]) == {}
+        lab.drop()

@@ -48,8 +48,9 @@ if TYPE_CHECKING:
 Load = Literal["peak", "days"]
 LOADS: tuple[Load, ...] = get_args(Load)
 ROLE = "handler"
-#: The capacity of one handler, in commands a second, is BATCH / EVERY.
+#: The capacity of one handler is so many commands a second.
 BATCH, EVERY = 10, 0.25
+CAPACITY = BATCH / EVERY
 MANY, PARTITIONS, FEW_PARTITIONS = 4, 4, 2
 #: Lag in seconds, and for the arm by CPU the share of a core.
 ELASTIC = Bounds(least=1, most=MANY, up_above=1.5, down_below=0.5, hold=1.0, cool_down=4.0)
@@ -154,7 +155,7 @@ def stretch(
             "seconds": seconds,
             "plans": {load: arrivals.shape(plan) for load, plan in plans.items()},
             "arms": {load: [structs.asdict(arm) for arm in arms[load]] for load in loads},
-            "capacity_per_worker": BATCH / EVERY,
+            "capacity_per_worker": CAPACITY,
             "lab": {"client": client, "batch_size": BATCH, "every": EVERY},
             "up_above_s": ELASTIC.up_above,
         },
@@ -173,7 +174,7 @@ def stretch(
 
 def plan_of(load: Load, seconds: float, seed: int, service: str | None = None) -> Plan:
     """What is offered: in the mean, what one worker can do. Raises ``UsageError``."""
-    plan = Plan(pattern=load, rate=BATCH / EVERY, seconds=seconds, warm_up=0.0, seed=seed)
+    plan = Plan(pattern=load, rate=CAPACITY, seconds=seconds, warm_up=0.0, seed=seed)
     return (plan if service is None else structs.replace(plan, services=(service,))).check()
 
 

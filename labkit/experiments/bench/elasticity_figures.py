@@ -41,14 +41,15 @@ FIGURES = (
 def row(loaded: Loaded, looks: Sequence[Look], bound: float) -> dict[str, Any]:
     """The figures of a run; ``bound`` of the lag, in seconds.
 
-    ``reaction_s``: the longest time from the lag's rise above the bound until it is below again;
-    ``above_s``: all such seconds. ``p50_s``, ``p99_s``: of the times
-    from intended to visible. ``drain_s``: from the last intended command until all was visible.
-    ``worker_seconds``: in the window of the load. ``dip``: the median share of the rate of commits
-    that was missing in the worst second after a worker was added; ``stall_s``: the longest time
-    without a commit in those seconds, after any change. ``cpu_while_above``: the share of a core
-    that a worker took in the mean while the lag was above the bound. ``red``: the checkers that
-    turned red; ``trouble``: why a run does not count.
+    - ``reaction_s``: the longest time from the lag's rise above the bound until it is below again.
+    - ``above_s``: the seconds with a lag above the bound; ``max_lag_s``: the longest lag.
+    - ``p50_s``, ``p99_s``: of the times from intended to visible.
+    - ``drain_s``: from the last intended command until all was visible.
+    - ``worker_seconds``: from the beginning until all was visible.
+    - ``dip``: the median share of the rate of commits that was missing in the worst second after a
+      worker was added. ``stall_s``: the longest time without a commit after any change.
+    - ``cpu_while_above``: the mean share of a core that a worker took while the lag was above.
+    - ``red``: the checkers that turned red; ``trouble``: why a run does not count.
     """
     commands, window = loaded.commands, loaded.window
     at, lags = lag_over_time(commands, window)
@@ -59,19 +60,19 @@ def row(loaded: Loaded, looks: Sequence[Look], bound: float) -> dict[str, Any]:
     busy = [
         look.cpu
         for look in looks
-        if not math.isnan(look.cpu) and any(a <= look.at * 1e9 <= b for a, b in overloads)
+        if not math.isnan(look.cpu) and any(a <= look.at <= b for a, b in overloads)
     ]
     last = float(commands["intended"].max())
     judged = loaded.report.get("checkers", {})
     red = [name for name, verdict in judged.items() if verdict["ok"] is False]
     return {
-        "reaction_s": max((b - a for a, b in overloads), default=0.0) / 1e9,
-        "above_s": sum(b - a for a, b in overloads) / 1e9,
+        "reaction_s": max((b - a for a, b in overloads), default=0.0),
+        "above_s": sum((b - a for a, b in overloads), 0.0),
         "max_lag_s": float(lags.max()),
         "p50_s": float(times.quantile(0.5)),
         "p99_s": float(times.quantile(0.99)),
         "drain_s": (float(commands["visible"].max()) - last) / 1e9,
-        "worker_seconds": worker_seconds(looks, window),
+        "worker_seconds": worker_seconds(looks, (window[0], float(at[-1]))),
         "most_workers": max((look.wanted for look in looks), default=0),
         "moves": len(steps),
         "dip": float(np.nanmedian(dips)) if np.isfinite(dips).any() else math.nan,
@@ -102,15 +103,18 @@ def lag_over_time(commands: pd.DataFrame, window: Window) -> tuple[Floats, Float
 
 
 def above(at: Floats, lags: Floats, bound: float) -> Iterator[tuple[float, float]]:
-    """The times (from, until; ns) in which the lag is above a bound, in seconds."""
+    """The times (from, until) in which the lag is above a bound; all in seconds.
+
+    ``at`` is in nanoseconds, as in ``lag_over_time``.
+    """
     begun, ended = math.nan, math.nan
-    for now, lag in zip(at, lags, strict=True):
+    for now, lag in zip((at / 1e9).tolist(), lags, strict=True):
         if lag > bound:
-            if math.isnan(begun) or now - ended > BREAK_SECONDS * 1e9:
+            if math.isnan(begun) or now - ended > BREAK_SECONDS:
                 if not math.isnan(begun):
                     yield begun, ended
                 begun = now
-            ended = now + GRID_SECONDS * 1e9
+            ended = now + GRID_SECONDS
     if not math.isnan(begun):
         yield begun, ended
 
