@@ -19,16 +19,17 @@ from labkit.experiments.cost.fed_view import FED, FedView, Feeder
 from labkit.experiments.cost.judging import judged, judged_by_the_log
 from labkit.experiments.cost.naive import Naive
 from labkit.experiments.cost.product import Product
+from labkit.experiments.cost.relay import Relay
 from labkit.experiments.cost.row import ROWS
 from labkit.experiments.cost.told import operations
-from labkit.experiments.cost.writers import Seen, Writers
+from labkit.experiments.cost.writers import Seen, Writers, told_to_a_process
 from labkit.experiments.verify.verdict import Verdict, red
 from labkit.lab import Lab
 from labkit.messages import Command, Document
 from labkit.ports.store import Writes
 from labkit.run import references
 from labkit.services import AGREEING
-from labkit.services.bank import Deposit, OpenAccount, SendMoney, Withdraw
+from labkit.services.bank import AccountOpened, Deposit, OpenAccount, SendMoney, Withdraw
 
 SERVICE = subject.SERVICE
 HOT = 2
@@ -160,9 +161,13 @@ def test_others_are_told_in_the_same_transaction() -> None:
     store = SharedStore()
     arm = Crud(SERVICE, store, tells=True)
     arm.send(OpenAccount("a", "ann"), "1")
-    arm.send(Withdraw("a", 5), "2")
-    told = [{"type": "AccountOpened", "account_id": "a", "owner": "ann"}]
-    assert store.find(OUTBOX, {}) == [{"_id": "a:1", "events": told}], "of what was accepted"
+    arm.send(OpenAccount("a", "ann"), "1")
+    arm.send(Withdraw("a", 5), "2", "case")
+    opened, refused = store.find(OUTBOX, {}, sort=[("_id", 1)])
+    commit = SERVICE.codec.decode_commit(opened["commit"].encode())
+    assert commit.events == (AccountOpened("a", "ann"),)
+    commit = SERVICE.codec.decode_commit(refused["commit"].encode())
+    assert (commit.id, commit.outcome, commit.correlation) == ("2", "refused", "case")
 
 
 # --- two streams that agree
@@ -185,6 +190,39 @@ def test_a_process_is_followed_in_one_transaction() -> None:
     kinds = Counter(type(each.command).__name__ for each in to_nobody.followed)
     assert kinds == {"ReceiveMoney": 1, "TakeBack": 1}
     assert sum(d["balance"] for d in arm.documents()) == 3 * 10_000_000
+
+
+class Dying(Relay):
+    """Dies when it has sent the commands of a process, and has not yet saved that."""
+
+    def _finish(self, writes: Writes) -> None:
+        if self.followed:
+            raise Unreachable("it died")
+        super()._finish(writes)
+
+
+def test_an_outbox_tells_the_process_and_they_agree_in_the_end() -> None:
+    store = SharedStore()
+    arm = Crud(SERVICE, store, tells=True)
+    relay = Relay(SERVICE, store, arm, references.process(AGREEING))
+    seen, clients = Seen(), Writers(arm, "c", 1, 0.2)
+    of = subject.of("agreement")
+    for number, command in enumerate(of.opening(1, accounts=3)):
+        clients.send(command, f"open-{number}", seen)
+    found = clients.closed(lambda n: of.commands(n, accounts=3), 4, 60.0, 10)
+    clients.send(SendMoney("a1", 5, "nobody", "t"), "to-nobody", found)
+    assert sum(d["open"] for d in arm.documents()) > 0, "sent, and not yet there"
+    found.told[:0] = seen.told
+    dying = Dying(SERVICE, store, arm, references.process(AGREEING))
+    with pytest.raises(Unreachable):
+        dying.step()
+    while relay.step():
+        pass
+    found.told += map(told_to_a_process, dying.followed + relay.followed)
+    assert_green(verdicts(arm, found))
+    assert all(d["open"] == 0 for d in arm.documents())
+    assert sum(d["balance"] for d in arm.documents()) == 3 * 10_000_000
+    assert store.count(OUTBOX) == 0
 
 
 # --- the others

@@ -19,8 +19,8 @@ HOT_WRITERS = (1, 4, 16, 64)
 #: The share of ``seconds`` that each of these takes.
 HOT_SHARE = 0.25
 READERS = 4
-#: Commands that are sent twice.
-TWICE = 200
+#: Commands that are sent twice, as far as they are done in this time.
+TWICE, TWICE_SECONDS = 200, 20.0
 
 Figures = dict[str, float]
 
@@ -81,7 +81,7 @@ def resends(trial: Trial) -> Figures:
     """Each command is sent twice, one after the other: how often does it take effect?"""
     trial.quiet()
     before = _versions(trial)
-    seen = trial.closed(1, 0.0, count=TWICE, resent=1.0)
+    seen = trial.closed(1, TWICE_SECONDS, count=TWICE, resent=1.0)
     trial.quiet()
     accepted = {
         operation.id
