@@ -73,6 +73,9 @@ def _show(found: dict[str, Any]) -> str | None:
 
 
 def _wins(title: str, wins: list[dict[str, Any]]) -> None:
+    if not wins:
+        print(f"{title}: in nothing that was measured.")
+        return
     rows = (
         [
             _named(won),
@@ -93,7 +96,7 @@ def _cell(found: dict[str, Any] | None) -> str:
     if not found:
         return ""
     ends = found["interval"]
-    within = f" ({_number(ends[0])} to {_number(ends[1])})" if ends else ""
+    within = f" ({_number(ends[0])} to {_number(ends[1])})" if ends and ends[0] < ends[1] else ""
     return f"{_number(found['median'])}{within}"
 
 

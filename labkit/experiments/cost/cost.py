@@ -155,7 +155,8 @@ def _trials(
                 figures |= more
                 judged |= {f"{checker} of two streams": v for checker, v in of_both.items()}
             took = time.monotonic() - began
-            report(f"run {run + 1} of {runs}: {arm}, {took:.0f} s; {_said(judged)}")
+            if judged:
+                report(f"run {run + 1} of {runs}: {arm}, {took:.0f} s; {_said(judged)}")
             yield run, arm, figures, judged
     progress("trials", runs * len(ARMS), runs * len(ARMS))
 

@@ -43,13 +43,12 @@ def judge(
         for checker in red(judged)
     ]
     naive = verdicts["naive"]
-    # Only where the checkers looked at anything, which they do not if only sizes were asked for.
-    quiet = [run + 1 for run, judged in enumerate(naive) if judged and not red(judged)]
     resent = {row["run"]: row.get("resent", 0) for row in rows if row["arm"] == "naive"}
     wrong += [
-        f"naive, run {run}: all checkers are green though {resent.get(run - 1, 0)} commands were "
-        "sent again and writers met: it measured nothing"
-        for run in quiet
+        f"naive, run {run + 1}: all checkers are green though {resent[run]} commands were sent "
+        "again and writers met: it measured nothing"
+        for run, judged in enumerate(naive)
+        if not red(judged) and resent.get(run)
     ]
     short = {
         name.removesuffix("_s"): round(min(row[name] for row in rows if name in row), 2)

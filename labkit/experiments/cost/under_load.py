@@ -7,6 +7,7 @@ from random import Random
 
 from hdrh.histogram import HdrHistogram
 
+from labkit.experiments.cost.spent import spent
 from labkit.experiments.cost.subject import SERVICE
 from labkit.experiments.cost.told import operations
 from labkit.experiments.cost.trial import Trial
@@ -42,9 +43,11 @@ def latency(trial: Trial) -> Figures:
 
 def throughput(trial: Trial) -> Figures:
     """A closed loop: as many writes as the arm takes from so many writers."""
+    before = spent(trial.lab)
     seen = trial.closed(trial.sizes.writers, trial.sizes.seconds)
     return {
         "writes_per_s": _rate(seen),
+        "cpu_ms": quotient((spent(trial.lab) - before) * 1e3, len(seen.writes)),
         **times("busy_write", seen.writes),
         "throughput_s": seen.seconds,
     }
