@@ -13,22 +13,25 @@ import pytest
 from labkit.adapters.memory_store import MemoryStore
 from labkit.errors import Conflict, Unreachable
 from labkit.experiments.cost import subject
+from labkit.experiments.cost.agreement import Observer
 from labkit.experiments.cost.arm import Arm, Reply
+from labkit.experiments.cost.clients import Task, done
 from labkit.experiments.cost.crud import IDS, OUTBOX, TRIES, Crud
 from labkit.experiments.cost.fed_view import FED, FedView, Feeder
 from labkit.experiments.cost.judging import judged, judged_by_the_log
 from labkit.experiments.cost.naive import Naive
 from labkit.experiments.cost.product import Product
+from labkit.experiments.cost.relay import Relay
 from labkit.experiments.cost.row import ROWS
 from labkit.experiments.cost.told import operations
-from labkit.experiments.cost.writers import Seen, Writers
+from labkit.experiments.cost.writers import Seen, Writers, told_to_a_process
 from labkit.experiments.verify.verdict import Verdict, red
 from labkit.lab import Lab
 from labkit.messages import Command, Document
 from labkit.ports.store import Writes
 from labkit.run import references
 from labkit.services import AGREEING
-from labkit.services.bank import Deposit, OpenAccount, SendMoney, Withdraw
+from labkit.services.bank import AccountOpened, Deposit, OpenAccount, SendMoney, Withdraw
 
 SERVICE = subject.SERVICE
 HOT = 2
@@ -160,9 +163,13 @@ def test_others_are_told_in_the_same_transaction() -> None:
     store = SharedStore()
     arm = Crud(SERVICE, store, tells=True)
     arm.send(OpenAccount("a", "ann"), "1")
-    arm.send(Withdraw("a", 5), "2")
-    told = [{"type": "AccountOpened", "account_id": "a", "owner": "ann"}]
-    assert store.find(OUTBOX, {}) == [{"_id": "a:1", "events": told}], "of what was accepted"
+    arm.send(OpenAccount("a", "ann"), "1")
+    arm.send(Withdraw("a", 5), "2", "case")
+    opened, refused = store.find(OUTBOX, {}, sort=[("_id", 1)])
+    commit = SERVICE.codec.decode_commit(opened["commit"].encode())
+    assert commit.events == (AccountOpened("a", "ann"),)
+    commit = SERVICE.codec.decode_commit(refused["commit"].encode())
+    assert (commit.id, commit.outcome, commit.correlation) == ("2", "refused", "case")
 
 
 # --- two streams that agree
@@ -185,6 +192,78 @@ def test_a_process_is_followed_in_one_transaction() -> None:
     kinds = Counter(type(each.command).__name__ for each in to_nobody.followed)
     assert kinds == {"ReceiveMoney": 1, "TakeBack": 1}
     assert sum(d["balance"] for d in arm.documents()) == 3 * 10_000_000
+
+
+class Dying(Relay):
+    """Dies when it has sent the commands of a process, and has not yet saved that."""
+
+    def _finish(self, writes: Writes) -> None:
+        if self.followed:
+            raise Unreachable("it died")
+        super()._finish(writes)
+
+
+def test_an_outbox_tells_the_process_and_they_agree_in_the_end() -> None:
+    store = SharedStore()
+    arm = Crud(SERVICE, store, tells=True)
+    relay = Relay(SERVICE, store, arm, references.process(AGREEING))
+    seen, clients = Seen(), Writers(arm, "c", 1, 0.2)
+    of = subject.of("agreement")
+    for number, command in enumerate(of.opening(1, accounts=3)):
+        clients.send(command, f"open-{number}", seen)
+    found = clients.closed(lambda n: of.commands(n, accounts=3), 4, 60.0, 10)
+    clients.send(SendMoney("a1", 5, "nobody", "t"), "to-nobody", found)
+    assert sum(d["open"] for d in arm.documents()) > 0, "sent, and not yet there"
+    found.told[:0] = seen.told
+    dying = Dying(SERVICE, store, arm, references.process(AGREEING))
+    with pytest.raises(Unreachable):
+        dying.step()
+    while relay.step():
+        pass
+    found.told += map(told_to_a_process, dying.followed + relay.followed)
+    assert_green(verdicts(arm, found))
+    assert all(d["open"] == 0 for d in arm.documents())
+    assert sum(d["balance"] for d in arm.documents()) == 3 * 10_000_000
+    assert store.count(OUTBOX) == 0
+
+
+def moved(store: MemoryStore, *streams: str) -> None:
+    """One more version of the rows of these streams, in one transaction."""
+    rows = list(store.load(ROWS, streams).values())
+    after = [{**row, "rev": row["rev"] + 1, "version": row["version"] + 1} for row in rows]
+    store.advance("", [], Writes(replaces={ROWS: after}))
+
+
+def looked(observer: Observer, what: str) -> None:
+    """Wait until the observer has looked once more."""
+    before, deadline = getattr(observer.watched, what), time.monotonic() + 30
+    while getattr(observer.watched, what) == before:
+        assert time.monotonic() < deadline, what
+        time.sleep(0.001)
+
+
+def test_an_observer_sees_whether_two_streams_are_apart() -> None:
+    with Lab(backend="memory", services=[SERVICE]) as lab:
+        assert isinstance(lab.store, MemoryStore)
+        arm = Crud(SERVICE, lab.store)
+        for name in ("a", "b"):
+            arm.send(OpenAccount(name, "ann"), name)
+        before = [{"_id": "a", "version": 1}, {"_id": "b", "version": 1}]
+        between = [{"_id": "a", "version": 2}, {"_id": "b", "version": 2}]
+        after = [{"_id": "a", "version": 3}, {"_id": "b", "version": 3}]
+        at_once = Observer(lab, "crud", before, between)
+        looked(at_once, "looks")
+        moved(lab.store, "a", "b")
+        found = at_once.wait()
+        assert found.agreed
+        assert found.apart == found.apart_looks == 0
+        one_by_one = Observer(lab, "crud", between, after)
+        looked(one_by_one, "looks")
+        moved(lab.store, "a")
+        looked(one_by_one, "apart_looks")
+        moved(lab.store, "b")
+        found = one_by_one.wait()
+        assert 0 < found.apart < found.agreed
 
 
 # --- the others
@@ -240,6 +319,20 @@ def test_labkit_is_right_by_the_same_checkers() -> None:
 
 
 # --- the clients
+
+
+def test_a_task_of_a_client_opens_writes_and_reads() -> None:
+    arm = Crud(SERVICE, SharedStore())
+    opening = Task("opening", "open", 1, accounts=20, writers=4, seconds=60.0)
+    assert len(done(Writers(arm, "open", 1, 0.0), opening).writes) == 20
+    assert {d["_id"] for d in arm.documents()} == {f"a{n + 1}" for n in range(20)}
+    closed = Task("closed", "c", 1, accounts=1, writers=2, readers=1, seconds=60.0, count=10)
+    seen = done(Writers(arm, "c", 1, 0.0), closed)
+    assert len(seen.writes) == 20, "ten of each writer"
+    assert seen.reads
+    assert {o.command.stream for o in operations(SERVICE, seen.told)} == {"a1"}, "the hot one"
+    opened = Task("open", "o", 1, accounts=20, writers=2, seconds=0.1, rate=100)
+    assert len(done(Writers(arm, "o", 1, 0.0), opened).writes) == 10
 
 
 class Deaf:

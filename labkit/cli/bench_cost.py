@@ -43,7 +43,8 @@ def cost(
 def _show(found: dict[str, Any]) -> str | None:
     _wins("Where CRUD is better", found["wins"])
     _wins("Where labkit is better", found["losses"])
-    figures, arms = found["figures"], list(found["checkers"])
+    figures = found["figures"]
+    arms = [a for a in found["checkers"] if any(a in f["arms"] for f in figures.values())]
     rows = (
         [_named(figure), *(_cell(figure["arms"].get(arm)) for arm in arms)]
         for figure in figures.values()
@@ -59,12 +60,22 @@ def _show(found: dict[str, Any]) -> str | None:
             f"Too short to compare: {said}; below {LEAST_SECONDS:g} s the warm-up decides. "
             "Give more --seconds."
         )
+    if late := found["not_sustained"]:
+        print(
+            f"The rate was not sustained by {', '.join(late)}: these latencies are those of a "
+            "queue. Give a lower --rate."
+        )
+    if found["settings"]["runs"] == 1:
+        print("One run has no interval: which arm is better is what this run says.")
     for line in found["wrong"][:5]:
         print(line)
     return None if found["ok"] else "an arm is not what it claims to be; see above and the JSON"
 
 
 def _wins(title: str, wins: list[dict[str, Any]]) -> None:
+    if not wins:
+        print(f"{title}: in nothing that was measured.")
+        return
     rows = (
         [
             _named(won),
@@ -85,7 +96,7 @@ def _cell(found: dict[str, Any] | None) -> str:
     if not found:
         return ""
     ends = found["interval"]
-    within = f" ({_number(ends[0])} to {_number(ends[1])})" if ends else ""
+    within = f" ({_number(ends[0])} to {_number(ends[1])})" if ends and ends[0] < ends[1] else ""
     return f"{_number(found['median'])}{within}"
 
 

@@ -1,7 +1,8 @@
 """Two streams that must agree: how soon they do, and what a reader sees in between.
 
-CRUD decides both in one transaction, which takes one database. labkit has a process manager, which
-sends the second command when it has read the first commit. An observer reads the documents of both
+``crud`` decides both in one transaction, which takes one database. ``outbox`` is CRUD without such
+a transaction: a relay tells the process. labkit has a process manager, which sends the second
+command when it has read the first commit. An observer reads the documents of both
 streams in one snapshot, again and again. What they must be in the end comes from an arm in memory.
 
 ``agreed`` runs from the call until the first look that shows the end; ``apart`` from the first look
@@ -13,14 +14,16 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from statistics import median
 
+import msgspec
 from msgspec import Struct
 
 from labkit.adapters.memory_store import MemoryStore
 from labkit.errors import Conflict, TimedOut
 from labkit.experiments.cost import subject
+from labkit.experiments.cost.clients import relay
 from labkit.experiments.cost.connected import connected
 from labkit.experiments.cost.crud import Crud
 from labkit.experiments.cost.judging import judged
@@ -28,8 +31,10 @@ from labkit.experiments.cost.row import ROWS, document
 from labkit.experiments.cost.subject import SERVICE
 from labkit.experiments.cost.told import operations
 from labkit.experiments.cost.under_load import Figures, times
-from labkit.experiments.cost.writers import Seen, Writers
+from labkit.experiments.cost.writers import Seen, Told, Writers
 from labkit.experiments.intervals import quotient
+from labkit.experiments.processes import hear, settings_of
+from labkit.experiments.processes import process as child
 from labkit.experiments.scratch import scratch_run
 from labkit.experiments.verify.checkers import History, check_run, gather
 from labkit.experiments.verify.evidence import adopt_commands
@@ -41,8 +46,7 @@ from labkit.read.generations import Serving
 from labkit.run import references
 from labkit.services import AGREEING
 
-#: The arms that can be asked for it, and those that claim it.
-AGREE = ("crud", "labkit")
+AGREE = ("crud", "outbox", "labkit")
 AGREED_SECONDS = 20.0
 #: Transfers before those that are measured.
 WARM_UP = 3
@@ -97,7 +101,7 @@ class Observer:
 def seen(lab: Lab, arm: str, streams: Sequence[str]) -> dict[str, Document]:
     """The documents of these streams at one instant."""
     with lab.store.snapshot() as reads:
-        if arm == "crud":
+        if arm != "labkit":
             return {stream: document(row) for stream, row in reads.load(ROWS, streams).items()}
         return Serving(reads).load(SERVICE.collection(subject.VIEW), streams)
 
@@ -115,12 +119,14 @@ def agreement(
     """One command after the other for so many seconds; the figures and the verdicts."""
     process = references.process(AGREEING)
     processes = [AGREEING] if arm == "labkit" else []
-    with scratch_run(
-        name, client=client, services=[SERVICE], processes=processes, start=False
-    ) as lab:
+    parts = {"services": [SERVICE], "processes": processes}
+    with scratch_run(name, client=client, start=False, **parts) as lab, ExitStack() as opened:
         if arm == "labkit":
             lab.start()
         made = connected(arm, lab, seed, process)
+        if arm == "outbox":
+            relaying = opened.enter_context(child(relay, settings_of(lab), seed))
+            hear(lab, relaying)
         try:
             oracle = Crud(SERVICE, MemoryStore(), process=process)
             told, figures = _transfers(
@@ -129,6 +135,9 @@ def agreement(
             documents, states = made.documents(), made.states()
         finally:
             made.close()
+        if arm == "outbox":
+            relaying.send_bytes(b"stop")
+            told.told += msgspec.json.decode(hear(lab, relaying), type=list[Told])
         if arm != "labkit":
             return figures, judged(SERVICE, operations(SERVICE, told.told), documents, states)
         history = History()

@@ -9,8 +9,8 @@ from msgspec import Struct
 from labkit.messages import Answer, Command, Document, Token
 
 #: The arms, and those that claim that nothing is lost, doubled or made up.
-ARMS = ("crud", "naive", "view", "labkit")
-RIGHT = ("crud", "view", "labkit")
+ARMS = ("crud", "naive", "view", "outbox", "labkit")
+RIGHT = ("crud", "view", "outbox", "labkit")
 
 
 class Followed(Struct, frozen=True):

@@ -19,16 +19,21 @@ from msgspec import Struct
 from labkit.experiments.bench.subject import Subject
 from labkit.experiments.cost import subject
 from labkit.experiments.cost.connected import connected
+from labkit.experiments.cost.crud import OUTBOX, Crud
 from labkit.experiments.cost.fed_view import Feeder
-from labkit.experiments.cost.writers import RESENT, Seen, Writers, merged
-from labkit.experiments.processes import hear, process, settings_of
+from labkit.experiments.cost.relay import Relay
+from labkit.experiments.cost.subject import SERVICE
+from labkit.experiments.cost.writers import RESENT, Seen, Writers, merged, told_to_a_process
+from labkit.experiments.processes import PATIENCE_SECONDS, hear, process, settings_of
 from labkit.lab import Lab
 from labkit.messages import Command
+from labkit.run import references
 from labkit.run.worker import calm_gc
+from labkit.services import AGREEING
 
 #: As many as there are cores on a small machine.
 CLIENTS = 2
-#: The feeder of a view waits so long for a change before it looks whether it is to end.
+#: Feeder and relay wait so long for a change before they look whether they are to end.
 FEED_SECONDS = 0.1
 
 
@@ -77,10 +82,13 @@ def done(writers: Writers, task: Task) -> Seen:
 
     match task.kind:
         case "opening":
-            seen = Seen()
-            for number, command in enumerate(of.opening(task.seed, accounts=task.accounts)):
-                writers.send(command, f"{task.prefix}-{number}", seen)
-            return seen
+            every = list(of.opening(task.seed, accounts=task.accounts))
+            place = {stream: n for n, stream in enumerate(opened(of, task.accounts))}
+
+            def mine(thread: int) -> Iterator[Command]:
+                return (c for c in every if place[c.stream] % task.writers == thread)
+
+            return writers.closed(mine, task.writers, task.seconds)
         case "closed":
             return writers.closed(
                 commands, task.writers, task.seconds, task.count, streams, task.readers
@@ -101,6 +109,22 @@ def feed(pipe: Connection, settings: dict[str, Any]) -> None:
         pipe.send_bytes(b"ready")
         while not pipe.poll():
             feeder.step(FEED_SECONDS)
+
+
+def relay(pipe: Connection, settings: dict[str, Any], seed: int) -> None:
+    """Pass on what stands in the outbox until told to stop; then report what was sent."""
+    with Lab(**settings, start=False) as lab:
+        calm_gc()
+        arm = Crud(SERVICE, lab.store, tells=True, seed=seed)
+        relay = Relay(SERVICE, lab.store, arm, references.process(AGREEING))
+        changes = lab.store.changes({OUTBOX: None}, pause=0.002)
+        pipe.send_bytes(b"ready")
+        while not pipe.poll():
+            if not relay.step():
+                changes.poll(FEED_SECONDS)
+        changes.close()
+        pipe.send_bytes(msgspec.json.encode([*map(told_to_a_process, relay.followed)]))
+        pipe.poll(PATIENCE_SECONDS)  # keep the pipe open until the parent has read it
 
 
 class Clients:

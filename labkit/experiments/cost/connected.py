@@ -19,6 +19,8 @@ def connected(name: str, lab: Lab, seed: int, process: Process | None = None) ->
     match name:
         case "crud":
             return Crud(SERVICE, lab.store, process=process, seed=seed)
+        case "outbox":
+            return Crud(SERVICE, lab.store, tells=True, seed=seed)
         case "view":
             return FedView(SERVICE, lab.store, seed=seed)
         case "naive":

@@ -4,6 +4,7 @@
 crud      well made: one transaction a command, versions, an idempotency table
 naive     read, decide, write; its anomalies are counted
 view      the rows of ``crud``, and a view that a change stream feeds: CQRS without a log
+outbox    ``crud`` where two services share no transaction; asked for their agreement alone
 labkit    commands, log and views, on Kafka and MongoDB
 ========  ==============================================================================
 
@@ -20,19 +21,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from random import Random
 from typing import Any
 
-from msgspec import structs
-
 from labkit.errors import UsageError
 from labkit.experiments.bench.measuring import measuring
 from labkit.experiments.bench.subject import about
 from labkit.experiments.cost import subject
 from labkit.experiments.cost.afterwards import audit, new_state, second_view, storage
 from labkit.experiments.cost.agreement import AGREE, agreement
-from labkit.experiments.cost.arm import ARMS, RIGHT, Reply
+from labkit.experiments.cost.arm import ARMS
 from labkit.experiments.cost.clients import CLIENTS
-from labkit.experiments.cost.figures import SECONDS, summary, wins
-from labkit.experiments.cost.size import Size, to_know
-from labkit.experiments.cost.size import sizes as sizes_by_arm
+from labkit.experiments.cost.offering import check_rate
+from labkit.experiments.cost.outcome import SIZE, judge
 from labkit.experiments.cost.trial import ACCOUNTS, Sizes, Trial, trial
 from labkit.experiments.cost.under_load import (
     HOT_SHARE,
@@ -46,13 +44,11 @@ from labkit.experiments.cost.under_load import (
     resends,
     throughput,
 )
-from labkit.experiments.cost.writers import RESENT, SENDINGS, Writers
+from labkit.experiments.cost.writers import RESENT, SENDINGS
 from labkit.experiments.demo import Progress
-from labkit.experiments.intervals import LEAST_SECONDS
 from labkit.experiments.results import archive, versions
 from labkit.experiments.scratch import scratch_run
-from labkit.experiments.verify.verdict import Verdict, red, to_report
-from labkit.messages import Answer, Command, Document
+from labkit.experiments.verify.verdict import Verdict, red
 from labkit.run.worker import calm_gc
 
 #: What is measured in a trial, in this order: what changes the workers of the run comes last.
@@ -66,16 +62,14 @@ LOADS: dict[str, Callable[[Trial], Figures]] = {
     "audit": audit,
 }
 LATER: dict[str, Callable[[Trial], Figures]] = {"second-view": second_view, "new-state": new_state}
-AGREEMENT, SIZE = "agreement", "size"
+AGREEMENT = "agreement"
 MEASUREMENTS = (*LOADS, *LATER, AGREEMENT, SIZE)
 #: What an arm is not asked for. The naive one only has to go wrong; the view writes as CRUD does.
 LEFT_OUT: dict[str, set[str]] = {
     "naive": {"latency", "reads", "storage", "audit", *LATER},
     "view": {"contention", *LATER},
+    "outbox": {*LOADS, *LATER},
 }
-#: The greatest share of what the generator can offer that it is asked for.
-OFFERED = 0.5
-ABILITY_SECONDS = 0.3
 
 
 def chosen(only: Sequence[str]) -> list[str]:
@@ -129,7 +123,7 @@ def cost(
         ):
             rows.append({"run": run, "arm": arm, **row})
             verdicts[arm].append(judged)
-    found |= judge(rows, verdicts, wanted)
+    found |= judge(rows, verdicts, sizes.seconds, size=SIZE in wanted)
     found["folder"] = str(archive("bench-cost", found))
     return found
 
@@ -161,7 +155,8 @@ def _trials(
                 figures |= more
                 judged |= {f"{checker} of two streams": v for checker, v in of_both.items()}
             took = time.monotonic() - began
-            report(f"run {run + 1} of {runs}: {arm}, {took:.0f} s; {_said(judged)}")
+            if judged:
+                report(f"run {run + 1} of {runs}: {arm}, {took:.0f} s; {_said(judged)}")
             yield run, arm, figures, judged
     progress("trials", runs * len(ARMS), runs * len(ARMS))
 
@@ -188,108 +183,4 @@ def _said(judged: Mapping[str, Verdict]) -> str:
     return f"red: {', '.join(wrong)}" if (wrong := red(judged)) else "all checkers green"
 
 
-def judge(
-    rows: Sequence[Mapping[str, Any]],
-    verdicts: Mapping[str, Sequence[Mapping[str, Verdict]]],
-    wanted: Sequence[str],
-) -> dict[str, Any]:
-    """The figures, who wins what, and whether the bench says anything."""
-    sizes = sizes_by_arm() if SIZE in wanted else {}
-    rows = [{**row, **_size(row["arm"], sizes)} for row in rows]
-    figures = summary(rows)
-    checked = {arm: [to_report(one) for one in each] for arm, each in verdicts.items()}
-    wrong = [
-        f"{arm}, run {run + 1}: {checker}: {(judged[checker].violations or [''])[0]}"
-        for arm in RIGHT
-        for run, judged in enumerate(verdicts[arm])
-        for checker in red(judged)
-    ]
-    naive = verdicts["naive"]
-    # Only where the checkers looked at anything, which they do not if only sizes were asked for.
-    quiet = [run + 1 for run, judged in enumerate(naive) if judged and not red(judged)]
-    resent = {row["run"]: row.get("resent", 0) for row in rows if row["arm"] == "naive"}
-    wrong += [
-        f"naive, run {run}: all checkers are green though {resent.get(run - 1, 0)} commands were "
-        "sent again and writers met: it measured nothing"
-        for run in quiet
-    ]
-    short = {
-        name.removesuffix("_s"): round(min(row[name] for row in rows if name in row), 2)
-        for name in SECONDS
-        if any(row.get(name, LEAST_SECONDS) < LEAST_SECONDS for row in rows)
-    }
-    return {
-        "wins": wins(figures, "crud"),
-        "losses": wins(figures, "labkit"),
-        "figures": figures,
-        "anomalies": _anomalies(naive),
-        "arms": {arm: to_know(arm) for arm in ARMS},
-        "sizes": {arm: structs.asdict(size) for arm, size in sizes.items()},
-        "checkers": checked,
-        "rows": [dict(row) for row in rows],
-        "too_short": short,
-        "wrong": wrong,
-        "ok": not wrong,
-    }
-
-
-def _size(arm: str, sizes: Mapping[str, Size]) -> Figures:
-    if arm not in sizes:
-        return {}
-    known = to_know(arm)
-    return {
-        "own_lines": sizes[arm].own_lines,
-        "concepts": len(known["concepts"]),
-        "failure_modes": len(known["failure_modes"]),
-        "kinds_running": len(known["runs"]),
-    }
-
-
-def _anomalies(naive: Sequence[Mapping[str, Verdict]]) -> dict[str, list[int]]:
-    """What the checkers found wrong in the naive arm: a number for each run."""
-    names = dict.fromkeys(name for judged in naive for name in judged)
-    return {
-        name: [judged[name].found for judged in naive if name in judged]
-        for name in names
-        if any(judged[name].found for judged in naive if name in judged)
-    }
-
-
-class _Void:
-    """An arm that answers at once."""
-
-    conflicts = 0
-
-    def send(self, command: Command, id: str) -> Reply:
-        return Reply(Answer("refused", 0))
-
-    def read(self, stream: str) -> Document | None:
-        return None
-
-    def documents(self) -> list[Document]:
-        return []
-
-    def states(self) -> list[Document]:
-        return []
-
-    def close(self) -> None: ...
-
-
-def ability() -> float:
-    """Commands a second that the threads of one client offer to an arm that does nothing."""
-    writers = Writers(_Void(), "dry", 0)
-    seen = writers.closed(subject.of("cost").commands, 4, ABILITY_SECONDS)
-    return len(seen.writes) / seen.seconds
-
-
-def check_rate(rate: float) -> None:
-    """Raises ``UsageError`` for a rate that the clients cannot offer on this machine."""
-    most = OFFERED * ability() * CLIENTS
-    if rate > most:
-        raise UsageError(
-            f"--rate {rate:g} is more than the clients can offer on this machine, about "
-            f"{most:,.0f} commands a second; give a lower one"
-        )
-
-
-__all__ = ["MEASUREMENTS", "check_rate", "chosen", "cost", "judge"]
+__all__ = ["MEASUREMENTS", "chosen", "cost"]

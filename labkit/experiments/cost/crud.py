@@ -4,7 +4,7 @@
 
     crud.rows    one row a stream (``row.py``)
     crud.ids     {_id: command id, digest, outcome, version, reason}: the answers that were given
-    crud.outbox  {_id: "stream:version", events}: what others are told, if anybody is
+    crud.outbox  {_id: command id, stream, version, commit}: what others are told, if anybody is
 
 1. Read the row. 2. Decide. 3. In one transaction replace the row, if its revision is still the one
 that was read, and insert the answer under the command's id. If another writer was first, begin
@@ -12,7 +12,8 @@ again after a random pause, longer each time. If the id is there already, the co
 before: it gets the answer that was given then.
 
 With a ``process`` the commands that it sends are decided in the same transaction, so that no reader
-sees one row without the other. That takes one database that both services write.
+sees one row without the other. That takes one database that both services write; where there is
+none, the outbox tells the process (``relay.py``).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from msgspec import Struct, structs
 from labkit.errors import Conflict, Duplicate, TooSlow
 from labkit.experiments.cost.arm import Followed, Reply
 from labkit.experiments.cost.row import ROWS, Made, document, made
-from labkit.messages import Answer, Command, Commit, Document, digest
+from labkit.messages import Answer, Command, Commit, Document, digest, encode
 from labkit.ports.store import Store, Writes
 from labkit.service import Process, Service
 from labkit.service.process import command_id
@@ -48,10 +49,11 @@ class Step(Struct, frozen=True):
     id: str
     command: Command
     made: Made
+    commit: Commit[object]
 
 
 class Crud:
-    """``tells``: the events are left in an outbox for others."""
+    """``tells``: what a command led to is left in an outbox for others."""
 
     def __init__(
         self,
@@ -72,10 +74,11 @@ class Crud:
         for name in (ROWS, IDS, OUTBOX):
             store.index(name, [("_id", 1)])
 
-    def send(self, command: Command, id: str) -> Reply:
-        """See ``Arm.send``. Raises ``Conflict`` after ``TRIES`` tries."""
+    def send(self, command: Command, id: str, correlation: str = "") -> Reply:
+        """See ``Arm.send``. ``correlation`` comes back in the outbox. Raises ``Conflict`` after
+        ``TRIES`` tries."""
         for number in range(TRIES):
-            steps, before = self._decide(command, id)
+            steps, before = self._decide(command, id, correlation)
             try:
                 self._commit(self._writes(steps, before))
                 return Reply(steps[0].made.answer, None, tuple(map(_followed, steps[1:])))
@@ -89,13 +92,15 @@ class Crud:
             self._pause(self._random.uniform(0, longest))
         raise Conflict(f"command {id!r} met other writers of {command.stream!r} {TRIES} times")
 
-    def _decide(self, command: Command, id: str) -> tuple[list[Step], dict[str, Document | None]]:
+    def _decide(
+        self, command: Command, id: str, instance: str
+    ) -> tuple[list[Step], dict[str, Document | None]]:
         """The command and those that follow from it; and the rows as they were before."""
         before: dict[str, Document | None] = {}
         now: dict[str, Document | None] = {}
         steps: list[Step] = []
         state: object = None
-        waiting = deque([(command, id, "")])
+        waiting = deque([(command, id, instance)])
         while waiting:
             command, id, instance = waiting.popleft()
             stream = command.stream
@@ -104,10 +109,10 @@ class Crud:
             row = now[stream]
             done = made(self._service, row, command)
             now[stream] = done.row or row
-            steps.append(Step(id, command, done))
+            commit = _commit(id, command, done, row["version"] if row else 0, instance)
+            steps.append(Step(id, command, done, commit))
             if self._process is None:
                 break
-            commit = _commit(id, command, done, row["version"] if row else 0, instance)
             found = self._process.instance(self._service.name, commit)
             if found is not None:
                 state, sends = self._process.react(state, self._service.name, commit)
@@ -126,7 +131,7 @@ class Crud:
                 old.append({**row, "rev": found["rev"] + 1})
         inserts = {IDS: [_kept(step) for step in steps], ROWS: new}
         if self._tells:
-            inserts[OUTBOX] = [_told(step) for step in steps if step.made.events]
+            inserts[OUTBOX] = [_told(step) for step in steps]
         return Writes(inserts, {ROWS: old})
 
     def _commit(self, writes: Writes) -> None:
@@ -164,8 +169,8 @@ def _followed(step: Step) -> Followed:
 
 
 def _told(step: Step) -> Document:
-    events = [msgspec.to_builtins(event) for event in step.made.events]
-    return {"_id": f"{step.command.stream}:{step.made.answer.version}", "events": events}
+    place = {"_id": step.id, "stream": step.command.stream, "version": step.made.answer.version}
+    return {**place, "commit": encode(step.commit).decode()}
 
 
 def _commit(id: str, command: Command, done: Made, version: int, instance: str) -> Commit[object]:

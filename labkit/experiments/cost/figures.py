@@ -39,6 +39,7 @@ FIGURES: dict[str, Figure] = {
     "writes_per_s": Figure("writes at saturation", "1/s", "more"),
     "busy_write_p50_ms": Figure("answer to a write at saturation, p50", "ms", "less"),
     "busy_write_p99_ms": Figure("answer to a write at saturation, p99", "ms", "less"),
+    "cpu_ms": Figure("CPU of all processes and servers for a write at saturation", "ms", "less"),
     "reads_per_s": Figure("reads beside writes at saturation", "1/s", "more"),
     "writes_beside_reads_per_s": Figure("writes beside these reads", "1/s", "more"),
     "busy_read_p50_ms": Figure("read beside writes, p50", "ms", "less"),

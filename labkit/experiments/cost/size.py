@@ -24,6 +24,7 @@ ENTRIES: dict[str, tuple[str, ...]] = {
     "naive": ("labkit.experiments.cost.naive",),
     "crud": ("labkit.experiments.cost.crud", "labkit.adapters.mongo"),
     "view": ("labkit.experiments.cost.fed_view", "labkit.adapters.mongo"),
+    "outbox": ("labkit.experiments.cost.relay", "labkit.adapters.mongo"),
     "labkit": (
         "labkit.write.bus",
         "labkit.write.handler",
@@ -41,23 +42,31 @@ RUNS: dict[str, tuple[str, ...]] = {
     "naive": ("MongoDB", "service"),
     "crud": ("MongoDB", "service"),
     "view": ("MongoDB", "service", "feeder"),
+    "outbox": ("MongoDB", "service", "relay"),
     "labkit": ("MongoDB", "Kafka", "service", "handler", "projector"),
 }
+CRUD_CONCEPTS = (
+    "transaction",
+    "optimistic version",
+    "retry with a random pause",
+    "idempotency table",
+)
+CRUD_FAILURES = (
+    "hot row: most transactions are aborted and made again",
+    "outcome of a commit unknown: send again with the same id",
+    "the idempotency table grows; what is deleted from it can happen again",
+    "no past: a wrong rule leaves wrong rows, and nobody can say which",
+)
 #: What a reader must know before the code can be changed.
 CONCEPTS: dict[str, tuple[str, ...]] = {
     "naive": ("read, decide, write",),
-    "crud": (
-        "transaction",
-        "optimistic version",
-        "retry with a random pause",
-        "idempotency table",
-        "outbox, if others are told",
-    ),
-    "view": (
-        "those of crud",
-        "change stream and resume token",
-        "read model",
-        "stale read",
+    "crud": CRUD_CONCEPTS,
+    "view": (*CRUD_CONCEPTS, "change stream and resume token", "read model", "stale read"),
+    "outbox": (
+        *CRUD_CONCEPTS,
+        "outbox and relay",
+        "process manager, compensation",
+        "ids derived from what is told",
     ),
     "labkit": (
         "command, event, commit",
@@ -80,17 +89,18 @@ FAILURE_MODES: dict[str, tuple[str, ...]] = {
         "a command that is sent again takes effect again",
         "a crash between two writes leaves half of them",
     ),
-    "crud": (
-        "hot row: most transactions are aborted and made again",
-        "outcome of a commit unknown: send again with the same id",
-        "the idempotency table grows; what is deleted from it can happen again",
-        "no past: a wrong rule leaves wrong rows, and nobody can say which",
-    ),
+    "crud": CRUD_FAILURES,
     "view": (
-        "those of crud",
+        *CRUD_FAILURES,
         "the view is behind",
         "the feeder stands still: reads are old, and nothing fails",
         "the oplog no longer reaches back: all rows are copied again",
+    ),
+    "outbox": (
+        *CRUD_FAILURES,
+        "the relay stands still: the others are not told, and nothing fails",
+        "process stuck in the middle: an instance that has not ended",
+        "told twice: only an id that is remembered makes it once",
     ),
     "labkit": (
         "the view is behind",

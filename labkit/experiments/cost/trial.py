@@ -24,6 +24,8 @@ from labkit.messages import Document
 
 #: Accounts of the workload; one of them is the hot one.
 ACCOUNTS = 200
+#: The accounts are opened in this time, or the run is red.
+OPENING_SECONDS = 45.0
 #: An arm that does not come to rest in this time is judged as it is.
 QUIET_SECONDS = 60.0
 #: Before the first measurement: connections, caches, the compiler of the broker's JVM.
@@ -54,7 +56,10 @@ class Trial:
     def open_accounts(self) -> None:
         """Make the streams, and warm up."""
         self._tasks += 1
-        self._take(self._clients.do([Task("opening", "open", self._seed, ACCOUNTS)]))
+        opening = Task(
+            "opening", "open", self._seed, ACCOUNTS, self.sizes.writers, seconds=OPENING_SECONDS
+        )
+        self._take(self._clients.do([opening]))
         self.closed(self.sizes.writers, WARM_SECONDS)
 
     def closed(

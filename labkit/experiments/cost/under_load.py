@@ -7,6 +7,7 @@ from random import Random
 
 from hdrh.histogram import HdrHistogram
 
+from labkit.experiments.cost.spent import spent
 from labkit.experiments.cost.subject import SERVICE
 from labkit.experiments.cost.told import operations
 from labkit.experiments.cost.trial import Trial
@@ -19,8 +20,8 @@ HOT_WRITERS = (1, 4, 16, 64)
 #: The share of ``seconds`` that each of these takes.
 HOT_SHARE = 0.25
 READERS = 4
-#: Commands that are sent twice.
-TWICE = 200
+#: Commands that are sent twice, as far as they are done in this time.
+TWICE, TWICE_SECONDS = 200, 20.0
 
 Figures = dict[str, float]
 
@@ -42,9 +43,11 @@ def latency(trial: Trial) -> Figures:
 
 def throughput(trial: Trial) -> Figures:
     """A closed loop: as many writes as the arm takes from so many writers."""
+    before = spent(trial.lab)
     seen = trial.closed(trial.sizes.writers, trial.sizes.seconds)
     return {
         "writes_per_s": _rate(seen),
+        "cpu_ms": quotient((spent(trial.lab) - before) * 1e3, len(seen.writes)),
         **times("busy_write", seen.writes),
         "throughput_s": seen.seconds,
     }
@@ -81,7 +84,7 @@ def resends(trial: Trial) -> Figures:
     """Each command is sent twice, one after the other: how often does it take effect?"""
     trial.quiet()
     before = _versions(trial)
-    seen = trial.closed(1, 0.0, count=TWICE, resent=1.0)
+    seen = trial.closed(1, TWICE_SECONDS, count=TWICE, resent=1.0)
     trial.quiet()
     accepted = {
         operation.id

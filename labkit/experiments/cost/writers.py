@@ -22,7 +22,7 @@ import msgspec
 from msgspec import Struct
 
 from labkit.errors import LabkitError, said
-from labkit.experiments.cost.arm import Arm
+from labkit.experiments.cost.arm import Arm, Followed
 from labkit.messages import Answer, Command, Envelope, Token, encode
 
 #: The share of the commands that are sent again though they were answered.
@@ -85,15 +85,16 @@ class Writers:
         read: Callable[[int], Iterator[str]] | None = None,
         readers: int = 0,
     ) -> Seen:
-        """``writers`` threads, for ``seconds`` or for ``count`` commands each; ``commands`` and
-        ``read`` give what each thread sends and reads. Readers end with the writers."""
+        """``writers`` threads, for ``seconds``, or until each has sent ``count`` commands or all
+        that it has; ``commands`` and ``read`` give what each thread sends and reads. Readers end
+        with the writers."""
         until = time.monotonic() + seconds
         stop = threading.Event()
 
         def write(number: int, seen: Seen) -> None:
             random = Random(f"{self._seed} {self._prefix} {number}")
             for done, command in enumerate(commands(number)):
-                if done >= count if count else time.monotonic() >= until:
+                if (count and done >= count) or time.monotonic() >= until:
                     return
                 self._write(command, time.monotonic_ns(), random, seen)
 
@@ -188,9 +189,7 @@ class Writers:
                 seen.told.append(Told(envelope, why=said(error)))
                 continue
             seen.told.append(Told(envelope, reply.answer, reply.token))
-            for each in reply.followed:
-                wire = msgspec.Raw(encode(Envelope(each.id, each.command)))
-                seen.told.append(Told(wire, each.answer, own=False))
+            seen.told += map(told_to_a_process, reply.followed)
             return reply.answer
         return None
 
@@ -212,6 +211,12 @@ class Writers:
                 break
             time.sleep(0.001)
         seen.fresh.append((time.monotonic_ns() - began) // 1_000)
+
+
+def told_to_a_process(followed: Followed) -> Told:
+    """The call of a process, for the checkers."""
+    envelope = msgspec.Raw(encode(Envelope(followed.id, followed.command)))
+    return Told(envelope, followed.answer, own=False)
 
 
 def merged(every: list[Seen]) -> Seen:
