@@ -113,6 +113,8 @@ def test_the_drain_of_a_queue_is_backlog_by_what_is_spare(times: float) -> None:
     found = figures.drained(figures.backlog(rows_of(*rows)), burst, able, usual * able)
     assert found["backlog"] == pytest.approx((times - 1) * able, rel=0.3, abs=10)
     assert found["measured_s"] == pytest.approx(found["predicted_s"], rel=0.15, abs=0.7)
+    if times > 2:  # a long drain
+        assert found["worked_per_second"] == pytest.approx(able, rel=0.2)
 
 
 def test_without_spare_capacity_there_is_no_prediction() -> None:

@@ -106,6 +106,7 @@ PEAK_COLUMNS = {
     "backlog": ("backlog", ",.0f"),
     "drain s, predicted": ("predicted_s", ".1f"),
     "measured": ("measured_s", ".1f"),
+    "worked/s": ("worked_per_second", ",.1f"),
     "done p99 ms": ("done_p99_ms", ",.0f"),
     "reads failed": ("reads_failed", ",.0f"),
 }

@@ -54,7 +54,9 @@ def drained(series: pd.DataFrame, burst: Burst, able: float, arrivals: float) ->
     """The backlog at the end of the peak, and how long it takes until it is a usual one again:
     predicted as backlog / (capacity - arrivals), and measured. Seconds; NaN: it never was.
 
-    ``able`` and ``arrivals`` are in commands a second. A usual backlog is the highest one before
+    ``able`` and ``arrivals`` are in commands a second. ``worked_per_second`` is what was done while
+    the backlog fell: where it is less than ``able``, the machine was busy with the peak itself, and
+    the prediction is too short. A usual backlog is the highest one before
     the peak.
     """
     at, count = (series[name].to_numpy(float) for name in ("seconds", "backlog"))
@@ -62,7 +64,9 @@ def drained(series: pd.DataFrame, burst: Burst, able: float, arrivals: float) ->
     usual = float(before.max()) if len(before) else 0.0
     ended = float(np.interp(burst.ends, at, count))
     after = at >= burst.ends
-    low = at[after & (count <= max(usual, 1.0))]
+    low = np.flatnonzero(after & (count <= max(usual, 1.0)))
+    took = float(at[low[0]] - burst.ends) if len(low) else float("nan")
+    left = float(count[low[0]]) if len(low) else float("nan")
     spare = able - arrivals
     return {
         "begins_s": burst.begins,
@@ -71,7 +75,8 @@ def drained(series: pd.DataFrame, burst: Burst, able: float, arrivals: float) ->
         "backlog": ended,
         "most_backlog": float(count.max()),
         "predicted_s": ended / spare if spare > 0 else float("nan"),
-        "measured_s": float(low[0] - burst.ends) if len(low) else float("nan"),
+        "measured_s": took,
+        "worked_per_second": quotient(ended - left, took) + arrivals,
     }
 
 

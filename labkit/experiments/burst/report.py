@@ -14,7 +14,7 @@ SUMMED = (
     *("commands", "accepted", "turned_away", "urgent_away", "unknown", "lost"),
     *("told_p50_ms", "told_p99_ms", "done_p50_ms", "done_p99_ms", "away_p99_ms"),
     *("reads", "reads_turned_away", "reads_failed", "reads_old", "read_p99_ms"),
-    *("most_backlog", "backlog", "predicted_s", "measured_s"),
+    *("most_backlog", "backlog", "predicted_s", "measured_s", "worked_per_second"),
 )
 
 
