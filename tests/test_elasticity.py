@@ -105,7 +105,10 @@ def drawn() -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def test_the_summary_counts_the_runs_that_count() -> None:
-    table = figures.summary(drawn()[0]).set_index("arm")
+    runs = drawn()[0]
+    arms = [("peak", arm.name) for arm in (BY_LAG, ONE, FOUR)]
+    table = figures.summary(runs, arms).set_index("arm")
+    assert table.index.tolist() == [BY_LAG.name, ONE.name, FOUR.name]
     assert table.loc[ONE.name, ["runs", "thrown_out"]].tolist() == [1, 1]
     assert math.isnan(table["reaction_s_low"][ONE.name])
     assert table["cost_to_many"][ONE.name] == pytest.approx(0.28, abs=0.02)

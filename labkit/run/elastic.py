@@ -136,7 +136,7 @@ class Elastic:
             self._report(f"lag {lag:.1f} s: {workers} -> {wanted} {self.role}s of {self.service}")
         elif self._workers is not None and (deaths := self._workers.deaths()) != self._deaths:
             self._deaths = deaths
-            self._report(f"workers die as they start: {deaths}" if deaths else "they live again")
+            self._report(f"workers die as they start: {deaths}" if deaths else "its workers live")
         return Look(now, lag, workers, wanted, cpu)
 
     def _alive(self, now: float) -> tuple[int, float]:

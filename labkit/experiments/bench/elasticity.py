@@ -146,7 +146,7 @@ def stretch(
                 report(_told(rows[-1]))
     progress("runs", len(rows), len(rows))
     runs, changes = pd.DataFrame(rows), pd.DataFrame(moved)
-    table = summary(runs)
+    table = summary(runs, [(load, arm.name) for load, arm in every])
     whole = {
         "bench": "elasticity",
         "ok": bool((runs["red"] == "").all()),

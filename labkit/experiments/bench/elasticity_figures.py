@@ -185,8 +185,8 @@ def course(loaded: Loaded, looks: Sequence[Look]) -> pd.DataFrame:
     )
 
 
-def summary(runs: pd.DataFrame) -> pd.DataFrame:
-    """One row for each load and arm: of each figure the median over the runs that count, and its
+def summary(runs: pd.DataFrame, arms: Sequence[tuple[str, str]]) -> pd.DataFrame:
+    """One row for each of ``arms``: of each figure the median over the runs that count, and its
     interval (``_low``, ``_high``), with the ``level`` of its confidence; ``runs``, ``thrown_out``.
     ``cost_to_many``: worker seconds, as a share of those of the arm with the most in that round."""
     import pandas as pd
@@ -194,7 +194,8 @@ def summary(runs: pd.DataFrame) -> pd.DataFrame:
     most = runs.groupby(["load", "round"])["worker_seconds"].transform("max")
     runs = runs.assign(cost_to_many=runs["worker_seconds"] / most)
     rows = []
-    for (load, arm), every in runs.groupby(["load", "arm"], sort=False):
+    for load, arm in arms:
+        every = runs[(runs["load"] == load) & (runs["arm"] == arm)]
         mine = every[every["ok"]]
         found: dict[str, Any] = {"load": load, "arm": arm, "runs": len(mine), "level": math.nan}
         found["thrown_out"] = len(every) - len(mine)
@@ -204,4 +205,4 @@ def summary(runs: pd.DataFrame) -> pd.DataFrame:
             if not math.isnan(level):
                 found["level"] = level
         rows.append(found)
-    return pd.DataFrame(rows).sort_values(["load"], kind="stable", ignore_index=True)
+    return pd.DataFrame(rows)
