@@ -379,7 +379,8 @@ def test_bad_arguments_are_named(
 
 
 def tried(rate: float, holds: float) -> Trial:
-    return Trial(rate, rate, 20.0, 0.0, 0.01, "" if rate <= holds else "the backlog grew")
+    why = "" if rate <= holds else "the backlog grew"
+    return Trial(rate, rate, 20.0, 0.0, 0.01, why, 0.1)
 
 
 @pytest.mark.parametrize(
@@ -421,6 +422,11 @@ def test_the_search_ends_near_what_holds_and_is_kept(
     assert len(pd.read_parquet(found.folder / "trials.parquet")) == len(rates)
     again = sustainable.kept("lab", crew, plan, 500.0)
     assert again == found
+    ratio = round(found.rate / 2_000, 3)
+    assert (found.heap, found.report()["sustainable_to_heap"]) == (2_000.0, ratio)
+    with monkeypatch.context() as other_harness:
+        other_harness.setattr(sustainable, "fast_client", lambda: "kafka-python")
+        assert sustainable.kept("lab", crew, plan, 500.0) is None, "another harness sustains less"
     for other in (
         sustainable.kept("lab", structs.replace(crew, handlers=2), plan, 500.0),
         sustainable.kept("lab", Crew(settings={"partitions": 4}), plan, 500.0),

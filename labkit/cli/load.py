@@ -122,8 +122,9 @@ def _measure(
             fresh = goal.anew or goal.only_search
             at = None if fresh else searching.kept(lab, crew, plan, goal.p99_ms)
             at = at or searching.sustainable(lab, crew, plan, goal.p99_ms, progress, say)
-            found = {"sustainable_per_second": at.rate, "sustainable_from": str(at.folder)}
-            say(f"{at.rate:,.0f} commands a second are sustained: {at.folder}")
+            found = at.report()
+            of = f"{found['sustainable_to_heap']:.2f} of the {at.heap:,.0f} of a heap"
+            say(f"{at.rate:,.0f} commands a second are sustained, {of}: {at.folder}")
             if at.rate == 0 or goal.only_search:
                 return found | {"trials": at.trials}
         if goal.share is not None:

@@ -15,6 +15,7 @@ with the same versions and settings.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,10 +27,12 @@ from msgspec import Struct, structs
 
 from labkit import stack
 from labkit.experiments.demo import Progress
+from labkit.experiments.intervals import quotient
 from labkit.experiments.load import arrivals
 from labkit.experiments.load.arrivals import Plan
 from labkit.experiments.load.figures import figures
 from labkit.experiments.load.offer import Loaded, offer
+from labkit.experiments.processes import fast_client
 from labkit.experiments.results import archive, machine, versions
 from labkit.experiments.scratch import scratch_run
 from labkit.lab import Lab
@@ -61,7 +64,10 @@ class Crew(Struct, frozen=True, kw_only=True):
 
 
 class Trial(Struct, frozen=True):
-    """The result at one rate; ``why`` names the conditions that did not hold."""
+    """The result at one rate; ``why`` names the conditions that did not hold.
+
+    ``harness_share``: what generator, listener and observer took of the machine.
+    """
 
     rate: float
     visible_per_second: float
@@ -69,6 +75,7 @@ class Trial(Struct, frozen=True):
     growth_per_second: float
     little_difference: float
     why: str = ""
+    harness_share: float = math.nan
 
     @property
     def held(self) -> bool:
@@ -76,11 +83,24 @@ class Trial(Struct, frozen=True):
 
 
 class Sustainable(Struct, frozen=True):
-    """``rate`` in commands a second, 0 if no rate held; ``folder`` holds the result."""
+    """``rate`` in commands a second, 0 if no rate held; ``folder`` holds the result.
+
+    ``heap``: the workers' rate over a heap, which nobody adds to.
+    """
 
     rate: float
     trials: list[Trial]
     folder: Path
+    heap: float = math.nan
+
+    def report(self) -> dict[str, Any]:
+        """As results of a load say it."""
+        return {
+            "sustainable_per_second": self.rate,
+            "sustainable_from": str(self.folder),
+            "heap_per_second": self.heap,
+            "sustainable_to_heap": round(quotient(self.rate, self.heap), 3),
+        }
 
 
 def sustainable(
@@ -111,7 +131,7 @@ def sustainable(
             high = rate
         rate = (low + high) / 2
     progress("trials", MOST_TRIALS, MOST_TRIALS)
-    return Sustainable(low, trials, _keep(name, crew, plan, p99_ms, low, most, trials))
+    return Sustainable(low, trials, _keep(name, crew, plan, p99_ms, low, most, trials), most)
 
 
 def heap(name: str, crew: Crew, plan: Plan) -> float:
@@ -134,7 +154,7 @@ def trial(name: str, crew: Crew, plan: Plan, p99_ms: float) -> Trial:
         loaded = offer(lab, plan, dry=False)
     found = figures(loaded)
     p99 = found["latencies_ms"]["visible"]["p99_ms"]
-    backlog = loaded.report["backlog"]
+    backlog, share = loaded.report["backlog"], loaded.report["cpu"]["machine_share"]
     return Trial(
         plan.rate,
         found["visible_per_second"],
@@ -142,6 +162,7 @@ def trial(name: str, crew: Crew, plan: Plan, p99_ms: float) -> Trial:
         backlog["growth_per_second"],
         loaded.report["little"]["difference"],
         "; ".join(_why(loaded, p99, p99_ms)),
+        round(sum(share[role] for role in loaded.report["cpu"]["harness"]), 3),
     )
 
 
@@ -166,7 +187,7 @@ def kept(name: str, crew: Crew, plan: Plan, p99_ms: float) -> Sustainable | None
             if all(found[field] == value for field, value in _plain(wanted).items()):
                 trials = msgspec.convert(found["trials"], list[Trial])
                 if found["rate"] > 0:
-                    return Sustainable(found["rate"], trials, file.parent)
+                    return Sustainable(found["rate"], trials, file.parent, found["heap_per_second"])
         except (OSError, msgspec.MsgspecError, KeyError, TypeError, ValueError):
             continue  # another version, or half a file: search again
     return None
@@ -175,7 +196,7 @@ def kept(name: str, crew: Crew, plan: Plan, p99_ms: float) -> Sustainable | None
 def _conditions(name: str, crew: Crew, plan: Plan, p99_ms: float) -> dict[str, Any]:
     """The conditions that a sustainable rate belongs to."""
     with Lab(name, services=[], **crew.settings) as lab:
-        known = versions(lab.server_versions(), lab.settings.client)
+        known = versions(lab.server_versions(), lab.settings.client, fast_client())
         settings = structs.asdict(lab.settings)
     shape = arrivals.shape(plan)
     for field in ("pattern", "rate", "seconds", "warm_up", "seed"):
@@ -183,6 +204,7 @@ def _conditions(name: str, crew: Crew, plan: Plan, p99_ms: float) -> dict[str, A
     workers = {"handlers": crew.handlers, "projectors": crew.projectors}
     return {
         "settings": {"lab": settings, "workers": workers, "plan": shape, "p99_ms": p99_ms},
+        "harness_client": fast_client(),
         "versions": known,
     }
 
