@@ -24,19 +24,12 @@ from labkit.lab import Lab
 from labkit.run.wiring import Parts
 from labkit.run.worker import Worker
 from labkit.simulation.climb import Rung, climb
-from labkit.simulation.explore import (
-    SEARCHES,
-    SHORT,
-    Explored,
-    explore,
-    quiet,
-    replay,
-    told,
-    try_one,
-)
+from labkit.simulation.explore import SEARCHES, SHORT, Explored, explore, replay, told, try_one
 from labkit.simulation.faults import draw_faults
 from labkit.simulation.fence import fenced
 from labkit.simulation.ladder import BUGS, fitting, planted
+from labkit.simulation.lives import Happening
+from labkit.simulation.processors import quiet
 from labkit.simulation.reason import sides
 from labkit.simulation.saved_tape import read_tape
 from labkit.simulation.scenario import SCENARIOS, Scenario, chosen
@@ -44,7 +37,7 @@ from labkit.simulation.shrink import Played, Shrinker, Values
 from labkit.simulation.story import Story
 from labkit.simulation.tape import FAULTS, READS, SCHEDULE, WORKLOAD, Priorities, Tape
 from labkit.simulation.trial import Trial
-from labkit.simulation.world import Happening, Stuck, World
+from labkit.simulation.world import Stuck, World
 from tests import desk
 from tests.test_cli import labkit
 

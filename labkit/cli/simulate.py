@@ -25,9 +25,9 @@ from labkit.cli.options import (
 from labkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from labkit.simulation.exhaustive import Searched
     from labkit.simulation.explore import Explored
     from labkit.simulation.on_real import OnReal
+    from labkit.simulation.proof import Searched
     from labkit.simulation.saved_tape import SavedTape
     from labkit.simulation.story import Story
     from labkit.simulation.table import Table
@@ -178,7 +178,7 @@ def simulate(
         _tell(found, folder)
         return None if found.good else f"{len(found.red)} of {found.seeds:,} seeds went wrong"
 
-    def prove(progress: Progress, say: Say) -> all_of.Searched | explore.Explored:
+    def prove(progress: Progress, say: Say) -> Searched | explore.Explored:
         case = all_of.small(of, commands=commands or 3, handlers=handlers or 2)
         if delays is not None and tape is not None:
             return delayed.replay(case, tape, delays=delays, plant=bug)
@@ -199,7 +199,7 @@ def simulate(
             report=lambda met, waiting: progress("states", met, met + waiting),
         )
 
-    def proven(found: all_of.Searched | explore.Explored) -> str | None:
+    def proven(found: Searched | explore.Explored) -> str | None:
         _tell(found, folder)
         return None if found.good else "a reachable state is bad"
 

@@ -11,16 +11,9 @@ from typing import Any
 
 from msgspec import Struct, field, to_builtins
 
-from labkit.simulation.explore import (
-    SHORT,
-    TOLD,
-    on_all_processors,
-    processors,
-    quiet,
-    shortest,
-    try_one,
-)
+from labkit.simulation.explore import SHORT, TOLD, shortest, try_one
 from labkit.simulation.ladder import BUGS, fitting, planted
+from labkit.simulation.processors import on_all_processors, processors, quiet
 from labkit.simulation.scenario import SCENARIOS, Scenario
 from labkit.simulation.table import line
 

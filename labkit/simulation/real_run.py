@@ -18,19 +18,13 @@ from labkit.lab import Lab
 from labkit.ports.clock import SYSTEM
 from labkit.ports.failpoints import Failpoint
 from labkit.run.worker import Worker
+from labkit.simulation.clients import KEEPER_SECONDS, Client, Keeper
+from labkit.simulation.judging import running, waiting
 from labkit.simulation.monitors import Monitors
 from labkit.simulation.reading import Readers
-from labkit.simulation.scenario import (
-    KEEPER_SECONDS,
-    Client,
-    Keeper,
-    Poison,
-    Scenario,
-    calls,
-    sizes,
-)
+from labkit.simulation.scenario import Poison, Scenario, calls, sizes
 from labkit.simulation.tape import Tape
-from labkit.simulation.trial import running, waiting, workers
+from labkit.simulation.workforce import workers
 
 #: What a fault of a tape is on real servers; the other kinds have no signal.
 SIGNALS = {"kill": signal.SIGKILL, "pause": signal.SIGSTOP, "leave": signal.SIGTERM}

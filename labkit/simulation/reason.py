@@ -9,8 +9,8 @@ from typing import Any
 
 from msgspec import Struct
 
+from labkit.simulation.lives import Event
 from labkit.simulation.monitors import FirstBad
-from labkit.simulation.world import Event
 
 #: The argument has so many lines.
 LINES = 6
