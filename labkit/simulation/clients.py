@@ -10,10 +10,12 @@ from labkit.errors import TimedOut, Unreachable
 from labkit.experiments.verify.history import History
 from labkit.experiments.verify.mixture import NO_MESSAGE
 from labkit.lab import Lab
+from labkit.log.snapshots import CURE
 from labkit.messages import ReleaseParked, Token
 from labkit.service import Operation
 from labkit.simulation.reading import Readers, Surroundings
 from labkit.simulation.scenario import Call, Poison
+from labkit.simulation.schemas import older
 from labkit.write.bus import Sent
 
 #: A client waits so long for an answer, and then sends again under the same id, so often.
@@ -54,10 +56,26 @@ class Client:
 
     def _send(self, call: Call) -> Operation:
         self.sent += 1
+        if call.older and self.sent == 1:
+            return self._send_older(call)
         operation = self._history.send(
             call.command, id=call.id, expected_version=call.expected_version
         )
         self._history.acknowledge(PATIENCE_SECONDS)
+        return operation
+
+    def _send_older(self, call: Call) -> Operation:
+        service = self._lab.bus.service_of(call.command).name
+        topic, key = self._lab.topic_name(f"{service}.commands"), call.command.stream.encode()
+        value = older(call.command, call.id, call.expected_version)
+        operation = self._history.invoke(
+            call.command, id=call.id, expected_version=call.expected_version
+        )
+        with closing(self._lab.log_broker.sender()) as sender:
+            self._history.send_by(
+                lambda: Sent(call.id, service, sender.send(topic, key, value)), operation
+            )
+            self._history.acknowledge(PATIENCE_SECONDS)
         return operation
 
     def _put(self, poison: Poison) -> None:
@@ -110,7 +128,9 @@ class Keeper:
             pass
         raw = (self._history.answer(token) for token in self._history.raw)
         answers = [*(operation.answer for operation in self._history), *raw]
-        return not any(a and not a.final and NO_MESSAGE in a.reason for a in answers)
+        waits = (a.reason for a in answers if a and not a.final)
+        # What waits for handlers of newer code is not dropped.
+        return not any(NO_MESSAGE in reason and CURE not in reason for reason in waits)
 
     def _parked(self, service: str) -> list[dict[str, Any]]:
         return self._lab.store.find(self._lab.services[service].states, {"dead": True})

@@ -21,6 +21,7 @@ from labkit.simulation.ladder import fitting, planted
 from labkit.simulation.processors import on_all_processors, processors, quiet
 from labkit.simulation.saved_tape import SavedTape
 from labkit.simulation.scenario import Scenario
+from labkit.simulation.schemas import MET
 from labkit.simulation.shrink import BUDGET, Played, Shrinker, Values
 from labkit.simulation.story import Story, steps_of, told_of
 from labkit.simulation.tape import Tape
@@ -66,12 +67,13 @@ class Explored(Struct):
     @property
     def missed(self) -> list[str]:
         """What was never struck, of all that can be: a kill and a pause at each failpoint of the
-        workers that there are, and each lost answer, of what was done and of what was not."""
+        workers that there are; each lost answer, of what was done and of what was not; and messages
+        of other schemas."""
         process = ("process",) if self.scenario.processes else ()
         relay = ("relay",) if self.scenario.log == "mongodb" else ()
         roles = ("handler", "projector", *process, *relay)
         points = [point for point in ALL if point.startswith(roles)]
-        cells = [*product(STRUCK, points), *product(UNKNOWN, UNANSWERED)]
+        cells = [*product(STRUCK, points), *product(UNKNOWN, UNANSWERED), *MET]
         return [f"{kind} at {at}" for kind, at in cells if not self.struck.get(kind, {}).get(at)]
 
     @property
@@ -175,7 +177,7 @@ def try_one(scenario: Scenario, seed: int) -> Done:
     """One trial, in short."""
     began = time.process_time()
     outcome = Trial(scenario, Tape(seed)).run()
-    struck = [(fault.kind, _place(fault)) for fault in outcome.struck]
+    struck = [*((fault.kind, _place(fault)) for fault in outcome.struck), *outcome.met]
     return Done(seed, outcome.steps, struck, outcome.red, time.process_time() - began)
 
 

@@ -18,12 +18,22 @@ from labkit.ports.broker import Delivery
 from labkit.service import Process, Service
 from labkit.services import VERIFIED, VERIFIED_PROCESSES
 from labkit.simulation.reading import WAYS
-from labkit.simulation.tape import READS, WORKLOAD, Choose, Tape, odds
+from labkit.simulation.schemas import (
+    NEWER_COMMAND,
+    NEWER_EVENT,
+    OLDER_COMMAND,
+    NewerEvent,
+    elsewhere,
+    newer,
+)
+from labkit.simulation.tape import READS, SCHEMAS, WORKLOAD, Choose, Tape, odds
 
 #: Longer than it takes until a handler saves its states.
 PAUSE_SECONDS = 1.0
 #: A trial has so much poison at most.
 POISON = 2
+#: So many commands at most come to the stream of a newer event.
+UPON = 2
 
 
 class Scenario(Struct, frozen=True):
@@ -71,7 +81,7 @@ class Call(Struct, frozen=True):
     ``again``: it is sent twice at once, as by a client in a hurry; ``late``: once more at the end,
     as by one that has lost the answer. With ``expected_version`` it guesses the version of its
     stream. Before it the client waits for ``pause`` seconds. ``read``: how it then reads what it
-    wrote (``reading.WAYS``).
+    wrote (``reading.WAYS``). ``older``: it is first sent as an older client writes it.
     """
 
     id: str
@@ -81,6 +91,7 @@ class Call(Struct, frozen=True):
     expected_version: int | None = None
     pause: float = 0.0
     read: str = ""
+    older: bool = False
 
 
 class Poison(Struct, frozen=True):
@@ -91,6 +102,20 @@ class Poison(Struct, frozen=True):
     raw: bytes
     late: bool = False
     pause: float = 0.0
+
+
+class Plan(Struct, frozen=True):
+    """What is sent, in order; the event of a newer schema that is there before, if one is; and what
+    is ``met`` of other schemas."""
+
+    calls: Sequence[Call | Poison]
+    newer: NewerEvent | None = None
+    met: Sequence[tuple[str, str]] = ()
+
+    @property
+    def poisoned(self) -> bool:
+        """Whether there is something that somebody has to drop."""
+        return any(isinstance(call, Poison) for call in self.calls)
 
 
 class Sizes(Struct, frozen=True):
@@ -117,11 +142,16 @@ def sizes(scenario: Scenario, tape: Tape) -> Sizes:
     )
 
 
-def calls(scenario: Scenario, lab: Lab, tape: Tape) -> list[Call | Poison]:
-    """What is sent, in order: the openings of the services, then their commands in turn.
+def planned(scenario: Scenario, lab: Lab, tape: Tape) -> Plan:
+    """What is sent: the openings of the services, then their commands in turn.
 
     Each command is left out, sent, or sent twice. Poison comes anywhere between them.
     """
+    calls = _calls(scenario, lab, tape)
+    return _of_schemas(calls, _poisoned(calls, lab, tape), lab, tape)
+
+
+def _calls(scenario: Scenario, lab: Lab, tape: Tape) -> list[Call]:
     each = []
     for service in lab.services.values():
         workload = workload_of(service)
@@ -149,7 +179,7 @@ def calls(scenario: Scenario, lab: Lab, tape: Tape) -> list[Call | Poison]:
             found.append(structs.replace(call, id=f"{name}-rival"))
         made[command.stream] += 1
         found.append(call)
-    return _poisoned(found, lab, tape)
+    return found
 
 
 def _poisoned(calls: Sequence[Call], lab: Lab, tape: Tape) -> list[Call | Poison]:
@@ -167,6 +197,35 @@ def _poisoned(calls: Sequence[Call], lab: Lab, tape: Tape) -> list[Call | Poison
                 service, key = lab.bus.service_of(command).name, command.stream
             found.insert(before, Poison(service, key, RAW[kind - 1]))
     return found
+
+
+def _of_schemas(calls: Sequence[Call], found: list[Call | Poison], lab: Lab, tape: Tape) -> Plan:
+    """With commands and an event of other schemas; poison does not come to the stream of that."""
+    met, event = [], None
+    if tape.draw(SCHEMAS, "a client is newer", 2, odds(0.2)) and calls:
+        like = calls[tape.draw(SCHEMAS, "its command is like", len(calls))]
+        before = tape.draw(SCHEMAS, "its command comes before", 1 + len(found))
+        service, raw = lab.bus.service_of(like.command), newer(like.command, f"{like.id}-newer")
+        found.insert(before, Poison(service.name, like.command.stream, raw))
+        met.append(NEWER_COMMAND)
+    if tape.draw(SCHEMAS, "a handler was newer", 2, odds(0.2)):
+        service = [*lab.services.values()][tape.draw(SCHEMAS, "its service", len(lab.services))]
+        event = NewerEvent(service.name, "of-newer-code")
+        mine = [c.command for c in calls if lab.bus.service_of(c.command) is service]
+        for number in range(1, 1 + UPON):
+            which = tape.draw(SCHEMAS, f"command {number} upon it is like", 1 + len(mine))
+            before = tape.draw(SCHEMAS, f"command {number} upon it comes before", 1 + len(found))
+            moved = elsewhere(mine[which - 1], event.stream, service.codec) if which else None
+            if moved is not None:
+                found.insert(before, Call(f"upon{number}", moved))
+        met.append(NEWER_EVENT)
+    # Last, since these are as many decisions as there are commands.
+    if tape.draw(SCHEMAS, "clients are older", 2):
+        for at, call in enumerate(found):
+            if isinstance(call, Call) and tape.draw(SCHEMAS, call.id, 2, odds(0.3)):
+                found[at] = structs.replace(call, older=True)
+                met.append(OLDER_COMMAND)
+    return Plan(found, event, met)
 
 
 def _sent(twice: float) -> Choose:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from random import Random
 
@@ -19,7 +20,7 @@ from labkit.simulation.lives import Event
 from labkit.simulation.mongo_log import SimulatedMongoBroker
 from labkit.simulation.monitors import FirstBad
 from labkit.simulation.reading import Readers
-from labkit.simulation.scenario import Poison, Scenario, calls, sizes
+from labkit.simulation.scenario import Plan, Scenario, planned, sizes
 from labkit.simulation.stores import SimulatedStore
 from labkit.simulation.tape import Priorities, Tape, random_walk
 from labkit.simulation.twins import SimulatedBroker
@@ -44,6 +45,8 @@ class Outcome(Struct):
     trace: list[Event] = field(default_factory=list)
     why: str = ""
     first_bad: FirstBad | None = None
+    #: Of other schemas, and where: ``schemas.MET``.
+    met: Sequence[tuple[str, str]] = ()
 
     @property
     def good(self) -> bool:
@@ -149,7 +152,12 @@ class Trial:
         self.history = History(self.lab.bus)
         self.history.listen(*self.lab.services)
         self.readers = Readers(self.lab, self.world)
-        self.clients = self._clients()
+        plan = planned(self.scenario, self.lab, self.tape)
+        if plan.newer is not None:
+            plan.newer.put(self.lab)
+            self.world.note("happening", plan.newer.told, (plan.newer.stream,))
+        self.met = plan.met
+        self.clients = self._clients(plan)
         self.workforce.begin(self.sizes)
 
     def judged(self, struck: list[Fault], why: str = "") -> Outcome:
@@ -170,20 +178,20 @@ class Trial:
             world.trace,
             why,
             world.monitors.first_bad,
+            self.met,
         )
 
     # --- lives
 
-    def _clients(self) -> list[Client]:
-        all_calls = calls(self.scenario, self.lab, self.tape)
+    def _clients(self, plan: Plan) -> list[Client]:
         count = self.sizes.clients
         #: Who releases parked streams, where there is poison.
         self.keeper: Keeper | None = None
-        if any(isinstance(call, Poison) for call in all_calls):
+        if plan.poisoned:
             self.keeper = Keeper(self.lab, self.history, self.world)
             self.world.spawn("keeper", self.keeper)
         clients = [
-            Client(f"client-{number}", self.readers, self.history, all_calls[number::count])
+            Client(f"client-{number}", self.readers, self.history, plan.calls[number::count])
             for number in range(count)
         ]
         for number, client in enumerate(clients):
