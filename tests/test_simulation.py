@@ -495,6 +495,21 @@ def test_the_ladder_says_how_soon_each_bug_is_found() -> None:
     assert found.report["ok"] is False
 
 
+def test_an_interrupted_ladder_says_that_it_is_a_part() -> None:
+    def report(done: int, of: int) -> None:
+        assert of == 6
+        if done == 3:
+            raise KeyboardInterrupt
+
+    found = climb(1, 2, bugs=("no-dedupe", "no-fence", "commit-again"), report=report, workers=1)
+    assert [(rung.bug, rung.starts, rung.found) for rung in found.rungs] == [
+        ("no-dedupe", 2, [1]),
+        ("no-fence", 1, []),
+    ]
+    assert found.markdown.endswith("part of the ladder: 3 of 6 starts, of 2 of 3 bugs.")
+    assert (found.report["interrupted"], found.report["ok"]) == (True, False)
+
+
 def test_a_bug_that_is_not_shown_as_it_should_be_fails_the_ladder() -> None:
     rung = Rung("no-dedupe", 1, [1], ["C2"], SHORT)
     assert rung.good

@@ -264,10 +264,12 @@ def climbed(seeds: int, starts: int, json_file: Path | None) -> None:
     from labkit.simulation.climb import Ladder, climb
 
     def run(progress: Progress, say: Say) -> Ladder:
-        return climb(seeds, starts, report=lambda done, all: progress("bugs", done, all))
+        return climb(seeds, starts, report=lambda done, all: progress("starts", done, all))
 
     def show(found: Ladder) -> str | None:
         print(found.markdown)
+        if found.interrupted:
+            print("Interrupted: this is what was found by then.")
         return f"not found as it should be: {', '.join(found.missed)}" if found.missed else None
 
     measure(run, json_file, show)
