@@ -24,27 +24,20 @@ from labkit.lab import Lab
 from labkit.run.wiring import Parts
 from labkit.run.worker import Worker
 from labkit.simulation.climb import Rung, climb
-from labkit.simulation.explore import (
-    SEARCHES,
-    SHORT,
-    Explored,
-    explore,
-    quiet,
-    replay,
-    told,
-    try_one,
-)
+from labkit.simulation.explore import SEARCHES, SHORT, Explored, explore, replay, told, try_one
 from labkit.simulation.faults import draw_faults
 from labkit.simulation.fence import fenced
 from labkit.simulation.ladder import BUGS, fitting, planted
+from labkit.simulation.lives import Happening
+from labkit.simulation.processors import quiet
 from labkit.simulation.reason import sides
 from labkit.simulation.saved_tape import read_tape
 from labkit.simulation.scenario import SCENARIOS, Scenario, chosen
 from labkit.simulation.shrink import Played, Shrinker, Values
 from labkit.simulation.story import Story
-from labkit.simulation.tape import FAULTS, READS, SCHEDULE, WORKLOAD, Priorities, Tape
+from labkit.simulation.tape import FAULTS, READS, SCHEDULE, SCHEMAS, WORKLOAD, Priorities, Tape
 from labkit.simulation.trial import Trial
-from labkit.simulation.world import Happening, Stuck, World
+from labkit.simulation.world import Stuck, World
 from tests import desk
 from tests.test_cli import labkit
 
@@ -67,7 +60,7 @@ def test_kinds_of_decisions_do_not_disturb_each_other() -> None:
 def test_a_recorded_tape_is_calm_past_its_end_and_keeps_its_bounds() -> None:
     tape = Tape(1, recorded={FAULTS: [9, 1]})
     assert [tape.draw(FAULTS, "f", 4) for _ in range(3)] == [3, 1, 0]
-    assert tape.values == {SCHEDULE: [], FAULTS: [3, 1], WORKLOAD: [], READS: []}
+    assert tape.values == {SCHEDULE: [], FAULTS: [3, 1], WORKLOAD: [], READS: [], SCHEMAS: []}
 
 
 # --- the world
@@ -379,9 +372,15 @@ def test_shrinking_keeps_what_is_needed() -> None:
         faults, schedule = values[FAULTS], values[SCHEDULE]
         return (1, values) if len(faults) > 1 and faults[1] > 2 and 1 in schedule else None
 
-    values = {FAULTS: [4, 9, 3], SCHEDULE: [2, 5, 1, 0, 1, 3], WORKLOAD: [1, 2, 3], READS: [4]}
+    values = {
+        FAULTS: [4, 9, 3],
+        SCHEDULE: [2, 5, 1, 0, 1, 3],
+        WORKLOAD: [1, 2, 3],
+        READS: [4],
+        SCHEMAS: [1],
+    }
     best = Shrinker(values, play).run()
-    assert best == {FAULTS: [0, 3], SCHEDULE: [1], WORKLOAD: [], READS: []}
+    assert best == {FAULTS: [0, 3], SCHEDULE: [1], WORKLOAD: [], READS: [], SCHEMAS: []}
 
 
 def test_fewer_steps_are_better_than_fewer_decisions() -> None:
@@ -391,7 +390,7 @@ def test_fewer_steps_are_better_than_fewer_decisions() -> None:
         steps = {(1,): 30, (1, 1): 5}.get(tuple(values[SCHEDULE]))
         return (steps, values) if steps else None
 
-    values = {FAULTS: [], SCHEDULE: [1, 1], WORKLOAD: [], READS: []}
+    values = {FAULTS: [], SCHEDULE: [1, 1], WORKLOAD: [], READS: [], SCHEMAS: []}
     assert Shrinker(values, play).run()[SCHEDULE] == [1, 1]
 
 
@@ -401,7 +400,7 @@ def test_a_fault_at_any_effect_is_moved_to_a_failpoint() -> None:
         steps = 30 if unnamed else 5 if failpoint == 3 else 0
         return (steps, values) if one and steps else None
 
-    values = {FAULTS: [1, 2, 1, 0, 400], SCHEDULE: [], WORKLOAD: [], READS: []}
+    values = {FAULTS: [1, 2, 1, 0, 400], SCHEDULE: [], WORKLOAD: [], READS: [], SCHEMAS: []}
     assert Shrinker(values, play).run()[FAULTS] == [1, 0, 0, 3]
 
 
@@ -494,6 +493,21 @@ def test_the_ladder_says_how_soon_each_bug_is_found() -> None:
     assert "| 0 of 2 | above 2 |  |  |" in found.markdown
     assert [rung["median"] for rung in found.report["rungs"]] == [1, None]
     assert found.report["ok"] is False
+
+
+def test_an_interrupted_ladder_says_that_it_is_a_part() -> None:
+    def report(done: int, of: int) -> None:
+        assert of == 6
+        if done == 3:
+            raise KeyboardInterrupt
+
+    found = climb(1, 2, bugs=("no-dedupe", "no-fence", "commit-again"), report=report, workers=1)
+    assert [(rung.bug, rung.starts, rung.found) for rung in found.rungs] == [
+        ("no-dedupe", 2, [1]),
+        ("no-fence", 1, []),
+    ]
+    assert found.markdown.endswith("part of the ladder: 3 of 6 starts, of 2 of 3 bugs.")
+    assert (found.report["interrupted"], found.report["ok"]) == (True, False)
 
 
 def test_a_bug_that_is_not_shown_as_it_should_be_fails_the_ladder() -> None:

@@ -14,9 +14,10 @@ import pytest
 from labkit.errors import UsageError
 from labkit.experiments.verify.evidence import gather
 from labkit.simulation import delays
-from labkit.simulation.exhaustive import Proof, Search, replay, search, small, workload_of
-from labkit.simulation.explore import quiet
+from labkit.simulation.exhaustive import Search, replay, search, small, workload_of
 from labkit.simulation.ladder import BUGS
+from labkit.simulation.processors import quiet
+from labkit.simulation.proof import Proof
 from labkit.simulation.saved_tape import read_tape
 from labkit.simulation.scenario import SCENARIOS, Scenario
 from labkit.simulation.turns import Played, Turn

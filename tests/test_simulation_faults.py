@@ -12,13 +12,15 @@ from msgspec import structs
 from labkit.messages import Answer
 from labkit.ports.failpoints import ALL, Failpoint
 from labkit.ports.store import Checkpoint, Writes
+from labkit.simulation.clients import Keeper
 from labkit.simulation.drawing import drawn
-from labkit.simulation.explore import quiet, replay
+from labkit.simulation.explore import replay
 from labkit.simulation.faults import KINDS
 from labkit.simulation.ladder import fitting, planted
 from labkit.simulation.monitors import FirstBad, Monitors
+from labkit.simulation.processors import quiet
 from labkit.simulation.saved_tape import read_tape
-from labkit.simulation.scenario import SCENARIOS, Keeper, Scenario
+from labkit.simulation.scenario import SCENARIOS, Scenario
 from labkit.simulation.stores import SimulatedStore
 from labkit.simulation.story import Story
 from labkit.simulation.table import PROMISED, tabulate
@@ -80,7 +82,7 @@ def test_a_worker_joins_its_group_and_leaves_again() -> None:
     made, outcome = trial(ONE, 3, **{FAULTS: fault, WORKLOAD: [0, 0, 0, 1, 0, *[1, 0, 1] * 8]})
     assert outcome.red == []
     assert [fault.kind for fault in outcome.struck] == ["join"]
-    assert made.guests == made.gone == {"handler-orders-1"}
+    assert made.workforce.guests == made.workforce.gone == {"handler-orders-1"}
     did = [event for event in outcome.trace if event.life == "handler-orders-1"]
     assert any(event.kind == "claim" for event in did)
     group = made.lab.of.group("handler", "orders")

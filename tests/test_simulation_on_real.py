@@ -17,9 +17,10 @@ from labkit.experiments.verify.planting import planted_here
 from labkit.lab import Lab
 from labkit.ports.broker import DELIVERIES
 from labkit.run.settings import WRITE_CONCERNS
-from labkit.simulation.explore import quiet, replay, tape_of
+from labkit.simulation.explore import replay, tape_of
 from labkit.simulation.ladder import BUGS, in_worker
 from labkit.simulation.on_real import OnReal, on_real, signalled, simulated
+from labkit.simulation.processors import quiet
 from labkit.simulation.real_run import Played
 from labkit.simulation.saved_tape import SavedTape, read_tape
 from labkit.simulation.scenario import SCENARIOS

@@ -25,9 +25,9 @@ from labkit.cli.options import (
 from labkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from labkit.simulation.exhaustive import Searched
     from labkit.simulation.explore import Explored
     from labkit.simulation.on_real import OnReal
+    from labkit.simulation.proof import Searched
     from labkit.simulation.saved_tape import SavedTape
     from labkit.simulation.story import Story
     from labkit.simulation.table import Table
@@ -178,7 +178,7 @@ def simulate(
         _tell(found, folder)
         return None if found.good else f"{len(found.red)} of {found.seeds:,} seeds went wrong"
 
-    def prove(progress: Progress, say: Say) -> all_of.Searched | explore.Explored:
+    def prove(progress: Progress, say: Say) -> Searched | explore.Explored:
         case = all_of.small(of, commands=commands or 3, handlers=handlers or 2)
         if delays is not None and tape is not None:
             return delayed.replay(case, tape, delays=delays, plant=bug)
@@ -199,7 +199,7 @@ def simulate(
             report=lambda met, waiting: progress("states", met, met + waiting),
         )
 
-    def proven(found: all_of.Searched | explore.Explored) -> str | None:
+    def proven(found: Searched | explore.Explored) -> str | None:
         _tell(found, folder)
         return None if found.good else "a reachable state is bad"
 
@@ -264,10 +264,12 @@ def climbed(seeds: int, starts: int, json_file: Path | None) -> None:
     from labkit.simulation.climb import Ladder, climb
 
     def run(progress: Progress, say: Say) -> Ladder:
-        return climb(seeds, starts, report=lambda done, all: progress("bugs", done, all))
+        return climb(seeds, starts, report=lambda done, all: progress("starts", done, all))
 
     def show(found: Ladder) -> str | None:
         print(found.markdown)
+        if found.interrupted:
+            print("Interrupted: this is what was found by then.")
         return f"not found as it should be: {', '.join(found.missed)}" if found.missed else None
 
     measure(run, json_file, show)

@@ -5,22 +5,15 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 from msgspec import Struct, field, to_builtins
 
-from labkit.simulation.explore import (
-    SHORT,
-    TOLD,
-    on_all_processors,
-    processors,
-    quiet,
-    shortest,
-    try_one,
-)
+from labkit.simulation.explore import SHORT, TOLD, shortest, try_one
 from labkit.simulation.ladder import BUGS, fitting, planted
+from labkit.simulation.processors import on_all_processors, processors, quiet
 from labkit.simulation.scenario import SCENARIOS, Scenario
 from labkit.simulation.table import line
 
@@ -53,10 +46,11 @@ class Rung(Struct, frozen=True):
 
 
 class Ladder(Struct):
-    """A rung for each bug; each start tries ``seeds`` at most."""
+    """A rung for each of the ``bugs``; each start tries ``seeds`` at most."""
 
     seeds: int
     starts: int
+    bugs: int = len(BUGS)
     rungs: list[Rung] = field(default_factory=list)
     interrupted: bool = False
 
@@ -90,6 +84,7 @@ class Ladder(Struct):
             ]
             for rung in self.rungs
         ]
+        part = f"This is a part of the ladder: {self.part}." if self.interrupted else ""
         return "\n".join(
             [
                 line(heads),
@@ -99,11 +94,27 @@ class Ladder(Struct):
                 f"Each of {self.starts} starts tries {self.seeds:,} seeds at most, until one goes "
                 "wrong; beside a checker stands how often. The steps are those of the first short "
                 f"story, or of the shortest of {TOLD}.",
+                *(["", part] if part else []),
             ]
+        )
+
+    @property
+    def part(self) -> str:
+        """How much of it there is."""
+        tried = sum(rung.starts for rung in self.rungs)
+        return (
+            f"{tried} of {self.starts * self.bugs} starts, of {len(self.rungs)} of {self.bugs} bugs"
         )
 
     def _repr_markdown_(self) -> str:
         return self.markdown
+
+
+class First(Struct, frozen=True):
+    """The first seed of a start that shows a bug, and the checker that is red."""
+
+    seed: int
+    checker: str
 
 
 def climb(
@@ -114,30 +125,49 @@ def climb(
     report: Callable[[int, int], None] = lambda done, of: None,
     workers: int | None = None,
 ) -> Ladder:
-    """Look for each bug from each start; what was found so far is kept if it is interrupted."""
-    found = Ladder(seeds, starts)
-    work = partial(_look, seeds, starts)
+    """Look for each bug from each start; what was found so far is kept if it is interrupted.
+
+    ``report`` is told how many starts are done, of how many.
+    """
+    found = Ladder(seeds, starts, len(bugs))
+    looks = [(bug, start) for bug in bugs for start in range(starts)]
+    work = partial(_look, seeds)
+    tried: list[First | None] = []
     try:
-        with on_all_processors(work, bugs, 1, processors(Scenario(), workers)) as rungs:
-            for rung in rungs:
-                found.rungs.append(rung)
-                report(len(found.rungs), len(bugs))
+        with on_all_processors(work, looks, 1, processors(Scenario(), workers)) as firsts:
+            for first in firsts:
+                tried.append(first)
+                if len(tried) % starts == 0:
+                    found.rungs.append(_rung(found, bugs, tried))
+                report(len(tried), len(looks))
     except KeyboardInterrupt:
         found.interrupted = True
+        if len(tried) > len(found.rungs) * starts:
+            found.rungs.append(_rung(found, bugs, tried, tell=False))
     return found
 
 
-def _look(seeds: int, starts: int, bugs: list[str]) -> Iterator[Rung]:
-    for name in bugs:
-        bug = BUGS[name]
-        scenario = fitting(SCENARIOS["three" if bug.processes else "one"], name)
-        firsts: dict[int, str] = {}
-        with quiet(), planted(name):
-            for start in range(0, starts * seeds, seeds):
-                for seed in range(start, start + seeds):
-                    if red := try_one(scenario, seed).red:
-                        firsts[seed] = red[0]
-                        break
-            found = [seed % seeds + 1 for seed in firsts]  # a start begins at a multiple
-            steps = shortest(scenario, [*firsts][:TOLD], name).steps if firsts else 0
-        yield Rung(name, starts, found, [*firsts.values()], steps)
+def _scenario(bug: str) -> Scenario:
+    return fitting(SCENARIOS["three" if BUGS[bug].processes else "one"], bug)
+
+
+def _look(seeds: int, looks: list[tuple[str, int]]) -> Iterator[First | None]:
+    for bug, start in looks:
+        scenario = _scenario(bug)
+        with quiet(), planted(bug):
+            reds = (try_one(scenario, start * seeds + seed) for seed in range(seeds))
+            yield next((First(done.seed, done.red[0]) for done in reds if done.red), None)
+
+
+def _rung(
+    ladder: Ladder, bugs: Sequence[str], tried: Sequence[First | None], *, tell: bool = True
+) -> Rung:
+    """Of the bug that comes next, from the starts that were tried for it."""
+    bug, mine = bugs[len(ladder.rungs)], tried[len(ladder.rungs) * ladder.starts :]
+    firsts = [first for first in mine if first is not None]
+    steps = 0
+    if firsts and tell:
+        with quiet(), planted(bug):
+            steps = shortest(_scenario(bug), [first.seed for first in firsts[:TOLD]], bug).steps
+    seeds = [first.seed % ladder.seeds + 1 for first in firsts]  # a start begins at a multiple
+    return Rung(bug, len(mine), seeds, [first.checker for first in firsts], steps)

@@ -16,10 +16,12 @@ from random import Random
 from msgspec import Struct
 
 from labkit.simulation import explore
-from labkit.simulation.exhaustive import Searched, counted, workload_of
-from labkit.simulation.explore import Explored, on_all_processors, processors, quiet, shrunk
+from labkit.simulation.exhaustive import workload_of
+from labkit.simulation.explore import Explored, shrunk
 from labkit.simulation.faults import EFFECTS, KINDS, PASSES, STRUCK, UNANSWERED, UNKNOWN
 from labkit.simulation.ladder import fitting, planted
+from labkit.simulation.processors import on_all_processors, processors, quiet
+from labkit.simulation.proof import Searched, counted
 from labkit.simulation.saved_tape import SavedTape
 from labkit.simulation.scenario import Scenario
 from labkit.simulation.shrink import Values

@@ -6,7 +6,7 @@ import html
 from collections.abc import Iterator, Sequence
 
 from labkit.plots.style import BLUE, GREEN, INK, ORANGE, VERMILLION
-from labkit.simulation.world import Event
+from labkit.simulation.lives import Event
 
 ROW, TOP, LANE, LEFT = 24, 92, 62, 52
 #: Letters of the text beside a row, at most; the whole text is its tooltip.

@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import html
-import multiprocessing
-import os
-import signal
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from functools import partial
 from itertools import product
 from statistics import median
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
-import structlog
 from msgspec import Struct, field, structs
 
 from labkit.ports.failpoints import ALL
-from labkit.service import Service
 from labkit.services import VERIFIED
 from labkit.simulation.faults import STRUCK, UNANSWERED, UNKNOWN, Fault
 from labkit.simulation.ladder import fitting, planted
+from labkit.simulation.processors import on_all_processors, processors, quiet
 from labkit.simulation.saved_tape import SavedTape
 from labkit.simulation.scenario import Scenario
+from labkit.simulation.schemas import MET
 from labkit.simulation.shrink import BUDGET, Played, Shrinker, Values
 from labkit.simulation.story import Story, steps_of, told_of
 from labkit.simulation.tape import Tape
@@ -35,9 +31,6 @@ from labkit.simulation.trial import Outcome, Trial
 SHORT, TOLD = 20, 4
 #: So many seeds are given to a process at once.
 CHUNK = 20
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 #: Ways to choose who goes on; PCT looks first how many steps a trial takes, in so many of them.
 SEARCHES = ("random", "pct")
@@ -74,12 +67,13 @@ class Explored(Struct):
     @property
     def missed(self) -> list[str]:
         """What was never struck, of all that can be: a kill and a pause at each failpoint of the
-        workers that there are, and each lost answer, of what was done and of what was not."""
+        workers that there are; each lost answer, of what was done and of what was not; and messages
+        of other schemas."""
         process = ("process",) if self.scenario.processes else ()
         relay = ("relay",) if self.scenario.log == "mongodb" else ()
         roles = ("handler", "projector", *process, *relay)
         points = [point for point in ALL if point.startswith(roles)]
-        cells = [*product(STRUCK, points), *product(UNKNOWN, UNANSWERED)]
+        cells = [*product(STRUCK, points), *product(UNKNOWN, UNANSWERED), *MET]
         return [f"{kind} at {at}" for kind, at in cells if not self.struck.get(kind, {}).get(at)]
 
     @property
@@ -172,46 +166,6 @@ def _add(found: Explored, done: Done) -> None:
         found.red[done.seed] = done.red
 
 
-@contextmanager
-def on_all_processors(
-    work: Callable[[list[Item]], Iterable[Result]],
-    items: Sequence[Item],
-    chunk: int,
-    processes: int,
-) -> Iterator[Iterable[Result]]:
-    """The results of ``work``, one for each item and in their order; each process is given a
-    ``chunk`` of items at once. One process is this one."""
-    if processes == 1:
-        with closing(_each(work, list(items))) as results:
-            yield results
-        return
-    chunks = (list(items[at : at + chunk]) for at in range(0, len(items), chunk))
-    context = multiprocessing.get_context("spawn")
-    deaf = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for this process
-    with ProcessPoolExecutor(processes, context, signal.signal, deaf) as pool:
-        jobs = [pool.submit(_all, work, some) for some in chunks]
-        try:
-            yield (result for job in jobs for result in job.result())
-        finally:
-            for job in jobs:
-                job.cancel()
-
-
-def _each(work: Callable[[list[Item]], Iterable[Result]], items: list[Item]) -> Generator[Result]:
-    yield from work(items)
-
-
-def _all(work: Callable[[list[Item]], Iterable[Result]], items: list[Item]) -> list[Result]:
-    return list(work(items))
-
-
-def processors(scenario: Scenario, wanted: int | None = None) -> int:
-    """How many processes may try it: services that no other process could import are tried in
-    this one."""
-    alone = any(isinstance(service, Service) for service in scenario.services)
-    return 1 if alone else wanted or os.cpu_count() or 1
-
-
 def try_some(scenario: Scenario, plant: str | None, seeds: list[int]) -> Iterator[Done]:
     """The seeds one after the other."""
     with quiet(), planted(plant):
@@ -223,7 +177,7 @@ def try_one(scenario: Scenario, seed: int) -> Done:
     """One trial, in short."""
     began = time.process_time()
     outcome = Trial(scenario, Tape(seed)).run()
-    struck = [(fault.kind, _place(fault)) for fault in outcome.struck]
+    struck = [*((fault.kind, _place(fault)) for fault in outcome.struck), *outcome.met]
     return Done(seed, outcome.steps, struck, outcome.red, time.process_time() - began)
 
 
@@ -300,17 +254,6 @@ def replay(scenario: Scenario, tape: SavedTape, plant: str | None = None) -> Exp
             found.red[0] = outcome.red
             found.story = Story.of(scenario, outcome, outcome.red[0], plant or "")
     return found
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without a log line for each retry and new life."""
-    before = structlog.get_config()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
-    try:
-        yield
-    finally:
-        structlog.configure(**before)
 
 
 def simulate(

@@ -15,10 +15,11 @@ from msgspec import Struct
 
 from labkit.errors import OutcomeUnknown, Unreachable
 from labkit.ports.failpoints import ALL
+from labkit.simulation.lives import Life
 from labkit.simulation.stores import ADVANCE
 from labkit.simulation.tape import FAULTS, Tape, odds
 from labkit.simulation.twins import COMMIT
-from labkit.simulation.world import Life, World
+from labkit.simulation.world import World
 
 #: ``kill``: a worker dies, and is started again.  ``pause``: it stops for longer than its session
 #: lasts, and goes on.  ``refuse``: an effect does not happen, the server does not answer.

@@ -15,8 +15,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import stamina
+
 from labkit.errors import UsageError
 from labkit.experiments.verify.planting import planted_here, replace
+from labkit.ports.failpoints import Failpoint, watched
+from labkit.service.guard import guarded
 from labkit.simulation.world import World
 
 #: What is forbidden: owner, name, and what to use instead.
@@ -64,3 +68,15 @@ def _guard(world: World, owner: Any, name: str, real: Any, instead: str) -> Any:
         )
 
     return forbidden
+
+
+@contextmanager
+def acting(world: World) -> Iterator[None]:
+    """Failpoints are places of the world, and nothing really sleeps."""
+
+    def at(point: Failpoint) -> None:
+        world.place(point)
+
+    guarded(int)("0")  # the thread that watches a service's code is there before the fence
+    with watched(at), stamina.set_testing(True, attempts=10, cap=True), fenced(world):
+        yield

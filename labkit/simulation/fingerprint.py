@@ -46,6 +46,7 @@ PASSED_OVER = (Clock, Service, Codec, Executor, ServiceProjection, MemoryTopics,
 def of_state(trial: Trial, world: TurnWorld, kills: int) -> bytes:
     """Of all that decides what can come, and what the checkers will say."""
     names = _Names()
+    parts = sorted(trial.workforce.parts.items())
     lives = {life.name: life for life in world.lives if life.state != "dead"}
     walk = _Walk(trial, names)
     what = (
@@ -57,7 +58,7 @@ def of_state(trial: Trial, world: TurnWorld, kills: int) -> bytes:
         [(o.id, o.status, o.token, o.answer) for o in trial.history.operations],
         [(h.token, h.answer, names(h.mark)) for h in trial.history.heard],
         [sorted(tail._at.items()) for tail in trial.lab.bus._tails.values()],
-        [(name, walk(part)) for name, part in sorted(trial.parts.items()) if name in lives],
+        [(name, walk(part)) for name, part in parts if name in lives],
     )
     return hashlib.blake2b(repr(what).encode(), digest_size=16).digest()
 

@@ -36,6 +36,10 @@ from labkit.write import decisions
 from labkit.write.handler import Handler
 from labkit.write.stream_state import StreamState
 
+Moves = Sequence[tuple[Checkpoint, Checkpoint]]
+#: What the twin of MongoDB does without a bug.
+ADVANCE = MemoryStore.advance
+
 
 class Bug(Struct, frozen=True):
     """``about`` in a few words; ``red`` are the checkers that may show it; ``plant`` calls
@@ -124,11 +128,7 @@ def _passed_over(self: Handler, timeout: float, gather: Any = Handler._gather) -
 
 
 def _apart(
-    self: MemoryStore,
-    checkpoints: str,
-    moves: Sequence[tuple[Checkpoint, Checkpoint]],
-    writes: Writes,
-    advance: Any = MemoryStore.advance,
+    self: MemoryStore, checkpoints: str, moves: Moves, writes: Writes, advance: Any = ADVANCE
 ) -> None:
     """The checkpoint first, the documents in a transaction of their own."""
     if any(".view" in name for name in [*writes.inserts, *writes.replaces]):
@@ -140,11 +140,7 @@ def _apart(
 
 
 def _by_epoch(
-    self: MemoryStore,
-    checkpoints: str,
-    moves: Sequence[tuple[Checkpoint, Checkpoint]],
-    writes: Writes,
-    advance: Any = MemoryStore.advance,
+    self: MemoryStore, checkpoints: str, moves: Moves, writes: Writes, advance: Any = ADVANCE
 ) -> None:
     """Whatever position the stored checkpoint has."""
     known = self._checkpoints.get(checkpoints, {})
@@ -163,9 +159,8 @@ def _uncommitted(
     batch: Batch,
     read: Any = MemorySource._read,
 ) -> int:
-    if not (self._group or "").endswith(".projector"):
-        return read(self, partition, position, limit, batch)  # type: ignore[no-any-return]
-    before, self._uncommitted = self._uncommitted, True
+    before = self._uncommitted
+    self._uncommitted = before or (self._group or "").endswith(".projector")
     try:
         return read(self, partition, position, limit, batch)  # type: ignore[no-any-return]
     finally:
@@ -191,11 +186,7 @@ def _deleted_first(self: Outbox, letters: list[Document], send: Any = Outbox.sen
 
 
 def _dual(
-    self: MemoryStore,
-    checkpoints: str,
-    moves: Sequence[tuple[Checkpoint, Checkpoint]],
-    writes: Writes,
-    advance: Any = MemoryStore.advance,
+    self: MemoryStore, checkpoints: str, moves: Moves, writes: Writes, advance: Any = ADVANCE
 ) -> None:
     kept = {name: new for name, new in writes.inserts.items() if not name.endswith(".outbox")}
     advance(self, checkpoints, moves, structs.replace(writes, inserts=kept))

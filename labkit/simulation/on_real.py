@@ -22,13 +22,14 @@ from labkit.experiments.verify.planting import planted as planted_in_workers
 from labkit.experiments.verify.planting import planted_here
 from labkit.experiments.verify.verdict import red, to_report
 from labkit.ports.failpoints import ALL
-from labkit.simulation.explore import quiet
+from labkit.simulation.judging import judge
 from labkit.simulation.ladder import fitting, in_worker, planted
+from labkit.simulation.processors import quiet
 from labkit.simulation.real_run import SIGNALS, Fallen, Played
 from labkit.simulation.saved_tape import SavedTape
 from labkit.simulation.scenario import Scenario, sizes
 from labkit.simulation.tape import SCHEDULE, Tape
-from labkit.simulation.trial import Outcome, Trial, judge
+from labkit.simulation.trial import Outcome, Trial
 from labkit.simulation.world import World
 
 

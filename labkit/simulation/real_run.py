@@ -18,19 +18,13 @@ from labkit.lab import Lab
 from labkit.ports.clock import SYSTEM
 from labkit.ports.failpoints import Failpoint
 from labkit.run.worker import Worker
+from labkit.simulation.clients import KEEPER_SECONDS, Client, Keeper
+from labkit.simulation.judging import running, waiting
 from labkit.simulation.monitors import Monitors
 from labkit.simulation.reading import Readers
-from labkit.simulation.scenario import (
-    KEEPER_SECONDS,
-    Client,
-    Keeper,
-    Poison,
-    Scenario,
-    calls,
-    sizes,
-)
+from labkit.simulation.scenario import Scenario, planned, sizes
 from labkit.simulation.tape import Tape
-from labkit.simulation.trial import running, waiting, workers
+from labkit.simulation.workforce import workers
 
 #: What a fault of a tape is on real servers; the other kinds have no signal.
 SIGNALS = {"kill": signal.SIGKILL, "pause": signal.SIGSTOP, "leave": signal.SIGTERM}
@@ -91,6 +85,10 @@ class _Shared(History):
         with self.lock:
             return super().send(*args, **how)
 
+    def send_by(self, *what: Any) -> Any:
+        with self.lock:
+            return super().send_by(*what)
+
     def acknowledge(self, timeout: float = 30.0) -> None:
         with self.lock:
             super().acknowledge(timeout)
@@ -123,17 +121,17 @@ class Played:
         self, lab: Lab, scenario: Scenario, tape: Tape, faults: list[Fallen], marks: Path
     ) -> None:
         drawn = sizes(scenario, tape)
-        every = calls(scenario, lab, tape)
+        plan = planned(scenario, lab, tape)
+        self._newer = plan.newer
         world = _RealTime()
         self.history = _Shared(lab)
         self.history.listen(*lab.services)
         self.readers = _SharedReaders(lab, world, self.history.lock)
         self._clients = [
-            Client(f"client-{n}", self.readers, self.history, every[n :: drawn.clients])
+            Client(f"client-{n}", self.readers, self.history, plan.calls[n :: drawn.clients])
             for n in range(drawn.clients)
         ]
-        poisoned = any(isinstance(call, Poison) for call in every)
-        self._keeper = Keeper(lab, self.history, world) if poisoned else None
+        self._keeper = Keeper(lab, self.history, world) if plan.poisoned else None
         self._lab = lab
         self._faults = faults
         self._workers = workers(lab, drawn)
@@ -178,6 +176,8 @@ class Played:
     def _begin(self) -> None:
         """All workers are started, and each partition has its owners."""
         lab = self._lab
+        if self._newer is not None:
+            self._newer.put(lab)
         wanted = {
             f"{reader.name}:{partition}"
             for worker in self._workers

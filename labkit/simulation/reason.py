@@ -9,13 +9,16 @@ from typing import Any
 
 from msgspec import Struct
 
+from labkit.simulation.lives import Event
 from labkit.simulation.monitors import FirstBad
-from labkit.simulation.world import Event
 
 #: The argument has so many lines.
 LINES = 6
 #: What matters most to an argument comes first: what broke, what was decided, sent, told and shown.
-MATTERS = ("fault", "aborted", "decided", "sent", "answer", "fetch", "save", "claim", "anew")
+MATTERS = (
+    *("fault", "aborted", "happening", "decided", "sent", "answer"),
+    *("fetch", "save", "claim", "anew"),
+)
 #: So many things are shown with both their accounts.
 TOLD = 5
 #: How checkers say that two things should agree, and the names of the two.

@@ -5,32 +5,35 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from random import Random
 from typing import Any
 
 from msgspec import Struct, structs
 
-from labkit.errors import TimedOut, Unreachable, UsageError
-from labkit.experiments.verify.history import History
-from labkit.experiments.verify.mixture import NO_MESSAGE, RAW, workload_of
+from labkit.errors import UsageError
+from labkit.experiments.verify.mixture import RAW, workload_of
 from labkit.lab import Lab
-from labkit.messages import Command, ReleaseParked, Token
+from labkit.messages import Command
 from labkit.ports.broker import Delivery
-from labkit.service import Operation, Process, Service
+from labkit.service import Process, Service
 from labkit.services import VERIFIED, VERIFIED_PROCESSES
-from labkit.simulation.reading import WAYS, Readers, Surroundings
-from labkit.simulation.tape import READS, WORKLOAD, Choose, Tape, odds
-from labkit.write.bus import Sent
+from labkit.simulation.reading import WAYS
+from labkit.simulation.schemas import (
+    NEWER_COMMAND,
+    NEWER_EVENT,
+    OLDER_COMMAND,
+    NewerEvent,
+    elsewhere,
+    newer,
+)
+from labkit.simulation.tape import READS, SCHEMAS, WORKLOAD, Choose, Tape, odds
 
-#: A client waits so long for an answer, and then sends again under the same id, so often.
-PATIENCE_SECONDS, TRIES = 10.0, 20
 #: Longer than it takes until a handler saves its states.
 PAUSE_SECONDS = 1.0
 #: A trial has so much poison at most.
 POISON = 2
-#: Between two looks of who releases parked streams.
-KEEPER_SECONDS = 5.0
+#: So many commands at most come to the stream of a newer event.
+UPON = 2
 
 
 class Scenario(Struct, frozen=True):
@@ -78,7 +81,7 @@ class Call(Struct, frozen=True):
     ``again``: it is sent twice at once, as by a client in a hurry; ``late``: once more at the end,
     as by one that has lost the answer. With ``expected_version`` it guesses the version of its
     stream. Before it the client waits for ``pause`` seconds. ``read``: how it then reads what it
-    wrote (``reading.WAYS``).
+    wrote (``reading.WAYS``). ``older``: it is first sent as an older client writes it.
     """
 
     id: str
@@ -88,6 +91,7 @@ class Call(Struct, frozen=True):
     expected_version: int | None = None
     pause: float = 0.0
     read: str = ""
+    older: bool = False
 
 
 class Poison(Struct, frozen=True):
@@ -98,6 +102,20 @@ class Poison(Struct, frozen=True):
     raw: bytes
     late: bool = False
     pause: float = 0.0
+
+
+class Plan(Struct, frozen=True):
+    """What is sent, in order; the event of a newer schema that is there before, if one is; and what
+    is ``met`` of other schemas."""
+
+    calls: Sequence[Call | Poison]
+    newer: NewerEvent | None = None
+    met: Sequence[tuple[str, str]] = ()
+
+    @property
+    def poisoned(self) -> bool:
+        """Whether there is something that somebody has to drop."""
+        return any(isinstance(call, Poison) for call in self.calls)
 
 
 class Sizes(Struct, frozen=True):
@@ -124,11 +142,16 @@ def sizes(scenario: Scenario, tape: Tape) -> Sizes:
     )
 
 
-def calls(scenario: Scenario, lab: Lab, tape: Tape) -> list[Call | Poison]:
-    """What is sent, in order: the openings of the services, then their commands in turn.
+def planned(scenario: Scenario, lab: Lab, tape: Tape) -> Plan:
+    """What is sent: the openings of the services, then their commands in turn.
 
     Each command is left out, sent, or sent twice. Poison comes anywhere between them.
     """
+    calls = _calls(scenario, lab, tape)
+    return _of_schemas(calls, _poisoned(calls, lab, tape), lab, tape)
+
+
+def _calls(scenario: Scenario, lab: Lab, tape: Tape) -> list[Call]:
     each = []
     for service in lab.services.values():
         workload = workload_of(service)
@@ -156,7 +179,7 @@ def calls(scenario: Scenario, lab: Lab, tape: Tape) -> list[Call | Poison]:
             found.append(structs.replace(call, id=f"{name}-rival"))
         made[command.stream] += 1
         found.append(call)
-    return _poisoned(found, lab, tape)
+    return found
 
 
 def _poisoned(calls: Sequence[Call], lab: Lab, tape: Tape) -> list[Call | Poison]:
@@ -176,6 +199,35 @@ def _poisoned(calls: Sequence[Call], lab: Lab, tape: Tape) -> list[Call | Poison
     return found
 
 
+def _of_schemas(calls: Sequence[Call], found: list[Call | Poison], lab: Lab, tape: Tape) -> Plan:
+    """With commands and an event of other schemas; poison does not come to the stream of that."""
+    met, event = [], None
+    if tape.draw(SCHEMAS, "a client is newer", 2, odds(0.2)) and calls:
+        like = calls[tape.draw(SCHEMAS, "its command is like", len(calls))]
+        before = tape.draw(SCHEMAS, "its command comes before", 1 + len(found))
+        service, raw = lab.bus.service_of(like.command), newer(like.command, f"{like.id}-newer")
+        found.insert(before, Poison(service.name, like.command.stream, raw))
+        met.append(NEWER_COMMAND)
+    if tape.draw(SCHEMAS, "a handler was newer", 2, odds(0.2)):
+        service = [*lab.services.values()][tape.draw(SCHEMAS, "its service", len(lab.services))]
+        event = NewerEvent(service.name, "of-newer-code")
+        mine = [c.command for c in calls if lab.bus.service_of(c.command) is service]
+        for number in range(1, 1 + UPON):
+            which = tape.draw(SCHEMAS, f"command {number} upon it is like", 1 + len(mine))
+            before = tape.draw(SCHEMAS, f"command {number} upon it comes before", 1 + len(found))
+            moved = elsewhere(mine[which - 1], event.stream, service.codec) if which else None
+            if moved is not None:
+                found.insert(before, Call(f"upon{number}", moved))
+        met.append(NEWER_EVENT)
+    # Last, since these are as many decisions as there are commands.
+    if tape.draw(SCHEMAS, "clients are older", 2):
+        for at, call in enumerate(found):
+            if isinstance(call, Call) and tape.draw(SCHEMAS, call.id, 2, odds(0.3)):
+                found[at] = structs.replace(call, older=True)
+                met.append(OLDER_COMMAND)
+    return Plan(found, event, met)
+
+
 def _sent(twice: float) -> Choose:
     """Once mostly; with a chance of ``twice`` each, twice at once or again at the end."""
 
@@ -184,122 +236,3 @@ def _sent(twice: float) -> Choose:
         return 2 if chance < twice else 3 if chance < 2 * twice else 1
 
     return choose
-
-
-class Client:
-    """One caller: sends its commands one after the other, each until it is answered."""
-
-    def __init__(
-        self, name: str, readers: Readers, history: History, calls: Sequence[Call | Poison]
-    ) -> None:
-        self._name = name
-        self._readers = readers
-        self._history = history
-        self._world, self._lab = readers.world, readers.lab
-        self._calls = [*calls, *(call for call in calls if call.late)]
-        #: How many calls are answered, and how often the next one was sent: where it stands.
-        self.answered = self.sent = 0
-
-    @property
-    def done(self) -> bool:
-        """Whether all is answered."""
-        return self.answered == len(self._calls)
-
-    def __call__(self) -> None:
-        for call in self._calls:
-            if call.pause:
-                self._world.clock.sleep(call.pause)
-            if isinstance(call, Poison):
-                self._put(call)
-            else:
-                for operation in [self._send(call) for _ in range(1 + call.again)]:
-                    self._answered(operation, call)
-            self.answered, self.sent = self.answered + 1, 0
-
-    def _send(self, call: Call) -> Operation:
-        self.sent += 1
-        operation = self._history.send(
-            call.command, id=call.id, expected_version=call.expected_version
-        )
-        self._history.acknowledge(PATIENCE_SECONDS)
-        return operation
-
-    def _put(self, poison: Poison) -> None:
-        topic = self._lab.topic_name(f"{poison.service}.commands")
-        with closing(self._lab.log_broker.sender()) as sender:
-            sent = Sent("", poison.service, sender.send(topic, poison.key.encode(), poison.raw))
-            self._history.raw += _acknowledged(sent)
-
-    def _answered(self, operation: Operation, call: Call) -> None:
-        for _ in range(TRIES):
-            until = self._world.time + int(PATIENCE_SECONDS * 1e9)
-            while operation.answer is None and self._world.time < until:
-                self._history.hear(0.5)
-            if operation.answer is not None:
-                self._world.monitors.answered(call.id, operation.answer)
-                self._world.note(
-                    "answer",
-                    f"hears that {call.id} is {operation.answer}",
-                    (call.id, call.command.stream),
-                    self._lab.bus.service_of(call.command).name + ".events",
-                )
-                if operation.answer.accepted:
-                    self._readers.wrote(self._name, operation)
-                    if call.read:
-                        self._readers.read(self._name, operation, call.read)
-                return
-            operation = self._send(call)
-
-
-class Keeper:
-    """Somebody who looks after parked streams: drops what is no message, and has whatever else is
-    stuck tried again, once."""
-
-    def __init__(self, lab: Lab, history: History, world: Surroundings) -> None:
-        self._lab = lab
-        self._history = history
-        self._world = world
-        self._tried: set[tuple[str, int]] = set()
-
-    def __call__(self) -> None:
-        while True:
-            self._world.clock.sleep(KEEPER_SECONDS)
-            self.release()
-
-    @property
-    def done(self) -> bool:
-        """Whether nobody waits behind what could be dropped. A handler saves a little later that a
-        stream is parked, so the answers say it."""
-        while self._history.hear(0.0):
-            pass
-        raw = (self._history.answer(token) for token in self._history.raw)
-        answers = [*(operation.answer for operation in self._history), *raw]
-        return not any(a and not a.final and NO_MESSAGE in a.reason for a in answers)
-
-    def _parked(self, service: str) -> list[dict[str, Any]]:
-        return self._lab.store.find(self._lab.services[service].states, {"dead": True})
-
-    def release(self) -> None:
-        """Have a look, once."""
-        tokens: list[Token] = []
-        for name in self._lab.services:
-            for document in self._parked(name):
-                stream, head = document["_id"], document["held"][0]
-                drop = document["parked"].startswith(NO_MESSAGE)
-                if not drop and (stream, head) in self._tried:
-                    continue
-                self._tried.add((stream, head))
-                release = ReleaseParked(stream, drop=drop, head=head)
-                tokens += _acknowledged(self._lab.bus.send(release, service=name))
-        self._history.raw += tokens
-        until = self._world.time + int(PATIENCE_SECONDS * 1e9)
-        while None in map(self._history.answer, tokens) and self._world.time < until:
-            self._history.hear(0.5)
-
-
-def _acknowledged(sent: Sent) -> list[Token]:
-    """Where it stands, if that was said."""
-    try:
-        return [sent.token(PATIENCE_SECONDS)]
-    except (TimedOut, Unreachable):
-        return []

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from labkit.ports.failpoints import ALL
 from labkit.simulation.faults import DECISIONS
-from labkit.simulation.tape import FAULTS, KINDS, READS, SCHEDULE, WORKLOAD
+from labkit.simulation.tape import FAULTS, KINDS, READS, SCHEDULE, SCHEMAS, WORKLOAD
 
 #: Runs that shrinking may take.
 BUDGET = 500
@@ -43,9 +43,9 @@ class Shrinker:
         before: tuple[int, ...] = ()
         while before != self._size and self.runs < self._budget:
             before = self._size
-            for kind in (FAULTS, SCHEDULE, READS, WORKLOAD):
+            for kind in (SCHEMAS, FAULTS, SCHEDULE, READS, WORKLOAD):
                 self._calm_all(kind)
-            for kind in (WORKLOAD, READS, FAULTS, SCHEDULE):
+            for kind in (WORKLOAD, SCHEMAS, READS, FAULTS, SCHEDULE):
                 self._chunks(kind)
             for kind in KINDS:
                 self._lower(kind)

@@ -22,13 +22,13 @@ from labkit.experiments.verify.verdict import to_report
 from labkit.lab import Lab
 from labkit.simulation.drawing import drawn
 from labkit.simulation.faults import without_one
+from labkit.simulation.lives import Event
 from labkit.simulation.monitors import FirstBad
 from labkit.simulation.reason import Sides, first_difference, reason, sides
 from labkit.simulation.saved_tape import SavedTape, command_line
 from labkit.simulation.scenario import Scenario
 from labkit.simulation.tape import FAULTS, SCHEDULE, Tape
 from labkit.simulation.trial import Outcome, Trial
-from labkit.simulation.world import Event
 
 #: A drawing shows so many events at most; the others are counted where they are left out.
 DRAWN = 60

@@ -17,8 +17,10 @@ from msgspec import Struct, structs
 from labkit.experiments.verify.checkers import MEANINGS
 from labkit.ports.broker import DELIVERIES
 from labkit.run.settings import DEFAULTS, WRITE_CONCERNS
-from labkit.simulation.exhaustive import Proof, counted, search, small
-from labkit.simulation.explore import Explored, explore, quiet, shortest
+from labkit.simulation.exhaustive import search, small
+from labkit.simulation.explore import Explored, explore, shortest
+from labkit.simulation.processors import quiet
+from labkit.simulation.proof import Proof, counted
 from labkit.simulation.saved_tape import SavedTape, command_line
 from labkit.simulation.scenario import Scenario
 

@@ -2,9 +2,9 @@
 
 A decision is a number below a bound, and 0 is always the calm choice: the life that runs goes on,
 no fault strikes. Decisions of different kinds (``schedule``, ``faults``, ``workload``,
-``reads``) come from
-random streams of their own, so that a fault more does not change the whole schedule. A tape is kept
-as the decisions of each kind; played again, it makes the same run.
+``reads``, ``schemas``) come from random streams of their own, so that a fault more does not change
+the whole schedule. A tape is kept as the decisions of each kind; played again, it makes the same
+run.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import Protocol
 VERSION = 1
 
 SCHEDULE, FAULTS, WORKLOAD, READS = "schedule", "faults", "workload", "reads"
-KINDS = (SCHEDULE, FAULTS, WORKLOAD, READS)
+SCHEMAS = "schemas"
+KINDS = (SCHEDULE, FAULTS, WORKLOAD, READS, SCHEMAS)
 
 #: Chooses below a bound.
 Choose = Callable[[Random, int], int]

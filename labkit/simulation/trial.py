@@ -2,42 +2,33 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from random import Random
-from typing import Any
 
-import stamina
-from msgspec import Struct, field, structs
+from msgspec import Struct, field
 
-from labkit.errors import LabkitError, said
-from labkit.experiments.verify.checkers import check_run
-from labkit.experiments.verify.evidence import adopt_commands, gather
 from labkit.experiments.verify.history import History
 from labkit.experiments.verify.verdict import Verdict, red
 from labkit.lab import Lab
-from labkit.ports.failpoints import Failpoint, watched
 from labkit.ports.world import World as Ports
-from labkit.run.worker import Worker
-from labkit.service.guard import guarded
-from labkit.simulation.faults import RESTART_SECONDS, Fault, Striker, draw_faults
-from labkit.simulation.fence import fenced
+from labkit.simulation.clients import Client, Keeper
+from labkit.simulation.faults import Fault, Striker, draw_faults
+from labkit.simulation.fence import acting
+from labkit.simulation.judging import judge, lags, running, waiting
+from labkit.simulation.lives import Event
 from labkit.simulation.mongo_log import SimulatedMongoBroker
 from labkit.simulation.monitors import FirstBad
 from labkit.simulation.reading import Readers
-from labkit.simulation.scenario import Client, Keeper, Poison, Scenario, Sizes, calls, sizes
+from labkit.simulation.scenario import Plan, Scenario, planned, sizes
 from labkit.simulation.stores import SimulatedStore
 from labkit.simulation.tape import Priorities, Tape, random_walk
 from labkit.simulation.twins import SimulatedBroker
-from labkit.simulation.world import Event, Life, Stopped, Stuck, World
+from labkit.simulation.workforce import Workforce
+from labkit.simulation.world import Stopped, Stuck, World
 
 #: Virtual seconds that chaos lasts at most, and that all may take to come to rest after it.
 CHAOS_SECONDS, HEALING_SECONDS = 600.0, 7200.0
-#: Who finds nothing waits for so long: nobody is kept from being first, since time is virtual.
-POLL_SECONDS = 60.0
-#: A worker that comes for a while is told to leave after so long at the latest.
-GUEST_SECONDS = 3.0
 #: Clients that are hindered for so many steps are helped: a trial must end.
 CHAOS_STEPS, HEALING_STEPS = 20_000, 60_000
 
@@ -54,6 +45,8 @@ class Outcome(Struct):
     trace: list[Event] = field(default_factory=list)
     why: str = ""
     first_bad: FirstBad | None = None
+    #: Of other schemas, and where: ``schemas.MET``.
+    met: Sequence[tuple[str, str]] = ()
 
     @property
     def good(self) -> bool:
@@ -84,12 +77,6 @@ class Trial:
         self.log = self.broker
         if scenario.log == "mongodb":
             self.log = SimulatedMongoBroker(self.world)
-        #: Workers that came for a while, and those of them that were told to leave.
-        self.guests: set[str] = set()
-        self.gone: set[str] = set()
-        self._workers: dict[str, Worker] = {}
-        #: The part that each worker is now.
-        self.parts: dict[str, Any] = {}
         ports = Ports(
             clock=self.world.clock,
             ids=self.world.new_id,
@@ -108,6 +95,7 @@ class Trial:
         )
         if scenario.write_concern != "majority":
             self.lab.of.view_store = self.store.weak()
+        self.workforce = Workforce(self.world, self.lab, self.log, self.store)
 
     def run(self) -> Outcome:
         with acting(self.world), self.lab:
@@ -141,7 +129,7 @@ class Trial:
 
     def _run(self) -> Outcome:
         world = self.world
-        striker = Striker(world, draw_faults(self.tape), self)
+        striker = Striker(world, draw_faults(self.tape), self.workforce)
         world.strike = striker
         self.begin()
         why = ""
@@ -164,9 +152,13 @@ class Trial:
         self.history = History(self.lab.bus)
         self.history.listen(*self.lab.services)
         self.readers = Readers(self.lab, self.world)
-        self.clients = self._clients()
-        for worker in workers(self.lab, self.sizes):
-            self._restart_worker(worker)
+        plan = planned(self.scenario, self.lab, self.tape)
+        if plan.newer is not None:
+            plan.newer.put(self.lab)
+            self.world.note("happening", plan.newer.told, (plan.newer.stream,))
+        self.met = plan.met
+        self.clients = self._clients(plan)
+        self.workforce.begin(self.sizes)
 
     def judged(self, struck: list[Fault], why: str = "") -> Outcome:
         """What the checkers say; ``why``: the run did not come to rest."""
@@ -186,112 +178,25 @@ class Trial:
             world.trace,
             why,
             world.monitors.first_bad,
+            self.met,
         )
 
     # --- lives
 
-    def _clients(self) -> list[Client]:
-        all_calls = calls(self.scenario, self.lab, self.tape)
+    def _clients(self, plan: Plan) -> list[Client]:
         count = self.sizes.clients
         #: Who releases parked streams, where there is poison.
         self.keeper: Keeper | None = None
-        if any(isinstance(call, Poison) for call in all_calls):
+        if plan.poisoned:
             self.keeper = Keeper(self.lab, self.history, self.world)
             self.world.spawn("keeper", self.keeper)
         clients = [
-            Client(f"client-{number}", self.readers, self.history, all_calls[number::count])
+            Client(f"client-{number}", self.readers, self.history, plan.calls[number::count])
             for number in range(count)
         ]
         for number, client in enumerate(clients):
             self.world.spawn(f"client-{number}", client)
         return clients
-
-    def restart(self, life: Life) -> None:
-        """See ``faults.Hands``."""
-        self._start_later(self._workers[life.name])
-
-    def _restart_worker(self, worker: Worker) -> None:
-        self._workers[worker.name] = worker
-        self.world.spawn(worker.name, self._living(worker), worker.role)
-
-    def join(self, life: Life) -> None:
-        """See ``faults.Hands``."""
-        like = self._workers[life.name]
-        slots = (structs.replace(like, slot=slot) for slot in itertools.count())
-        guest = next(worker for worker in slots if worker.name not in self._workers)
-        self.guests.add(guest.name)
-        self._restart_worker(guest)
-        self.world.later(
-            f"{guest.name} is told to leave", GUEST_SECONDS, lambda: self._leave(guest.name)
-        )
-
-    def _leave(self, name: str) -> None:
-        self.gone.add(name)
-        for life in self.world.lives:
-            life.leaving = life.leaving or life.name == name
-
-    def elect(self) -> None:
-        """See ``faults.Hands``."""
-        self.store.elect()
-
-    def rewind(self, life: Life) -> None:
-        """All members of its group are gone, and somebody sets its offsets back to the start."""
-        worker = self._workers[life.name]
-        if isinstance(self.log, SimulatedMongoBroker):
-            self.log.lose_tokens()
-        if worker.role != "handler":
-            return
-        topic = self.lab.topic_name(f"{worker.service}.commands")
-        name = self.lab.of.group(worker.role, worker.service)
-        if not self.log.committed(topic, name):
-            return
-        for other in self.world.lives:
-            known = self._workers.get(other.name)
-            alike = known and (known.role, known.service) == (worker.role, worker.service)
-            if known and alike and other.state != "dead":
-                self.world.kill(other)
-                self._start_later(known)
-        group = self.log.group(topic, name)
-        for member in list(group.members):
-            self.log.leave(topic, name, member)
-        group.offsets = dict.fromkeys(group.offsets, 0)
-
-    def die(self, life: Life, place: str) -> None:
-        """Kill a worker, which is started again later."""
-        self.world.note("fault", f"is killed at {place}")
-        self.world.kill(life)
-        self.parts.pop(life.name, None)
-        self._start_later(self._workers[life.name])
-
-    def _start_later(self, worker: Worker) -> None:
-        def start() -> None:
-            if worker.name not in self.gone:
-                self._restart_worker(worker)
-
-        if worker.name not in self.gone:
-            self.world.later(f"{worker.name} is started again", RESTART_SECONDS, start)
-
-    def _living(self, worker: Worker) -> Callable[[], None]:
-        def live() -> None:
-            life = self.world.current
-            assert life is not None
-            while not life.leaving:
-                part = None
-                try:
-                    part = self.parts[worker.name] = self.lab.parts.make(worker)
-                    patience = GUEST_SECONDS if worker.name in self.guests else POLL_SECONDS
-                    while not life.leaving:
-                        part.step(patience)
-                except LabkitError as error:
-                    self.world.note("anew", f"begins anew, since {said(error)}")
-                finally:
-                    if part is not None:
-                        part.close()
-                        self.parts.pop(worker.name, None)
-                self.world.clock.sleep(0.25)
-            self._start_later(worker)
-
-        return live
 
     # --- the end
 
@@ -317,65 +222,3 @@ class Trial:
     def _waiting(self, served: bool) -> str:
         late = waiting(self.lab, self.clients, self.keeper)
         return late or ("too many steps" if served else "the clients took too long")
-
-
-def workers(lab: Lab, sizes: Sizes) -> list[Worker]:
-    """Who works from the beginning."""
-    counts = {
-        "handler": sizes.handlers,
-        "relay": 1,
-        "projector": sizes.projectors,
-        "process": 1,
-        "query": sizes.queries,
-    }
-    return [
-        Worker(role, instance, slot)
-        for role, count in counts.items()
-        for instance in lab.instances_of(role)
-        for slot in range(count)
-    ]
-
-
-def lags(lab: Lab) -> dict[str, int]:
-    """How much each role has not done yet."""
-    return {
-        f"{role} of {name}": lab.lag(role, name)
-        for role in ("handler", "relay", "projector", "process")
-        for name in lab.instances_of(role)
-    }
-
-
-def running(lab: Lab) -> list[str]:
-    """The processes that have more to do."""
-    return [n for n in lab.processes if lab.store.find(f"{n}.instances", {"ended": False})]
-
-
-def waiting(lab: Lab, clients: list[Client], keeper: Keeper | None) -> str:
-    """Who is not done."""
-    late = [f"{name} ({lag})" for name, lag in lags(lab).items() if lag]
-    late += ["keeper"] if keeper is not None and not keeper.done else []
-    late += [f"client-{n}" for n, client in enumerate(clients) if not client.done]
-    return ", ".join(late)
-
-
-def judge(lab: Lab, history: History, readers: Readers, timeout: float = 0.0) -> dict[str, Verdict]:
-    """What the checkers say of a run that has come to rest; on real servers an answer may still be
-    on its way for ``timeout`` seconds."""
-    while history.hear(0.0):
-        pass
-    history.settle(timeout)
-    adopt_commands(lab, history)
-    evidence = {name: gather(lab, name) for name in lab.services}
-    return {**check_run(lab, history, evidence), "C10": readers.verdict}
-
-
-@contextmanager
-def acting(world: World) -> Iterator[None]:
-    """Failpoints are places of the world, and nothing really sleeps."""
-
-    def at(point: Failpoint) -> None:
-        world.place(point)
-
-    guarded(int)("0")  # the thread that watches a service's code is there before the fence
-    with watched(at), stamina.set_testing(True, attempts=10, cap=True), fenced(world):
-        yield

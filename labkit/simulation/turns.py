@@ -12,12 +12,15 @@ from typing import Any
 
 from msgspec import Struct
 
+from labkit.simulation.clients import PATIENCE_SECONDS
 from labkit.simulation.faults import Fault
+from labkit.simulation.fence import acting
 from labkit.simulation.fingerprint import of_servers, of_state
-from labkit.simulation.scenario import PATIENCE_SECONDS, Scenario
+from labkit.simulation.lives import Happening, Life
+from labkit.simulation.scenario import Scenario
 from labkit.simulation.tape import FAULTS, SCHEDULE, WORKLOAD, Tape
-from labkit.simulation.trial import Outcome, Trial, acting
-from labkit.simulation.world import Happening, Life, Stuck, World
+from labkit.simulation.trial import Outcome, Trial
+from labkit.simulation.world import Stuck, World
 
 #: A poll of at least so many seconds is a long one, as are those of clients.
 LONG_SECONDS = 5.0
@@ -214,7 +217,7 @@ class Played:
         if self._place == self._dies_at:
             self.kills -= 1
             self.struck.append(Fault("kill", place, self._place))
-            self.trial.die(life, place)
+            self.trial.workforce.die(life, place)
             # Its next life is there, and does nothing until it has a turn.
             self.world.at.pop(life.name, None)
             self.world.take_turn(self.world.happenings[-1])

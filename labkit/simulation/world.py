@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from greenlet import getcurrent, greenlet
-from msgspec import Struct
 
 from labkit.errors import OutcomeUnknown
 from labkit.ports.clock import Clock
+from labkit.simulation.lives import Event, Happening, Life
 from labkit.simulation.monitors import Monitors
 from labkit.simulation.tape import SCHEDULE, Named, Search, Tape, random_walk
 
@@ -35,54 +35,6 @@ class Stuck(Exception):
 
 class Stopped(Exception):
     """The world has come to the step at which it was to be looked at."""
-
-
-class Event(Struct, frozen=True):
-    """What happened at a step, as far as a story tells it.
-
-    ``about`` holds the command ids and streams that it is about; ``at`` is virtual nanoseconds,
-    ``other`` the topic or store at the other end.
-    """
-
-    step: int
-    at: int
-    life: str
-    kind: str
-    text: str
-    about: tuple[str, ...] = ()
-    other: str = ""
-
-
-class Happening(Struct):
-    """Something that is not a life's doing: a session ends, a dead worker comes back.
-
-    It happens at its time at the latest; where the tape is not calm, at any step before.
-    """
-
-    name: str
-    due: int
-    action: Callable[[], None]
-    #: What it is about, apart from its name; ``None``: there is nothing left to do.
-    about: Callable[[], object] = lambda: True
-
-
-class Life(Struct, eq=False):
-    """A part that runs in the world, and what it waits for."""
-
-    name: str
-    let: greenlet
-    role: str = ""
-    #: runnable, blocked, paused, dead or over.
-    state: str = "runnable"
-    keys: frozenset[str] = frozenset()
-    until: int = 0
-    woken: bool = False
-    #: The place whose effect happens, and is not answered.
-    unanswered: str = ""
-    #: It ends after this step, as if it had been told to.
-    leaving: bool = False
-    #: What its end leaves behind: group memberships, open transactions.
-    legacies: list[Callable[[], None]] = []
 
 
 class VirtualClock(Clock):

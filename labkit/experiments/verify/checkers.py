@@ -31,7 +31,7 @@ from labkit.experiments.verify.versions import versions
 from labkit.lab import Lab
 from labkit.service import Operation, Service
 
-#: What each checker looks after, as a promise that a violation breaks; the last one is the
+#: What each checker looks after, as a promise that a violation breaks; the last two are the
 #: simulator's.
 MEANINGS = {
     "C1": "what was acknowledged is decided, and what was accepted is shown",
@@ -42,6 +42,7 @@ MEANINGS = {
     "C10": "a reader sees what its own writes, its session or the log make it see",
     "C11": "a process that began comes to its end, and compensates once",
     "invariants": "every state is a valid one",
+    "schemas": "what this code cannot read is held back, and nothing is decided upon it",
     "liveness": "once nothing goes wrong any more, all come to rest",
 }
 

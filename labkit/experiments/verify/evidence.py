@@ -11,9 +11,9 @@ from msgspec import Struct
 from labkit.errors import DecodeError
 from labkit.experiments.verify.history import Heard, History
 from labkit.lab import Lab
-from labkit.log.event_log import EventLog
 from labkit.log.partition import read_partition
 from labkit.messages import Commit, Document, Envelope, ReleaseParked, Token
+from labkit.ports.broker import Source
 from labkit.ports.store import Checkpoint
 from labkit.read.projection import streams_of
 from labkit.service import Case, Operation, Service
@@ -22,16 +22,17 @@ from labkit.service import Case, Operation, Service
 class Evidence(Struct):
     """What the log and the store say of one service.
 
-    ``chain`` holds the commits that readers take: those whose version fits. ``misfits`` are the
-    others, each with the version that it should have followed; ``aborted`` are those that a
-    transaction wrote and took back. ``states`` are the stored ones, ``saved`` the versions that
-    they must have where the handler's checkpoints stand. ``views`` holds the documents of each
-    collection.
+    ``chain`` holds the commits that readers take: those whose version fits; ``unread`` are those of
+    them whose events this code does not know. ``misfits`` are the others, each with the version
+    that it should have followed; ``aborted`` are those that a transaction wrote and took back.
+    ``states`` are the stored ones, ``saved`` the versions that they must have where the handler's
+    checkpoints stand. ``views`` holds the documents of each collection.
     """
 
     service: Service
     commits: list[Commit[Any]]
     chain: list[Commit[Any]]
+    unread: list[Commit[Any]]
     misfits: list[tuple[Commit[Any], int]]
     checkpoints: list[Checkpoint]
     states: dict[str, Document]
@@ -50,8 +51,9 @@ class Evidence(Struct):
         return [o for o in operations if type(o.command) in self.service.decide]
 
     def case(self, operations: Iterable[Operation]) -> Case:
-        """What the service's own audits are given."""
-        return Case(self.own(operations), self.chain, self.states, self.views)
+        """What the service's own audits are given: the events that its code knows."""
+        chain = [commit for commit in self.chain if commit not in self.unread]
+        return Case(self.own(operations), chain, self.states, self.views)
 
 
 def gather(lab: Lab, service: str | None = None) -> Evidence:
@@ -65,18 +67,20 @@ def gather(lab: Lab, service: str | None = None) -> Evidence:
     chain: list[Commit[Any]] = []
     misfits: list[tuple[Commit[Any], int]] = []
     saved: dict[str, int] = {}
+    unread: list[Commit[Any]] = []
     with closing(lab.broker.source(lab.topic_name(f"{name}.events"))) as source:
-        log = EventLog(found, source)
-        for partition in log.partitions:
+        for partition in sorted(source.ends()):
             known: dict[str, int] = {}
             position = positions.get(found.checkpoint(partition), 0)
-            for offset, commit in log.placed(partition):
+            for offset, commit, why in _placed(source, partition, found):
                 commits.append(commit)
                 if commit.first != known.get(commit.stream, 0) + 1:
                     misfits.append((commit, known.get(commit.stream, 0)))
                     continue
                 known[commit.stream] = commit.last
                 chain.append(commit)
+                if why:
+                    unread.append(commit)
                 if offset < position:
                     saved[commit.stream] = commit.last
     marks = {Heard.of(name, commit) for commit in commits}
@@ -88,6 +92,7 @@ def gather(lab: Lab, service: str | None = None) -> Evidence:
         service=found,
         commits=commits,
         chain=chain,
+        unread=unread,
         misfits=misfits,
         checkpoints=[c for c in lab.positions.checkpoints() if c.id.startswith(f"{name}.")],
         states=states,
@@ -96,6 +101,17 @@ def gather(lab: Lab, service: str | None = None) -> Evidence:
         lag={role: lab.lag(role, name) for role in roles if name in lab.instances_of(role)},
         aborted=[written for written in _written(lab, found) if written not in marks],
     )
+
+
+def _placed(
+    source: Source, partition: int, service: Service
+) -> Iterator[tuple[int, Commit[Any], str]]:
+    """Each commit of a partition with its place, and why this code does not know its events."""
+    for records in read_partition(source, partition):
+        for record in records:
+            commit, why = service.codec.read_commit(record.value)
+            if commit is not None:
+                yield record.offset, commit, why
 
 
 def _written(lab: Lab, service: Service) -> Iterator[Heard]:

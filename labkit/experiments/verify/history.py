@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -83,16 +83,25 @@ class History:
         """Send a command; :meth:`settle` waits for its answer."""
         bus = self._with_bus()
         operation = self.invoke(command, id=id, expected_version=expected_version)
-        try:
-            service = bus.service_of(command).name
-            bus.listen(service)
-            self._services.add(service)
-            sent = bus.send(
+
+        def send() -> Sent:
+            return bus.send(
                 command,
                 id=operation.id,
                 expected_version=expected_version,
                 deliver_at=deliver_at,
             )
+
+        return self.send_by(send, operation)
+
+    def send_by(self, send: Callable[[], Sent], operation: Operation) -> Operation:
+        """Send an operation's command by other means than the bus, which hears its answer."""
+        bus = self._with_bus()
+        try:
+            service = bus.service_of(operation.command).name
+            bus.listen(service)
+            self._services.add(service)
+            sent = send()
         except UsageError as error:
             operation.failed(str(error))
             raise

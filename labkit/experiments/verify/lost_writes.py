@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from labkit.experiments.verify.evidence import Evidence
 from labkit.experiments.verify.verdict import Verdict, verdict
 from labkit.messages import Token
+from labkit.ports.store import Checkpoint
 from labkit.service import Operation
 
 
@@ -62,8 +64,13 @@ def _held_back(evidence: Evidence) -> Iterator[str]:
     ignored = sum(c.ignored for c in evidence.checkpoints)
     if ignored or evidence.misfits:
         yield f"readers ignored {ignored} commits, {len(evidence.misfits)} do not fit"
-    if parked := sum(c.parked for c in evidence.checkpoints):
-        yield f"readers hold {parked} streams back"
+    unread = Counter(p for p, _ in {(c.partition, c.stream) for c in evidence.unread})
+    for checkpoint in evidence.checkpoints:
+        reader, partition = _reader(checkpoint)
+        may = unread[partition] if reader == evidence.service.view else 0
+        if checkpoint.parked != may:
+            unknown = f"; {may} have events that this code does not know" if may else ""
+            yield f"{checkpoint.id} holds {checkpoint.parked} streams back{unknown}"
     for role, lag in evidence.lag.items():
         if lag:
             yield f"the {role} is {lag} offsets behind"
@@ -72,12 +79,20 @@ def _held_back(evidence: Evidence) -> Iterator[str]:
 def _views_behind(evidence: Evidence) -> Iterator[str]:
     newest: dict[int, int] = {}
     for commit in evidence.chain:
+        if commit in evidence.unread:
+            continue
         newest[commit.partition] = max(newest.get(commit.partition, -1), commit.offset)
     for checkpoint in evidence.checkpoints:
-        reader, _, partition = checkpoint.id.rpartition(":")
-        last = newest.get(int(partition), -1)
-        if reader.partition("@")[0] == evidence.service.view and checkpoint.command != last:
+        reader, partition = _reader(checkpoint)
+        last = newest.get(partition, -1)
+        if reader == evidence.service.view and checkpoint.command != last:
             yield f"the view says command {checkpoint.command}, it is {last}"
+
+
+def _reader(checkpoint: Checkpoint) -> tuple[str, int]:
+    """Whose it is, whatever the generation, and of which partition."""
+    reader, _, partition = checkpoint.id.rpartition(":")
+    return reader.partition("@")[0], int(partition)
 
 
 def _stale_states(evidence: Evidence) -> Iterator[str]:
