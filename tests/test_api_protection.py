@@ -11,13 +11,13 @@ import pytest
 from starlette.requests import Request
 from starlette.testclient import TestClient
 
-from labkit.api import create_app
+from labkit.api import create_app, serve
 from labkit.api.age import MOST_MARKS, Ages
 from labkit.api.breaker import Breaker
 from labkit.api.guard import COMMAND_SHARE, THREADS, urgency_of
 from labkit.api.in_flight import InFlight
 from labkit.api.problems import Problem
-from labkit.api.protection import Protection
+from labkit.api.protection import OFF, Protection
 from labkit.api.rates import MOST_CLIENTS, Rates, Windows, client_of
 from labkit.errors import Conflict, Overloaded, Unreachable, UsageError
 from labkit.lab import Lab
@@ -26,6 +26,7 @@ from labkit.ports.clock import Clock
 from labkit.services.orders import PlaceOrder
 from labkit.write.bus import CommandBus
 from tests.test_api import WAIT, new_order, problem
+from tests.test_cli import labkit_here
 
 
 class Still(Clock):
@@ -605,3 +606,27 @@ def test_a_bus_that_refuses_is_a_503_over_http(lab: Lab, monkeypatch: pytest.Mon
         found = problem(answer, 503, "overloaded")
         assert "in_flight=1" in found["detail"]
         assert answer.headers["retry-after"]
+
+
+def test_the_command_line_sets_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Protection] = []
+    monkeypatch.setattr(serve, "api", lambda *arguments: given.append(arguments[-1]))
+    options = {"--limit-client": "50/second", "--limit": "1000/minute", "--window": "fixed"}
+    options |= {"--breaker": "5", "--breaker-reset": "3", "--in-flight": "500"}
+    options |= {"--reserve": "0.1", "--degrade": "2.5"}
+    for arguments in ([], [part for option in options.items() for part in option]):
+        done = labkit_here("api", "--port", "0", *arguments)
+        assert done.returncode == 0, done.stderr
+    assert given == [
+        OFF,
+        Protection(
+            limit_client="50/second",
+            limit="1000/minute",
+            window="fixed",
+            breaker=5,
+            breaker_reset=3,
+            in_flight=500,
+            reserve=0.1,
+            degrade=2.5,
+        ),
+    ]

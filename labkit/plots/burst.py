@@ -51,7 +51,8 @@ def backlog_over_time(backlog: pd.DataFrame, runs: pd.DataFrame, ax: Axes) -> Ax
         line = {"color": INK, "lw": 1.6, "ls": (0, (4, 2)), "zorder": 3}
         ax.plot([0, predicted], [high, 0], **line)  # type: ignore[arg-type]
         ax.plot([measured], [0], marker, color=color, mec=INK, ms=10, zorder=4, label=name)
-        ax.annotate(f"{times:g} times", (0, high), (7, 3), **OFFSET)
+        box = {"fc": "white", "ec": "none", "pad": 1}
+        ax.annotate(f"{times:g} times", (0, high), (7, 3), bbox=box, zorder=5, **OFFSET)
         right = max(right, *(v for v in (predicted, measured) if np.isfinite(v)))
     ax.plot([], [], color=INK, lw=1.6, ls=(0, (4, 2)), label="backlog / (capacity - arrivals)")
     left = float((runs["ends_s"] - runs["begins_s"]).max())
