@@ -25,7 +25,7 @@ from labkit.errors import UsageError
 from labkit.experiments.bench.measuring import measuring
 from labkit.experiments.bench.subject import about
 from labkit.experiments.cost import subject
-from labkit.experiments.cost.afterwards import audit, new_state, second_view, storage
+from labkit.experiments.cost.afterwards import HOW, audit, new_state, second_view, storage
 from labkit.experiments.cost.agreement import AGREE, agreement
 from labkit.experiments.cost.arm import ARMS
 from labkit.experiments.cost.clients import CLIENTS
@@ -123,6 +123,7 @@ def cost(
         ):
             rows.append({"run": run, "arm": arm, **row})
             verdicts[arm].append(judged)
+    found["how"] = HOW
     found |= judge(rows, verdicts, sizes.seconds, size=SIZE in wanted)
     found["folder"] = str(archive("bench-cost", found))
     return found

@@ -29,7 +29,6 @@ Figures = dict[str, float]
 def latency(trial: Trial) -> Figures:
     """An open loop: a write's answer from its intended instant, and how soon a read shows it."""
     seen = trial.open(trial.sizes.rate, trial.sizes.seconds)
-    trial.quiet()
     trial.note()
     looks = len(seen.fresh)
     return {
