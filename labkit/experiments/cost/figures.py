@@ -40,10 +40,11 @@ FIGURES: dict[str, Figure] = {
     "busy_write_p50_ms": Figure("answer to a write at saturation, p50", "ms", "less"),
     "busy_write_p99_ms": Figure("answer to a write at saturation, p99", "ms", "less"),
     "cpu_ms": Figure("CPU of all processes and servers for a write at saturation", "ms", "less"),
-    "reads_per_s": Figure("reads beside writes at saturation", "1/s", "more"),
-    "writes_beside_reads_per_s": Figure("writes beside these reads", "1/s", "more"),
-    "busy_read_p50_ms": Figure("read beside writes, p50", "ms", "less"),
-    "busy_read_p99_ms": Figure("read beside writes, p99", "ms", "less"),
+    "reads_per_s": Figure("reads beside a steady rate of writes", "1/s", "more"),
+    "beside_read_p50_ms": Figure("read beside these writes, p50", "ms", "less"),
+    "beside_read_p99_ms": Figure("read beside these writes, p99", "ms", "less"),
+    "beside_write_p50_ms": Figure("answer to a write beside these reads, p50", "ms", "less"),
+    "beside_write_p99_ms": Figure("answer to a write beside these reads, p99", "ms", "less"),
     **{
         name: figure
         for n in HOT_WRITERS

@@ -71,7 +71,6 @@ class Trial:
         seconds: float,
         *,
         accounts: int = ACCOUNTS,
-        readers: int = 0,
         count: int = 0,
         resent: float = RESENT,
     ) -> Seen:
@@ -81,8 +80,7 @@ class Trial:
                 "closed",
                 *self._named(number),
                 accounts,
-                writers=_share(writers, number),
-                readers=_share(readers, number),
+                threads=_share(writers, number),
                 seconds=seconds,
                 count=count,
                 resent=resent,
@@ -90,7 +88,7 @@ class Trial:
             for number in range(CLIENTS)
         ]
         self._tasks += 1
-        return self._take(self._clients.do([task for task in tasks if task.writers]))
+        return self._take(self._clients.do([task for task in tasks if task.threads]))
 
     def open(self, rate: float, seconds: float) -> Seen:
         """Commands at a rate, whatever the arm does."""
@@ -99,11 +97,21 @@ class Trial:
                 "open",
                 *self._named(number),
                 ACCOUNTS,
-                writers=self.sizes.writers,
+                threads=self.sizes.writers,
                 seconds=seconds,
                 rate=rate / CLIENTS,
             )
             for number in range(CLIENTS)
+        ]
+        self._tasks += 1
+        return self._take(self._clients.do(tasks))
+
+    def beside(self, rate: float, seconds: float, readers: int) -> Seen:
+        """One client writes at a rate, the other one reads without a pause."""
+        writers = self.sizes.writers
+        tasks = [
+            Task("open", *self._named(0), ACCOUNTS, writers, seconds, rate=rate, looked=0),
+            Task("reading", *self._named(1), ACCOUNTS, readers, seconds),
         ]
         self._tasks += 1
         return self._take(self._clients.do(tasks))
