@@ -18,10 +18,10 @@ from labkit.experiments.percentiles import RANGE, percentiles
 #: Writers of the one hot document.
 HOT_WRITERS = (1, 4, 16, 64)
 #: The share of ``seconds`` that each of these takes.
-HOT_SHARE = 0.25
+HOT_SHARE = 0.2
 READERS = 4
 #: Commands that are sent twice, as far as they are done in this time.
-TWICE, TWICE_SECONDS = 200, 20.0
+TWICE, TWICE_SECONDS = 100, 20.0
 
 Figures = dict[str, float]
 
