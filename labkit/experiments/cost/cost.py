@@ -35,6 +35,7 @@ from labkit.experiments.cost.trial import ACCOUNTS, Sizes, Trial, trial
 from labkit.experiments.cost.under_load import (
     HOT_SHARE,
     HOT_WRITERS,
+    MANY,
     READERS,
     TWICE,
     Figures,
@@ -105,6 +106,7 @@ def cost(
         "seconds": sizes.seconds,
         "clients": CLIENTS,
         "accounts": ACCOUNTS,
+        "many_writers": MANY * sizes.writers,
         "readers": READERS,
         "hot_writers": list(HOT_WRITERS),
         "hot_seconds": sizes.seconds * HOT_SHARE,

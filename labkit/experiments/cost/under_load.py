@@ -19,6 +19,8 @@ from labkit.experiments.percentiles import RANGE, percentiles
 HOT_WRITERS = (1, 4, 16, 64)
 #: The share of ``seconds`` that each of these takes.
 HOT_SHARE = 0.2
+#: So many times as many writers, and the share of ``seconds`` that they get.
+MANY, MANY_SHARE = 4, 0.6
 READERS = 4
 #: Commands that are sent twice, as far as they are done in this time.
 TWICE, TWICE_SECONDS = 100, 20.0
@@ -41,7 +43,10 @@ def latency(trial: Trial) -> Figures:
 
 
 def throughput(trial: Trial) -> Figures:
-    """A closed loop: as many writes as the arm takes from so many writers."""
+    """A closed loop: as many writes as the arm takes from so many writers, and from more.
+
+    With few writers, the rate is their number divided by the latency: no arm is saturated by that.
+    """
     before = spent(trial.lab)
     seen = trial.closed(trial.sizes.writers, trial.sizes.seconds)
     return {
@@ -49,6 +54,16 @@ def throughput(trial: Trial) -> Figures:
         "cpu_ms": quotient((spent(trial.lab) - before) * 1e3, len(seen.writes)),
         **times("busy_write", seen.writes),
         "throughput_s": seen.seconds,
+        **_of_many(trial),
+    }
+
+
+def _of_many(trial: Trial) -> Figures:
+    seen = trial.closed(MANY * trial.sizes.writers, trial.sizes.seconds * MANY_SHARE)
+    return {
+        "many_writes_per_s": _rate(seen),
+        **times("many_write", seen.writes),
+        "many_writers_s": seen.seconds,
     }
 
 
