@@ -64,6 +64,15 @@ def test_a_rate_that_the_clients_cannot_offer_is_refused(monkeypatch: pytest.Mon
         offering.check_rate(1_001)
 
 
+def test_it_is_refused_before_servers_are_started(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(offering, "ability", lambda: 1_000.0)
+    monkeypatch.setattr("labkit.stack.borrowed", lambda *_: pytest.fail("servers"))
+    assert bench(monkeypatch, "--rate", "2000") == 2
+    assert "--rate 2000 is more than the clients can offer" in capsys.readouterr().err
+
+
 def test_the_ability_is_that_of_an_arm_that_does_nothing() -> None:
     assert offering.ability() > 10
 
@@ -199,6 +208,7 @@ def test_the_bench_runs_on_real_servers(
     assert bench(monkeypatch, *tiny, "--json", str(file)) == 0
     found = json.loads(file.read_text())
     assert found["ok"]
+    assert next(iter(found)) == "wins"
     assert found["anomalies"], "the naive arm went wrong"
     whole = found["figures"]
     assert set(figures.FIGURES) <= set(whole)

@@ -323,16 +323,23 @@ def test_labkit_is_right_by_the_same_checkers() -> None:
 
 def test_a_task_of_a_client_opens_writes_and_reads() -> None:
     arm = Crud(SERVICE, SharedStore())
-    opening = Task("opening", "open", 1, accounts=20, writers=4, seconds=60.0)
+    opening = Task("opening", "open", 1, accounts=20, threads=4, seconds=60.0)
     assert len(done(Writers(arm, "open", 1, 0.0), opening).writes) == 20
     assert {d["_id"] for d in arm.documents()} == {f"a{n + 1}" for n in range(20)}
-    closed = Task("closed", "c", 1, accounts=1, writers=2, readers=1, seconds=60.0, count=10)
+    closed = Task("closed", "c", 1, accounts=1, threads=2, seconds=60.0, count=10)
     seen = done(Writers(arm, "c", 1, 0.0), closed)
     assert len(seen.writes) == 20, "ten of each writer"
-    assert seen.reads
     assert {o.command.stream for o in operations(SERVICE, seen.told)} == {"a1"}, "the hot one"
-    opened = Task("open", "o", 1, accounts=20, writers=2, seconds=0.1, rate=100)
-    assert len(done(Writers(arm, "o", 1, 0.0), opened).writes) == 10
+    opened = Task("open", "o", 1, accounts=20, threads=2, seconds=0.1, rate=100)
+    seen = done(Writers(arm, "o", 1, 0.0), opened)
+    assert len(seen.writes) == 10
+    assert seen.reads, "some writes are read"
+    alone = Task("open", "p", 1, accounts=20, threads=2, seconds=0.1, rate=100, looked=0)
+    assert not done(Writers(arm, "p", 1, 0.0), alone).reads
+    reading = Task("reading", "r", 1, accounts=20, threads=2, seconds=0.05)
+    seen = done(Writers(arm, "r", 1, 0.0), reading)
+    assert seen.reads
+    assert not seen.told
 
 
 class Deaf:

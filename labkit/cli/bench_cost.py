@@ -18,7 +18,7 @@ LONGEST_SECONDS = 30
 def cost(
     runs: Annotated[int, option("Runs; each runs every arm.", whole(1, 100))] = 6,
     rate: Annotated[float, option("Commands a second, for latencies.", number(1, 100_000))] = 100,
-    writers: Annotated[int, option("Writers, for throughput.", whole(1, 256))] = 16,
+    writers: Annotated[int, option("Writers, for throughput.", whole(1, 64))] = 16,
     seconds: Annotated[
         float, option("Seconds of each measurement.", number(0.2, LONGEST_SECONDS))
     ] = 5,
@@ -49,6 +49,12 @@ def _show(found: dict[str, Any]) -> str | None:
         [_named(figure), *(_cell(figure["arms"].get(arm)) for arm in arms)]
         for figure in figures.values()
     )
+    settings = found["settings"]
+    print(
+        f"{settings['runs']} runs; {settings['rate']:g} commands a second for latencies; "
+        f"{settings['writers']} writers, then {settings['many_writers']}, for throughput; "
+        f"{settings['accounts']} accounts."
+    )
     table("All figures: the median of the runs, and its interval", ("", *arms), rows)
     of_all = (a["level"] for figure in figures.values() for a in figure["arms"].values())
     show_confidence(of_all)
@@ -65,7 +71,7 @@ def _show(found: dict[str, Any]) -> str | None:
             f"The rate was not sustained by {', '.join(late)}: these latencies are those of a "
             "queue. Give a lower --rate."
         )
-    if found["settings"]["runs"] == 1:
+    if settings["runs"] == 1:
         print("One run has no interval: which arm is better is what this run says.")
     for line in found["wrong"][:5]:
         print(line)

@@ -19,6 +19,29 @@ from labkit.messages import Document
 from labkit.ports.store import Writes
 from labkit.stack.state import lab_folder
 
+#: What each of these takes, in words; ``view`` and ``outbox`` are as ``crud``.
+HOW: dict[str, dict[str, str]] = {
+    "audit": {
+        "crud": "rows hold the present alone; a table of the past must be there beforehand",
+        "labkit": "the log is folded up to the instant, from the nearest snapshot",
+    },
+    "second-view": {
+        "crud": "backfill: all rows are read and copied; it begins with the present",
+        "labkit": "replay: the log is read from its start beside the view that serves",
+    },
+    "new-state": {
+        "crud": "migration: all rows are read and replaced, with what can be told from them",
+        "labkit": "fold + 1: handlers fold the log anew when they start",
+    },
+    "rule": {
+        "crud": "a release of the code, where the state stays as it is; no row is touched",
+        "labkit": "a release of the code, where the state stays as it is; no event is touched",
+    },
+    "agreement": {
+        "crud": "one transaction over both rows; with two databases, an outbox and a relay",
+        "labkit": "a process manager: a second command, and compensation if it is refused",
+    },
+}
 #: Rows in one transaction of a copy or of a migration.
 BATCH = 1_000
 SECOND = "crud.second"

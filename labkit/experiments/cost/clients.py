@@ -23,7 +23,7 @@ from labkit.experiments.cost.crud import OUTBOX, Crud
 from labkit.experiments.cost.fed_view import Feeder
 from labkit.experiments.cost.relay import Relay
 from labkit.experiments.cost.subject import SERVICE
-from labkit.experiments.cost.writers import RESENT, Seen, Writers, merged, told_to_a_process
+from labkit.experiments.cost.writers import LOOKED, RESENT, Seen, Writers, merged, told_to_a_process
 from labkit.experiments.processes import PATIENCE_SECONDS, hear, process, settings_of
 from labkit.lab import Lab
 from labkit.messages import Command
@@ -38,19 +38,19 @@ FEED_SECONDS = 0.1
 
 
 class Task(Struct, frozen=True):
-    """What one client does. ``writers``, ``readers``, ``rate`` and ``count`` are those of one
-    client; ``accounts`` is an option of the workload."""
+    """What one client does. ``threads``, ``rate`` and ``count`` are those of one client;
+    ``accounts`` is an option of the workload."""
 
-    kind: Literal["opening", "closed", "open"]
+    kind: Literal["opening", "closed", "open", "reading"]
     prefix: str
     seed: int
     accounts: int
-    writers: int = 1
-    readers: int = 0
+    threads: int = 1
     seconds: float = 0.0
     count: int = 0
     rate: float = 0.0
     resent: float = RESENT
+    looked: int = LOOKED
 
 
 def serve(pipe: Connection, settings: dict[str, Any], arm: str, seed: int) -> None:
@@ -86,14 +86,14 @@ def done(writers: Writers, task: Task) -> Seen:
             place = {stream: n for n, stream in enumerate(opened(of, task.accounts))}
 
             def mine(thread: int) -> Iterator[Command]:
-                return (c for c in every if place[c.stream] % task.writers == thread)
+                return (c for c in every if place[c.stream] % task.threads == thread)
 
-            return writers.closed(mine, task.writers, task.seconds)
+            return writers.closed(mine, task.threads, task.seconds)
         case "closed":
-            return writers.closed(
-                commands, task.writers, task.seconds, task.count, streams, task.readers
-            )
-    return writers.open(commands(0), task.rate, task.seconds, task.writers)
+            return writers.closed(commands, task.threads, task.seconds, task.count)
+        case "reading":
+            return writers.reading(streams, task.threads, task.seconds)
+    return writers.open(commands(0), task.rate, task.seconds, task.threads, task.looked)
 
 
 def opened(of: Subject, accounts: int) -> list[str]:

@@ -18,6 +18,7 @@ none, the outbox tells the process (``relay.py``).
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -70,6 +71,7 @@ class Crud:
         self._tells = tells
         self._pause = pause
         self._random = Random(f"{seed} pauses")
+        self._counting = threading.Lock()
         self.conflicts = 0
         for name in (ROWS, IDS, OUTBOX):
             store.index(name, [("_id", 1)])
@@ -87,7 +89,8 @@ class Crud:
                     return Reply(_answer(kept, command))
             except (Conflict, TooSlow):
                 pass
-            self.conflicts += 1
+            with self._counting:
+                self.conflicts += 1
             longest = min(LONGEST_SECONDS, PAUSE_SECONDS * 2 ** min(number, 10))
             self._pause(self._random.uniform(0, longest))
         raise Conflict(f"command {id!r} met other writers of {command.stream!r} {TRIES} times")

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from labkit.experiments.cost.arm import ARMS
-from labkit.experiments.cost.under_load import HOT_WRITERS
+from labkit.experiments.cost.under_load import HOT_WRITERS, MANY
 from labkit.experiments.intervals import NO_INTERVAL, interval_if_any, quotient
 
 Better = Literal["less", "more", ""]
@@ -36,14 +36,18 @@ FIGURES: dict[str, Figure] = {
     "stale_share": Figure("reads just after an answer that do not show it", "share", "less"),
     "fresh_p50_ms": Figure("from an answer to a read that shows it, p50", "ms", "less"),
     "fresh_p99_ms": Figure("from an answer to a read that shows it, p99", "ms", "less"),
-    "writes_per_s": Figure("writes at saturation", "1/s", "more"),
-    "busy_write_p50_ms": Figure("answer to a write at saturation, p50", "ms", "less"),
-    "busy_write_p99_ms": Figure("answer to a write at saturation, p99", "ms", "less"),
-    "cpu_ms": Figure("CPU of all processes and servers for a write at saturation", "ms", "less"),
-    "reads_per_s": Figure("reads beside writes at saturation", "1/s", "more"),
-    "writes_beside_reads_per_s": Figure("writes beside these reads", "1/s", "more"),
-    "busy_read_p50_ms": Figure("read beside writes, p50", "ms", "less"),
-    "busy_read_p99_ms": Figure("read beside writes, p99", "ms", "less"),
+    "writes_per_s": Figure("closed loop: writes", "1/s", "more"),
+    "busy_write_p50_ms": Figure("closed loop: answer to a write, p50", "ms", "less"),
+    "busy_write_p99_ms": Figure("closed loop: answer to a write, p99", "ms", "less"),
+    "cpu_ms": Figure("closed loop: CPU of all processes and servers for a write", "ms", "less"),
+    "many_writes_per_s": Figure(f"{MANY} times as many writers: writes", "1/s", "more"),
+    "many_write_p50_ms": Figure(f"{MANY} times as many writers: answer, p50", "ms", "less"),
+    "many_write_p99_ms": Figure(f"{MANY} times as many writers: answer, p99", "ms", "less"),
+    "reads_per_s": Figure("reads beside a steady rate of writes", "1/s", "more"),
+    "beside_read_p50_ms": Figure("read beside these writes, p50", "ms", "less"),
+    "beside_read_p99_ms": Figure("read beside these writes, p99", "ms", "less"),
+    "beside_write_p50_ms": Figure("answer to a write beside these reads, p50", "ms", "less"),
+    "beside_write_p99_ms": Figure("answer to a write beside these reads, p99", "ms", "less"),
     **{
         name: figure
         for n in HOT_WRITERS
@@ -79,7 +83,7 @@ FIGURES: dict[str, Figure] = {
     "kinds_running": Figure("kinds of servers and processes to run", "", "less"),
 }
 #: How long the measurements with a load took, by the figure that says so.
-SECONDS = ("latency_s", "throughput_s", "reads_s", "contention_s")
+SECONDS = ("latency_s", "throughput_s", "many_writers_s", "reads_s", "contention_s")
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

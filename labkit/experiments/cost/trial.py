@@ -28,6 +28,8 @@ ACCOUNTS = 200
 OPENING_SECONDS = 45.0
 #: An arm that does not come to rest in this time is judged as it is.
 QUIET_SECONDS = 60.0
+#: Their readers read what was written; what they do not show will never be there.
+AT_ONCE = ("crud", "naive")
 #: Before the first measurement: connections, caches, the compiler of the broker's JVM.
 WARM_SECONDS = 1.0
 
@@ -52,6 +54,7 @@ class Trial:
         self.resent = 0
         self.noted: tuple[datetime, list[Document]] | None = None
         self._tasks = 0
+        self._newest: dict[str, int] = {}
 
     def open_accounts(self) -> None:
         """Make the streams, and warm up."""
@@ -68,7 +71,6 @@ class Trial:
         seconds: float,
         *,
         accounts: int = ACCOUNTS,
-        readers: int = 0,
         count: int = 0,
         resent: float = RESENT,
     ) -> Seen:
@@ -78,8 +80,7 @@ class Trial:
                 "closed",
                 *self._named(number),
                 accounts,
-                writers=_share(writers, number),
-                readers=_share(readers, number),
+                threads=_share(writers, number),
                 seconds=seconds,
                 count=count,
                 resent=resent,
@@ -87,7 +88,7 @@ class Trial:
             for number in range(CLIENTS)
         ]
         self._tasks += 1
-        return self._take(self._clients.do([task for task in tasks if task.writers]))
+        return self._take(self._clients.do([task for task in tasks if task.threads]))
 
     def open(self, rate: float, seconds: float) -> Seen:
         """Commands at a rate, whatever the arm does."""
@@ -96,11 +97,21 @@ class Trial:
                 "open",
                 *self._named(number),
                 ACCOUNTS,
-                writers=self.sizes.writers,
+                threads=self.sizes.writers,
                 seconds=seconds,
                 rate=rate / CLIENTS,
             )
             for number in range(CLIENTS)
+        ]
+        self._tasks += 1
+        return self._take(self._clients.do(tasks))
+
+    def beside(self, rate: float, seconds: float, readers: int) -> Seen:
+        """One client writes at a rate, the other one reads without a pause."""
+        writers = self.sizes.writers
+        tasks = [
+            Task("open", *self._named(0), ACCOUNTS, writers, seconds, rate=rate, looked=0),
+            Task("reading", *self._named(1), ACCOUNTS, readers, seconds),
         ]
         self._tasks += 1
         return self._take(self._clients.do(tasks))
@@ -112,21 +123,22 @@ class Trial:
     def _take(self, seen: Seen) -> Seen:
         self.told += seen.told
         self.resent += seen.resent
+        for operation in operations(SERVICE, seen.told):
+            if operation.answer is not None and operation.answer.accepted:
+                stream, version = operation.command.stream, operation.answer.version
+                self._newest[stream] = max(self._newest.get(stream, 0), version)
         return seen
 
     # --- at quiet
 
     def quiet(self) -> bool:
         """Wait until readers see all that clients were told; ``False``: not in time."""
-        wanted: dict[str, int] = {}
-        for operation in operations(SERVICE, self.told):
-            if operation.answer is not None and operation.answer.accepted:
-                stream = operation.command.stream
-                wanted[stream] = max(wanted.get(stream, 0), operation.answer.version)
+        if self.name in AT_ONCE:
+            return True
         deadline = time.monotonic() + QUIET_SECONDS
         while time.monotonic() < deadline:
             shown = {d["_id"]: d["version"] for d in self.arm.documents()}
-            late = any(shown.get(stream, 0) < version for stream, version in wanted.items())
+            late = any(shown.get(stream, 0) < version for stream, version in self._newest.items())
             if not late and not (self.name == "labkit" and behind(self.lab)):
                 return True
             self.lab.check()
@@ -134,7 +146,8 @@ class Trial:
         return False
 
     def note(self) -> None:
-        """Keep what readers see now, at quiet, and when that is."""
+        """Keep what readers see at quiet, and when that is."""
+        self.quiet()
         self.noted = datetime.now(UTC), self.arm.documents()
         time.sleep(0.01)  # what comes later has a later instant, in whole milliseconds
 

@@ -18,10 +18,12 @@ from labkit.experiments.percentiles import RANGE, percentiles
 #: Writers of the one hot document.
 HOT_WRITERS = (1, 4, 16, 64)
 #: The share of ``seconds`` that each of these takes.
-HOT_SHARE = 0.25
+HOT_SHARE = 0.2
+#: So many times as many writers, and the share of ``seconds`` that they get.
+MANY, MANY_SHARE = 4, 0.6
 READERS = 4
 #: Commands that are sent twice, as far as they are done in this time.
-TWICE, TWICE_SECONDS = 200, 20.0
+TWICE, TWICE_SECONDS = 100, 20.0
 
 Figures = dict[str, float]
 
@@ -29,7 +31,6 @@ Figures = dict[str, float]
 def latency(trial: Trial) -> Figures:
     """An open loop: a write's answer from its intended instant, and how soon a read shows it."""
     seen = trial.open(trial.sizes.rate, trial.sizes.seconds)
-    trial.quiet()
     trial.note()
     looks = len(seen.fresh)
     return {
@@ -42,7 +43,10 @@ def latency(trial: Trial) -> Figures:
 
 
 def throughput(trial: Trial) -> Figures:
-    """A closed loop: as many writes as the arm takes from so many writers."""
+    """A closed loop: as many writes as the arm takes from so many writers, and from more.
+
+    With few writers, the rate is their number divided by the latency: no arm is saturated by that.
+    """
     before = spent(trial.lab)
     seen = trial.closed(trial.sizes.writers, trial.sizes.seconds)
     return {
@@ -50,16 +54,26 @@ def throughput(trial: Trial) -> Figures:
         "cpu_ms": quotient((spent(trial.lab) - before) * 1e3, len(seen.writes)),
         **times("busy_write", seen.writes),
         "throughput_s": seen.seconds,
+        **_of_many(trial),
+    }
+
+
+def _of_many(trial: Trial) -> Figures:
+    seen = trial.closed(MANY * trial.sizes.writers, trial.sizes.seconds * MANY_SHARE)
+    return {
+        "many_writes_per_s": _rate(seen),
+        **times("many_write", seen.writes),
+        "many_writers_s": seen.seconds,
     }
 
 
 def reads(trial: Trial) -> Figures:
-    """The same with readers of the same documents."""
-    seen = trial.closed(trial.sizes.writers, trial.sizes.seconds, readers=READERS)
+    """Readers without a pause, beside writes at the same rate for all arms."""
+    seen = trial.beside(trial.sizes.rate, trial.sizes.seconds, READERS)
     return {
-        "reads_per_s": quotient(len(seen.reads), seen.seconds),
-        "writes_beside_reads_per_s": _rate(seen),
-        **times("busy_read", seen.reads),
+        "reads_per_s": quotient(len(seen.reads), trial.sizes.seconds),
+        **times("beside_read", seen.reads),
+        **times("beside_write", seen.writes),
         "reads_s": seen.seconds,
     }
 

@@ -14,8 +14,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator
 from random import Random
 
 import msgspec
@@ -82,37 +81,43 @@ class Writers:
         writers: int,
         seconds: float,
         count: int = 0,
-        read: Callable[[int], Iterator[str]] | None = None,
-        readers: int = 0,
     ) -> Seen:
         """``writers`` threads, for ``seconds``, or until each has sent ``count`` commands or all
-        that it has; ``commands`` and ``read`` give what each thread sends and reads. Readers end
-        with the writers."""
+        that it has; ``commands`` gives what each thread sends."""
         until = time.monotonic() + seconds
-        stop = threading.Event()
 
-        def write(number: int, seen: Seen) -> None:
+        def work(number: int, seen: Seen) -> None:
             random = Random(f"{self._seed} {self._prefix} {number}")
             for done, command in enumerate(commands(number)):
                 if (count and done >= count) or time.monotonic() >= until:
                     return
                 self._write(command, time.monotonic_ns(), random, seen)
 
-        def look(number: int, seen: Seen) -> None:
-            assert read is not None
-            for stream in read(number):
-                if stop.is_set():
+        return self._together(work, writers)
+
+    def reading(
+        self, streams: Callable[[int], Iterator[str]], readers: int, seconds: float
+    ) -> Seen:
+        """``readers`` threads that read without a pause, for ``seconds``."""
+        until = time.monotonic() + seconds
+
+        def work(number: int, seen: Seen) -> None:
+            for stream in streams(number):
+                if time.monotonic() >= until:
                     return
                 self._read(stream, seen)
 
-        return self._together(
-            [partial(write, number) for number in range(writers)],
-            [partial(look, number) for number in range(readers)],
-            stop,
-        )
+        return self._together(work, readers)
 
-    def open(self, commands: Iterator[Command], rate: float, seconds: float, threads: int) -> Seen:
-        """``rate`` commands a second, whatever the arm does."""
+    def open(
+        self,
+        commands: Iterator[Command],
+        rate: float,
+        seconds: float,
+        threads: int,
+        looked: int = LOOKED,
+    ) -> Seen:
+        """``rate`` commands a second, whatever the arm does; ``looked`` 0: nothing is read."""
         began = time.monotonic_ns()
         places = iter(range(max(1, int(rate * seconds))))
         lock = threading.Lock()
@@ -127,45 +132,33 @@ class Writers:
                 intended = began + int(place / rate * 1e9)
                 time.sleep(max(0, intended - time.monotonic_ns()) / 1e9)
                 answer = self._write(command, intended, random, seen)
-                if place % LOOKED == 0 and answer is not None and answer.accepted:
+                if looked and place % looked == 0 and answer is not None and answer.accepted:
                     self._look(command.stream, answer.version, seen)
 
-        works = [partial(work, number) for number in range(threads)]
-        return self._together(works, [], threading.Event())
+        return self._together(work, threads)
 
-    def _together(
-        self,
-        works: Sequence[Callable[[Seen], None]],
-        others: Sequence[Callable[[Seen], None]],
-        stop: threading.Event,
-    ) -> Seen:
-        """Run all in threads; the first error of a thread is raised here."""
-        seen = [Seen() for _ in (*works, *others)]
+    def _together(self, work: Callable[[int, Seen], None], threads: int) -> Seen:
+        """All threads do ``work``; the first error of one is raised here."""
+        seen = [Seen() for _ in range(threads)]
         errors: list[BaseException] = []
         conflicts, began = self._arm.conflicts, time.monotonic()
 
-        def run(work: Callable[[Seen], None], mine: Seen) -> None:
+        def run(number: int) -> None:
             try:
-                work(mine)
+                work(number, seen[number])
             except BaseException as error:
                 errors.append(error)
 
-        threads = [
-            threading.Thread(target=run, args=(work, mine), daemon=True)
-            for work, mine in zip((*works, *others), seen, strict=True)
-        ]
-        for thread in threads:
+        several = [threading.Thread(target=run, args=(n,), daemon=True) for n in range(threads)]
+        for thread in several:
             thread.start()
-        for thread in threads[: len(works)]:
-            thread.join()
-        took = time.monotonic() - began
-        stop.set()
-        for thread in threads:
+        for thread in several:
             thread.join()
         if errors:
             raise errors[0]
         found = merged(seen)
-        found.seconds, found.conflicts = took, self._arm.conflicts - conflicts
+        found.seconds = time.monotonic() - began
+        found.conflicts = self._arm.conflicts - conflicts
         return found
 
     # --- one call
