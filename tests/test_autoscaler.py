@@ -5,6 +5,9 @@ from __future__ import annotations
 import copy
 import os
 import socket
+import threading
+import time
+from contextlib import closing
 from itertools import pairwise
 from typing import Any
 
@@ -19,6 +22,7 @@ from labkit.cli.main import app
 from labkit.errors import UsageError
 from labkit.experiments.verify.checkers import History, check_all
 from labkit.lab import Lab
+from labkit.log.partition import join_group
 from labkit.ports.clock import Clock
 from labkit.ports.store import Writes
 from labkit.run.autoscaler import MOST_REGRETS, Autoscaler, Bounds
@@ -334,4 +338,38 @@ def test_a_burst_adds_a_worker_and_the_quiet_removes_it(servers: stack.Servers) 
         lab.stop()
         assert command_lines(lab.run) == []
         assert lab.store.load("run", ["autoscaler:handler:orders"]) == {}
+        lab.drop()
+
+
+@pytest.mark.servers
+def test_a_member_that_polls_now_and_then_sees_the_end_of_a_rebalance(
+    servers: stack.Servers,
+) -> None:
+    """Its joins always end between two polls, as they may in scheduled mode."""
+    with Lab(services=["orders"], partitions=2) as lab:
+        topic = lab.topic_name("orders.commands")
+        rare, busy = (lab.broker.source(topic, "seldom") for _ in range(2))
+        with closing(rare), closing(busy):
+            join_group(rare, 2)
+            owned: set[int] = set()
+            stop = threading.Event()
+
+            def poll() -> None:
+                while not stop.is_set():
+                    batch = busy.poll(1, 0.1)
+                    owned.difference_update(batch.revoked)
+                    owned.update(batch.assigned)
+
+            thread = threading.Thread(target=poll)
+            thread.start()
+            try:
+                for _ in range(15):
+                    rare.poll(1, 0.02)
+                    if owned:
+                        break
+                    time.sleep(1.5)
+                assert len(owned) == 1
+            finally:
+                stop.set()
+                thread.join()
         lab.drop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from functools import cache
 
@@ -11,6 +12,7 @@ import pytest
 from msgspec import structs
 from typer.testing import CliRunner
 
+from labkit import stack
 from labkit.cli import bench_elasticity
 from labkit.cli.main import app
 from labkit.errors import UsageError
@@ -149,3 +151,22 @@ def test_bad_input_is_named(arguments: list[str], says: str) -> None:
     with pytest.raises(UsageError) as caught:
         CliRunner().invoke(app, ["bench", "elasticity", *arguments], catch_exceptions=False)
     assert says in str(caught.value)
+
+
+@pytest.mark.servers
+@pytest.mark.slow
+def test_a_small_bench_on_real_servers(servers: stack.Servers) -> None:
+    """Whether its runs count is a matter of the machine; that nothing is lost is not."""
+    found = elasticity.stretch(
+        "lab", loads=["peak"], seconds=20, rounds=2, arms={"peak": (BY_LAG,)}
+    )
+    assert found.runs["red"].tolist() == ["", ""]
+    assert found.ok
+    assert (found.runs["worker_seconds"] > 20).all()
+    assert np.isfinite(found.runs["max_lag_s"]).all(), "all became visible"
+    report = json.loads((found.folder / "report.json").read_bytes())
+    assert [arm["arm"] for arm in report["arms"]] == [BY_LAG.name]
+    assert report["settings"]["arms"]["peak"][0]["bounds"]["most"] == elasticity.MANY
+    kept = pd.read_parquet(found.folder / "courses.parquet")
+    plot.elasticity(kept[kept["round"] == 0], [BY_LAG.name], capacity=CAPACITY, bound_s=1.5)
+    assert found.report["folder"] == str(found.folder)

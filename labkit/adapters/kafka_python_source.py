@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
@@ -33,6 +34,22 @@ def closed_unless_done(close: Callable[[], None]) -> Iterator[None]:
         undo.callback(close)
         yield
         undo.pop_all()
+
+
+class _Joined:
+    """The future of a join that is over, which the client takes for one that is under way: it waits
+    for the result, and has it at once."""
+
+    is_done = False
+
+    def __init__(self, future: Any) -> None:
+        self._future = future
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._future, name)
+
+    def __await__(self) -> Any:
+        return self._future.__await__()
 
 
 class KafkaPythonSource(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -113,6 +130,7 @@ class KafkaPythonSource(ConsumerRebalanceListener):  # type: ignore[misc]
             return batch
         with translated(f"read {self._topic!r}", self._bootstrap):
             self._rejoin_if_forgotten()
+            self._keep_join()
             found = self._consumer.poll(timeout_ms=int(timeout * 1000), max_records=limit)
             batch.records = [
                 Record(tp.partition, r.offset, r.key or b"", r.value or b"")
@@ -158,6 +176,17 @@ class KafkaPythonSource(ConsumerRebalanceListener):  # type: ignore[misc]
         joining = self._group and self._consumer.group_metadata().state == MemberState.REBALANCING
         if joining and not self._consumer._coordinator.need_rejoin():
             self._consumer._coordinator.request_rejoin()
+
+    def _keep_join(self) -> None:
+        """Work around another bug of kafka-python 3.0.12.
+
+        A join that ends between two polls is thrown away, and the next poll begins another. So a
+        member that polls now and then (scheduled mode) may never see the end of one: the group
+        rebalances without end, and the member reads nothing meanwhile.
+        """
+        coordinator = self._consumer._coordinator
+        if self._group and coordinator._join_task is not None and coordinator._join_task.is_done:
+            coordinator._join_task = _Joined(coordinator._join_task)
 
     def start(self, partition: int, offset: int | None = None) -> int:
         tp = TopicPartition(self._topic, partition)

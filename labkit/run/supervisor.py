@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -193,8 +194,10 @@ class Workers:
             self._process.stdin.write(msgspec.json.encode(instructions) + b"\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            self._process.wait(STOP_SECONDS)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(STOP_SECONDS)
             self.check()
+            raise
 
     def alive(self) -> list[Alive]:
         """The workers that live now."""
@@ -222,7 +225,8 @@ class Workers:
     def stop(self) -> None:
         """Break the life line and wait."""
         assert self._process.stdin is not None
-        self._process.stdin.close()
+        with suppress(BrokenPipeError):  # what it was told last, and it was gone
+            self._process.stdin.close()
         try:
             self._process.wait(2 * STOP_SECONDS)
         except subprocess.TimeoutExpired:
