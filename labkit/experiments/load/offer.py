@@ -100,7 +100,8 @@ class _Listener:
         self.visible = 0
         #: Given the number of visible commands, why the load should end; "": it may go on.
         self.overload: Callable[[int], str] = lambda visible: ""
-        self._looked = self._checked = self._changed = time.monotonic()
+        self._looked = 0.0  # the first call looks
+        self._checked = self._changed = time.monotonic()
 
     def listen(self) -> None:
         """Poll once, and look if it is time; raises if servers or workers are gone."""
