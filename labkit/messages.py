@@ -115,7 +115,7 @@ class Answer(Struct, frozen=True, omit_defaults=True, gc=False):
         return self.outcome not in ("scheduled", "parked")
 
 
-class Envelope(Struct, Generic[C], frozen=True, omit_defaults=True):
+class Envelope(Struct, Generic[C], frozen=True, omit_defaults=True, gc=False):
     """A command on the wire.
 
     ``deliver_at`` is an instant of the calendar (Unix milliseconds); ``correlation`` comes back
@@ -132,7 +132,7 @@ class Envelope(Struct, Generic[C], frozen=True, omit_defaults=True):
     sent: Count = 0
 
 
-class Commit(Struct, Generic[E], frozen=True, omit_defaults=True):
+class Commit(Struct, Generic[E], frozen=True, omit_defaults=True, gc=False):
     """What one command led to; the only kind of record on an events topic.
 
     ``partition`` and ``offset`` are those of the command. Versions count a stream's events from 1;

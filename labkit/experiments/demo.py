@@ -113,7 +113,7 @@ def demo(
             plan = _open_loop(share * speed, len(commands))
             loaded, seen, late = _offered(name, client, plan, progress, report)
             ignored += late
-            result.rows.append(_row("orders of the open loop", seen, loaded.sent))
+            result.rows.append(_row(f"orders at {plan.rate:,.0f} a second", seen, loaded.sent))
             sustained = _sustained(loaded)
             if sustained is not False:
                 break

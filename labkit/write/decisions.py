@@ -42,7 +42,7 @@ FIRST_RETRY_MS = 200
 MAX_TRIES = 8
 
 
-class Arrival(Struct, frozen=True):
+class Arrival(Struct, frozen=True, gc=False):
     """One delivery of a command: ``polled`` is monotonic, ``wall`` Unix milliseconds.
 
     ``again``: this place in the log has its commit already (the group's offsets went back).

@@ -27,7 +27,7 @@ SEEN_WINDOW = 1_000
 MAX_WAITING = 50_000
 
 
-class StreamState(Struct):
+class StreamState(Struct, gc=False):
     """A stream's state and bookkeeping, as the handler keeps it.
 
     ``seen`` holds the newest command ids, ``older`` what there is of others; ``None``: there are no

@@ -23,7 +23,7 @@ from labkit.experiments.bench.preload import preload
 from labkit.experiments.bench.subject import Subject
 from labkit.experiments.bench.totals import Totals, expected, shown
 from labkit.experiments.intervals import quotient
-from labkit.experiments.processes import on_fast_client
+from labkit.experiments.processes import fast_client, on_fast_client
 from labkit.experiments.results import versions
 from labkit.experiments.scratch import scratch_run
 from labkit.lab import Lab
@@ -92,7 +92,7 @@ def drain(
         trouble = wrong(lab, measured, expected(measured.service, commands, count))
         if looks[-1].visible < count:
             trouble.append(f"{looks[-1].visible:,} of {count:,} commands became visible")
-        return Bulk(count, looks, trouble, versions(lab.server_versions(), client))
+        return Bulk(count, looks, trouble, versions(lab.server_versions(), client, fast_client()))
 
 
 def wrong(lab: Lab, measured: Subject, right: Totals) -> list[str]:

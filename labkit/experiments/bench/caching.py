@@ -29,7 +29,7 @@ from labkit.experiments.bench.subject import Subject, about, subject
 from labkit.experiments.demo import Progress
 from labkit.experiments.intervals import quotient
 from labkit.experiments.percentiles import RANGE, percentiles
-from labkit.experiments.processes import PATIENCE_SECONDS, harness_of, hear, process
+from labkit.experiments.processes import PATIENCE_SECONDS, fast_client, harness_of, hear, process
 from labkit.experiments.results import archive, versions
 from labkit.experiments.scratch import scratch_run
 from labkit.lab import Lab
@@ -114,7 +114,7 @@ def cache(
                 side.loading.send_bytes(b"stop")
             found["load"][label] = int(hear(side.lab, side.loading))
         found["sides"] = {label: _found(side) for label, side in sides.items()}
-        found["versions"] = versions(sides["on"].lab.server_versions(), client)
+        found["versions"] = versions(sides["on"].lab.server_versions(), client, fast_client())
     off, on = found["sides"]["off"], found["sides"]["on"]
     found["speedup"] = round(quotient(on["answers_per_second"], off["answers_per_second"]), 2)
     found["ok"] = (

@@ -55,6 +55,7 @@ from labkit.experiments.intervals import quotient
 from labkit.experiments.percentiles import RANGE, percentiles
 from labkit.experiments.processes import (
     PATIENCE_SECONDS,
+    fast_client,
     harness_of,
     hear,
     process,
@@ -108,7 +109,7 @@ def freshness(
     ):
         lab.start()
         report(f"run {lab.run}: {tries:,} tries of each strategy by {clients} clients")
-        found["versions"] = versions(lab.server_versions(), lab.settings.client)
+        found["versions"] = versions(lab.server_versions(), lab.settings.client, fast_client())
         began = time.monotonic()
         reports, written = _run(lab, measured, clients, tries, seed, progress)
         seconds = time.monotonic() - began

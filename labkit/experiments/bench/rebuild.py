@@ -34,7 +34,14 @@ from labkit.experiments.bench.measuring import measuring
 from labkit.experiments.bench.subject import Chosen, Subject, about, subject
 from labkit.experiments.demo import Progress
 from labkit.experiments.intervals import quotient, too_short
-from labkit.experiments.processes import PATIENCE_SECONDS, harness_of, hear, process, steadily
+from labkit.experiments.processes import (
+    PATIENCE_SECONDS,
+    fast_client,
+    harness_of,
+    hear,
+    process,
+    steadily,
+)
 from labkit.experiments.results import archive, versions
 from labkit.experiments.scratch import scratch_run
 from labkit.experiments.verify.checkers import check, gather
@@ -105,7 +112,7 @@ def rebuild(
         measuring(name, report, "rebuild", **more) as found,
         scratch_run(name, client=client, services=[measured.service]) as lab,
     ):
-        found["versions"] = versions(lab.server_versions(), lab.settings.client)
+        found["versions"] = versions(lab.server_versions(), lab.settings.client, fast_client())
         report(f"run {lab.run}: {events:,} commits of service {measured.name!r}")
         found |= _measure(lab, measured, events, rounds, probes, progress)
         verdicts = _judged(lab, measured)

@@ -28,6 +28,7 @@ from labkit.experiments.bench.subject import about
 from labkit.experiments.bench.window import WARM_UP
 from labkit.experiments.demo import Progress
 from labkit.experiments.intervals import interval_if_any
+from labkit.experiments.processes import fast_client
 from labkit.experiments.results import archive, load_average, machine, versions
 from labkit.lab import Lab
 from labkit.ports.broker import DELIVERIES
@@ -160,7 +161,7 @@ def sweep(
     with stack.borrowed(name, report) as servers:
         with Lab(name, services=[], start=False) as lab:
             clients = {arm.settings.get("client", DEFAULTS.client) for arm in arms}
-            server_versions = versions(lab.server_versions(), *sorted(clients))
+            server_versions = versions(lab.server_versions(), *sorted(clients), fast_client())
             lab.drop()
         for number in range(rounds):
             for arm in rng.sample(list(arms), len(arms)):

@@ -59,6 +59,7 @@ class GeneratorReady(Struct, frozen=True):
     opened: int
     commands: int
     pid: int
+    client: str
 
 
 def generate(pipe: Connection, settings: dict[str, Any], plan: Plan, dry: bool, count: Any) -> None:
