@@ -7,6 +7,7 @@ from itertools import chain
 from typing import Any
 
 import msgspec
+import pytest
 from msgspec import structs
 
 from labkit.adapters import memory_mongo_log
@@ -14,6 +15,8 @@ from labkit.adapters.mongo_records import unique
 from labkit.experiments.verify.planting import planted_here, replace
 from labkit.log.relay import Relay
 from labkit.ports.broker import Record
+from labkit.simulation import delays
+from labkit.simulation.exhaustive import search, small
 from labkit.simulation.explore import Explored, explore
 from labkit.simulation.scenario import SCENARIOS
 from labkit.simulation.tape import Tape
@@ -79,6 +82,32 @@ def test_an_index_that_answers_each_delivery_once_is_found() -> None:
         assert set(chain(*tried(range(28, 33)).red.values())) == {"liveness"}
 
 
+def test_a_small_case_is_searched_to_its_end() -> None:
+    tiny = small(ONE, commands=1, handlers=1)
+    proof = search(tiny, kills=0)
+    assert proof.complete, "a relay that reads while it is made goes on"
+    assert proof.good
+    bad = search(tiny, kills=0, plant="no-dedupe")
+    assert bad.story is not None
+    assert "--exhaustive --commands 1 --handlers 1 --kills 0 --log mongodb" in bad.story.replay
+    assert any(event.text.startswith("publishes") for event in bad.story.events)
+
+
+def test_runs_with_few_delays_are_tried() -> None:
+    tiny = small(ONE, commands=1, handlers=1)
+    found = delays.search(tiny, delays=0, processes=1)
+    assert (found.complete, found.story) == (True, None)
+    bad = delays.search(tiny, delays=0, plant="no-dedupe", processes=1)
+    assert bad.story is not None
+    assert bad.story.replay.endswith("--log mongodb --replay tape.json --plant no-dedupe")
+
+
+@pytest.mark.slow
+def test_a_small_case_with_a_death_is_searched_to_its_end() -> None:
+    proof = search(small(ONE, commands=1, handlers=1), kills=1)
+    assert proof.complete, proof.text
+    assert proof.good
+
+
 def test_what_cannot_be_simulated_so_is_one_line() -> None:
-    refused(labkit_here("simulate", "one", "--exhaustive", "--log", "mongodb"), "--log mongodb")
     refused(labkit_here("simulate", "one", "--log", "mongo"), "kafka", "mongodb")

@@ -34,9 +34,9 @@ OWN = Scenario(services=(DESK,))
 SMALL = Scenario(commands=2, clients=1, handlers=1, projectors=1, partitions=1)
 ORDER = PlaceOrder("o1", "c1", "2026-01-01", 1, 100)
 #: Two commands; an event of a newer schema, and upon it a command like each of the two.
-UPON = {WORKLOAD: [0, 1, 0, 0, 1, 0, 0], SCHEMAS: [0, 1, 1, 0, 2, 1]}
+UPON = {WORKLOAD: [0, 1, 0, 0, 1, 0, 0], SCHEMAS: [1, 0, 1, 1, 0, 2, 1]}
 #: Two commands, each sent twice, first by an older client; before them one of a newer client.
-MIXED = {WORKLOAD: [0, 2, 0, 0, 2, 0, 0], SCHEMAS: [1, 0, 0, 0, 1, 1, 1]}
+MIXED = {WORKLOAD: [0, 2, 0, 0, 2, 0, 0], SCHEMAS: [1, 1, 0, 0, 0, 1, 1, 1]}
 
 
 class Seat(Command, frozen=True):

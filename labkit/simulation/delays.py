@@ -16,7 +16,7 @@ from random import Random
 from msgspec import Struct
 
 from labkit.simulation import explore
-from labkit.simulation.exhaustive import workload_of
+from labkit.simulation.exhaustive import of_log, workload_of
 from labkit.simulation.explore import Explored, shrunk
 from labkit.simulation.faults import EFFECTS, KINDS, PASSES, STRUCK, UNANSWERED, UNKNOWN
 from labkit.simulation.ladder import fitting, planted
@@ -128,7 +128,7 @@ def replay(
 
 def _how(scenario: Scenario, delays: int) -> str:
     sizes = f"--commands {scenario.commands} --handlers {scenario.handlers}"
-    return f" one --exhaustive --delays {delays} {sizes}"
+    return f" one --exhaustive --delays {delays} {sizes}{of_log(scenario)}"
 
 
 def _faults(steps: int) -> list[list[int]]:

@@ -38,11 +38,14 @@ def small(scenario: Scenario, **sizes: int) -> Scenario:
     """
     if scenario.processes or len(scenario.services) != 1:
         raise UsageError("an exhaustive search is of one service without processes; name that")
-    if scenario.log != "kafka":
-        raise UsageError("an exhaustive search is of the Kafka log; leave out --log mongodb")
     return structs.replace(
         scenario, **{"commands": 3, "clients": 1, "projectors": 1, "partitions": 1, **sizes}
     )
+
+
+def of_log(scenario: Scenario) -> str:
+    """The log as the command line names it, if it is not the usual one."""
+    return f" --log {scenario.log}" if scenario.log != "kafka" else ""
 
 
 def workload_of(scenario: Scenario) -> list[int]:
@@ -83,8 +86,7 @@ def replay(
     scenario: Scenario, tape: SavedTape, *, kills: int = 1, plant: str | None = None
 ) -> Proof:
     """One path, from the tape of a story; raises ``UsageError`` for that of another scenario."""
-    tape.check(scenario)
-    scenario = fitting(scenario, plant)
+    scenario = fitting(tape.fitting(scenario), plant)
     found = Proof(scenario, kills, plant=plant or "", paths=1)
     with quiet(), planted(plant):
         _tell(found, tape.values[WORKLOAD], Turn.unflat(tape.values[SCHEDULE]))
@@ -218,7 +220,7 @@ def _tell(found: Proof, workload: Sequence[int], turns: Sequence[Turn], why: str
             sizes = found.scenario
             how = (
                 f" one --exhaustive --commands {sizes.commands} --handlers {sizes.handlers} "
-                f"--kills {found.kills}"
+                f"--kills {found.kills}{of_log(sizes)}"
             )
             found.story = Story.of(sizes, outcome, outcome.red[0], found.plant, how=how)
 

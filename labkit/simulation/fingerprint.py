@@ -19,6 +19,7 @@ import msgspec
 from msgspec import Struct
 
 from labkit.adapters.memory_log import MemoryLog
+from labkit.adapters.memory_mongo_log import MemoryLogChanges, MemoryMongoLog
 from labkit.adapters.memory_source import MemorySource
 from labkit.adapters.memory_store import MemoryStore
 from labkit.adapters.memory_topics import MemoryTopics, OpenTransaction, Slot
@@ -27,6 +28,8 @@ from labkit.ports.clock import Clock
 from labkit.ports.store import Checkpoint
 from labkit.read.projection import ServiceProjection
 from labkit.service import Service
+from labkit.simulation.mongo_log import SimulatedMongoBroker
+from labkit.simulation.twins import SimulatedBroker
 
 if TYPE_CHECKING:
     from labkit.simulation.trial import Trial
@@ -46,13 +49,14 @@ PASSED_OVER = (Clock, Service, Codec, Executor, ServiceProjection, MemoryTopics,
 def of_state(trial: Trial, world: TurnWorld, kills: int) -> bytes:
     """Of all that decides what can come, and what the checkers will say."""
     names = _Names()
-    parts = sorted(trial.workforce.parts.items())
+    made = trial.workforce.parts
+    parts = sorted(made.items())
     lives = {life.name: life for life in world.lives if life.state != "dead"}
     walk = _Walk(trial, names)
     what = (
         kills,
         _servers(trial, names),
-        sorted((name, world.waits(life)) for name, life in lives.items()),
+        sorted((name, world.waits(life, name in made)) for name, life in lives.items()),
         sorted((h.name, about) for h in world.happenings if (about := h.about()) is not None),
         [(client.answered, client.sent) for client in trial.clients],
         [(o.id, o.status, o.token, o.answer) for o in trial.history.operations],
@@ -82,7 +86,22 @@ class _Names:
 
 
 def _servers(trial: Trial, names: _Names) -> object:
-    broker, store = trial.broker, trial.store
+    store = trial.store
+    brokers = [_broker(trial.broker, names)]
+    if isinstance(trial.log, SimulatedMongoBroker):
+        tokens = [(topic, claim.token) for topic, claim in sorted(trial.log.relays.items())]
+        brokers += [_broker(trial.log, names), tokens]
+    documents = [
+        (name, [_document(d, names) for d in held.values() if id(d) not in trial.first_documents])
+        for name, held in store._collections.items()
+    ]
+    checkpoints = [
+        (name, [_checkpoint(c) for c in held.values()]) for name, held in store._checkpoints.items()
+    ]
+    return brokers, documents, checkpoints
+
+
+def _broker(broker: SimulatedBroker, names: _Names) -> object:
     topics = [
         (topic, [[_slot(slot, names) for slot in slots] for slots in partitions])
         for topic, partitions in sorted(broker._topics.items())
@@ -98,14 +117,7 @@ def _servers(trial: Trial, names: _Names) -> object:
         for name, group in sorted(broker._groups.items())
     ]
     opened = [(id, _transaction(t, names)) for id, t in sorted(broker._open.items())]
-    documents = [
-        (name, [_document(d, names) for d in held.values() if id(d) not in trial.first_documents])
-        for name, held in store._collections.items()
-    ]
-    checkpoints = [
-        (name, [_checkpoint(c) for c in held.values()]) for name, held in store._checkpoints.items()
-    ]
-    return topics, groups, opened, documents, checkpoints
+    return topics, groups, opened
 
 
 def _slot(slot: Slot, names: _Names) -> object:
@@ -177,6 +189,9 @@ class _Walk:
                 return [self(item) for item in value]
             case MemorySource():
                 return self._source(value)
+            case MemoryLogChanges():
+                claim = value._broker.relays[value._topic]
+                return value._token, list(value._at.items()), value._epoch == claim.epoch
             case Checkpoint():
                 known = self._trial.store._checkpoints.values()
                 newest = (held[value.id].epoch for held in known if value.id in held)
@@ -206,6 +221,6 @@ class _Walk:
             # What it would keep; the generation itself it learns with the next poll.
             kept = [(p, group.since[p] <= source._generation) for p in sorted(source._owned)]
             found += [_rank(group.members, source._member), kept]
-        if isinstance(source, MemoryLog):
+        if isinstance(source, MemoryLog | MemoryMongoLog):
             found.append(source._broker._epochs.get(source._id) == source._epoch)
         return found

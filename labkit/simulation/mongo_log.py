@@ -67,11 +67,17 @@ class SimulatedChanges(MemoryLogChanges):
         world = self._broker.world
         world.place(f"follow {self._topic}")
         until = world.time + int(timeout * 1e9)
+        world.before_poll(self._news, timeout)
         while not (found := super().poll(limit, 0)):
             left = (until - world.time) / 1e9
             if left <= 0 or not world.wait((self._topic,), left):
                 break
         return found
+
+    def _news(self) -> bool:
+        """Whether a poll would find something now."""
+        partitions = enumerate(self._broker.partitions(self._topic))
+        return any(len(slots) > self._at[partition] for partition, slots in partitions)
 
     def save(self) -> None:
         self._broker.world.place(f"save {self._topic}")

@@ -200,15 +200,20 @@ def _poisoned(calls: Sequence[Call], lab: Lab, tape: Tape) -> list[Call | Poison
 
 
 def _of_schemas(calls: Sequence[Call], found: list[Call | Poison], lab: Lab, tape: Tape) -> Plan:
-    """With commands and an event of other schemas; poison does not come to the stream of that."""
+    """With commands and an event of other schemas; poison does not come to the stream of that.
+
+    In half of all trials there is nothing of them (swarm).
+    """
+    if not tape.draw(SCHEMAS, "other schemas", 2):
+        return Plan(found)
     met, event = [], None
-    if tape.draw(SCHEMAS, "a client is newer", 2, odds(0.2)) and calls:
+    if tape.draw(SCHEMAS, "a client is newer", 2, odds(0.4)) and calls:
         like = calls[tape.draw(SCHEMAS, "its command is like", len(calls))]
         before = tape.draw(SCHEMAS, "its command comes before", 1 + len(found))
         service, raw = lab.bus.service_of(like.command), newer(like.command, f"{like.id}-newer")
         found.insert(before, Poison(service.name, like.command.stream, raw))
         met.append(NEWER_COMMAND)
-    if tape.draw(SCHEMAS, "a handler was newer", 2, odds(0.2)):
+    if tape.draw(SCHEMAS, "a handler was newer", 2, odds(0.4)):
         service = [*lab.services.values()][tape.draw(SCHEMAS, "its service", len(lab.services))]
         event = NewerEvent(service.name, "of-newer-code")
         mine = [c.command for c in calls if lab.bus.service_of(c.command) is service]

@@ -7,6 +7,7 @@ sleeps a little goes on, and where nobody does, all waiting is over.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -50,6 +51,8 @@ class TurnWorld(World):
         self._plain = plain
         #: Where each life stands: the last place that it came to.
         self.at: dict[str, str] = {}
+        #: A relay reads while it is made: how many places it has passed.
+        self._making: Counter[str] = Counter()
         self._news: dict[str, Callable[[], bool]] = {}
         #: Who polls for long.
         self._long: set[str] = set()
@@ -61,12 +64,18 @@ class TurnWorld(World):
             return
         self.step += 1
         self.at[life.name] = name
+        self._making[life.name] += life.role == "relay"
         if life.role:
             self.strike(life, name)
             if life.state == "dead":
                 self._leave()
         elif name.startswith("append"):
             self._leave()
+
+    def forget(self, name: str) -> None:
+        """Its next life stands nowhere yet."""
+        self.at.pop(name, None)
+        self._making.pop(name, None)
 
     def before_poll(self, news: Callable[[], bool], seconds: float) -> None:
         life = self.current
@@ -120,11 +129,12 @@ class TurnWorld(World):
             if life.until <= self.time and (not asleep or life.name not in self._long):
                 life.state, life.keys = "runnable", frozenset()
 
-    def waits(self, life: Life) -> Any:
-        """How a life stands, apart from its part."""
+    def waits(self, life: Life, made: bool) -> Any:
+        """How a life stands, apart from its part, if that is ``made``."""
         long = life.name in self._long
         left = round((life.until - self.time) / 1e6) if life.state == "blocked" and not long else 0
-        return life.state, self.at.get(life.name, ""), long, life.name in self._news, left
+        making = 0 if made else self._making[life.name]
+        return life.state, self.at.get(life.name, ""), long, life.name in self._news, left, making
 
 
 class Taken(Tape):
@@ -219,7 +229,7 @@ class Played:
             self.struck.append(Fault("kill", place, self._place))
             self.trial.workforce.die(life, place)
             # Its next life is there, and does nothing until it has a turn.
-            self.world.at.pop(life.name, None)
+            self.world.forget(life.name)
             self.world.take_turn(self.world.happenings[-1])
         elif self._deaths is not None:
             # Whoever dies leaves what is in the servers, and nothing else.
