@@ -46,6 +46,7 @@ def judged(
         service=service,
         commits=[],
         chain=[],
+        unread=[],
         misfits=[],
         checkpoints=[],
         states={},
