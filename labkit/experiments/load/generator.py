@@ -59,6 +59,7 @@ class GeneratorReady(Struct, frozen=True):
     opened: int
     commands: int
     pid: int
+    client: str
 
 
 def generate(pipe: Connection, settings: dict[str, Any], plan: Plan, dry: bool, count: Any) -> None:
@@ -78,7 +79,9 @@ def generate(pipe: Connection, settings: dict[str, Any], plan: Plan, dry: bool, 
         calm_gc()
         sys.setswitchinterval(0.0005)  # the acknowledging thread must not delay us
         pipe.send_bytes(
-            msgspec.json.encode(GeneratorReady(ability, len(opening), len(at), os.getpid()))
+            msgspec.json.encode(
+                GeneratorReady(ability, len(opening), len(at), os.getpid(), lab.settings.client)
+            )
         )
         beginning = int(pipe.recv_bytes())
         acked = Acknowledged(len(at))

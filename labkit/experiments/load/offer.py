@@ -36,7 +36,7 @@ from labkit.experiments.load.figures import figures, judge, judge_by_checkers
 from labkit.experiments.load.generator import GeneratorReady, acknowledged, generate
 from labkit.experiments.load.observer import Watch, cost, observe, samples
 from labkit.experiments.meter import Meter, spent
-from labkit.experiments.processes import fast_client, harness_of, hear, on_fast_client, process
+from labkit.experiments.processes import harness_of, hear, on_fast_client, process
 from labkit.experiments.results import versions
 from labkit.lab import Lab
 from labkit.messages import Commit
@@ -213,11 +213,11 @@ def offer(
     report: dict[str, Any] = {
         "run": lab.run,
         "client": lab.settings.client,
-        "harness_client": fast_client(),
+        "harness_client": ready.client,
         "settings": {"plan": arrivals.shape(plan), "lab": structs.asdict(lab.settings)}
         | {"workers": dict(Counter(worker.role for worker in lab.workers()))},
         "seed": plan.seed,
-        "versions": versions(lab.server_versions(), lab.settings.client, fast_client()),
+        "versions": versions(lab.server_versions(), lab.settings.client, ready.client),
         "ability": structs.asdict(ready.ability),
         "observer": cost(looks, window),
         "cpu": spent(before, after, (ended - began) / 1e9, ready.commands)
