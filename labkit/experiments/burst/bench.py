@@ -33,8 +33,8 @@ from labkit.experiments.load import arrivals
 from labkit.experiments.load.arrivals import Plan
 from labkit.experiments.processes import process
 from labkit.experiments.results import archive, versions
+from labkit.experiments.scratch import scratch_run
 from labkit.experiments.verify.verdict import Verdict, red, to_report, together
-from labkit.lab import Lab
 from labkit.run.worker import calm_gc
 from labkit.service import Operation
 
@@ -114,7 +114,7 @@ def burst(
     verdicts: dict[str, list[Verdict]] = {}
     capacities = []
     with stack.borrowed(name, report):
-        with Lab(name, services=[], client=client) as lab:
+        with scratch_run(name, services=[], start=False, client=client) as lab:
             known = versions(lab.server_versions(), client)
         steps = len(_steps(sizes))
         for number in range(sizes.runs):

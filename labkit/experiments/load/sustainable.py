@@ -195,7 +195,7 @@ def kept(name: str, crew: Crew, plan: Plan, p99_ms: float) -> Sustainable | None
 
 def _conditions(name: str, crew: Crew, plan: Plan, p99_ms: float) -> dict[str, Any]:
     """The conditions that a sustainable rate belongs to."""
-    with Lab(name, services=[], **crew.settings) as lab:
+    with scratch_run(name, services=[], start=False, **crew.settings) as lab:
         known = versions(lab.server_versions(), lab.settings.client, fast_client())
         settings = structs.asdict(lab.settings)
     shape = arrivals.shape(plan)
