@@ -7,119 +7,11 @@ labkit to CRUD, or to the bare work of the same clients.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
-
+from labkit.experiments.verdict import readers
 from labkit.experiments.verdict.claim import Case, Claim
-from labkit.experiments.verdict.figures import Figure, measured, share
 
-Json = Mapping[str, Any]
-Read = Callable[[Json], Figure]
 #: Wrong facts among those that a checker looks at, in percent: what none of 10,000 still allows.
 NONE = 0.05
-
-
-def _to_bare(kind: str) -> Read:
-    """The latency of one command, ``reply`` or ``visible``, to that of a bare transaction."""
-
-    def read(found: Json) -> Figure:
-        ratio = found["ratios"][kind]
-        return measured(ratio["median"], ratio["interval"])
-
-    return read
-
-
-def _stale(strategy: str) -> Read:
-    """Reads just after an answer that do not show it."""
-
-    def read(found: Json) -> Figure:
-        row = found["strategies"][strategy]
-        return share(row["stale"], row["tries"])
-
-    return read
-
-
-def _wrong(*checkers: str) -> Read:
-    """Of the facts that the checkers looked at, the share that was wrong."""
-
-    def read(found: Json) -> Figure:
-        some = [found["checkers"][name] for name in checkers]
-        return share(sum(c["found"] for c in some), sum(c["checked"] for c in some))
-
-    return read
-
-
-def _workers(arm: str) -> Read:
-    """Throughput of so many workers to that of one."""
-
-    def read(found: Json) -> Figure:
-        row = found["arms"][arm]
-        return measured(row["ratio"], (row["ratio_low"], row["ratio_high"]))
-
-    return read
-
-
-def _lag(rate: float, name: str) -> Read:
-    """A percentile of the lag at a share of the plan's rate."""
-
-    def read(found: Json) -> Figure:
-        row = next(row for row in found["values"] if row["rate"] == rate)
-        return measured(row[name], (row[f"{name}_low"], row[f"{name}_high"]), "ms")
-
-    return read
-
-
-def _cost(name: str, arm: str = "labkit") -> Read:
-    """A figure of an arm of ``bench cost``."""
-
-    def read(found: Json) -> Figure:
-        figure = found["figures"][name]
-        row = figure["arms"][arm]
-        return measured(row["median"], row["interval"], figure["unit"])
-
-    return read
-
-
-def _to_crud(name: str) -> Read:
-    """A figure of labkit to that of CRUD, within each run."""
-
-    def read(found: Json) -> Figure:
-        ratio = found["figures"][name]["crud_to_labkit"]
-        low, high = ratio["interval"]
-        return measured(1 / ratio["ratio"], (1 / high, 1 / low))
-
-    return read
-
-
-def _burst(name: str, times: float) -> Read:
-    """A figure of a peak of ``times`` what the workers do, without any protection."""
-
-    def read(found: Json) -> Figure:
-        row = next(row for row in found["peaks"] if row["times"] == times)[name]
-        return measured(row["median"], row["interval"])
-
-    return read
-
-
-def _protected(name: str, mechanism: str) -> Read:
-    """A figure of the peak at which mechanisms are compared."""
-
-    def read(found: Json) -> Figure:
-        row = next(row for row in found["mechanisms"] if row["mechanism"] == mechanism)[name]
-        return measured(row["median"], row["interval"])
-
-    return read
-
-
-def _elastic(name: str, load: str, arm: str, unit: str = "") -> Read:
-    """A figure of an arm of ``bench elasticity``."""
-
-    def read(found: Json) -> Figure:
-        row = next(r for r in found["arms"] if (r["load"], r["arm"]) == (load, arm))
-        return measured(row[name], (row[f"{name}_low"], row[f"{name}_high"]), unit)
-
-    return read
-
 
 PROBLEMS = (
     Claim(
@@ -128,17 +20,17 @@ PROBLEMS = (
         (
             Case(
                 *("commands carry ids that the handler remembers", "facts that are wrong"),
-                *("faults", _wrong("C1", "C2", "C6", "C9")),
+                *("faults", readers.wrong("C1", "C2", "C6", "C9")),
                 at_most=NONE,
             ),
             Case(
                 *("every command is sent twice", "effects of a command that is sent twice"),
-                *("cost", _cost("effects")),
+                *("cost", readers.cost("effects")),
                 at_most=1,
             ),
             Case(
                 "CRUD keeps the ids in the same transaction",
-                *("the same, by CRUD", "cost", _cost("effects", "crud")),
+                *("the same, by CRUD", "cost", readers.cost("effects", "crud")),
                 at_most=1,
             ),
         ),
@@ -150,13 +42,13 @@ PROBLEMS = (
             Case(
                 "the new rule needs what happened before",
                 "states of a new shape can be about the past (1: they can)",
-                *("cost", _cost("new_state_from_past")),
+                *("cost", readers.cost("new_state_from_past")),
                 at_least=1,
             ),
             Case(
                 "it must be in force at once",
                 "time until every state has the new shape, to CRUD",
-                *("cost", _to_crud("new_state_s")),
+                *("cost", readers.to_crud("new_state_s")),
                 at_most=1,
             ),
         ),
@@ -167,12 +59,12 @@ PROBLEMS = (
         (
             Case(
                 *("cores are idle", "throughput of 2 workers to 1"),
-                *("workers", _workers("2 workers")),
+                *("workers", readers.workers("2 workers")),
                 at_least=1.2,
             ),
             Case(
                 *("a view is added later", "documents an event in a second view, the past too"),
-                *("cost", _cost("second_past")),
+                *("cost", readers.cost("second_past")),
                 at_least=1,
             ),
         ),
@@ -184,18 +76,18 @@ PROBLEMS = (
             Case(
                 "one asks what is lost",
                 "commands lost of a peak of 20 times what the workers do",
-                *("burst", _burst("lost", 20)),
+                *("burst", readers.burst("lost", 20)),
                 at_most=0,
             ),
             Case(
                 *("one asks who can still read", "reads that failed in that peak"),
-                *("burst", _burst("reads_failed", 20)),
+                *("burst", readers.burst("reads_failed", 20)),
                 at_most=0,
             ),
             Case(
                 "it protects itself",
                 "seconds until a peak of 5 times is over, with all protections",
-                *("burst", _protected("measured_s", "together")),
+                *("burst", readers.protected("measured_s", "together")),
                 at_most=5,
             ),
         ),
@@ -209,12 +101,12 @@ AGAINST = (
         (
             Case(
                 *("a read does not wait", "reads just after an answer that do not show it"),
-                *("freshness", _stale("eventual")),
+                *("freshness", readers.stale("eventual")),
                 at_least=1,
             ),
             Case(
                 *("a read waits for the token of the write", "the same, with the token"),
-                *("freshness", _stale("token")),
+                *("freshness", readers.stale("token")),
                 at_least=1,
             ),
         ),
@@ -226,12 +118,12 @@ AGAINST = (
             Case(
                 "somebody waits for the view",
                 "one command until its view shows it, to a bare transaction",
-                *("latency", _to_bare("visible")),
+                *("latency", readers.to_bare("visible")),
                 at_least=1.5,
             ),
             Case(
                 *("somebody waits for the answer", "one command until its answer, to the same"),
-                *("latency", _to_bare("reply")),
+                *("latency", readers.to_bare("reply")),
                 at_least=1.5,
             ),
         ),
@@ -242,17 +134,17 @@ AGAINST = (
         (
             Case(
                 *("one counts what must be known", "concepts, to CRUD"),
-                *("cost", _to_crud("concepts")),
+                *("cost", readers.to_crud("concepts")),
                 at_least=1.5,
             ),
             Case(
                 *("one counts what goes wrong", "failure modes, to CRUD"),
-                *("cost", _to_crud("failure_modes")),
+                *("cost", readers.to_crud("failure_modes")),
                 at_least=1.5,
             ),
             Case(
                 *("one counts what runs", "kinds of servers and processes, to CRUD"),
-                *("cost", _to_crud("kinds_running")),
+                *("cost", readers.to_crud("kinds_running")),
                 at_least=1.5,
             ),
         ),
@@ -263,12 +155,12 @@ AGAINST = (
         (
             Case(
                 *("two services must agree", "time until a reader sees that they agree, to CRUD"),
-                *("cost", _to_crud("agreed_p50_ms")),
+                *("cost", readers.to_crud("agreed_p50_ms")),
                 at_least=1.5,
             ),
             Case(
                 *("one service works alone", "answer to a write at a steady rate, p50, to CRUD"),
-                *("cost", _to_crud("write_p50_ms")),
+                *("cost", readers.to_crud("write_p50_ms")),
                 at_least=1.5,
             ),
         ),
@@ -282,28 +174,28 @@ FOR = (
         (
             Case(
                 *("cores are idle", "throughput of 2 workers to 1"),
-                *("workers", _workers("2 workers")),
+                *("workers", readers.workers("2 workers")),
                 at_least=1.2,
             ),
             Case(
                 *("all cores are taken", "throughput of 4 workers to 1"),
-                *("workers", _workers("4 workers")),
+                *("workers", readers.workers("4 workers")),
                 at_least=2,
             ),
             Case(
                 *("many write", "writes at saturation, to CRUD"),
-                *("cost", _to_crud("writes_per_s")),
+                *("cost", readers.to_crud("writes_per_s")),
                 at_least=1,
             ),
             Case(
                 *("64 write to one document", "writes to it, to CRUD"),
-                *("cost", _to_crud("hot_64_per_s")),
+                *("cost", readers.to_crud("hot_64_per_s")),
                 at_least=1,
             ),
             Case(
                 "workers come and go with a shop's days",
                 "worker seconds, to as many workers all the time",
-                *("elasticity", _elastic("cost_to_many", "days", "by time lag")),
+                *("elasticity", readers.elastic("cost_to_many", "days", "by time lag")),
                 at_most=0.9,
             ),
         ),
@@ -315,12 +207,12 @@ FOR = (
             Case(
                 "a view is added later",
                 "documents an event in it, the past too, and the writer is not touched",
-                *("cost", _cost("second_past")),
+                *("cost", readers.cost("second_past")),
                 at_least=1,
             ),
             Case(
                 *("a part is killed or stands still", "commands that were lost or done twice"),
-                *("faults", _wrong("C1", "C2")),
+                *("faults", readers.wrong("C1", "C2")),
                 at_most=NONE,
             ),
         ),
@@ -331,12 +223,12 @@ FOR = (
         (
             Case(
                 *("the load is steady", "lag at half of 300 commands a second, p99"),
-                *("lag", _lag(0.5, "p99")),
+                *("lag", readers.lag(0.5, "p99")),
                 at_most=1_000,
             ),
             Case(
                 *("workers are killed meanwhile", "documents that are wrong in the end"),
-                *("faults", _wrong("C9")),
+                *("faults", readers.wrong("C9")),
                 at_most=NONE,
             ),
         ),
@@ -347,17 +239,17 @@ FOR = (
         (
             Case(
                 *("one reads", "read at a steady rate, p50, to CRUD"),
-                *("cost", _to_crud("read_p50_ms")),
+                *("cost", readers.to_crud("read_p50_ms")),
                 at_most=1,
             ),
             Case(
                 *("one reads beside many writers", "read beside writes, p99, to CRUD"),
-                *("cost", _to_crud("busy_read_p99_ms")),
+                *("cost", readers.to_crud("busy_read_p99_ms")),
                 at_most=1,
             ),
             Case(
                 *("one writes", "answer to a write at a steady rate, p50, to CRUD"),
-                *("cost", _to_crud("write_p50_ms")),
+                *("cost", readers.to_crud("write_p50_ms")),
                 at_most=1,
             ),
         ),
@@ -368,12 +260,12 @@ FOR = (
         (
             Case(
                 *("one counts what must be known", "concepts, to CRUD"),
-                *("cost", _to_crud("concepts")),
+                *("cost", readers.to_crud("concepts")),
                 at_most=1,
             ),
             Case(
                 *("one counts lines", "lines of code of the arm alone, to CRUD"),
-                *("cost", _to_crud("own_lines")),
+                *("cost", readers.to_crud("own_lines")),
                 at_most=1,
             ),
         ),
@@ -384,7 +276,7 @@ FOR = (
         (
             Case(
                 "workers are killed, paused and replaced",
-                *("facts that are wrong", "faults", _wrong("C1", "C2", "C3", "C6", "C9")),
+                *("facts that are wrong", "faults", readers.wrong("C1", "C2", "C3", "C6", "C9")),
                 at_most=NONE,
             ),
         ),
@@ -395,16 +287,21 @@ FOR = (
         (
             Case(
                 "they are linearizable",
-                *("reads that are stale", "freshness", _stale("linearizable")),
+                *("reads that are stale", "freshness", readers.stale("linearizable")),
                 at_most=0.2,
             ),
             Case(
                 "they wait for the token of a write",
-                *("reads that are stale", "freshness", _stale("token")),
+                *("reads that are stale", "freshness", readers.stale("token")),
                 at_most=0.2,
             ),
             Case(
-                *("they do not wait", "reads that are stale", "freshness", _stale("eventual")),
+                *(
+                    "they do not wait",
+                    "reads that are stale",
+                    "freshness",
+                    readers.stale("eventual"),
+                ),
                 at_most=0.2,
             ),
         ),
