@@ -163,15 +163,19 @@ def test_each_mechanism_protects_by_itself_and_all_together() -> None:
 # --- the clients
 
 
-class Slow:
-    """It takes its time to answer."""
+#: Longer than any machine takes, if nothing is wrong.
+PATIENCE = 30.0
 
-    def __init__(self, number: int, log: list[tuple[int, str]]) -> None:
-        self.number, self.log = number, log
+
+class Slow:
+    """It does not answer before all others are asked, too."""
+
+    def __init__(self, number: int, log: list[tuple[int, str]], all: threading.Barrier) -> None:
+        self.number, self.log, self.all = number, log, all
 
     def send(self, command: Command, id: str, urgency: int) -> Told:
         self.log.append((self.number, id))
-        time.sleep(0.2)
+        self.all.wait(PATIENCE)
         return Told("taken", 202, Token("orders", 0, 0), where="here")
 
     def read(self, command: Command, told: Told) -> Told:
@@ -193,9 +197,10 @@ class Pipe:
 
 def test_the_clients_do_not_wait_for_one_another() -> None:
     log: list[tuple[int, str]] = []
-    connect: Callable[[int], Client] = lambda number: Slow(number, log)  # noqa: E731
+    together = threading.Barrier(8)
+    connect: Callable[[int], Client] = lambda number: Slow(number, log, together)  # noqa: E731
     calls = [Call(0, number, client=number) for number in range(8)]
-    calls += [Call(int(0.3e9), 8, read=True, client=3), Call(int(0.3e9), 8, read=True, client=9)]
+    calls += [Call(int(1e9), 8, read=True, client=3), Call(int(1e9), 8, read=True, client=9)]
     order = Order(PLAN, calls, "k", True, 10)
     threads = threading.active_count()
     told = clients._made(Pipe(), connect, order)  # type: ignore[arg-type]
@@ -203,8 +208,6 @@ def test_the_clients_do_not_wait_for_one_another() -> None:
     assert sorted(log)[:3] == [(0, "k-0"), (1, "k-1"), (2, "k-2")]
     assert (3, "read here") in log, "what it has written"
     assert told[9].why == "there was nothing to read yet"
-    first, last = min(t.sent for t in told[:8]), max(t.sent for t in told[:8])
-    assert last - first < 8 * 0.2e9, "one after the other they would take longer"
     assert threading.active_count() == threads
 
 
@@ -278,7 +281,7 @@ def test_an_arm_without_a_log_fits() -> None:
 
 
 def gather_nothing() -> Evidence:
-    return Evidence(PLAN.service, [], [], [], [], {}, {}, {}, {}, [])
+    return Evidence(PLAN.service, [], [], [], [], [], {}, {}, {}, {}, [])
 
 
 @pytest.mark.parametrize(
