@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ from labkit.simulation.table import PROMISED, tabulate
 from labkit.simulation.tape import FAULTS, WORKLOAD, Tape
 from labkit.simulation.trial import Outcome, Trial
 from labkit.simulation.world import World
-from tests.test_cli import labkit
+from tests.test_cli import labkit, labkit_here, refused
 
 ONE, THREE = SCENARIOS["one"], SCENARIOS["three"]
 TWO_COMMANDS = Scenario(commands=2, clients=1, handlers=1, projectors=1, partitions=1)
@@ -187,31 +188,31 @@ def test_monitors_see_what_goes_back() -> None:
 
 
 def test_the_table_says_what_is_promised_beside_what_was_found() -> None:
-    made = tabulate(ONE, range(20), processes=1)
-    rows = {(row.delivery, row.write_concern): row for row in made.rows}
-    assert [(row.delivery, row.write_concern) for row in made.rows if row.default] == [
-        ("exactly_once", "majority")
+    made = tabulate(ONE, range(12), processes=1)
+    rows = {(row.log, row.delivery, row.write_concern): row for row in made.rows}
+    assert [key for key, row in rows.items() if row.default] == [
+        ("kafka", "exactly_once", "majority")
     ]
-    assert len(rows) == 6
+    assert len(rows) == 12
     assert made.broken == []
-    for concern in ("majority", "1"):
-        exact = rows["exactly_once", concern].cells
-        assert {cell.text for name, cell in exact.items() if name != "C11"} == {"yes / ✓ 20"}
+    for log, concern in product(("mongodb", "kafka"), ("majority", "1")):
+        exact = rows[log, "exactly_once", concern].cells
+        assert {cell.text for name, cell in exact.items() if name != "C11"} == {"yes / ✓ 12"}
         assert exact["C11"].text == "yes / not tried"
-        lost = rows["at_most_once", concern].cells["C1"]
+        lost = rows[log, "at_most_once", concern].cells["C1"]
         assert (lost.promised, lost.text) == (False, f"no / – seed {lost.seed}")
     assert lost.seed is not None
     weak = structs.replace(ONE, delivery="at_most_once", write_concern="1")
     assert "C1" in trial(weak, lost.seed)[1].red, "the seed shows it"
-    assert made.markdown.count("\n| exactly_once \\* | majority |") == 1
+    assert made.markdown.count("\n| kafka | exactly_once \\* | majority |") == 1
     assert made.report["ok"]
 
 
 def test_a_promise_that_is_broken_fails_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PROMISED, "at_most_once", frozenset(["C1"]))
-    made = tabulate(ONE, range(9), processes=1)
+    made = tabulate(ONE, range(9), processes=1, logs=["mongodb"])
     assert [line.partition(",")[0] for line in made.broken] == [
-        f"at_most_once with write concern {concern}: C1" for concern in ("majority", "1")
+        f"at_most_once on mongodb with write concern {concern}: C1" for concern in ("majority", "1")
     ]
 
 
@@ -219,3 +220,4 @@ def test_the_table_takes_no_bug() -> None:
     done = labkit("simulate", "one", "--table", "--plant", "no-dedupe")
     assert done.returncode == 2
     assert "leave out --plant and --replay" in done.stderr
+    refused(labkit_here("simulate", "one", "--table", "--log", "mongodb"), "leave out --log")

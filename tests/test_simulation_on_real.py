@@ -16,7 +16,7 @@ from labkit.experiments.verify.planted_bugs import SIMULATED, plant_from_environ
 from labkit.experiments.verify.planting import planted_here
 from labkit.lab import Lab
 from labkit.ports.broker import DELIVERIES
-from labkit.run.settings import WRITE_CONCERNS
+from labkit.run.settings import LOGS, WRITE_CONCERNS
 from labkit.simulation.explore import replay, tape_of
 from labkit.simulation.ladder import BUGS, in_worker
 from labkit.simulation.on_real import OnReal, on_real, signalled, simulated
@@ -110,7 +110,8 @@ def test_what_cannot_be_played_is_one_line(arguments: list[str], says: str) -> N
 def test_a_seed_can_be_replayed() -> None:
     weak = structs.replace(ONE, delivery="at_most_once")
     with quiet():
-        bad = min(s for r in tabulate(ONE, range(9), processes=1).rows for s in seeds(r.cells))
+        rows = tabulate(ONE, range(9), processes=1, logs=["kafka"]).rows
+        bad = min(seed for row in rows for seed in seeds(row.cells))
     short = tape_of(weak, bad)
     assert short.settings == {"delivery": "at_most_once"}
     assert sum(map(len, short.values.values())) < 30, "shrunk"
@@ -167,32 +168,33 @@ def test_a_planted_bug_turns_the_same_checkers_red_on_real_servers(servers: stac
 # --- the page of the docs
 
 
-def page() -> dict[tuple[str, str, str], str]:
+def page() -> dict[tuple[str, str, str, str], str]:
     """The cells of ``docs/anomalies.md``."""
     lines = (DOCS / "anomalies.md").read_text().splitlines()
     head, _, *rows = [
         [part.strip() for part in line.strip("|").split("|")] for line in lines if line[:1] == "|"
     ]
     return {
-        (row[0].removesuffix(" \\*"), row[1], name): text
+        (row[0], row[1].removesuffix(" \\*"), row[2], name): text
         for row in rows
-        for name, text in zip(head[2:], row[2:], strict=True)
+        for name, text in zip(head[3:], row[3:], strict=True)
     }
 
 
 def test_each_dash_of_the_page_links_to_a_tape_that_shows_it() -> None:
     cells = page()
-    assert set(cells) == set(product(DELIVERIES, WRITE_CONCERNS, ANOMALIES))
+    assert set(cells) == set(product(LOGS, DELIVERIES, WRITE_CONCERNS, ANOMALIES))
     links = {cell: re.search(r"\]\((.*)\)", text) for cell, text in cells.items()}
     shown = {cell: link[1] for cell, link in links.items() if link}
-    assert ("at_most_once", "majority", "C1") in shown
-    assert ("at_least_once", "majority", "C6") in shown
-    for (delivery, concern, name), link in shown.items():
+    assert all((log, "at_most_once", "majority", "C1") in shown for log in LOGS)
+    assert ("kafka", "at_least_once", "majority", "C6") in shown
+    for (log, delivery, concern, name), link in shown.items():
         saved = read_tape(DOCS / link)
         scenario = saved.fitting(ONE)
-        assert (scenario.delivery, scenario.write_concern) == (delivery, concern)
+        mine = (scenario.log, scenario.delivery, scenario.write_concern)
+        assert mine == (log, delivery, concern)
         found = replay(ONE, saved)
-        assert name in found.red[0], (delivery, concern, name)
+        assert name in found.red[0], (*mine, name)
         assert found.story is not None
         assert found.story.steps <= 40
     assert {DOCS / link for link in shown.values()} == set((DOCS / "tapes").iterdir())
@@ -203,11 +205,11 @@ def test_the_page_is_the_same_made_again_on_a_small_scale() -> None:
     cells = page()
     for row in tabulate(ONE, range(few), processes=1).rows:
         for name, cell in row.cells.items():
-            text = cells[row.delivery, row.write_concern, name]
+            text = cells[row.log, row.delivery, row.write_concern, name]
             assert text.startswith("yes /" if cell.promised else "no /")
             seed = re.search(r"seed (\d+)", text)
             known = int(seed[1]) if seed and int(seed[1]) < few else None
-            assert cell.seed == known, (row.delivery, row.write_concern, name)
+            assert cell.seed == known, row.file(name)
             assert ("not tried" in text) is (cell.tried == 0)
 
 
@@ -216,7 +218,7 @@ def test_a_page_is_kept_with_its_tapes_and_its_states(tmp_path: Path) -> None:
     made.save(tmp_path)
     text = (tmp_path / "anomalies.md").read_text()
     assert "`labkit simulate one --table --seeds 1 --exhaustive --folder docs`" in text
-    assert re.search(r"\| exactly_once \\\* \| majority \| yes / ✓ 1 \+ 2\d \|", text)
+    assert re.search(r"\| kafka \| exactly_once \\\* \| majority \| yes / ✓ 1 \+ 2\d \|", text)
     assert "a search](tapes/at_most_once-majority-C1.json)" in text or "seed 8](tapes/" in text
     assert "+ so many states of 2 commands" in text
     assert (tmp_path / "tapes" / "at_most_once-majority-C1.json").exists()

@@ -147,6 +147,8 @@ def simulate(
     if table_of:
         if bug is not None or replay is not None:
             raise UsageError("--table tries settings as they are; leave out --plant and --replay")
+        if log != "kafka":
+            raise UsageError("--table tries both logs; leave out --log")
         states = STATES if exhaustive else 0
         tabulated(of, range(first, first + seeds), json_file, folder, states)
         return

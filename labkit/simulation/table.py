@@ -1,7 +1,8 @@
 """What the settings promise, beside what many seeds have shown: in the manner of Hermitage.
 
-A row is a delivery level with a write concern, a column an anomaly. Where a cell shows a seed, this
-seed shows the anomaly; where it has a tick, so many seeds (and states) were tried in vain.
+A row is a log with a delivery level and a write concern, a column an anomaly. Where a cell shows a
+seed, this seed shows the anomaly; where it has a tick, so many seeds (and states) were tried in
+vain.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from msgspec import Struct, structs
 
 from labkit.experiments.verify.checkers import MEANINGS
 from labkit.ports.broker import DELIVERIES
-from labkit.run.settings import DEFAULTS, WRITE_CONCERNS
+from labkit.run.settings import DEFAULTS, LOGS, WRITE_CONCERNS
 from labkit.simulation.exhaustive import search, small
 from labkit.simulation.explore import Explored, explore, shortest
 from labkit.simulation.processors import quiet
@@ -33,10 +34,10 @@ ANOMALIES = {
 SHRUNK = 5
 #: The small case has so many commands.
 SMALL = 2
-#: What each delivery level promises. A write concern takes nothing away: an undone batch is seen,
-#: and made again. Below ``exactly_once`` nothing fences the commit of a zombie, and it may stand in
-#: the log beside that of its successor; ``at_most_once`` loses commands, on which processes wait.
-#: A reader waits for places in the log, whatever is written there.
+#: What each delivery level promises, on either log. A write concern takes nothing away: an undone
+#: batch is seen, and made again. Below ``exactly_once`` nothing fences the commit of a zombie, and
+#: it may stand in the log beside that of its successor; ``at_most_once`` loses commands, on which
+#: processes wait. A reader waits for places in the log, whatever is written there.
 PROMISED = {
     "exactly_once": frozenset(ANOMALIES),
     "at_least_once": frozenset(["C3", "C10", "C11", LIVENESS]),
@@ -75,6 +76,7 @@ class Cell(Struct, frozen=True, omit_defaults=True):
 class Row(Struct, frozen=True):
     """Settings, and a cell for each anomaly."""
 
+    log: str
     delivery: str
     write_concern: str
     default: bool
@@ -82,7 +84,8 @@ class Row(Struct, frozen=True):
 
     def file(self, name: str) -> str:
         """Where the tape of a cell is kept, beside the page."""
-        return f"tapes/{self.delivery}-{self.write_concern}-{name}.json"
+        log = "" if self.log == DEFAULTS.log else f"{self.log}-"
+        return f"tapes/{log}{self.delivery}-{self.write_concern}-{name}.json"
 
 
 class Table(Struct):
@@ -98,7 +101,8 @@ class Table(Struct):
     def broken(self) -> list[str]:
         """What is promised, and was found otherwise."""
         return [
-            f"{row.delivery} with write concern {row.write_concern}: {name}, seed {cell.seed}"
+            f"{row.delivery} on {row.log} with write concern {row.write_concern}: {name}, "
+            f"seed {cell.seed}"
             for row in self.rows
             for name, cell in row.cells.items()
             if cell.promised and cell.shown
@@ -115,7 +119,7 @@ class Table(Struct):
         return self._markdown(links=False)
 
     def _markdown(self, links: bool) -> str:
-        heads = ["delivery", "write concern", *ANOMALIES]
+        heads = ["log", "delivery", "write concern", *ANOMALIES]
         lines = [line(heads), line(["---"] * len(heads))]
         for row in self.rows:
             star = " \\*" if row.default else ""
@@ -125,7 +129,7 @@ class Table(Struct):
                 cells.append(
                     row.cells[name].said(lambda seed, f=file: f"[{seed}]({f})" if links else seed)  # type: ignore[misc]
                 )
-            lines.append(line([f"{row.delivery}{star}", row.write_concern, *cells]))
+            lines.append(line([row.log, f"{row.delivery}{star}", row.write_concern, *cells]))
         states = f", + so many states of {self.searched}" if self.searched else ""
         what = "\n".join(f"- {name}: {about}" for name, about in ANOMALIES.items())
         return "\n".join(
@@ -177,15 +181,16 @@ def tabulate(
     processes: int | None = None,
     states: int = 0,
     tapes: bool = False,
+    logs: Sequence[str] = LOGS,
 ) -> Table:
-    """Try all seeds with each delivery level and write concern.
+    """Try all seeds on each of the ``logs``, with each delivery level and write concern.
 
     So many ``states`` of a small case are tried, too; with ``tapes``, each anomaly has its tape.
     """
     found = Table(command_line(scenario).strip(), len(seeds))
-    settings = list(itertools.product(reversed(DELIVERIES), WRITE_CONCERNS))
-    for number, (delivery, concern) in enumerate(settings):
-        mine = structs.replace(scenario, delivery=delivery, write_concern=concern)
+    settings = list(itertools.product(logs, reversed(DELIVERIES), WRITE_CONCERNS))
+    for number, (log, delivery, concern) in enumerate(settings):
+        mine = structs.replace(scenario, log=log, delivery=delivery, write_concern=concern)
         tried = explore(
             mine,
             seeds,
@@ -196,9 +201,9 @@ def tabulate(
         proof = search(small(mine, commands=SMALL), most=states) if states else None
         if proof is not None:
             found.searched = counted(proof.scenario, kill=proof.kills)
-        default = (delivery, concern) == (DEFAULTS.delivery, DEFAULTS.write_concern)
+        default = settings[number] == (DEFAULTS.log, DEFAULTS.delivery, DEFAULTS.write_concern)
         cells = dict(_cells(mine, tried, proof, tapes))
-        found.rows.append(Row(delivery, concern, default, cells))
+        found.rows.append(Row(log, delivery, concern, default, cells))
         if tried.interrupted or (proof and proof.interrupted):
             found.interrupted = True
             break
