@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from labkit.adapters.confluent_producer import client_settings, translated
 from labkit.adapters.kafka import POLL_INTERVAL_MS, SESSION_MS, SETTLE_MS, spread
@@ -30,6 +31,7 @@ class ConfluentSource:
         self._revoked: set[int] = set()
         self._positions: dict[int, int] = {}
         self._closed = False
+        self._admin: AdminClient | None = None
         self._consumer = Consumer(
             {
                 **client_settings(bootstrap),
@@ -155,14 +157,18 @@ class ConfluentSource:
         self._consumer.incremental_unassign([TopicPartition(self._topic, partition)])
 
     def ends(self) -> dict[int, int]:
-        """The high watermarks; this query ignores the isolation level."""
+        """The high watermarks. Of a ``read_committed`` consumer the broker tells only the last
+        stable offsets, which are too low while a transaction is open, or its markers on their way.
+        """
         with translated(f"ends of {self._topic!r}", self._bootstrap):
-            return {
-                p: self._consumer.get_watermark_offsets(
-                    TopicPartition(self._topic, p), timeout=20, cached=False
-                )[1]
-                for p in self._partitions
-            }
+            if self._admin is None:
+                self._admin = AdminClient(client_settings(self._bootstrap))
+            asked = self._admin.list_offsets(
+                {TopicPartition(self._topic, p): OffsetSpec.latest() for p in self._partitions},
+                isolation_level=IsolationLevel.READ_UNCOMMITTED,
+                request_timeout=20,
+            )
+            return {tp.partition: found.result().offset for tp, found in asked.items()}
 
     def partitions_for(self, keys: Sequence[bytes]) -> list[int]:
         return spread(keys, len(self._partitions))

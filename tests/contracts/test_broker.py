@@ -320,6 +320,17 @@ def test_the_offsets_of_a_transaction_that_has_not_ended_are_pending(topics: Top
     assert second.start(partition) == offset
 
 
+def test_the_ends_of_a_topic_are_its_high_watermarks(topics: Topics) -> None:
+    """What an open transaction has written is below them: who takes over replays up to there, and
+    what its predecessor committed is not forgotten though the markers are still on their way."""
+    if isinstance(topics.broker, ON_MONGODB):
+        pytest.skip("nobody sees what is in a transaction of MongoDB")
+    reader = topics.source(topics.events)
+    _, partition, _ = after_a_death(topics)
+    assert reader.ends() == {p: int(p == partition) for p in range(PARTITIONS)}
+    topics.log("handler-0").close()
+
+
 @pytest.mark.slow  # until Kafka's time-out
 def test_a_transaction_that_nobody_ends_is_over_after_a_while(topics: Topics) -> None:
     """Its owner is dead, and nobody takes its id over."""
