@@ -86,7 +86,8 @@ def replay(
     scenario: Scenario, tape: SavedTape, *, kills: int = 1, plant: str | None = None
 ) -> Proof:
     """One path, from the tape of a story; raises ``UsageError`` for that of another scenario."""
-    scenario = fitting(tape.fitting(scenario), plant)
+    tape.check(scenario)
+    scenario = fitting(scenario, plant)
     found = Proof(scenario, kills, plant=plant or "", paths=1)
     with quiet(), planted(plant):
         _tell(found, tape.values[WORKLOAD], Turn.unflat(tape.values[SCHEDULE]))
