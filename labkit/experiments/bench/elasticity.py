@@ -35,7 +35,7 @@ from labkit.experiments.load import arrivals
 from labkit.experiments.load.arrivals import Plan
 from labkit.experiments.load.offer import Loaded, offer
 from labkit.experiments.processes import hear, process, settings_of
-from labkit.experiments.results import archive, versions
+from labkit.experiments.results import archive, machine, versions
 from labkit.experiments.scratch import scratch_run
 from labkit.lab import Lab
 from labkit.run.autoscaler import Bounds
@@ -161,6 +161,7 @@ def stretch(
         },
         "seed": seed,
         "versions": known,
+        "machine": machine(),
         "stack": servers.kind,
         "arms": table.to_dict("records"),
         "runs": rows,

@@ -32,7 +32,7 @@ from labkit.experiments.demo import Progress
 from labkit.experiments.load import arrivals
 from labkit.experiments.load.arrivals import Plan
 from labkit.experiments.processes import process
-from labkit.experiments.results import archive, versions
+from labkit.experiments.results import archive, machine, versions
 from labkit.experiments.scratch import scratch_run
 from labkit.experiments.verify.verdict import Verdict, red, to_report, together
 from labkit.run.worker import calm_gc
@@ -136,6 +136,7 @@ def burst(
         "settings": structs.asdict(sizes) | {"service": plan.service.name, "client": client},
         "seed": seed,
         "versions": known,
+        "machine": machine(),
         "clients_are_able": round(able, 1),
         "capacity_per_second": summed(capacities),
         "peaks": [{"times": times} | summary(_found(done, "none", times)) for times in sizes.peaks],

@@ -20,7 +20,7 @@ from labkit.experiments.intervals import interval_if_any
 from labkit.experiments.load import arrivals, consistency
 from labkit.experiments.load.arrivals import Plan
 from labkit.experiments.load.offer import Loaded, offer
-from labkit.experiments.results import archive, versions
+from labkit.experiments.results import archive, machine, versions
 from labkit.experiments.scratch import scratch_run
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ def sweep(
         "settings": {"plan": arrivals.shape(plan), "client": client, "rounds": rounds},
         "seed": plan.seed,
         "versions": server_versions,
+        "machine": machine(),
         "stack": servers.kind,
         "values": found.to_dict("records"),
     }
