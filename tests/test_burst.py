@@ -408,5 +408,9 @@ def test_the_plot_shows_each_drain_beside_its_prediction() -> None:
     never = runs.assign(measured_s=np.nan)
     ax = backlog_over_time(made[0][0], never.iloc[:1], axes())
     assert "are not drained" in ax.get_title()
+    without = never.assign(predicted_s=np.nan)  # as much arrives as can be done
+    ax = backlog_over_time(made[0][0], without.iloc[:1], axes())
+    assert ax.get_title().endswith("there is no prediction")
+    assert ax.get_xlim()[1] == made[0][0]["seconds"].max() - 2.0, "all of it is shown"
     with pytest.raises(ValueError, match="got no burst to draw"):
         backlog_over_time(made[0][0], runs.iloc[:0], axes())

@@ -36,14 +36,16 @@ def backlog_over_time(backlog: pd.DataFrame, runs: pd.DataFrame, ax: Axes) -> Ax
     again, both of the median burst.
     """
     require(runs, "burst")
-    right = 1.0
+    right, first, last = 1.0, 0.0, 1.0
     ranks = sorted(runs["times"].unique(), reverse=True)
     for times, (color, marker) in zip(ranks, LOOKS, strict=False):
         mine = runs[runs["times"] == times]
         for run in mine.to_dict("records"):
             of = (backlog["times"] == times) & (backlog["round"] == run["round"])
             at = backlog.loc[of, "seconds"].to_numpy(float) - run["ends_s"]
-            ax.plot(at, backlog.loc[of, "backlog"], color=color, lw=1, alpha=0.5)
+            width = 1 if len(mine) > 1 else 2.5
+            ax.plot(at, backlog.loc[of, "backlog"], color=color, lw=width, alpha=0.5)
+            first, last = min(first, at[0]), max(last, at[-1])
         high, predicted, measured = (
             float(mine[name].median()) for name in ("backlog", "predicted_s", "measured_s")
         )
@@ -53,12 +55,13 @@ def backlog_over_time(backlog: pd.DataFrame, runs: pd.DataFrame, ax: Axes) -> Ax
         ax.plot([measured], [0], marker, color=color, mec=INK, ms=10, zorder=4, label=name)
         box = {"fc": "white", "ec": "none", "pad": 1}
         ax.annotate(f"{times:g} times", (0, high), (7, 3), bbox=box, zorder=5, **OFFSET)
-        right = max(right, *(v for v in (predicted, measured) if np.isfinite(v)))
+        right = max([right, *(v for v in (predicted, measured) if np.isfinite(v))])
     ax.plot([], [], color=INK, lw=1.6, ls=(0, (4, 2)), label="backlog / (capacity - arrivals)")
     left = float((runs["ends_s"] - runs["begins_s"]).max())
     ax.axvspan(-left, 0, color="#eeeeee", zorder=0)
-    ax.annotate("the peak", (-left / 2, 1.0), (0, 2), ha="center", xycoords=_AXES, **OFFSET)
-    ax.set_xlim(-2.5 * left, 1.12 * right)
+    ax.annotate("the peak", (-left / 2, 1.0), (0, -12), ha="center", xycoords=_AXES, **OFFSET)
+    drained = np.isfinite(runs["measured_s"]).all()
+    ax.set_xlim(max(-2.5 * left, first), 1.12 * right if drained else last)
     most = float(backlog["backlog"].max())
     ax.set_ylim(-0.03 * most, 1.1 * most)
     ax.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))

@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from labkit.plots.style import (
     BLUE,
     INK,
+    OFFSET,
     SKY,
     VERMILLION,
     Picture,
@@ -20,6 +21,8 @@ from labkit.plots.style import (
 
 #: Inches of a column.
 WIDTH = 3.1
+#: A number of workers that lasts for a smaller share of the time has no room for its label.
+SHORTEST = 0.04
 
 
 def elasticity(
@@ -63,7 +66,10 @@ def elasticity(
         of, named = ax.get_legend_handles_labels()
         handles += of
         labels += named
-    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False, fontsize=9)
+    many = 5 if len(arms) > 2 else 3  # or it is wider than the figure
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=many, frameon=False, fontsize=9
+    )
     if title := _finding(arms, chosen, bound_s):
         figure.suptitle(title, fontsize=11, fontweight="bold")
     return figure
@@ -105,10 +111,11 @@ def _work(ax: Axes, course: pd.DataFrame, capacity: float) -> None:
         at, workers * capacity, where="post", color=INK, lw=1.8, label="capacity of the workers"
     )
     changed = workers.ne(workers.shift())
-    for since, count in zip(at[changed], workers[changed], strict=True):
-        ax.annotate(
-            f"{count}", (since, count * capacity), (2, 3), textcoords="offset points", fontsize=9
-        )
+    instants = [*at[changed], float(at.iloc[-1])]
+    room = SHORTEST * float(at.iloc[-1])
+    for since, until, count in zip(instants, instants[1:], workers[changed], strict=False):
+        if until - since >= room:
+            ax.annotate(f"{count}", (since, count * capacity), (2, 3), **OFFSET)
     _grid(ax)
 
 
