@@ -511,6 +511,16 @@ def test_a_query_does_not_wait_for_a_view_that_is_far_behind(lab: Lab, clock: St
         assert counted(api, 'labkit_degraded_total{what="query"}') == 2
 
 
+def test_an_answer_that_was_waited_for_says_how_old_it_is_then(lab: Lab, clock: Still) -> None:
+    with served(lab, clock, degrade=2) as api:
+        placed = order(api, "o1").json()
+        clock.at += 7.5
+        lab.start()  # in memory, who waits lets the parts work
+        ask, strict = {"token": placed["token"]}, {"Prefer": "handling=strict"}
+        found = api.get("/orders/o1", params=ask, headers=strict)
+        assert (found.status_code, found.headers["age"]) == (200, "0")
+
+
 def test_a_command_does_not_wait_behind_a_long_queue(lab: Lab, clock: Still) -> None:
     with served(lab, clock, degrade=2) as api:
         order(api, "o1")
@@ -526,7 +536,7 @@ def test_a_command_does_not_wait_behind_a_long_queue(lab: Lab, clock: Still) -> 
 def test_a_command_that_is_safe_is_told_so_whatever_mongodb_does(
     lab: Lab, clock: Still, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def gone(ages: Ages, service: str) -> float:
+    def gone(ages: Ages, service: str, anew: bool = False) -> float:
         raise Unreachable("MongoDB does not answer")
 
     monkeypatch.setattr(Ages, "of", gone)

@@ -51,12 +51,12 @@ class Ages:
             else:
                 marks[-1].offset = max(offset, marks[-1].offset)
 
-    def of(self, service: str) -> float:
+    def of(self, service: str, anew: bool = False) -> float:
         """How many seconds the views of a service are behind, at least; 0: they show all that is
-        known here."""
+        known here. ``anew``: what was seen a moment ago is not enough."""
         now = self._clock.seconds()
         at, reached = self._looked.get(service, (-LOOK_SECONDS, {}))
-        if not 0 <= now - at < LOOK_SECONDS:
+        if anew or not 0 <= now - at < LOOK_SECONDS:
             reached = self._reached(service)
             self._looked[service] = now, reached
         oldest = now

@@ -163,12 +163,12 @@ class Guard:
 
     # --- degradation
 
-    def age(self, services: Iterable[str]) -> float | None:
+    def age(self, services: Iterable[str], anew: bool = False) -> float | None:
         """How many seconds the views of these services are behind, at least; ``None``: that is not
-        looked at."""
+        looked at. ``anew``: others may have looked a moment ago, and this is not enough."""
         if not self.settings.degrade:
             return None
-        return max((self._ages.of(service) for service in services), default=0.0)
+        return max((self._ages.of(service, anew) for service in services), default=0.0)
 
     def may_wait(self, request: Request, service: str) -> bool:
         """Whether the sender of a command, which is acknowledged, may wait for the answer."""

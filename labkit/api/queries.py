@@ -168,13 +168,17 @@ def _found(
 
     def answer() -> Any:
         age = here.guard.age(asked.services)
-        if age is not None:
-            headers["Age"] = str(math.ceil(age))
         waits = bool(options.token or goal) or options.freshness == "linearizable"
         if waits and here.guard.gives_way(options.request, age, "query"):
             headers["Labkit-Freshness"] = "eventual"
-            return here.queries.answer(asked).value
-        return here.queries.answer(asked, here.fresh(options, goal)).value
+            found = here.queries.answer(asked).value
+        else:
+            found = here.queries.answer(asked, here.fresh(options, goal)).value
+            if waits:  # the view is no longer as old as it was before
+                age = here.guard.age(asked.services, anew=True)
+        if age is not None:
+            headers["Age"] = str(math.ceil(age))
+        return found
 
     return here.guard.mongodb(answer), headers
 
