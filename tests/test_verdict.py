@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labkit.errors import StackError, UsageError
+from labkit.experiments.cost.figures import FIGURES
 from labkit.experiments.verdict import experiments
 from labkit.experiments.verdict.claim import Case, Claim, judge
 from labkit.experiments.verdict.claims import CLAIMS
@@ -79,6 +80,19 @@ def test_every_sentence_of_the_balance_is_there_and_each_can_fail() -> None:
     cases = [each for claim in CLAIMS for each in claim.cases]
     assert all(each.bound for each in cases), "a case without a bound always holds"
     assert {each.experiment for each in cases} == set(EXPERIMENTS)
+
+
+def test_the_figures_of_the_cost_that_claims_read_are_there() -> None:
+    found = {"median": 2.0, "interval": [1.0, 3.0]}
+    made = {
+        name: {"unit": "", "arms": {"crud": found, "labkit": found}, "crud_to_labkit": ratio}
+        for name in FIGURES
+        for ratio in [{"ratio": 2.0, "interval": [1.0, 3.0]}]
+    }
+    of_cost = [each for claim in CLAIMS for each in claim.cases if each.experiment == "cost"]
+    assert len(of_cost) > 10
+    for each in of_cost:
+        assert each.figure({"figures": made}).low > 0
 
 
 @pytest.fixture

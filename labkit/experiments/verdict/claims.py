@@ -63,9 +63,9 @@ PROBLEMS = (
                 at_least=1.2,
             ),
             Case(
-                *("a view is added later", "documents an event in a second view, the past too"),
+                *("a view is added later", "share of the past that a second view shows"),
                 *("cost", readers.cost("second_past")),
-                at_least=1,
+                at_least=0.95,
             ),
         ),
     ),
@@ -183,8 +183,13 @@ FOR = (
                 at_least=2,
             ),
             Case(
-                *("many write", "writes at saturation, to CRUD"),
+                *("16 write at once", "writes at saturation, to CRUD"),
                 *("cost", readers.to_crud("writes_per_s")),
+                at_least=1,
+            ),
+            Case(
+                *("64 write at once", "writes at saturation, to CRUD"),
+                *("cost", readers.to_crud("many_writes_per_s")),
                 at_least=1,
             ),
             Case(
@@ -206,9 +211,9 @@ FOR = (
         (
             Case(
                 "a view is added later",
-                "documents an event in it, the past too, and the writer is not touched",
+                "share of the past that it shows, and the writer is not touched",
                 *("cost", readers.cost("second_past")),
-                at_least=1,
+                at_least=0.95,
             ),
             Case(
                 *("a part is killed or stands still", "commands that were lost or done twice"),
@@ -244,7 +249,7 @@ FOR = (
             ),
             Case(
                 *("one reads beside many writers", "read beside writes, p99, to CRUD"),
-                *("cost", readers.to_crud("busy_read_p99_ms")),
+                *("cost", readers.to_crud("beside_read_p99_ms")),
                 at_most=1,
             ),
             Case(
