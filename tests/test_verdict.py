@@ -17,7 +17,7 @@ from labkit.experiments.verdict import experiments
 from labkit.experiments.verdict.claim import Case, Claim, judge
 from labkit.experiments.verdict.claims import CLAIMS
 from labkit.experiments.verdict.experiments import EXPERIMENTS, collect, command_line
-from labkit.experiments.verdict.figures import Figure, counted, measured, of_runs, share
+from labkit.experiments.verdict.figures import Figure, measured, share
 from labkit.experiments.verdict.table import frame, markdown
 
 RESULT = {"faults": {"wrong": 0.0}}
@@ -65,8 +65,8 @@ def test_a_figure_without_an_interval_is_none(ends: Any) -> None:
 
 def test_figures_show_three_digits_and_their_interval() -> None:
     assert str(measured(0.123456, (0.1, 0.2), "ms")) == "0.123 (0.100 to 0.200) ms"
-    assert str(of_runs([1, 2, 3, 4, 5, 1_234.5])) == "3.50 (1.00 to 1,234)"
-    assert str(counted(11, "lines")) == "11.0 lines"
+    assert str(measured(3.5, (1, 1_234.5))) == "3.50 (1.00 to 1,234)"
+    assert str(Figure(11, 11, 11, "lines")) == "11.0 lines"
     none = share(0, 1_000)
     assert (none.value, none.low) == (0, 0)
     assert none.high == pytest.approx(100 * (1 - 0.025 ** (1 / 1_000)))  # the exact one of 0 of n

@@ -11,7 +11,7 @@ import typer
 
 from labkit.cli.bench_service import Service
 from labkit.cli.measure import between, measure, show_confidence, table
-from labkit.cli.options import Client, JsonFile, LabName, Seed, bug_of, number, option, whole
+from labkit.cli.options import Client, JsonFile, LabName, Seed, bug_of, names, number, option, whole
 from labkit.errors import UsageError
 
 RATE = "Commands a second that the workers are paced to; what they do is measured in each run."
@@ -46,7 +46,7 @@ def burst(
         at=at,
         seconds=seconds,
         runs=runs,
-        only=tuple(m.name for m in chosen(_names(only))),
+        only=tuple(m.name for m in chosen(names(only))),
     )
     services = tuple(service or ())
     bench.planned(sizes, seed, services)
@@ -55,13 +55,9 @@ def burst(
         measure(run, json_file, _show)
 
 
-def _names(given: str) -> list[str]:
-    return [name.strip() for name in given.split(",") if name.strip()]
-
-
 def _peaks(given: str) -> tuple[float, ...]:
     try:
-        return tuple(float(one) for one in _names(given))
+        return tuple(float(one) for one in names(given))
     except ValueError:
         raise UsageError(f"--peaks must be numbers such as 2,5,20, got {given!r}") from None
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from labkit.cli.measure import between, measure, show_confidence, table
-from labkit.cli.options import Client, JsonFile, LabName, Seed, number, option, whole
+from labkit.cli.options import Client, JsonFile, LabName, Seed, names, number, option, whole
 from labkit.experiments.intervals import LEAST_SECONDS
 
 #: A client says nothing while it measures, and one that says nothing for a minute hangs.
@@ -34,10 +34,10 @@ def cost(
     from labkit.experiments.cost import cost as experiment
     from labkit.experiments.cost.trial import Sizes
 
-    names = [name.strip() for name in only.split(",") if name.strip()]
-    experiment.chosen(names)
+    chosen = names(only)
+    experiment.chosen(chosen)
     sizes = Sizes(rate, writers, seconds)
-    measure(partial(experiment.cost, lab, client, sizes, runs, names, seed), json_file, _show)
+    measure(partial(experiment.cost, lab, client, sizes, runs, chosen, seed), json_file, _show)
 
 
 def _show(found: dict[str, Any]) -> str | None:

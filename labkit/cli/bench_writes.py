@@ -18,7 +18,7 @@ from labkit.cli.measure import (
     show_too_short,
     table,
 )
-from labkit.cli.options import Client, JsonFile, LabName, Seed, option, whole
+from labkit.cli.options import Client, JsonFile, LabName, Seed, names, option, whole
 from labkit.errors import UsageError
 from labkit.experiments.intervals import LEAST_SECONDS
 
@@ -39,9 +39,9 @@ def peers(
     experiment = _peers()
 
     sizes = experiment.PeerSizes(commands, fast_commands, rounds)
-    names = [name.strip() for name in only.split(",") if name.strip()]
-    experiment.choose(names)
-    measure(partial(experiment.peers, lab, sizes, names, seed), json_file, _show_peers)
+    chosen = names(only)
+    experiment.choose(chosen)
+    measure(partial(experiment.peers, lab, sizes, chosen, seed), json_file, _show_peers)
 
 
 def _peers() -> Any:

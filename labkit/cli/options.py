@@ -85,6 +85,11 @@ def bug_of(bugs: Sequence[str]) -> Any:
     return choice("Plant a bug that must be detected", bugs, "--plant")
 
 
+def names(given: str) -> list[str]:
+    """The names of an option that takes several, with commas between them."""
+    return [name.strip() for name in given.split(",") if name.strip()]
+
+
 def result_file(*suffixes: str) -> Parser:
     """A file that can be written, in a folder that is created; ``suffixes`` are its endings."""
 

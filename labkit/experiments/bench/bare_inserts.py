@@ -29,7 +29,7 @@ def bare_inserts(lab: Lab, measured: Subject, number: int) -> float:
     for keys in ServiceProjection(service).indexes[service.collection(view)] or [[("_id", 1)]]:
         lab.store.index(collection, keys)
     assert lab.servers is not None
-    mongo, db = connect(lab.servers.mongo_uri, f"{lab.name}_{lab.run}")
+    mongo, db = connect(lab.servers.mongo_uri, lab.of.database)
     source = lab.broker.source(lab.topic_name(f"{service.name}.events"))
     decode = service.codec.decode_commit
     newest: dict[str, Document] = {}

@@ -56,7 +56,7 @@ def storage(trial: Trial) -> Figures:
     commands = len({bytes(told.envelope) for told in trial.told})
     lab = trial.lab
     assert lab.servers is not None
-    client, db = connect(lab.servers.mongo_uri, f"{lab.name}_{lab.run}")
+    client, db = connect(lab.servers.mongo_uri, lab.of.database)
     try:
         with translated("measure the database"):
             client.admin.command("fsync")

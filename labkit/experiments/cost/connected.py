@@ -25,7 +25,7 @@ def connected(name: str, lab: Lab, seed: int, process: Process | None = None) ->
             return FedView(SERVICE, lab.store, seed=seed)
         case "naive":
             assert lab.servers is not None
-            saver = PlainSaver(lab.servers.mongo_uri, f"{lab.name}_{lab.run}")
+            saver = PlainSaver(lab.servers.mongo_uri, lab.of.database)
             return Naive(SERVICE, lab.store, saver)
         case "labkit":
             return Product(SERVICE, lab)

@@ -29,7 +29,7 @@ from msgspec import Struct, structs
 
 from labkit.errors import Conflict, Duplicate, TooSlow
 from labkit.experiments.cost.arm import Followed, Reply
-from labkit.experiments.cost.row import ROWS, Made, document, made
+from labkit.experiments.cost.row import ROWS, Made, RowReads, made
 from labkit.messages import Answer, Command, Commit, Document, digest, encode
 from labkit.ports.store import Store, Writes
 from labkit.service import Process, Service
@@ -53,7 +53,7 @@ class Step(Struct, frozen=True):
     commit: Commit[object]
 
 
-class Crud:
+class Crud(RowReads):
     """``tells``: what a command led to is left in an outbox for others."""
 
     def __init__(
@@ -66,6 +66,7 @@ class Crud:
         seed: int = 0,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
+        super().__init__(store)
         self._service, self._store = service, store
         self._process = process
         self._tells = tells
@@ -140,16 +141,6 @@ class Crud:
     def _commit(self, writes: Writes) -> None:
         """All of it in one transaction."""
         self._store.advance(CHECKPOINTS, [], writes)
-
-    def read(self, stream: str) -> Document | None:
-        row = self._store.load(ROWS, [stream]).get(stream)
-        return document(row) if row else None
-
-    def documents(self) -> list[Document]:
-        return [document(row) for row in self._store.find(ROWS, {})]
-
-    def states(self) -> list[Document]:
-        return [row["state"] for row in self._store.find(ROWS, {})]
 
     def close(self) -> None:
         """The store is the lab's."""

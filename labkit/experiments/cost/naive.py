@@ -11,7 +11,7 @@ from typing import Protocol
 
 from labkit.adapters.mongo import connect, translated
 from labkit.experiments.cost.arm import Reply
-from labkit.experiments.cost.row import ROWS, document, made
+from labkit.experiments.cost.row import ROWS, RowReads, made
 from labkit.messages import Command, Document
 from labkit.ports.store import Reads
 from labkit.service import Service
@@ -25,13 +25,14 @@ class Saver(Protocol):
     def close(self) -> None: ...
 
 
-class Naive:
+class Naive(RowReads):
     """The same rules and rows as ``crud``."""
 
     conflicts = 0
 
     def __init__(self, service: Service, reads: Reads, saver: Saver) -> None:
-        self._service, self._reads, self._saver = service, reads, saver
+        super().__init__(reads)
+        self._service, self._saver = service, saver
 
     def send(self, command: Command, id: str) -> Reply:
         row = self._reads.load(ROWS, [command.stream]).get(command.stream)
@@ -39,16 +40,6 @@ class Naive:
         if done.row is not None:
             self._saver.save(ROWS, done.row)
         return Reply(done.answer)
-
-    def read(self, stream: str) -> Document | None:
-        row = self._reads.load(ROWS, [stream]).get(stream)
-        return document(row) if row else None
-
-    def documents(self) -> list[Document]:
-        return [document(row) for row in self._reads.find(ROWS, {})]
-
-    def states(self) -> list[Document]:
-        return [row["state"] for row in self._reads.find(ROWS, {})]
 
     def close(self) -> None:
         self._saver.close()

@@ -1,4 +1,4 @@
-"""A row of the arms without a log: what one command makes of it, by the service's own rules. Pure.
+"""A row of the arms without a log: what one command makes of it, by the service's own rules.
 
 ::
 
@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from labkit.errors import Refused
 from labkit.messages import Answer, Command, Document, Event
+from labkit.ports.store import Reads
 from labkit.service import Service
 
 ROWS = "crud.rows"
@@ -56,6 +57,23 @@ def made(service: Service, row: Document | None, command: Command) -> Made:
         "shown": shown,
     }
     return Made(answer, after, events)
+
+
+class RowReads:
+    """What readers get of an arm whose rows they read themselves."""
+
+    def __init__(self, reads: Reads) -> None:
+        self._reads = reads
+
+    def read(self, stream: str) -> Document | None:
+        row = self._reads.load(ROWS, [stream]).get(stream)
+        return document(row) if row else None
+
+    def documents(self) -> list[Document]:
+        return [document(row) for row in self._reads.find(ROWS, {})]
+
+    def states(self) -> list[Document]:
+        return [row["state"] for row in self._reads.find(ROWS, {})]
 
 
 def document(row: Document) -> Document:

@@ -1,15 +1,13 @@
-"""A figure with its interval, and what makes one: runs, a count of tries, a plain number."""
+"""A figure with its interval: one that is known, or that of a count of tries."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import median
 
 from msgspec import Struct
 
 from labkit.errors import UsageError
-from labkit.experiments.intervals import interval
 
 #: Of the interval of a share.
 CONFIDENCE = 0.95
@@ -36,16 +34,6 @@ def measured(value: float, ends: Sequence[float | None] | None, unit: str = "") 
     if low is None or high is None or not all(map(math.isfinite, (value, low, high))):
         raise UsageError(f"a verdict needs a figure with an interval, got {value} {ends}")
     return Figure(value, low, high, unit)
-
-
-def of_runs(values: Sequence[float], unit: str = "") -> Figure:
-    """The median of some runs. Raises ``UsageError`` for fewer than two."""
-    return measured(median(values) if values else math.nan, interval(values)[:2], unit)
-
-
-def counted(value: float, unit: str = "") -> Figure:
-    """A number that has no chance in it: lines of code, say."""
-    return Figure(value, value, value, unit)
 
 
 def share(count: int, tries: int, unit: str = "%") -> Figure:
