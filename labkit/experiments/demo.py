@@ -27,6 +27,7 @@ from labkit.experiments.load.arrivals import Plan
 from labkit.experiments.load.consistency import lag
 from labkit.experiments.load.offer import Loaded, offer
 from labkit.experiments.results import archive, machine, versions
+from labkit.experiments.scratch import scratch_run
 from labkit.lab import Lab
 from labkit.messages import Token
 from labkit.read.standard import All
@@ -154,7 +155,7 @@ def _offered(
     name: str, client: str, plan: Plan, progress: Progress, report: Callable[[str], None]
 ) -> tuple[Loaded, int, int]:
     """The second round: its load, the orders that its view holds, and its ignored commits."""
-    with Lab(name, client=client, services=["orders"]) as lab:
+    with scratch_run(name, client=client, services=["orders"]) as lab:
         lab.start()
         report(f"run {lab.run}: an open loop at {plan.rate:,.0f} a second")
         loaded = offer(
@@ -164,9 +165,7 @@ def _offered(
             dry=False,
             checked=False,
         )
-        found = loaded, lab.queries.ask(OrdersSeen()), lab.ignored_commits()
-        lab.drop()
-        return found
+        return loaded, lab.queries.ask(OrdersSeen()), lab.ignored_commits()
 
 
 def _sustained(loaded: Loaded) -> bool | None:

@@ -13,6 +13,7 @@ from labkit.experiments.intervals import quotient
 from labkit.lab import Lab
 from labkit.run.registry import read_registry
 from labkit.stack import limits
+from labkit.stack.processes import cpu_seconds
 
 
 class Meter:
@@ -39,8 +40,7 @@ class Meter:
         for role, pid in [*workers, *self._others]:
             with suppress(psutil.NoSuchProcess):
                 process = psutil.Process(pid)
-                times = process.cpu_times()
-                self._seconds[role, pid] = times.user + times.system
+                self._seconds[role, pid] = cpu_seconds(process)
                 memory[role] = memory.get(role, 0) + process.memory_info().rss
         seconds: dict[str, float] = {}
         for (role, _), spent in self._seconds.items():

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from labkit.experiments.results import versions
 from labkit.lab import Lab
 
 
@@ -17,3 +18,9 @@ def scratch_run(name: str, **settings: Any) -> Iterator[Lab]:
             yield lab
         finally:
             lab.drop()
+
+
+def versions_on(name: str, *clients: str) -> dict[str, str]:
+    """Those of the servers ``name``, of the packages and of these Kafka clients."""
+    with scratch_run(name, services=[], start=False) as lab:
+        return versions(lab.server_versions(), *clients)

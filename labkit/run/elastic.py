@@ -32,6 +32,7 @@ from labkit.run.starting import instructions, start_workers
 from labkit.run.supervisor import Workers
 from labkit.run.time_lag import TimeLag
 from labkit.run.worker import Worker
+from labkit.stack.processes import cpu_seconds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -146,8 +147,7 @@ class Elastic:
         self._spent, self._looked = {}, now
         for worker in every:
             with suppress(psutil.Error):
-                times = psutil.Process(worker.pid).cpu_times()
-                self._spent[worker.pid] = times.user + times.system
+                self._spent[worker.pid] = cpu_seconds(psutil.Process(worker.pid))
         shares = [(spent - before[p]) / seconds for p, spent in self._spent.items() if p in before]
         others = sum(not self._first <= worker.slot < self._next for worker in every)
         return others, sum(shares) / len(shares) if shares else math.nan

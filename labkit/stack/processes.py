@@ -204,3 +204,9 @@ def _lines(log: Path, start: int = 0) -> list[str]:
 def size_of(log: Path) -> int:
     """Return the bytes of a log, which may not exist yet."""
     return log.stat().st_size if log.exists() else 0
+
+
+def cpu_seconds(process: psutil.Process) -> float:
+    """What it has taken so far; raises ``psutil.Error`` if it is gone."""
+    times = process.cpu_times()
+    return float(times.user + times.system)

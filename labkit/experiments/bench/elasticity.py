@@ -35,8 +35,8 @@ from labkit.experiments.load import arrivals
 from labkit.experiments.load.arrivals import Plan
 from labkit.experiments.load.offer import Loaded, offer
 from labkit.experiments.processes import hear, process, settings_of
-from labkit.experiments.results import archive, machine, versions
-from labkit.experiments.scratch import scratch_run
+from labkit.experiments.results import archive, machine
+from labkit.experiments.scratch import scratch_run, versions_on
 from labkit.lab import Lab
 from labkit.run.autoscaler import Bounds
 from labkit.run.elastic import LOOK_SECONDS, Elastic, Look
@@ -131,8 +131,7 @@ def stretch(
     courses: list[pd.DataFrame] = []
     moved: list[dict[str, Any]] = []
     with stack.borrowed(name, report) as servers:
-        with scratch_run(name, services=[], client=client, start=False) as lab:
-            known = versions(lab.server_versions(), client)
+        known = versions_on(name, client)
         for number in range(rounds):
             for load, arm in rng.sample(every, len(every)):
                 progress("runs", len(rows), rounds * len(every))

@@ -29,8 +29,8 @@ from labkit.experiments.bench.window import WARM_UP
 from labkit.experiments.demo import Progress
 from labkit.experiments.intervals import interval_if_any
 from labkit.experiments.processes import fast_client
-from labkit.experiments.results import archive, load_average, machine, versions
-from labkit.lab import Lab
+from labkit.experiments.results import archive, load_average, machine
+from labkit.experiments.scratch import versions_on
 from labkit.ports.broker import DELIVERIES
 from labkit.run.settings import CLIENTS, DEFAULTS, LOGS
 from labkit.run.worker import calm_gc
@@ -159,10 +159,8 @@ def sweep(
     rng, before = Random(seed), load_average()
     drained: list[tuple[Arm, int, Drained]] = []
     with stack.borrowed(name, report) as servers:
-        with Lab(name, services=[], start=False) as lab:
-            clients = {arm.settings.get("client", DEFAULTS.client) for arm in arms}
-            server_versions = versions(lab.server_versions(), *sorted(clients), fast_client())
-            lab.drop()
+        clients = {arm.settings.get("client", DEFAULTS.client) for arm in arms}
+        server_versions = versions_on(name, *sorted(clients), fast_client())
         for number in range(rounds):
             for arm in rng.sample(list(arms), len(arms)):
                 done = len(drained)

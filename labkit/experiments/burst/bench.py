@@ -32,8 +32,8 @@ from labkit.experiments.demo import Progress
 from labkit.experiments.load import arrivals
 from labkit.experiments.load.arrivals import Plan
 from labkit.experiments.processes import process
-from labkit.experiments.results import archive, machine, versions
-from labkit.experiments.scratch import scratch_run
+from labkit.experiments.results import archive, machine
+from labkit.experiments.scratch import versions_on
 from labkit.experiments.verify.verdict import Verdict, red, to_report, together
 from labkit.run.worker import calm_gc
 from labkit.service import Operation
@@ -114,8 +114,7 @@ def burst(
     verdicts: dict[str, list[Verdict]] = {}
     capacities = []
     with stack.borrowed(name, report):
-        with scratch_run(name, services=[], start=False, client=client) as lab:
-            known = versions(lab.server_versions(), client)
+        known = versions_on(name, client)
         steps = len(_steps(sizes))
         for number in range(sizes.runs):
 

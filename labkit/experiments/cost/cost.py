@@ -47,8 +47,8 @@ from labkit.experiments.cost.under_load import (
 )
 from labkit.experiments.cost.writers import RESENT, SENDINGS
 from labkit.experiments.demo import Progress
-from labkit.experiments.results import archive, versions
-from labkit.experiments.scratch import scratch_run
+from labkit.experiments.results import archive
+from labkit.experiments.scratch import versions_on
 from labkit.experiments.verify.verdict import Verdict, red
 from labkit.run.worker import calm_gc
 
@@ -118,8 +118,7 @@ def cost(
     rows: list[dict[str, Any]] = []
     verdicts: dict[str, list[dict[str, Verdict]]] = {arm: [] for arm in ARMS}
     with measuring(name, report, "cost", client=client, seed=seed, settings=settings) as found:
-        with scratch_run(name, client=client, services=[subject.SERVICE], start=False) as lab:
-            found["versions"] = versions(lab.server_versions(), client)
+        found["versions"] = versions_on(name, client)
         for run, arm, row, judged in _trials(
             name, client, sizes, runs, wanted, seed, progress, report
         ):

@@ -8,6 +8,7 @@ import psutil
 
 from labkit import stack
 from labkit.lab import Lab
+from labkit.stack.processes import cpu_seconds
 
 
 def spent(lab: Lab) -> float:
@@ -17,6 +18,5 @@ def spent(lab: Lab) -> float:
     seconds = 0.0
     for pid in pids:
         with suppress(psutil.NoSuchProcess):
-            times = psutil.Process(pid).cpu_times()
-            seconds += times.user + times.system
+            seconds += cpu_seconds(psutil.Process(pid))
     return seconds

@@ -20,8 +20,8 @@ from labkit.experiments.intervals import interval_if_any
 from labkit.experiments.load import arrivals, consistency
 from labkit.experiments.load.arrivals import Plan
 from labkit.experiments.load.offer import Loaded, offer
-from labkit.experiments.results import archive, machine, versions
-from labkit.experiments.scratch import scratch_run
+from labkit.experiments.results import archive, machine
+from labkit.experiments.scratch import scratch_run, versions_on
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,8 +82,7 @@ def sweep(
                 loaded = _run(name, factor, value, again, client)
                 rows.append({factor: value, "round": number, "order": len(rows)} | row(loaded))
                 report(f"{factor} {value}: p50 {rows[-1]['p50']:.1f} ms")
-        with scratch_run(name, services=[], client=client, start=False) as lab:
-            server_versions = versions(lab.server_versions(), client)
+        server_versions = versions_on(name, client)
     runs = pd.DataFrame(rows)
     found = summary(runs, factor)
     whole = {
